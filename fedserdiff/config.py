@@ -1,0 +1,239 @@
+"""The experiment's configuration: one frozen dataclass, and the named profiles that fill it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from fedserdiff.errors import ConfigError
+
+Teacher = Literal["first", "latest"]
+Participation = Literal["arriving", "cumulative"]
+SharedErrorMaps = Literal["null", "mri", "none"]
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its `cases`.
+
+    An empty `cases` means every case of the release found under `path`.
+    """
+
+    name: str
+    release: str
+    path: str
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that determines a run's result, and where it runs.
+
+    Attributes
+    ----------
+    method : str
+        Name of a method in `fedserdiff.methods.METHODS`.
+    seed : int
+        Seeds every generator of the run: phantom patients, weights, batches, noise. At least 0.
+    profile : str
+        The named profile that the remaining defaults came from.
+    sites : tuple of Site
+        The hospitals in order of arrival.
+    rounds : int
+        Federated rounds a stage.
+    lambda_kd : float
+        λ, the weight of distillation against segmentation (the paper leaves it open; 1 is our choice).
+    gamma : float
+        γ, the weight of the covariance term within distillation (our choice: 1).
+    teacher : {"first", "latest"}
+        The student frozen after stage 1 (the paper), or after every stage.
+    participation : {"arriving", "cumulative"}
+        Who trains in stage k: the new site alone, or all that have arrived.
+    shared_error_maps : {"null", "mri", "none"}
+        The maps a hospital shares: from the teacher's unconditional branch, conditioned on its scans, or none.
+    inertia : float
+        β in [0, 1): the share of the standing student kept at each aggregation (our choice: 0).
+    spatial_dims : {2, 3}
+        2 trains on axial slices, 3 on whole volumes.
+    grid : tuple of int
+        Voxels of the working grid (X, Y, Z), each a multiple of `stem_factor × 2**(levels − 1)` where convolved.
+    spacing_mm : float
+        Voxel size of the working grid; a brain too large for the grid is sampled more coarsely, never cut.
+    phantom_patients : int
+        Patients of each phantom hospital, test patients included.
+    test_share : float
+        Share of patients held out for testing, in (0, 1); at least one patient.
+    stem_factor : int
+        Space-to-depth factor in front of both networks.
+    coarse_channels, refiner_channels : tuple of int
+        Features a level of the coarse network and of the residual diffusion.
+    steps_per_stage, epochs_per_stage : int
+        Length of a stage in optimisation steps, or in passes over the site's training items; the other is 0.
+    batch_size : int
+        Slices (2D) or volumes (3D) a step.
+    learning_rate : float
+        Adam's initial rate, annealed to 0 by a cosine over the stage.
+    precision : {"bf16", "fp32"}
+        Precision of the convolutions; losses and weights stay fp32.
+    sampling_steps : int
+        K, DDIM steps at inference, from 1 to 1000.
+    replay_batch : int
+        Replayed error maps a step, half conditional ones of the hospital, half of the bank (where both exist).
+    conditional_maps : int
+        Training items whose conditional teacher map is made for a stage: the pool that replay draws from.
+    shared_maps : int
+        Error maps a hospital shares when a teacher is made.
+    cpus_per_site, gpus_per_site : float
+        What Ray reserves for a hospital that is at work; torch uses as many threads as CPUs.
+    site_timeout_s, stage_timeout_s : float
+        How long the coordinator waits for a site to appear, and for a round or evaluation to end.
+    """
+
+    method: str = "ser-diff"
+    seed: int = 0
+    profile: str = "laptop"
+    sites: tuple[Site, ...] = ()
+    rounds: int = 2
+    lambda_kd: float = 1.0
+    gamma: float = 1.0
+    teacher: Teacher = "first"
+    participation: Participation = "arriving"
+    shared_error_maps: SharedErrorMaps = "null"
+    inertia: float = 0.0
+    spatial_dims: Literal[2, 3] = 2
+    grid: tuple[int, int, int] = (48, 64, 48)
+    spacing_mm: float = 3.0
+    phantom_patients: int = 20
+    test_share: float = 0.2
+    stem_factor: int = 2
+    coarse_channels: tuple[int, ...] = (16, 32, 64)
+    refiner_channels: tuple[int, ...] = (16, 32, 64)
+    steps_per_stage: int = 300
+    epochs_per_stage: int = 0
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    precision: Precision = "bf16"
+    sampling_steps: int = 4
+    replay_batch: int = 8
+    conditional_maps: int = 192
+    shared_maps: int = 64
+    cpus_per_site: float = 2
+    gpus_per_site: float = 0
+    site_timeout_s: float = 120
+    stage_timeout_s: float = 7 * 24 * 3600
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        self._check_grid()
+
+    def _check_choices(self) -> None:
+        choices = {
+            "teacher": get_args(Teacher),
+            "participation": get_args(Participation),
+            "shared_error_maps": get_args(SharedErrorMaps),
+            "precision": get_args(Precision),
+            "spatial_dims": (2, 3),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
+
+    def _check_numbers(self) -> None:
+        least: dict[str, float] = {
+            "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "phantom_patients": 1, "stem_factor": 1,
+            "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
+            "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
+        }  # fmt: skip
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise ConfigError(f"{name}: {getattr(self, name)} is less than {minimum}")
+        for name in ("spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not positive")
+        if not 0 <= self.inertia < 1:
+            raise ConfigError(f"inertia: {self.inertia} is not in [0, 1)")
+        if not 0 < self.test_share < 1:
+            raise ConfigError(f"test_share: {self.test_share} is not between 0 and 1")
+        if not 1 <= self.sampling_steps <= 1000:
+            raise ConfigError(f"sampling_steps: {self.sampling_steps} is not between 1 and 1000")
+        if (self.steps_per_stage == 0) == (self.epochs_per_stage == 0):
+            raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
+
+    def _check_grid(self) -> None:
+        for channels in (self.coarse_channels, self.refiner_channels):
+            factor = self.stem_factor * 2 ** (len(channels) - 1)
+            if any(n % factor for n in self.grid[: self.spatial_dims]):
+                raise ConfigError(
+                    f"grid: {self.grid} is not a multiple of {factor}, which {len(channels)} levels behind a stem of "
+                    f"factor {self.stem_factor} need"
+                )
+
+    def replace(self, **changes: Any) -> "ExperimentConfig":
+        """Return a copy with `changes`, checked like a new one."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
+        """Rebuild a configuration written by `to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            Where a field is unknown or its value is not allowed.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown field {', '.join(unknown)}")
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        fields["sites"] = tuple(
+            Site(s["name"], s["release"], s["path"], tuple(s.get("cases", ()))) for s in values.get("sites", ())
+        )
+        return cls(**fields)
+
+
+PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # The default: 2D slices, a run of three phantom hospitals in under five minutes on two cores.
+        "laptop": {},
+        # As the paper trains: 3D at 1 mm, batch 4, 200 epochs a task (arXiv 2510.06283); the widths are ours.
+        "paper": {
+            "spatial_dims": 3, "grid": (160, 192, 160), "spacing_mm": 1.0, "batch_size": 4, "rounds": 10,
+            "steps_per_stage": 0, "epochs_per_stage": 200, "learning_rate": 2e-4,
+            "coarse_channels": (32, 64, 128, 256), "refiner_channels": (32, 64, 128, 256),
+            "phantom_patients": 40, "replay_batch": 4, "conditional_maps": 32, "shared_maps": 16,
+        },
+        # 3D small enough for two cores: to try the 3D code path, not for figures.
+        "laptop-3d": {
+            "spatial_dims": 3, "grid": (32, 40, 32), "spacing_mm": 4.5, "batch_size": 2, "phantom_patients": 10,
+            "steps_per_stage": 60, "replay_batch": 2, "conditional_maps": 8, "shared_maps": 8,
+        },
+        # For tests: everything happens, nothing is learnt.
+        "smoke": {
+            "grid": (16, 24, 16), "spacing_mm": 8.0, "phantom_patients": 3, "steps_per_stage": 4, "batch_size": 4,
+            "coarse_channels": (8, 16), "refiner_channels": (8, 16), "replay_batch": 2, "conditional_maps": 6,
+            "shared_maps": 4, "sampling_steps": 2, "cpus_per_site": 1,
+        },
+    }
+)  # fmt: skip
+
+
+def make_config(profile: str, **changes: Any) -> ExperimentConfig:
+    """Return the configuration of a named profile with `changes` on top.
+
+    Raises
+    ------
+    ConfigError
+        Where the profile is unknown or a value is not allowed.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return ExperimentConfig(**{**PROFILES[profile], "profile": profile, **changes})

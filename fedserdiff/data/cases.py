@@ -1,0 +1,111 @@
+"""Find the cases of a hospital on disk, and split its patients into training and test."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedserdiff.data.releases import MODALITIES, RELEASES, Release
+from fedserdiff.errors import DataError
+
+_EXTENSIONS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan on disk.
+
+    Attributes
+    ----------
+    name : str
+        The case's folder name.
+    patient : str
+        The patient's identity within its release; a patient may have several cases.
+    images : tuple of Path
+        The four modalities in `MODALITIES` order.
+    seg : Path
+        The expert segmentation.
+    """
+
+    name: str
+    patient: str
+    images: tuple[Path, ...]
+    seg: Path
+
+
+def find_cases(folder: Path, release: Release, only: Sequence[str] = ()) -> list[Case]:
+    """Return the cases of `release` in `folder`, by name; `only` restricts them to the names given.
+
+    Folders that do not follow the release's naming are passed over (releases ship tables and read-me files).
+
+    Raises
+    ------
+    DataError
+        Where the folder is missing, holds no case of the release, lacks a case of `only`, or a case lacks a file.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such directory")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and release.patient_of(entry.name))
+    if not names:
+        raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release)}")
+    missing = [name for name in only if name not in names]
+    if missing:
+        raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
+    return [_case(folder / name, release) for name in (sorted(set(only)) or names)]
+
+
+def _what_is_here(folder: Path, release: Release) -> str:
+    """Say what a folder without cases of `release` holds instead."""
+    entries = [entry.name for entry in folder.iterdir()]
+    if not entries:
+        return ": the directory is empty"
+    for other in RELEASES.values():
+        count = sum(other.patient_of(name) is not None for name in entries)
+        if count:
+            return f", but {count} of {other.name}: is the site's release right?"
+    return f"; expected folders such as {release.example}"
+
+
+def _case(folder: Path, release: Release) -> Case:
+    patient = release.patient_of(folder.name)
+    assert patient is not None, "callers pass names that follow the release's pattern"
+    return Case(
+        name=folder.name,
+        patient=patient,
+        images=tuple(_file(folder, release, modality) for modality in MODALITIES),
+        seg=_file(folder, release, "seg"),
+    )
+
+
+def _file(folder: Path, release: Release, channel: str) -> Path:
+    stems = [release.file_stem(folder.name, channel)]
+    if channel == "seg" and folder.name in release.seg_aliases:
+        stems.append(release.seg_aliases[folder.name])
+    for stem in stems:
+        for extension in _EXTENSIONS:
+            path = folder / f"{stem}{extension}"
+            if path.is_file():
+                return path
+    what = "segmentation" if channel == "seg" else f"modality {channel}"
+    raise DataError(f"{folder / stems[0]}.nii.gz: {what} of case {folder.name} is missing")
+
+
+def split_patients(patients: Iterable[str], test_share: float, site: str) -> tuple[set[str], set[str]]:
+    """Split patients into (training, test), the same way on every machine and for every seed.
+
+    Patients are ordered by a hash of their identity, so the split does not follow the order of enrolment, and
+    `round(n × test_share)` of them, at least one, are held out. Splitting by patient keeps a patient's
+    follow-up scans on one side.
+
+    Raises
+    ------
+    DataError
+        Where there are fewer than two patients.
+    """
+    ordered = sorted(set(patients), key=lambda p: hashlib.sha256(p.encode()).hexdigest())
+    if len(ordered) < 2:
+        raise DataError(
+            f"site {site}: {len(ordered)} patient cannot be split into training and test; at least 2 are needed"
+        )
+    held_out = min(max(1, round(len(ordered) * test_share)), len(ordered) - 1)
+    return set(ordered[held_out:]), set(ordered[:held_out])

@@ -1,0 +1,155 @@
+"""The naming and label convention of each BraTS release: declared here, never guessed from data.
+
+Sources: the data pages of the BraTS 2020, 2021, 2023 and 2024 challenges; Baid et al., arXiv 2107.02314 (2021);
+de Verdier et al., arXiv 2405.18368 (2024, post-treatment glioma with the resection cavity as label 4).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedserdiff.errors import ConfigError, DataError
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+"""Order of the image channels everywhere in this project."""
+
+REGIONS = ("tc", "wt", "et")
+"""Order of the region channels: MONAI's (tumour core, whole tumour, enhancing tumour)."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release's convention.
+
+    Attributes
+    ----------
+    name : str
+        Name used in federation files, such as ``brats2021``.
+    case_pattern : str
+        Regular expression of a case's folder name; its group ``patient`` is the patient's identity.
+    example : str
+        A case name in this convention, for error messages.
+    separator : str
+        Between the case's name and a file's suffix.
+    suffixes : mapping of str to str
+        File suffix of each modality of `MODALITIES`.
+    regions : mapping of str to tuple of int
+        Label values whose union is each region of `REGIONS`.
+    labels : tuple of int
+        Every label value the release defines, background included.
+    grid : tuple of int
+        Voxels of a volume at 1 mm.
+    seg_aliases : mapping of str to str
+        Segmentations that the release itself ships under another name.
+    """
+
+    name: str
+    case_pattern: str
+    example: str
+    separator: str
+    suffixes: Mapping[str, str]
+    regions: Mapping[str, tuple[int, ...]]
+    labels: tuple[int, ...]
+    grid: tuple[int, int, int]
+    seg_aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def patient_of(self, case_name: str) -> str | None:
+        """Return the patient's identity in `case_name`, or None where the name is not of this release."""
+        match = re.fullmatch(self.case_pattern, case_name)
+        return match.group("patient") if match else None
+
+    def file_stem(self, case_name: str, channel: str) -> str:
+        """Return the file name, without extension, of a modality (or ``seg``) of a case."""
+        return f"{case_name}{self.separator}{self.suffixes.get(channel, channel)}"
+
+    def region_masks(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Turn a label map of shape (X, Y, Z) into region masks of shape (3, X, Y, Z), in `REGIONS` order.
+
+        Raises
+        ------
+        DataError
+            Where a voxel holds a label that the release does not define.
+        """
+        unknown = sorted(set(np.unique(labels).tolist()) - set(self.labels))
+        if unknown:
+            others = [r.name for r in RELEASES.values() if set(unknown) <= set(r.labels)]
+            hint = f"; release {' or '.join(others)} has it: is the site's release right?" if others else ""
+            raise DataError(
+                f"label {', '.join(map(str, unknown))} is not one of {self.name}'s "
+                f"({', '.join(map(str, self.labels))}){hint}"
+            )
+        return np.stack([np.isin(labels, self.regions[region]) for region in REGIONS])
+
+
+_OLD_SUFFIXES = MappingProxyType({"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair"})
+_GLI_SUFFIXES = MappingProxyType({"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"})
+_ET_IS_4 = MappingProxyType({"tc": (1, 4), "wt": (1, 2, 4), "et": (4,)})
+_ET_IS_3 = MappingProxyType({"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)})
+
+RELEASES: Mapping[str, Release] = MappingProxyType(
+    {
+        release.name: release
+        for release in (
+            Release(
+                name="brats2020",
+                case_pattern=r"(?P<patient>BraTS20_Training_\d{3,})",
+                example="BraTS20_Training_001",
+                separator="_",
+                suffixes=_OLD_SUFFIXES,
+                regions=_ET_IS_4,
+                labels=(0, 1, 2, 4),
+                grid=(240, 240, 155),
+                # The one file of the published training set that does not follow the convention.
+                seg_aliases=MappingProxyType({"BraTS20_Training_355": "W39_1998.09.19_Segm"}),
+            ),
+            Release(
+                name="brats2021",
+                case_pattern=r"(?P<patient>BraTS2021_\d{5})",
+                example="BraTS2021_00000",
+                separator="_",
+                suffixes=_OLD_SUFFIXES,
+                regions=_ET_IS_4,
+                labels=(0, 1, 2, 4),
+                grid=(240, 240, 155),
+            ),
+            Release(
+                name="brats2023-gli",
+                case_pattern=r"(?P<patient>BraTS-GLI-\d{5})-\d{3}",
+                example="BraTS-GLI-00000-000",
+                separator="-",
+                suffixes=_GLI_SUFFIXES,
+                regions=_ET_IS_3,
+                labels=(0, 1, 2, 3),
+                grid=(240, 240, 155),
+            ),
+            Release(
+                name="brats2024-gli",
+                case_pattern=r"(?P<patient>BraTS-GLI-\d{5})-\d{3}",
+                example="BraTS-GLI-02064-100",
+                separator="-",
+                suffixes=_GLI_SUFFIXES,
+                # Label 4 is the resection cavity: background for TC, WT and ET alike.
+                regions=_ET_IS_3,
+                labels=(0, 1, 2, 3, 4),
+                grid=(182, 218, 182),
+            ),
+        )
+    }
+)
+
+
+def get_release(name: str) -> Release:
+    """Return the release called `name`.
+
+    Raises
+    ------
+    ConfigError
+        Where no such release is declared; the text lists those that are.
+    """
+    if name not in RELEASES:
+        raise ConfigError(f"unknown release {name!r}: choose one of {', '.join(RELEASES)}")
+    return RELEASES[name]

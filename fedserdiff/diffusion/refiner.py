@@ -1,0 +1,166 @@
+"""The student: a coarse segmenter and a residual diffusion that refines its mask and generates error maps."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.diffusion.denoiser import StemmedUNet
+from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
+from fedserdiff.seeding import generator
+
+_IMAGE, _MASK = len(MODALITIES), len(REGIONS)
+CONTEXT_CHANNELS = _IMAGE + 2 * _MASK
+"""Channels of the context (c, P, Ê_old)."""
+
+DROP_CONTEXT = 0.1
+"""Probability that training drops a sample's whole context: what remains is the unconditional branch."""
+
+DROP_OLD_MAP = 0.2
+"""Probability that training drops a sample's Ê_old alone: the student must also run with no teacher."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the student says of a batch; each of shape (B, 3, *grid), float32.
+
+    Attributes
+    ----------
+    coarse : Tensor
+        P, region probabilities in [0, 1].
+    error_map : Tensor
+        Ê, signed and soft, in [−1, 1].
+    """
+
+    coarse: torch.Tensor
+    error_map: torch.Tensor
+
+    @property
+    def refined(self) -> torch.Tensor:
+        """ŷ = clip(P + Ê, 0, 1)."""
+        return (self.coarse + self.error_map).clamp(0, 1)
+
+
+class Student(nn.Module):
+    """Coarse network g and residual diffusion f (design: DDPM forward process on E = y − P, E₀-prediction).
+
+    The teacher is a frozen copy of a student: one model refines segmentations and generates error maps.
+    """
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        super().__init__()
+        self.spatial_shape = config.grid[: config.spatial_dims]
+        self.autocast = config.precision == "bf16"
+        dims, factor = config.spatial_dims, config.stem_factor
+        self.coarse = StemmedUNet(dims, _IMAGE, _MASK, config.coarse_channels, factor)
+        self.refiner = StemmedUNet(dims, _MASK + CONTEXT_CHANNELS, _MASK, config.refiner_channels, factor)
+
+    def coarse_logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of P for images of shape (B, 4, *grid)."""
+        return self.coarse_features(image)[0]
+
+    def coarse_features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the logits of P and g's middle and up-block features."""
+        return self._run(self.coarse, image, torch.zeros(len(image), device=image.device))
+
+    def denoise(self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Return Ê = tanh f(E_t, t | context), in [−1, 1]; `t` has shape (B,)."""
+        return self.denoise_features(noisy, t, context)[0]
+
+    def denoise_features(
+        self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return Ê and f's middle and up-block features."""
+        output, features = self._run(self.refiner, torch.cat([noisy, context], 1), t)
+        return torch.tanh(output), features
+
+    def _run(
+        self, network: StemmedUNet, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            output, features = network.with_features(x, t)
+        return output.float(), [feature.float() for feature in features]
+
+    def context(
+        self, image: torch.Tensor, coarse: torch.Tensor, old_map: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the context (c, P, Ê_old) of shape (B, 10, *grid); no Ê_old is zeros."""
+        return torch.cat([image, coarse, torch.zeros_like(coarse) if old_map is None else old_map], 1)
+
+    def null_context(self, samples: int) -> torch.Tensor:
+        """Return the dropped context of the unconditional branch, zeros of shape (samples, 10, *grid)."""
+        device = next(self.parameters()).device
+        return torch.zeros(samples, CONTEXT_CHANNELS, *self.spatial_shape, device=device)
+
+    @torch.no_grad()
+    def sample(self, context: torch.Tensor, steps: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw error maps by DDIM from noise, given a context: shape (B, 3, *grid), in [−1, 1].
+
+        Parameters
+        ----------
+        context : Tensor of shape (B, 10, *grid)
+            From `context`, or `null_context` for the unconditional branch, which no patient's data reach.
+        steps : int
+            K, from 1 to 1000.
+        generator : torch.Generator
+            On the CPU, so that a seed gives the same noise on every device.
+        """
+        shape = (len(context), _MASK, *context.shape[2:])
+        noisy = torch.randn(shape, generator=generator).to(context.device)
+        timesteps = sampling_timesteps(steps)
+        for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
+            clean = self.denoise(noisy, torch.full((len(context),), t, device=context.device), context)
+            noisy = ddim_step(noisy, clean, t, t_next)
+        return noisy
+
+    @torch.no_grad()
+    def predict(
+        self,
+        image: torch.Tensor,
+        steps: int,
+        generator: torch.Generator,
+        old_map: torch.Tensor | None = None,
+    ) -> Prediction:
+        """Segment images of shape (B, 4, *grid); ground truth is no argument, so it cannot reach inference."""
+        coarse = torch.sigmoid(self.coarse_logits(image))
+        return Prediction(coarse, self.sample(self.context(image, coarse, old_map), steps, generator))
+
+
+def new_student(config: ExperimentConfig) -> Student:
+    """Return an untrained student whose weights follow from the config's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.seed, "weights").initial_seed())
+        return Student(config)
+
+
+def drop_context(context: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Drop, sample by sample, the whole context with `DROP_CONTEXT` and Ê_old alone with `DROP_OLD_MAP`."""
+    draws = torch.rand(2, len(context), generator=generator)
+    shape = (-1, *[1] * (context.ndim - 1))
+    keep_all = (draws[0] >= DROP_CONTEXT).float().reshape(shape).to(context.device)
+    keep_old = (draws[1] >= DROP_OLD_MAP).float().reshape(shape).to(context.device)
+    return torch.cat([context[:, :-_MASK], context[:, -_MASK:] * keep_old], 1) * keep_all
+
+
+def perturb_boundary(coarse: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Move the boundary of P by smooth noise, so that f meets errors which g no longer makes on its training cases.
+
+    P is blurred, which widens its boundary, and smooth noise is added to its logits: probabilities near ½ move,
+    certain ones stay. Amplitude and scale are our choice.
+    """
+    dims = coarse.ndim - 2
+    pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
+    blurred = pool(coarse, 5, stride=1, padding=2, count_include_pad=False)
+    coarse_grid = [max(n // 6, 2) for n in coarse.shape[2:]]
+    noise = torch.randn(*coarse.shape[:2], *coarse_grid, generator=generator).to(coarse.device)
+    mode = "bilinear" if dims == 2 else "trilinear"
+    smooth = F.interpolate(noise, coarse.shape[2:], mode=mode, align_corners=True)
+    return torch.sigmoid(torch.logit(blurred, 1e-4) + 2.5 * smooth)
+
+
+def random_timesteps(samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw one timestep a sample, uniformly from 0 … T − 1."""
+    return torch.randint(0, TIMESTEPS, (samples,), generator=generator)

@@ -1,0 +1,17 @@
+"""Errors whose text is written for the person who can mend them."""
+
+
+class FedSerDiffError(Exception):
+    """Base of every error that a user can mend; command lines print its text and exit non-zero."""
+
+
+class ConfigError(FedSerDiffError):
+    """A setting, a flag or a federation file asks for something that cannot be done."""
+
+
+class DataError(FedSerDiffError):
+    """A case on disk cannot be used; the text names the file and what is wrong with it."""
+
+
+class FederationError(FedSerDiffError):
+    """The federation could not go on: a site is missing, failed, or answered out of protocol."""

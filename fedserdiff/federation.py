@@ -1,0 +1,100 @@
+"""Who is in the federation: a TOML file that names the hospitals in order of arrival, or phantom hospitals."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.data.phantom.hospitals import phantom_hospital
+from fedserdiff.data.releases import get_release
+from fedserdiff.errors import ConfigError
+
+_FIELDS = {"name": str, "release": str, "path": str, "cases": list}
+_REQUIRED = ("name", "release", "path")
+
+
+def read_federation(file: Path) -> tuple[Site, ...]:
+    """Read a federation file: one ``[[site]]`` with `name`, `release`, `path` and optional `cases` per hospital.
+
+    Paths are relative to the file. Sites arrive in the file's order.
+
+    Raises
+    ------
+    ConfigError
+        Naming file, site and field of the first mistake found.
+    """
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    entries = tables.pop("site", None)
+    if tables:
+        raise ConfigError(f"{file}: unknown entry {', '.join(sorted(tables))}: only [[site]] is known")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{file}: no [[site]]: name at least one hospital")
+    sites: list[Site] = []
+    for number, entry in enumerate(entries, 1):
+        site = _site(entry, f"{file}: site {number}", file.parent)
+        if site.name in (s.name for s in sites):
+            raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
+        sites.append(site)
+    return tuple(sites)
+
+
+def _site(entry: Any, where: str, base: Path) -> Site:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: write it as a [[site]] table")
+    for field in _REQUIRED:
+        if field not in entry:
+            raise ConfigError(f"{where}: {field}: is missing")
+    for field, value in entry.items():
+        if field not in _FIELDS:
+            raise ConfigError(f"{where}: {field}: unknown field: choose from {', '.join(_FIELDS)}")
+        if not isinstance(value, _FIELDS[field]) or value in ("", []):
+            raise ConfigError(f"{where}: {field}: {value!r} is not a filled {_FIELDS[field].__name__}")
+    cases = entry.get("cases", [])
+    if not all(isinstance(case, str) for case in cases):
+        raise ConfigError(f"{where}: cases: every case is named by a string")
+    if not set(entry["name"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
+        raise ConfigError(f"{where}: name: {entry['name']!r} may hold letters, digits, '-', '_' and '.' only")
+    try:
+        get_release(entry["release"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: release: {error}") from None
+    path = (base / entry["path"]).resolve()
+    if not path.is_dir():
+        raise ConfigError(f"{where}: path: {path} is not a directory")
+    return Site(entry["name"], entry["release"], str(path), tuple(cases))
+
+
+def phantom_federation(
+    count: int,
+    config: ExperimentConfig,
+    root: Path,
+    progress: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> tuple[Site, ...]:
+    """Write `count` phantom hospitals under `root`, unless they are there, and return them in order of arrival.
+
+    Raises
+    ------
+    ConfigError
+        Where `count` is less than 1.
+    """
+    if count < 1:
+        raise ConfigError(f"sites: {count} is less than 1")
+    sites = []
+    for index in range(count):
+        name = f"site-{index + 1}"
+
+        def report(done: int, total: int, name: str = name) -> None:
+            progress(name, done, total)
+
+        folder = write_phantom_hospital(
+            root, index, config.phantom_patients, config.spacing_mm, config.seed, report
+        )
+        sites.append(Site(name, phantom_hospital(index).release, str(folder.resolve())))
+    return tuple(sites)

@@ -1,0 +1,67 @@
+"""The registry of methods: one line each, naming its half at the coordinator and its half in a hospital.
+
+The halves are named as strings and imported by their own side, so that neither side ever imports the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fedserdiff.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of learning from a stream of hospitals.
+
+    Attributes
+    ----------
+    summary : str
+        One line for help texts and reports.
+    strategy : str
+        The coordinator's half, ``module:class`` within `strategies`.
+    objective : str
+        The hospital's half, ``module:class`` within `sites.objectives`.
+    breaks_privacy : bool
+        Whether it needs raw data of other hospitals: possible in a simulation only.
+    """
+
+    summary: str
+    strategy: str
+    objective: str
+    breaks_privacy: bool = False
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "ser-diff": Method(
+            "teacher features distilled at replayed synthetic error maps (arXiv 2510.06283)",
+            "strategies.ser_diff:SerDiff",
+            "sites.objectives.ser_diff:SerDiffObjective",
+        ),
+        "fine-tune": Method(
+            "each hospital trains the model it is handed, nothing is done against forgetting",
+            "strategies.fine_tune:FineTune",
+            "sites.objectives.fine_tune:FineTuneObjective",
+        ),
+        "pooled": Method(
+            "all raw data in one imaginary hospital, as many steps as the whole stream: the upper bound",
+            "strategies.pooled:Pooled",
+            "sites.objectives.pooled:PooledObjective",
+            breaks_privacy=True,
+        ),
+    }
+)
+
+
+def get_method(name: str) -> Method:
+    """Return the method called `name`.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none; the text lists those there are.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[name]

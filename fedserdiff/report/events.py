@@ -1,0 +1,25 @@
+"""What a coordinator tells whoever watches its run."""
+
+from collections.abc import Mapping, Sequence
+
+
+class RunEvents:
+    """Receives the events of a run; this one ignores them all. `scores` are keyed ``refined.dice.tc`` and so on."""
+
+    def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
+        """The coordinator waits for sites to appear."""
+
+    def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
+        """A stage begins; `participants` train in it."""
+
+    def round_started(self, server_round: int, rounds: int) -> None:
+        """A round's messages are about to leave."""
+
+    def round_finished(self, losses: Mapping[str, float]) -> None:
+        """A round's students have been aggregated; `losses` are the means of its terms."""
+
+    def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
+        """Row `stage` of R is being measured; 0 is the untrained student."""
+
+    def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Row `stage` of R is known: scores by site."""

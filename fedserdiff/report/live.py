@@ -1,0 +1,109 @@
+"""The live view of a run in a terminal."""
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.report.events import RunEvents
+
+_POLL_S = 0.3
+
+
+class LiveView(RunEvents):
+    """One line of progress for what goes on now, and a printed line for each round and stage that is done.
+
+    Parameters
+    ----------
+    console : Console
+        Where to write.
+    progress_files : Path
+        Folder of the hospitals' own folders: in a simulation their progress can be read step by step.
+    """
+
+    def __init__(self, console: Console, progress_files: Path) -> None:
+        self._console = console
+        self._folder = progress_files
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting Flower and Ray", total=None)
+        self._title = ""
+        self._watched: tuple[str, ...] = ()
+        self._since = time.time()
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "LiveView":
+        self._progress.start()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._watcher.join()
+        self._progress.stop()
+
+    def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
+        if sites:
+            self._show(f"waiting for {', '.join(sites)} (up to {timeout_s:.0f} s)")
+
+    def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
+        self._title = f"stage {stage}/{stages} · {name}"
+        self._console.print(f"[bold]{self._title}[/bold]: training at {', '.join(participants)}")
+        self._watched = tuple(participants)
+
+    def round_started(self, server_round: int, rounds: int) -> None:
+        self._round = f"round {server_round}/{rounds}"
+        self._show(f"{self._title} · {self._round}")
+
+    def round_finished(self, losses: Mapping[str, float]) -> None:
+        terms = " · ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._console.print(f"  {self._round}: mean loss {terms}")
+
+    def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
+        what = "the untrained student" if stage == 0 else f"after stage {stage}"
+        self._watched = ()
+        self._show(f"scoring {what} at {', '.join(sites)}")
+
+    def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        cells = [
+            f"{site} {100 * mean_over_regions(s, 'refined', 'dice'):.1f}"
+            f" ({mean_over_regions(s, 'refined', 'hd95'):.1f} mm)"
+            for site, s in scores.items()
+        ]
+        self._console.print(f"  R[{stage}] Dice % (HD95): " + " · ".join(cells))
+
+    def _show(self, description: str) -> None:
+        self._since = time.time()
+        self._progress.reset(self._task, description=description, total=None)
+
+    def _watch(self) -> None:
+        """Read the progress of the site that trains, from its own folder."""
+        while not self._done.wait(_POLL_S):
+            for site in self._watched:
+                file = self._folder / site / "progress.json"
+                try:
+                    if file.stat().st_mtime < self._since:
+                        continue
+                    state = json.loads(file.read_text())
+                except (OSError, ValueError):
+                    continue
+                terms = " ".join(f"{name} {value:.2f}" for name, value in state["terms"].items())
+                self._progress.update(
+                    self._task,
+                    completed=state["step"],
+                    total=state["steps"],
+                    description=f"{self._title} · {self._round} · {terms}",
+                )

@@ -1,0 +1,79 @@
+"""The tables that end a run, from the values of its ``results.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedserdiff.data.releases import REGIONS
+
+
+def print_results(console: Console, results: Mapping[str, Any], data: str) -> None:
+    """Print a run's tables.
+
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    results : mapping
+        The contents of ``results.json``.
+    data : str
+        What the scores were measured on, such as ``phantom``; it stands in every title.
+    """
+    counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
+    about = f"{results['method']}, seed {results['seed']}, {data} data, {counts} test cases"
+    console.print(_site_table(results, f"After the last stage, by site ({about})"))
+    console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
+    console.print(_stream_table(results, "The stream"))
+    console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
+    seconds = " · ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items())
+    console.print(f"Seconds: {seconds}")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _site_table(results: Mapping[str, Any], title: str) -> Table:
+    regions = [region.upper() for region in REGIONS]
+    table = _table(title, "site", "mask", *(f"Dice {r} %" for r in regions), "mean", *(f"HD95 {r} mm" for r in regions), "mean")
+    for column, site in enumerate(results["sites"]):
+        for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
+            last = {m: {k: results[key][m][k][-1][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
+            table.add_row(
+                site,
+                mask,
+                *(f"{100 * last['dice'][k]:.1f}" for k in (*REGIONS, "mean")),
+                *(f"{last['hd95'][k]:.1f}" for k in (*REGIONS, "mean")),
+                end_section=mask == "refined",
+            )
+    return table
+
+
+def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
+    table = _table(title, "after stage", *results["sites"])
+    for number, (name, row) in enumerate(zip(results["stages"], results["R"]["dice"]["mean"], strict=True)):
+        table.add_row(f"{number} {name}", *(f"{100 * value:.1f}" for value in row))
+    return table
+
+
+def _stream_table(results: Mapping[str, Any], title: str) -> Table:
+    table = _table(title, "score", "Dice (points)", "HD95 (mm, sign flipped)")
+    for name in ("bwt", "fwt", "forgetting"):
+        d, h = results[name]["dice"]["mean"], results[name]["hd95"]["mean"]
+        table.add_row(name, "–" if d is None else f"{100 * d:+.1f}", "–" if h is None else f"{h:+.1f}")
+    d, h = (results["forgetting_rate"][metric]["mean"] for metric in ("dice", "hd95"))
+    table.add_row("forgetting rate", *("–" if v is None else f"{100 * v:.1f} %" for v in (d, h)))
+    return table
+
+
+def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
+    kinds = sorted({kind for sent in results["bytes_out"].values() for kind in sent})
+    table = _table(title, "site", *kinds, "total")
+    for site, sent in results["bytes_out"].items():
+        table.add_row(site, *(f"{sent.get(kind, 0):,}" for kind in kinds), f"{sum(sent.values()):,}")
+    return table

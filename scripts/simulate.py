@@ -1,0 +1,116 @@
+"""Simulate a federation: hospitals arrive one after another, and one student learns from each."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from simulation import Federation, examples, open_federation, run_simulation
+
+from fedserdiff.config import PROFILES, ExperimentConfig, make_config
+from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.federation import phantom_federation, read_federation
+from fedserdiff.methods import METHODS, get_method
+from fedserdiff.report.live import LiveView
+from fedserdiff.report.plots import plot_examples
+from fedserdiff.report.tables import print_results
+from strategies.run_directory import RunDirectory
+
+CACHE = Path("cache")
+"""Phantom scans and prepared cases, in the working directory; safe to delete."""
+
+
+def main(
+    sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
+    federation: Annotated[
+        Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "ser-diff",
+    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
+    seed: Annotated[int, typer.Option(help="Seeds everything: phantom patients, weights, batches, noise.")] = 0,
+    rounds: Annotated[int | None, typer.Option(help="Federated rounds a stage.")] = None,
+    lambda_kd: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of distillation against segmentation.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="first (as the paper) or latest.")] = None,
+    participation: Annotated[
+        str | None, typer.Option(help="arriving (the new site alone) or cumulative (all that have arrived).")
+    ] = None,
+    shared_error_maps: Annotated[
+        str | None, typer.Option(help="null (no patient in), mri (conditioned on scans) or none.")
+    ] = None,
+    cpus_per_site: Annotated[float | None, typer.Option(help="CPUs that Ray reserves for a site at work.")] = None,
+    gpus_per_site: Annotated[
+        float | None, typer.Option(help="GPUs for a site at work; 1 where this machine has one, else 0.")
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster, such as HOST:PORT.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New directory for the results; by default one under runs/.")] = None,
+) -> None:
+    """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
+    console = Console()
+    try:
+        get_method(method)
+        if federation is not None and sites is not None:
+            raise ConfigError("--sites and --federation: give one of them")
+        given: dict[str, Any] = {
+            "rounds": rounds,
+            "lambda_kd": lambda_kd,
+            "teacher": teacher,
+            "participation": participation,
+            "shared_error_maps": shared_error_maps,
+            "cpus_per_site": cpus_per_site,
+            "gpus_per_site": float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site,
+        }
+        config = make_config(
+            profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None}
+        )
+        opened = _open(console, config, federation, 3 if sites is None else sites)
+        run = RunDirectory(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
+        _run(console, opened, run, "phantom" if federation is None else str(federation), ray_address)
+    except FedSerDiffError as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _open(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
+    """Write or read the federation's data, showing progress."""
+    with Progress(console=console, transient=True) as progress:
+        bars: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            bar = bars.setdefault(what, progress.add_task(what) if what not in bars else None)
+            progress.update(bar, completed=done, total=total)
+
+        if federation is None:
+            named = phantom_federation(
+                sites, config, CACHE / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
+            )
+        else:
+            named = read_federation(federation)
+        opened = open_federation(
+            config, named, CACHE / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t)
+        )
+    for overlap in opened.overlaps:
+        console.print(f"[yellow]left out[/yellow] {overlap}")
+    for hospital in opened.hospitals:
+        site, counts = hospital.site, opened.cases[hospital.site.name]
+        console.print(f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases")
+    return opened
+
+
+def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray_address: str | None) -> None:
+    """Run, print the tables and draw the picture."""
+    config = opened.config
+    with LiveView(console, run.hospitals) as view:
+        results = run_simulation(opened, run, CACHE / "cases", view, ray_address)
+    print_results(console, results, data)
+    title = f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"
+    plot_examples(examples(opened, run), title, run.path / "examples.png")
+    console.print(f"Results in {run.path}: results.json, results.csv, examples.png, student.pt, config.json")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,135 @@
+"""A whole simulated run: hospitals opened on this machine, both halves of the experiment joined on Flower's engine."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.overlap import Overlap, find_overlap
+from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.diffusion.inference import predict_volume
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.errors import DataError
+from fedserdiff.launch import Resources, simulate
+from fedserdiff.report.events import RunEvents
+from fedserdiff.report.plots import Example
+from fedserdiff.seeding import generator
+from sites.client_app import Premises, make_client_app
+from sites.evaluation import score_case
+from sites.hospital import Hospital, open_hospital
+from strategies.run_directory import RunDirectory
+from strategies.server_app import make_server_app
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Hospitals of a simulation, checked and without overlap: `config` names exactly their cases."""
+
+    config: ExperimentConfig
+    hospitals: tuple[Hospital, ...]
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def cases(self) -> dict[str, dict[str, int]]:
+        """Exact case counts by site."""
+        return {h.site.name: {"training": len(h.training), "test": len(h.test)} for h in self.hospitals}
+
+
+def open_federation(
+    config: ExperimentConfig,
+    sites: tuple[Site, ...],
+    cache: Path,
+    progress: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> Federation:
+    """Check and prepare every site's cases, leaving out patients that an earlier site brought.
+
+    Raises
+    ------
+    DataError
+        As `open_hospital`, and where a site has no case left.
+    """
+    found = {
+        site.name: open_hospital(
+            site, config, cache, lambda done, total, name=site.name: progress(name, done, total)
+        )
+        for site in sites
+    }
+    everyone = {name: (*h.training, *h.test) for name, h in found.items()}
+    overlaps = find_overlap(everyone)
+    left_out = {(o.site, o.case) for o in overlaps}
+    named = []
+    for site in sites:
+        names = sorted(c.case.name for c in everyone[site.name] if (site.name, c.case.name) not in left_out)
+        if not names:
+            raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
+        named.append(Site(site.name, site.release, site.path, tuple(names)))
+    config = config.replace(sites=tuple(named))
+    hospitals = tuple(open_hospital(site, config, cache) for site in named)
+    return Federation(config, hospitals, tuple(overlaps))
+
+
+def run_simulation(
+    federation: Federation, run: RunDirectory, cache: Path, events: RunEvents, ray_address: str | None = None
+) -> dict[str, Any]:
+    """Run the experiment on Flower and Ray; return the contents of its ``results.json``."""
+    config = federation.config
+    run.write_config(config)
+    started = time.time()
+    simulate(
+        make_server_app(config, run, events, federation.cases),
+        make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
+        sites=len(config.sites),
+        resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
+        log_file=run.path / "flower.log",
+    )
+    results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
+    in_stream = sum(results["seconds"].values())
+    results["seconds"]["start and stop of Flower and Ray"] = time.time() - started - in_stream
+    run.write_json("results.json", results)
+    return results
+
+
+def examples(federation: Federation, run: RunDirectory) -> list[Example]:
+    """Return, for the first test case of every site, what the final student and the teacher make of it."""
+    config = federation.config
+    student = _load(config, run.path / "student.pt")
+    teacher = _load(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
+    return [_example(hospital, student, teacher, config) for hospital in federation.hospitals]
+
+
+def _load(config: ExperimentConfig, file: Path) -> Student:
+    student = Student(config)
+    student.load_state_dict(torch.load(file, weights_only=True))
+    return student.eval()
+
+
+def _example(
+    hospital: Hospital, student: Student, teacher: Student | None, config: ExperimentConfig
+) -> Example:
+    """Show the axial slice with most tumour of a site's first test case."""
+    cached = min(hospital.test, key=lambda c: c.case.name)
+    prepared = cached.prepared
+
+    def prediction_of(model: Student) -> Any:
+        noise = generator(config.seed, "evaluation", cached.case.name)
+        return predict_volume(model, prepared.image, config.sampling_steps, noise)
+
+    z = int(np.argmax(prepared.mask[REGIONS.index("wt")].sum((0, 1), dtype=int)))
+    own = prediction_of(student)
+    scores = score_case(student, cached, config)
+    return Example(
+        site=hospital.site.name,
+        case=cached.case.name,
+        image=np.array(prepared.image[MODALITIES.index("flair"), :, :, z], np.float32),
+        truth=np.array(prepared.mask[..., z]),
+        coarse=own.coarse[..., z].numpy(),
+        refined=own.refined[..., z].numpy(),
+        error_map=None if teacher is None else prediction_of(teacher).error_map[..., z].numpy(),
+        dice={m: float(np.mean([scores[f"{m}.dice.{r}"] for r in REGIONS])) for m in ("coarse", "refined")},
+    )

@@ -1,0 +1,205 @@
+"""What runs inside a hospital: answers to the coordinator's query, train and evaluate messages."""
+
+import json
+import pkgutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.methods import get_method
+from sites.egress import answer_or_fault, hospital_log
+from sites.evaluation import evaluate
+from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.objectives.base import Objective
+from sites.training import stage_steps, train_round
+
+PROGRESS_FILE = "progress.json"
+"""In a hospital's folder: how far its training is, for whoever watches that hospital."""
+
+_PROGRESS_EVERY_S = 0.5
+_COUNTS_ROUNDED_TO = 5
+
+
+@dataclass(frozen=True)
+class Premises:
+    """Folders on a hospital's own disk: `cache` for prepared cases, `records` for one folder a site."""
+
+    cache: Path
+    records: Path
+
+
+def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
+    """Return the app of every hospital of `config`; a node is the site at its ``partition-id``."""
+    app = ClientApp()
+
+    def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
+        def answer(message: Message, context: Context) -> Message:
+            site = _site_of(config, context)
+            records = premises.records / site.name
+
+            def handle(message: Message, context: Context) -> Message:
+                torch.set_num_threads(int(config.cpus_per_site))
+                return Message(handler(message, _Desk(site, config, premises)), reply_to=message)
+
+            return answer_or_fault(message, context, handle, hospital_log(records))
+
+        return answer
+
+    app.query()(registered(_introduce))
+    app.train()(registered(_train))
+    app.evaluate()(registered(_evaluate))
+    return app
+
+
+def _site_of(config: ExperimentConfig, context: Context) -> Site:
+    number = context.node_config.get("partition-id")
+    if not isinstance(number, int) or not 0 <= number < len(config.sites):
+        raise ConfigError("this node is no site of the experiment")
+    return config.sites[number]
+
+
+@lru_cache(maxsize=64)
+def _opened(site: Site, config: ExperimentConfig, cache: Path) -> Hospital:
+    return open_hospital(site, config, cache)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """One hospital at work on one message."""
+
+    site: Site
+    config: ExperimentConfig
+    premises: Premises
+
+    @property
+    def hospital(self) -> Hospital:
+        return self.open(self.site)
+
+    def open(self, site: Site) -> Hospital:
+        return _opened(site, self.config, self.premises.cache)
+
+    @property
+    def records(self) -> Path:
+        return self.premises.records / self.site.name
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.config.gpus_per_site > 0 and torch.cuda.is_available() else "cpu")
+
+    def student(self, message: Message, record: str = wire.ARRAYS) -> Student:
+        student = Student(self.config)
+        wire.load_weights(student, message.content.array_records[record])
+        return student.to(self.device)
+
+    def teacher(self, message: Message, stage: int) -> Student | None:
+        """Return the teacher of stage `stage`, sent with this message or kept from an earlier one; 0 is none."""
+        if stage == 0:
+            return None
+        file = self.records / f"teacher-{stage}.pt"
+        if wire.TEACHER in message.content:
+            for old in self.records.glob("teacher-*.pt"):
+                old.unlink()
+            partial = file.with_suffix(".partial")
+            torch.save(self.student(message, wire.TEACHER).state_dict(), partial)
+            partial.replace(file)
+        if not file.is_file():
+            raise FederationError(f"the coordinator counts on teacher {stage}, which this hospital never got")
+        teacher = Student(self.config)
+        teacher.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+        return teacher.to(self.device).eval().requires_grad_(False)
+
+
+def _introduce(message: Message, desk: _Desk) -> RecordDict:
+    """Say which site this is and, rounded, how many cases it has."""
+    hospital = desk.hospital
+    return RecordDict(
+        {
+            wire.SITE: ConfigRecord(
+                {
+                    "name": desk.site.name,
+                    "release": desk.site.release,
+                    "training-cases": _rounded(len(hospital.training)),
+                    "test-cases": _rounded(len(hospital.test)),
+                }
+            )
+        }
+    )
+
+
+def _rounded(count: int) -> int:
+    """Round to the nearest 5, never down to 0: exact enrolment figures stay in the hospital."""
+    return max(_COUNTS_ROUNDED_TO, _COUNTS_ROUNDED_TO * round(count / _COUNTS_ROUNDED_TO))
+
+
+def _train(message: Message, desk: _Desk) -> RecordDict:
+    """Train for one round and return the student, the losses and, where asked, error maps."""
+    order = message.content.config_records[wire.CONFIG]
+    stage, server_round = int(str(order["stage"])), int(str(order["server-round"]))
+    config, site = desk.config, desk.site.name
+    bank = message.content.array_records.get(wire.ERROR_BANK)
+    make: type[Objective] = pkgutil.resolve_name(get_method(config.method).objective)
+    objective = make(
+        config,
+        teacher=desk.teacher(message, int(str(order["teacher-stage"]))),
+        bank=None if bank is None else wire.record_to_maps(bank),
+    )
+    student = desk.student(message)
+    training_set = TrainingSet(objective.training_cases(desk.hospital, desk.open), config, desk.device)
+    objective.begin(training_set, site, stage, server_round)
+    steps = stage_steps(config, len(training_set)) * int(str(order["length"]))
+    progress = _ProgressFile(desk.records / PROGRESS_FILE)
+    losses = train_round(
+        student, training_set, objective, config, steps, stage, server_round, site, progress
+    )
+    reply = RecordDict(
+        {
+            wire.ARRAYS: wire.weights_to_record(student),
+            wire.METRICS: MetricRecord(
+                {wire.WEIGHT: _rounded(len(desk.hospital.training))}
+                | {f"loss-{name}": value for name, value in losses.items()}
+            ),
+        }
+    )
+    if order["share-maps"]:
+        maps = objective.shared_maps(student, training_set, site, stage)
+        if maps is not None:
+            reply[wire.ERROR_MAPS] = wire.maps_to_record(maps)
+    return reply
+
+
+def _evaluate(message: Message, desk: _Desk) -> RecordDict:
+    """Score the student that was sent on this hospital's test cases."""
+    stage = int(str(message.content.config_records[wire.CONFIG]["stage"]))
+    hospital = desk.hospital
+    scores = evaluate(
+        desk.student(message), hospital.test, desk.config, stage, desk.records / "scores.csv"
+    )
+    return RecordDict({wire.METRICS: MetricRecord({wire.WEIGHT: _rounded(len(hospital.test)), **scores})})
+
+
+class _ProgressFile:
+    """Write how far training is, a few times a second at most, for a live view on the hospital's own machine."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._last = 0.0
+
+    def __call__(self, step: int, steps: int, terms: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._last < _PROGRESS_EVERY_S and step < steps:
+            return
+        self._last = now
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "steps": steps, "terms": terms}))
+        partial.replace(self._file)

@@ -1,0 +1,131 @@
+"""One hospital's own data: its cases, split by patient, prepared and held on its own disk."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cache import CachedCase, cached_cases
+from fedserdiff.data.cases import find_cases, split_patients
+from fedserdiff.data.releases import get_release
+from fedserdiff.errors import DataError
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A site and its prepared cases; no patient is in both lists."""
+
+    site: Site
+    training: tuple[CachedCase, ...]
+    test: tuple[CachedCase, ...]
+
+
+def open_hospital(
+    site: Site,
+    config: ExperimentConfig,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Hospital:
+    """Find, check and prepare a site's cases, and split them by patient.
+
+    Raises
+    ------
+    DataError
+        As `find_cases`, `split_patients` and `prepare_case`; the text begins with the site's name.
+    """
+    try:
+        release = get_release(site.release)
+        cases = find_cases(Path(site.path), release, site.cases)
+        training, test = split_patients((case.patient for case in cases), config.test_share, site.name)
+        ready = cached_cases(cases, release, config.grid, config.spacing_mm, cache, progress)
+    except DataError as error:
+        text = str(error)
+        raise DataError(text if text.startswith(f"site {site.name}:") else f"site {site.name}: {text}") from None
+    return Hospital(
+        site=site,
+        training=tuple(c for c in ready if c.case.patient in training),
+        test=tuple(c for c in ready if c.case.patient in test),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
+
+    `mirrored` says that the items were flipped left to right.
+    """
+
+    image: torch.Tensor
+    truth: torch.Tensor
+    index: torch.Tensor
+    mirrored: bool = False
+
+    def mirror(self) -> "Batch":
+        """Return the batch flipped left to right."""
+        return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
+
+
+class TrainingSet:
+    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D).
+
+    Parameters
+    ----------
+    cases : sequence of CachedCase
+        Training cases, at least one.
+    config : ExperimentConfig
+        For the number of spatial dimensions and the device's batch size.
+    device : torch.device
+        Where batches go.
+    """
+
+    def __init__(self, cases: Sequence[CachedCase], config: ExperimentConfig, device: torch.device) -> None:
+        self._cases = cases
+        self._device = device
+        self._slices = config.spatial_dims == 2
+        items: list[tuple[int, int]] = []
+        shows_tumour: list[bool] = []
+        for number, case in enumerate(cases):
+            if self._slices:
+                occupied = np.flatnonzero((case.prepared.image != 0).any((0, 1, 2)))
+                items.extend((number, int(z)) for z in occupied)
+                shows_tumour.extend(case.prepared.mask.any((0, 1, 2))[occupied].tolist())
+            else:
+                items.append((number, 0))
+                shows_tumour.append(bool(case.prepared.mask.any()))
+        self._items = items
+        self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw item indices: half of them, rounded down, from items that show tumour (our choice), shape (size,)."""
+        of_tumour = size // 2 if len(self._tumour) else 0
+        anywhere = torch.randint(0, len(self), (size - of_tumour,), generator=generator)
+        if not of_tumour:
+            return anywhere
+        chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
+        return torch.cat([chosen, anywhere])
+
+    def batch(self, index: torch.Tensor) -> Batch:
+        """Return the items at `index` (B,)."""
+        pairs = [self._item(int(i)) for i in index]
+        image = torch.from_numpy(np.stack([p[0] for p in pairs]).astype(np.float32))
+        truth = torch.from_numpy(np.stack([p[1] for p in pairs]).astype(np.float32))
+        return Batch(image.to(self._device), truth.to(self._device), index)
+
+    def _item(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        number, z = self._items[index]
+        prepared = self._cases[number].prepared
+        if self._slices:
+            return prepared.image[..., z], prepared.mask[..., z]
+        return prepared.image, prepared.mask
+
+    def in_chunks(self, index: torch.Tensor, size: int) -> Iterator[Batch]:
+        """Yield the items at `index` in batches of at most `size`, in order."""
+        for chunk in index.split(size):
+            yield self.batch(chunk)

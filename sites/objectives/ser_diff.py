@@ -1,0 +1,97 @@
+"""SER-Diff: L = L_seg + λ · L_KD, features distilled at replayed error maps (arXiv 2510.06283)."""
+
+import torch
+
+from fedserdiff.diffusion.objective import coarse_distance, replay_distance, segmentation_terms
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.seeding import generator
+from sites.hospital import Batch, TrainingSet
+from sites.objectives.base import Objective
+
+
+class SerDiffObjective(Objective):
+    """The paper's dual loss; without a teacher (stage 1) it is L_seg.
+
+    The teacher's conditional maps are made once a round for a pool of training items. They serve twice: as Ê_old in
+    the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
+    """
+
+    _pool: torch.Tensor
+    _maps: torch.Tensor
+    _row_of: torch.Tensor
+    _replay: torch.Generator
+
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
+        """Draw the pool and sample the teacher's conditional map of each of its items."""
+        if self.teacher is None:
+            return
+        config = self.config
+        self._training_set = training_set
+        self._replay = generator(config.seed, "replay", site, stage, server_round)
+        noise = generator(config.seed, "conditional-maps", site, stage)  # the same maps in every round
+        size = min(config.conditional_maps, len(training_set))
+        self._pool = torch.randperm(len(training_set), generator=noise)[:size]
+        self._row_of = torch.full((len(training_set),), -1)
+        self._row_of[self._pool] = torch.arange(size)
+        maps = []
+        for chunk in training_set.in_chunks(self._pool, 2 * config.batch_size):
+            prediction = self.teacher.predict(chunk.image, config.sampling_steps, noise)
+            maps.append(prediction.error_map)
+        self._maps = torch.cat(maps)
+
+    def terms(
+        self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Return ``segmentation`` and, with a teacher, ``distillation`` = λ · L_KD."""
+        old_map = None if self.teacher is None else self._old_maps(batch)
+        parts = segmentation_terms(student, batch.image, batch.truth, old_map, perturb, noise)
+        terms = {"segmentation": parts.total}
+        if self.teacher is not None and self.config.lambda_kd > 0 and self.config.replay_batch > 0:
+            terms["distillation"] = self.config.lambda_kd * self._distillation(student, self.teacher)
+        return terms
+
+    def _old_maps(self, batch: Batch) -> torch.Tensor:
+        """Return Ê_old of each item of a batch, zeros for items outside the pool."""
+        rows = self._row_of[batch.index]
+        maps = self._maps[rows.clamp(min=0)] * (rows >= 0).reshape(-1, *[1] * (self._maps.ndim - 1)).to(
+            self._maps.device
+        )
+        return maps.flip(2) if batch.mirrored else maps
+
+    def _distillation(self, student: Student, teacher: Student) -> torch.Tensor:
+        """Return L_KD on a draw of conditional maps with their context and, where there are any, maps of the bank."""
+        config = self.config
+        from_bank = 0 if self.bank is None else config.replay_batch // 2
+        rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
+        image = self._training_set.batch(self._pool[rows]).image
+        with torch.no_grad():
+            coarse = torch.sigmoid(teacher.coarse_logits(image))
+        maps, context = self._maps[rows], teacher.context(image, coarse)
+        if self.bank is not None and from_bank:
+            drawn = torch.randint(0, len(self.bank), (from_bank,), generator=self._replay)
+            maps = torch.cat([maps, self.bank[drawn].to(maps.device)])
+            context = torch.cat([context, teacher.null_context(from_bank)])
+        return replay_distance(
+            student, teacher, maps, context, config.gamma, self._replay
+        ) + coarse_distance(student, teacher, image, config.gamma)
+
+    def shared_maps(
+        self, student: Student, training_set: TrainingSet, site: str, stage: int
+    ) -> torch.Tensor | None:
+        """Return maps of the student that is about to be a teacher, from the branch that the config allows.
+
+        ``null`` starts from noise with an empty context: no patient's data reach it but through the weights.
+        ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.
+        """
+        config = self.config
+        if config.shared_error_maps == "none":
+            return None
+        noise = generator(config.seed, "shared-maps", site, stage)
+        student.eval()
+        if config.shared_error_maps == "mri":
+            drawn = training_set.draw(config.shared_maps, noise)
+            chunks = training_set.in_chunks(drawn, 2 * config.batch_size)
+            return torch.cat([student.predict(c.image, config.sampling_steps, noise).error_map for c in chunks])
+        empty = student.null_context(config.shared_maps)
+        parts = [student.sample(c, config.sampling_steps, noise) for c in empty.split(2 * config.batch_size)]
+        return torch.cat(parts)

@@ -1,0 +1,174 @@
+"""Federated averaging over a stream of arriving hospitals: what every method's coordinator half shares."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.errors import FederationError
+from fedserdiff.report.events import RunEvents
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the stream: its `name`, and the sites that train in it.
+
+    `length` is in stages' worth of optimisation steps: 1, but for a method that does the whole stream's work at once.
+    """
+
+    name: str
+    participants: tuple[str, ...]
+    length: int = 1
+
+
+class ArrivalStrategy(FedAvg):
+    """FedAvg whose stages target named sites, and which fails loudly where FedAvg would pass the old model on.
+
+    A method subclasses it and overrides what it needs of `stages`, `begin_stage`, `records_for`, `receive`,
+    `end_stage` and `wants_maps`.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The experiment.
+    events : RunEvents
+        Told of rounds and losses.
+    """
+
+    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+        super().__init__(
+            min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=1, weighted_by_key=wire.WEIGHT
+        )
+        self.config = config
+        self.events = events
+        self.stage = 0
+        self.teacher_stage = 0
+        self.bytes_out: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.bytes_in: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._plan = Stage("", ())
+        self._nodes: dict[int, str] = {}
+        self._standing = ArrayRecord()
+
+    # What a method may override
+
+    def stages(self, sites: Sequence[str]) -> list[Stage]:
+        """Return the stream's stages: one a site, in order of arrival."""
+        arriving = self.config.participation == "arriving"
+        return [
+            Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)
+        ]
+
+    def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
+        """Take the stage's number (from 1), its plan and the node of each participant."""
+        self.stage = stage
+        self._plan = plan
+        self._nodes = {node: site for site, node in nodes.items()}
+
+    def records_for(self, node_id: int, server_round: int) -> dict[str, ArrayRecord]:
+        """Return what a participant gets beside the student: nothing."""
+        return {}
+
+    def wants_maps(self, server_round: int) -> bool:
+        """Say whether participants are to share error maps with this round's students."""
+        return False
+
+    def receive(self, site: str, content: RecordDict) -> None:
+        """Take from a reply what is the method's own, so that weights and metrics alone remain."""
+
+    def end_stage(self, arrays: ArrayRecord) -> None:
+        """Take the stage's final student."""
+
+    # Flower's side
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Address the stage's participants, in order of arrival."""
+        self.events.round_started(server_round, self.config.rounds)
+        self._standing = arrays
+        messages = []
+        for node_id, site in self._nodes.items():
+            order = ConfigRecord(
+                {
+                    "stage": self.stage,
+                    "server-round": server_round,
+                    "length": self._plan.length,
+                    "teacher-stage": self.teacher_stage,
+                    "share-maps": self.wants_maps(server_round),
+                }
+            )
+            content = RecordDict(
+                {wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(node_id, server_round)}
+            )
+            self.count(self.bytes_in, site, content)
+            messages.append(Message(content, node_id, MessageType.TRAIN, ttl=self.config.stage_timeout_s))
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the students, weighted by cases, and report the losses.
+
+        Raises
+        ------
+        FederationError
+            Where no participant returned a student: the stage has failed.
+        """
+        order = {node: place for place, node in enumerate(self._nodes)}
+        answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
+        for message in answers:
+            if not message.has_error():
+                site = self._nodes[message.metadata.src_node_id]
+                self.count(self.bytes_out, site, message.content)
+                self.receive(site, message.content)
+        arrays, metrics = super().aggregate_train(server_round, answers)
+        if arrays is None:
+            where = f"stage {self.stage} ({self._plan.name}), round {server_round}"
+            raise FederationError(f"{where}: no student came back: {describe_faults(answers, self._nodes)}")
+        if metrics is not None:
+            losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
+            self.events.round_finished(losses)
+        return self._with_inertia(arrays), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluate nothing within a stage: rows of R are measured between stages."""
+        return []
+
+    def summary(self) -> None:
+        """Say nothing: the run's events tell what FedAvg's summary would (and its sampling is not used)."""
+
+    def count(self, ledger: dict[str, dict[str, int]], site: str, content: RecordDict) -> None:
+        """Add a message's payload bytes to a ledger, by site and kind of record."""
+        for kind, size in wire.bytes_by_kind(content).items():
+            ledger[site][kind] += size
+
+    def _with_inertia(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Keep the share β of the standing student (our choice; 0 by default: FedAvg)."""
+        beta = self.config.inertia
+        if beta == 0:
+            return arrays
+        return ArrayRecord(
+            {
+                name: Array(beta * self._standing[name].numpy() + (1 - beta) * array.numpy())
+                for name, array in arrays.items()
+            }
+        )
+
+
+def describe_faults(replies: Sequence[Message], nodes: Mapping[int, str]) -> str:
+    """Say, by site, which fault each answered and who never answered."""
+    told = {
+        nodes[message.metadata.src_node_id]: f"answered {message.error.reason} (code {message.error.code})"
+        for message in replies
+        if message.has_error()
+    }
+    answered = {message.metadata.src_node_id for message in replies}
+    told |= {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
+    return "; ".join(f"{site} {what}, its own log says why" for site, what in told.items())

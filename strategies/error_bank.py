@@ -1,0 +1,47 @@
+"""The synthetic error maps that the coordinator keeps."""
+
+import torch
+from flwr.app import ArrayRecord
+
+from fedserdiff import wire
+from fedserdiff.errors import FederationError
+
+
+class ErrorBank:
+    """Error maps by the site that shared them. A site that shares again replaces what it shared before.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one map, (3, *grid).
+    limit : int
+        Most maps that one site may share at a time.
+    """
+
+    def __init__(self, shape: tuple[int, ...], limit: int) -> None:
+        self._shape = shape
+        self._limit = limit
+        self._maps: dict[str, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return sum(len(maps) for maps in self._maps.values())
+
+    def add(self, site: str, record: ArrayRecord) -> None:
+        """Keep a site's maps.
+
+        Raises
+        ------
+        FederationError
+            Where they are not int8, not of the agreed shape or too many.
+        """
+        maps = wire.record_to_maps(record)
+        if tuple(maps.shape[1:]) != self._shape or not 0 < len(maps) <= self._limit:
+            raise FederationError(
+                f"{site} shared error maps of shape {tuple(maps.shape)}; at most {self._limit} of shape "
+                f"{self._shape} were agreed"
+            )
+        self._maps[site] = maps
+
+    def to_record(self) -> ArrayRecord:
+        """Return all maps, sites in order of their first sharing."""
+        return wire.maps_to_record(torch.cat(list(self._maps.values())))

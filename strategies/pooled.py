@@ -1,0 +1,13 @@
+"""Raw-data pooling at the coordinator: one stage for the whole stream. Breaks privacy."""
+
+from collections.abc import Sequence
+
+from strategies.base import ArrivalStrategy, Stage
+
+
+class Pooled(ArrivalStrategy):
+    """One imaginary hospital (played by the first site) trains as many steps as the whole stream would."""
+
+    def stages(self, sites: Sequence[str]) -> list[Stage]:
+        """Return the one stage."""
+        return [Stage("pooled", (sites[0],), length=len(sites))]

@@ -1,0 +1,92 @@
+"""A run's results as they accrue: rows of R, bytes, seconds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedserdiff.data.releases import REGIONS
+from fedserdiff.evaluation.continual import continual_scores
+
+Scores = Mapping[str, Mapping[str, float]]
+"""By site, then by name such as ``refined.dice.tc``."""
+
+METRICS = ("dice", "hd95")
+KEYS = ("mean", *REGIONS)
+
+
+class Results:
+    """Rows of R and what they cost.
+
+    Parameters
+    ----------
+    method, seed, sites, cases
+        As they stand in ``results.json``.
+    """
+
+    def __init__(
+        self, method: str, seed: int, sites: Sequence[str], cases: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        self.method = method
+        self.seed = seed
+        self.sites = list(sites)
+        self.cases = {site: dict(count) for site, count in cases.items()}
+        self.rows: list[Scores] = []
+        self.stages: list[str] = []
+        self.losses: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = {}
+        self.bytes_out: dict[str, dict[str, int]] = {}
+        self.bytes_in: dict[str, dict[str, int]] = {}
+
+    def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites)."""
+        regions = REGIONS if key == "mean" else (key,)
+        return np.array(
+            [
+                [np.mean([row[site][f"{mask}.{metric}.{region}"] for region in regions]) for site in self.sites]
+                for row in self.rows
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of ``results.json``; all but ``seconds`` follow from config and data alone."""
+        values: dict[str, Any] = {
+            "method": self.method,
+            "seed": self.seed,
+            "sites": self.sites,
+            "stages": self.stages,
+            "cases": self.cases,
+            "R": self._matrices("refined"),
+            "R_coarse": self._matrices("coarse"),
+        }
+        for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
+            values[name] = {
+                metric: {
+                    key: continual_scores(self.matrix("refined", metric, key), metric == "dice").to_dict()[name]
+                    for key in KEYS
+                }
+                for metric in METRICS
+            }
+        return values | {
+            "losses": self.losses,
+            "bytes_out": self.bytes_out,
+            "bytes_in": self.bytes_in,
+            "seconds": self.seconds,
+        }
+
+    def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float]]]]:
+        return {m: {key: self.matrix(mask, m, key).tolist() for key in KEYS} for m in METRICS}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row per stage, site, mask, metric and region: the contents of ``results.csv``."""
+        return [
+            {
+                "method": self.method, "seed": self.seed, "stage": stage, "site": site,
+                "mask": mask, "metric": metric, "region": region, "value": scores[f"{mask}.{metric}.{region}"],
+            }
+            for stage, row in enumerate(self.rows)
+            for site, scores in row.items()
+            for mask in ("coarse", "refined")
+            for metric in METRICS
+            for region in REGIONS
+        ]  # fmt: skip

@@ -1,0 +1,78 @@
+"""Where a run leaves its results: every file appears whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedserdiff
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.errors import ConfigError
+from strategies.results import Results
+
+_VERSIONED = ("flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
+
+
+class RunDirectory:
+    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``.
+
+    Raises
+    ------
+    ConfigError
+        Where the folder cannot be made or already holds something.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            taken = any(path.iterdir())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
+        if taken:
+            raise ConfigError(f"{path}: is not empty: a run writes into a new directory")
+        self.path = path
+
+    @property
+    def hospitals(self) -> Path:
+        """In a simulation, the folder under which each hospital keeps what stays in it."""
+        return self.path / "hospitals"
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Write everything needed to repeat the run."""
+        versions = {name: version(name) for name in _VERSIONED}
+        about = {"fedserdiff": fedserdiff.__version__, "python": platform.python_version(), **versions}
+        self.write_json("config.json", {**config.to_dict(), "versions": about})
+
+    def write_results(self, results: Results) -> None:
+        """Write ``results.json`` and ``results.csv``."""
+        self.write_json("results.json", results.to_dict())
+        rows = results.table()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        self._replace("results.csv", text.getvalue().encode())
+
+    def write_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        """Write ``{name}.pt``, a state dictionary that `torch.load(weights_only=True)` reads."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._replace(f"{name}.pt", buffer.getvalue())
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Write a JSON file; NaN is refused."""
+        self._replace(name, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        partial = self.path / f"{name}.partial"
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path / name)
