@@ -164,6 +164,8 @@ class ExperimentConfig:
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
 
     def _check_grid(self) -> None:
+        if len(self.grid) != 3 or min(self.grid) < 1:
+            raise ConfigError(f"grid: {self.grid} is not three numbers of voxels, each at least 1")
         for channels in (self.coarse_channels, self.refiner_channels):
             factor = self.stem_factor * 2 ** (len(channels) - 1)
             if any(n % factor for n in self.grid[: self.spatial_dims]):
@@ -193,7 +195,7 @@ class ExperimentConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"unknown field {', '.join(unknown)}")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         fields["sites"] = tuple(
             Site(s["name"], s["release"], s["path"], tuple(s.get("cases", ()))) for s in values.get("sites", ())
         )

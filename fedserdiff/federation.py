@@ -61,6 +61,8 @@ def _site(entry: Any, where: str, base: Path) -> Site:
         raise ConfigError(f"{where}: cases: every case is named by a string")
     if not set(entry["name"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
         raise ConfigError(f"{where}: name: {entry['name']!r} may hold letters, digits, '-', '_' and '.' only")
+    if not entry["name"].strip("."):  # a site's records lie in a folder of its name
+        raise ConfigError(f"{where}: name: {entry['name']!r} is not a name for a folder")
     try:
         get_release(entry["release"])
     except ConfigError as error:
@@ -93,8 +95,6 @@ def phantom_federation(
         def report(done: int, total: int, name: str = name) -> None:
             progress(name, done, total)
 
-        folder = write_phantom_hospital(
-            root, index, config.phantom_patients, config.spacing_mm, config.seed, report
-        )
+        folder = write_phantom_hospital(root, index, config.phantom_patients, config.spacing_mm, config.seed, report)
         sites.append(Site(name, phantom_hospital(index).release, str(folder.resolve())))
     return tuple(sites)

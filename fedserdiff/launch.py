@@ -3,7 +3,6 @@
 import logging
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +26,7 @@ class Resources:
     address: str | None = None
 
 
-def simulate(
-    server_app: ServerApp, client_app: ClientApp, sites: int, resources: Resources, log_file: Path
-) -> None:
+def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources: Resources, log_file: Path) -> None:
     """Run a federation of `sites` virtual nodes to its end; Ray is stopped afterwards unless it ran before.
 
     Parameters
@@ -76,10 +73,10 @@ def simulate(
 def _start_ray(resources: Resources) -> None:
     """Start or join Ray, and see that one site's resources exist on at least one machine."""
     if not ray.is_initialized():
-        address: Mapping[str, str] = {} if resources.address is None else {"address": resources.address}
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
         try:
             ray.init(
-                **address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                address=resources.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"Ray at {resources.address or 'this machine'} cannot be used: {error}") from None
@@ -109,7 +106,6 @@ class _flower_log:
         self._handler = logging.FileHandler(self._file)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._log.handlers = [self._handler]
-        os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 
     def __exit__(self, *exception: object) -> None:
         self._log.handlers = self._kept

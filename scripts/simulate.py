@@ -8,7 +8,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from simulation import Federation, examples, open_federation, run_simulation
 
 from fedserdiff.config import PROFILES, ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError, FedSerDiffError
@@ -19,10 +18,16 @@ from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
 from strategies.run_directory import RunDirectory
 
+from simulation import Federation, examples, open_federation, run_simulation
+
 CACHE = Path("cache")
 """Phantom scans and prepared cases, in the working directory; safe to delete."""
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
     federation: Annotated[
@@ -64,9 +69,7 @@ def main(
             "cpus_per_site": cpus_per_site,
             "gpus_per_site": float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site,
         }
-        config = make_config(
-            profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None}
-        )
+        config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
         opened = _open(console, config, federation, 3 if sites is None else sites)
         run = RunDirectory(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
         _run(console, opened, run, "phantom" if federation is None else str(federation), ray_address)
@@ -90,9 +93,7 @@ def _open(console: Console, config: ExperimentConfig, federation: Path | None, s
             )
         else:
             named = read_federation(federation)
-        opened = open_federation(
-            config, named, CACHE / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t)
-        )
+        opened = open_federation(config, named, CACHE / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t))
     for overlap in opened.overlaps:
         console.print(f"[yellow]left out[/yellow] {overlap}")
     for hospital in opened.hospitals:
@@ -107,10 +108,12 @@ def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray
     with LiveView(console, run.hospitals) as view:
         results = run_simulation(opened, run, CACHE / "cases", view, ray_address)
     print_results(console, results, data)
-    title = f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"
+    title = (
+        f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"
+    )
     plot_examples(examples(opened, run), title, run.path / "examples.png")
     console.print(f"Results in {run.path}: results.json, results.csv, examples.png, student.pt, config.json")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

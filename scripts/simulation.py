@@ -55,9 +55,7 @@ def open_federation(
         As `open_hospital`, and where a site has no case left.
     """
     found = {
-        site.name: open_hospital(
-            site, config, cache, lambda done, total, name=site.name: progress(name, done, total)
-        )
+        site.name: open_hospital(site, config, cache, lambda done, total, name=site.name: progress(name, done, total))
         for site in sites
     }
     everyone = {name: (*h.training, *h.test) for name, h in found.items()}
@@ -109,9 +107,7 @@ def _load(config: ExperimentConfig, file: Path) -> Student:
     return student.eval()
 
 
-def _example(
-    hospital: Hospital, student: Student, teacher: Student | None, config: ExperimentConfig
-) -> Example:
+def _example(hospital: Hospital, student: Student, teacher: Student | None, config: ExperimentConfig) -> Example:
     """Show the axial slice with most tumour of a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
     prepared = cached.prepared

@@ -1,7 +1,6 @@
 """What runs inside a hospital: answers to the coordinator's query, train and evaluate messages."""
 
 import json
-import pkgutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, MetricRecordValues, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -17,12 +16,10 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, FederationError
-from fedserdiff.methods import get_method
 from sites.egress import answer_or_fault, hospital_log
 from sites.evaluation import evaluate
-from sites.hospital import Hospital, TrainingSet, open_hospital
-from sites.objectives.base import Objective
-from sites.training import stage_steps, train_round
+from sites.hospital import Hospital, open_hospital
+from sites.training import Order, run_round
 
 PROGRESS_FILE = "progress.json"
 """In a hospital's folder: how far its training is, for whoever watches that hospital."""
@@ -144,37 +141,24 @@ def _rounded(count: int) -> int:
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round and return the student, the losses and, where asked, error maps."""
-    order = message.content.config_records[wire.CONFIG]
-    stage, server_round = int(str(order["stage"])), int(str(order["server-round"]))
-    config, site = desk.config, desk.site.name
+    orders = message.content.config_records[wire.CONFIG]
     bank = message.content.array_records.get(wire.ERROR_BANK)
-    make: type[Objective] = pkgutil.resolve_name(get_method(config.method).objective)
-    objective = make(
-        config,
-        teacher=desk.teacher(message, int(str(order["teacher-stage"]))),
+    order = Order(
+        stage=int(str(orders["stage"])),
+        server_round=int(str(orders["server-round"])),
+        length=int(str(orders["length"])),
+        share_maps=bool(orders["share-maps"]),
+        teacher=desk.teacher(message, int(str(orders["teacher-stage"]))),
         bank=None if bank is None else wire.record_to_maps(bank),
     )
-    student = desk.student(message)
-    training_set = TrainingSet(objective.training_cases(desk.hospital, desk.open), config, desk.device)
-    objective.begin(training_set, site, stage, server_round)
-    steps = stage_steps(config, len(training_set)) * int(str(order["length"]))
+    student, hospital = desk.student(message), desk.hospital
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
-    losses = train_round(
-        student, training_set, objective, config, steps, stage, server_round, site, progress
-    )
-    reply = RecordDict(
-        {
-            wire.ARRAYS: wire.weights_to_record(student),
-            wire.METRICS: MetricRecord(
-                {wire.WEIGHT: _rounded(len(desk.hospital.training))}
-                | {f"loss-{name}": value for name, value in losses.items()}
-            ),
-        }
-    )
-    if order["share-maps"]:
-        maps = objective.shared_maps(student, training_set, site, stage)
-        if maps is not None:
-            reply[wire.ERROR_MAPS] = wire.maps_to_record(maps)
+    losses, maps = run_round(student, order, hospital, desk.open, desk.config, progress)
+    metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in losses.items()}
+    metrics[wire.WEIGHT] = _rounded(len(hospital.training))
+    reply = RecordDict({wire.ARRAYS: wire.weights_to_record(student), wire.METRICS: MetricRecord(metrics)})
+    if maps is not None:
+        reply[wire.ERROR_MAPS] = wire.maps_to_record(maps)
     return reply
 
 
@@ -182,10 +166,9 @@ def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     """Score the student that was sent on this hospital's test cases."""
     stage = int(str(message.content.config_records[wire.CONFIG]["stage"]))
     hospital = desk.hospital
-    scores = evaluate(
-        desk.student(message), hospital.test, desk.config, stage, desk.records / "scores.csv"
-    )
-    return RecordDict({wire.METRICS: MetricRecord({wire.WEIGHT: _rounded(len(hospital.test)), **scores})})
+    scores = evaluate(desk.student(message), hospital.test, desk.config, stage, desk.records / "scores.csv")
+    metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.test)), **scores}
+    return RecordDict({wire.METRICS: MetricRecord(metrics)})
 
 
 class _ProgressFile:

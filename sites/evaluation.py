@@ -11,7 +11,7 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.evaluation.segmentation import dice, diagonal_mm, hd95
+from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.seeding import generator
 
 

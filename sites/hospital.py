@@ -90,9 +90,9 @@ class TrainingSet:
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):
             if self._slices:
-                occupied = np.flatnonzero((case.prepared.image != 0).any((0, 1, 2)))
+                occupied = np.flatnonzero(np.any(case.prepared.image != 0, axis=(0, 1, 2)))
                 items.extend((number, int(z)) for z in occupied)
-                shows_tumour.extend(case.prepared.mask.any((0, 1, 2))[occupied].tolist())
+                shows_tumour.extend(np.any(case.prepared.mask, axis=(0, 1, 2))[occupied].tolist())
             else:
                 items.append((number, 0))
                 shows_tumour.append(bool(case.prepared.mask.any()))

@@ -64,9 +64,7 @@ def run_stream(
         stage_started = time.monotonic()
         events.stage_started(stage, len(plans), plan.name, plan.participants)
         strategy.begin_stage(stage, plan, roster.wait_for(plan.participants))
-        result = strategy.start(
-            grid, arrays, num_rounds=config.rounds, timeout=config.stage_timeout_s
-        )
+        result = strategy.start(grid, arrays, num_rounds=config.rounds, timeout=config.stage_timeout_s)
         arrays = result.arrays
         strategy.end_stage(arrays)
         results.losses.append(_losses(result.train_metrics_clientapp[config.rounds]))
@@ -91,9 +89,7 @@ def _evaluate_everywhere(
     config = strategy.config
     strategy.events.evaluation_started(stage, list(nodes))
     content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: ConfigRecord({"stage": stage})})
-    messages = [
-        Message(content, node, MessageType.EVALUATE, ttl=config.stage_timeout_s) for node in nodes.values()
-    ]
+    messages = [Message(content, node, MessageType.EVALUATE, ttl=config.stage_timeout_s) for node in nodes.values()]
     replies = list(grid.send_and_receive(messages, timeout=config.stage_timeout_s))
     by_node = {node: site for site, node in nodes.items()}
     if len(replies) < len(nodes) or any(reply.has_error() for reply in replies):

@@ -41,9 +41,7 @@ class ArrivalStrategy(FedAvg):
     """
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
-        super().__init__(
-            min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=1, weighted_by_key=wire.WEIGHT
-        )
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=1, weighted_by_key=wire.WEIGHT)
         self.config = config
         self.events = events
         self.stage = 0
@@ -59,9 +57,7 @@ class ArrivalStrategy(FedAvg):
     def stages(self, sites: Sequence[str]) -> list[Stage]:
         """Return the stream's stages: one a site, in order of arrival."""
         arriving = self.config.participation == "arriving"
-        return [
-            Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)
-        ]
+        return [Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)]
 
     def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
         """Take the stage's number (from 1), its plan and the node of each participant."""
@@ -102,9 +98,7 @@ class ArrivalStrategy(FedAvg):
                     "share-maps": self.wants_maps(server_round),
                 }
             )
-            content = RecordDict(
-                {wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(node_id, server_round)}
-            )
+            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(node_id, server_round)})
             self.count(self.bytes_in, site, content)
             messages.append(Message(content, node_id, MessageType.TRAIN, ttl=self.config.stage_timeout_s))
         return messages

@@ -24,9 +24,7 @@ class Results:
         As they stand in ``results.json``.
     """
 
-    def __init__(
-        self, method: str, seed: int, sites: Sequence[str], cases: Mapping[str, Mapping[str, int]]
-    ) -> None:
+    def __init__(self, method: str, seed: int, sites: Sequence[str], cases: Mapping[str, Mapping[str, int]]) -> None:
         self.method = method
         self.seed = seed
         self.sites = list(sites)

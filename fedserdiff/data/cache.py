@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,8 @@ def _key(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: f
 
 
 def _write(entry: Path, prepared: PreparedCase) -> None:
-    partial = entry.with_name(f"{entry.name}.partial-{os.getpid()}")
+    # Not the process's number: containers number alike, and a killed run's leftover would stop the next one.
+    partial = entry.with_name(f"{entry.name}.partial-{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:
         np.save(partial / "image.npy", prepared.image)

@@ -1,4 +1,4 @@
-"""The same patient or scan at two places: the releases overlap, and a leak between train and test flatters every score."""
+"""The same patient or scan at two places: the releases overlap, and a leak into the test set flatters every score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

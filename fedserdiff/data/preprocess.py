@@ -1,7 +1,6 @@
 """NIfTI files to normalised arrays on the working grid, and predictions back to the scan's own grid."""
 
 import hashlib
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,18 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from fedserdiff.data.cases import Case
-from fedserdiff.data.releases import MODALITIES, Release
+from fedserdiff.data.releases import Release
 from fedserdiff.errors import DataError
 
 _AFFINE_TOLERANCE_MM = 1e-2
+_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, ImageFileError, HeaderDataError)
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
 
 
@@ -122,7 +125,7 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
     box = tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
     voxel_hash = hashlib.sha256(np.ascontiguousarray(image[(slice(None), *box)], np.float32).tobytes()).hexdigest()
 
-    spacing = tuple(float(s) for s in first.header.get_zooms()[:3])
+    spacing = tuple(float(s) for s in voxel_sizes(first.affine))
     geometry = _place(brain.shape, spacing, box, grid, spacing_mm)
     scored = np.stack([_zscore(v, brain, p) for v, p in zip(image, case.images, strict=True)])
     boxed = (slice(None), *box)
@@ -141,16 +144,21 @@ def _read(path: Path) -> nib.Nifti1Image:
     """Open a NIfTI file in canonical orientation."""
     try:
         image = nib.load(path)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable NIfTI file ({error})") from None
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(f"{path}: not a NIfTI file")
     if len(image.shape) != 3:
         raise DataError(f"{path}: {len(image.shape)} dimensions, shape {image.shape}: one 3D volume is expected")
-    zooms = image.header.get_zooms()[:3]
-    if not all(math.isfinite(z) and z > 0 for z in zooms):
-        raise DataError(f"{path}: voxel size {tuple(float(z) for z in zooms)} mm is not positive")
-    return nib.as_closest_canonical(image)
+    with ImageOpener(path) as file:  # the header as it is on disk: nibabel turns a size of 0 into 1 mm
+        on_disk = image.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
+    for sizes in (np.abs(on_disk), voxel_sizes(image.affine)):
+        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+            raise DataError(f"{path}: voxel size {tuple(float(s) for s in sizes)} mm is not positive")
+    try:
+        return nib.as_closest_canonical(image)  # reads the voxels already where axes have to turn
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: truncated or damaged ({error})") from None
 
 
 def _checked_voxels(
@@ -163,7 +171,7 @@ def _checked_voxels(
         raise DataError(f"{path}: affine differs from that of {first_path.name}: the volumes are not aligned")
     try:
         voxels = image.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: truncated or damaged ({error})") from None
     bad = int(voxels.size - np.isfinite(voxels).sum())
     if bad:
@@ -190,9 +198,7 @@ def _place(
 ) -> Geometry:
     """Find the resampled size of the brain's box and centre it in the grid."""
     box_shape = tuple(s.stop - s.start for s in box)
-    inner = tuple(
-        min(n, max(1, round(b * mm / spacing_mm))) for b, mm, n in zip(box_shape, spacing, grid, strict=True)
-    )
+    inner = tuple(min(n, max(1, round(b * mm / spacing_mm))) for b, mm, n in zip(box_shape, spacing, grid, strict=True))
     return Geometry(
         shape=(shape[0], shape[1], shape[2]),
         spacing_mm=(spacing[0], spacing[1], spacing[2]),

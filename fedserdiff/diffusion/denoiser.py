@@ -49,7 +49,8 @@ class StemmedUNet(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *grid) at timesteps (B,) to (B, out_channels, *grid)."""
         y = self.unet(pixelunshuffle(x, self.spatial_dims, self.factor), t)
-        return pixelshuffle(y, self.spatial_dims, self.factor)
+        full: torch.Tensor = pixelshuffle(y, self.spatial_dims, self.factor)
+        return full
 
     def with_features(self, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return `forward` and the outputs of the middle block and of every up block, deepest first."""

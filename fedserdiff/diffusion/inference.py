@@ -9,9 +9,7 @@ from fedserdiff.diffusion.refiner import Prediction, Student
 _SLICES_AT_ONCE = 48
 
 
-def predict_volume(
-    student: Student, image: NDArray[np.float16], steps: int, generator: torch.Generator
-) -> Prediction:
+def predict_volume(student: Student, image: NDArray[np.float16], steps: int, generator: torch.Generator) -> Prediction:
     """Segment one scan on the working grid.
 
     Parameters

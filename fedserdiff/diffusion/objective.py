@@ -33,7 +33,8 @@ class SegmentationTerms:
 def dice_bce(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return soft Dice loss + binary cross-entropy of probabilities in [0, 1] against masks of 0 and 1."""
     bounded = probabilities.clamp(_CERTAIN, 1 - _CERTAIN)
-    return _DICE(probabilities, truth) + F.binary_cross_entropy(bounded, truth)
+    dice: torch.Tensor = _DICE(probabilities, truth)
+    return dice + F.binary_cross_entropy(bounded, truth)
 
 
 def segmentation_terms(
@@ -79,9 +80,7 @@ def segmentation_terms(
     )
 
 
-def feature_distance(
-    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], gamma: float
-) -> torch.Tensor:
+def feature_distance(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], gamma: float) -> torch.Tensor:
     """Return Σ_layers ‖h_S − h_T‖²/‖h_T‖² + γ‖Cov h_S − Cov h_T‖²_F/‖Cov h_T‖²_F; 0 where S = T.
 
     Each feature has shape (B, C, *grid); covariances are over channels, with every position of every sample as an

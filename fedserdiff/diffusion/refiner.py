@@ -77,16 +77,12 @@ class Student(nn.Module):
         output, features = self._run(self.refiner, torch.cat([noisy, context], 1), t)
         return torch.tanh(output), features
 
-    def _run(
-        self, network: StemmedUNet, x: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _run(self, network: StemmedUNet, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             output, features = network.with_features(x, t)
         return output.float(), [feature.float() for feature in features]
 
-    def context(
-        self, image: torch.Tensor, coarse: torch.Tensor, old_map: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def context(self, image: torch.Tensor, coarse: torch.Tensor, old_map: torch.Tensor | None = None) -> torch.Tensor:
         """Return the context (c, P, Ê_old) of shape (B, 10, *grid); no Ê_old is zeros."""
         return torch.cat([image, coarse, torch.zeros_like(coarse) if old_map is None else old_map], 1)
 

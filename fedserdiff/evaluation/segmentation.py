@@ -1,6 +1,7 @@
 """Dice and HD95 of one volume. Never NaN, never dropped: empty masks have scores of their own."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,11 @@ def hd95(
     if not prediction.any() or not truth.any():
         return diagonal_mm
     one = [torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (prediction, truth)]
-    distance = compute_hausdorff_distance(*one, include_background=True, percentile=95, spacing=list(spacing_mm))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI deprecates an argument that it passes to itself
+        distance = compute_hausdorff_distance(
+            *one, include_background=True, percentile=95, spacing=[float(mm) for mm in spacing_mm]
+        )
     return float(distance)
 
 

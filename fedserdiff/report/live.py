@@ -40,6 +40,7 @@ class LiveView(RunEvents):
         )
         self._task = self._progress.add_task("starting Flower and Ray", total=None)
         self._title = ""
+        self._round = ""
         self._watched: tuple[str, ...] = ()
         self._since = time.time()
         self._done = threading.Event()

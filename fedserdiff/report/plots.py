@@ -44,11 +44,19 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
             axis.set_axis_off()
             if example is examples[0]:
                 axis.set_title(column)
-            axis.imshow(example.image.T, cmap="gray", origin="lower", interpolation="nearest")
+            brain = np.where(example.image == 0, example.image.min(), example.image)  # black around the brain
+            axis.imshow(brain.T, cmap="gray", origin="lower", interpolation="nearest")
         for axis, name in zip(row[1:4], ("truth", "coarse", "refined"), strict=True):
             _draw_masks(axis, getattr(example, name))
             if name in example.dice:
-                axis.text(0.5, -0.02, f"Dice {100 * example.dice[name]:.1f} %", transform=axis.transAxes, ha="center", va="top")
+                axis.text(
+                    0.5,
+                    -0.02,
+                    f"Dice {100 * example.dice[name]:.1f} %",
+                    transform=axis.transAxes,
+                    ha="center",
+                    va="top",
+                )
         if example.error_map is None:
             row[4].text(0.5, 0.5, "no teacher", transform=row[4].transAxes, ha="center", color="white")
         else:
@@ -56,7 +64,15 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
             shown = row[4].imshow(
                 example.error_map[wt].T, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest"
             )
-        row[0].text(-0.04, 0.5, f"{example.site}\n{example.case}", transform=row[0].transAxes, rotation=90, ha="right", va="center")
+        row[0].text(
+            -0.04,
+            0.5,
+            f"{example.site}\n{example.case}",
+            transform=row[0].transAxes,
+            rotation=90,
+            ha="right",
+            va="center",
+        )
     if shown is not None:
         figure.colorbar(shown, ax=axes[:, 4].tolist(), shrink=0.6, label="− remove · add +")
     handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
@@ -70,6 +86,4 @@ def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating]) -> No
     for region in ("wt", "tc", "et"):
         mask = masks[REGIONS.index(region)] >= 0.5
         colour = matplotlib.colors.to_rgba(_COLOURS[region], 0.75)
-        axis.imshow(
-            np.where(mask.T[..., None], colour, (0, 0, 0, 0)), origin="lower", interpolation="nearest"
-        )
+        axis.imshow(np.where(mask.T[..., None], colour, (0, 0, 0, 0)), origin="lower", interpolation="nearest")

@@ -31,9 +31,7 @@ class Objective(ABC):
         self.teacher = teacher
         self.bank = bank
 
-    def training_cases(
-        self, hospital: Hospital, open_site: Callable[[Site], Hospital]
-    ) -> Sequence[CachedCase]:
+    def training_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
         """Return the cases to train on: the hospital's own. `open_site` opens another, in a simulation only."""
         return hospital.training
 
@@ -41,13 +39,9 @@ class Objective(ABC):
         """Make ready for a round, before its first step; by default there is nothing to do."""
 
     @abstractmethod
-    def terms(
-        self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """Return the loss's weighted terms by name; their sum is minimised."""
 
-    def shared_maps(
-        self, student: Student, training_set: TrainingSet, site: str, stage: int
-    ) -> torch.Tensor | None:
+    def shared_maps(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> torch.Tensor | None:
         """Return the error maps that leave the hospital with the trained student, or None: the default."""
         return None

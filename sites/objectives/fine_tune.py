@@ -11,9 +11,7 @@ from sites.objectives.base import Objective
 class FineTuneObjective(Objective):
     """L = L_seg."""
 
-    def terms(
-        self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """Return the one term ``segmentation``."""
         parts = segmentation_terms(student, batch.image, batch.truth, None, perturb, noise)
         return {"segmentation": parts.total}

@@ -2,6 +2,7 @@
 
 import torch
 
+from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.objective import coarse_distance, replay_distance, segmentation_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
@@ -10,11 +11,16 @@ from sites.objectives.base import Objective
 
 
 class SerDiffObjective(Objective):
-    """The paper's dual loss; without a teacher (stage 1) it is L_seg.
+    """The paper's dual loss; without a teacher (stage 1), or with λ = 0, it is L_seg to the last digit.
 
     The teacher's conditional maps are made once a round for a pool of training items. They serve twice: as Ê_old in
     the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
     """
+
+    def __init__(
+        self, config: ExperimentConfig, teacher: Student | None = None, bank: torch.Tensor | None = None
+    ) -> None:
+        super().__init__(config, teacher if config.lambda_kd > 0 else None, bank)
 
     _pool: torch.Tensor
     _maps: torch.Tensor
@@ -39,14 +45,12 @@ class SerDiffObjective(Objective):
             maps.append(prediction.error_map)
         self._maps = torch.cat(maps)
 
-    def terms(
-        self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """Return ``segmentation`` and, with a teacher, ``distillation`` = λ · L_KD."""
         old_map = None if self.teacher is None else self._old_maps(batch)
         parts = segmentation_terms(student, batch.image, batch.truth, old_map, perturb, noise)
         terms = {"segmentation": parts.total}
-        if self.teacher is not None and self.config.lambda_kd > 0 and self.config.replay_batch > 0:
+        if self.teacher is not None and self.config.replay_batch > 0:
             terms["distillation"] = self.config.lambda_kd * self._distillation(student, self.teacher)
         return terms
 
@@ -71,13 +75,11 @@ class SerDiffObjective(Objective):
             drawn = torch.randint(0, len(self.bank), (from_bank,), generator=self._replay)
             maps = torch.cat([maps, self.bank[drawn].to(maps.device)])
             context = torch.cat([context, teacher.null_context(from_bank)])
-        return replay_distance(
-            student, teacher, maps, context, config.gamma, self._replay
-        ) + coarse_distance(student, teacher, image, config.gamma)
+        return replay_distance(student, teacher, maps, context, config.gamma, self._replay) + coarse_distance(
+            student, teacher, image, config.gamma
+        )
 
-    def shared_maps(
-        self, student: Student, training_set: TrainingSet, site: str, stage: int
-    ) -> torch.Tensor | None:
+    def shared_maps(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> torch.Tensor | None:
         """Return maps of the student that is about to be a teacher, from the branch that the config allows.
 
         ``null`` starts from noise with an empty context: no patient's data reach it but through the weights.

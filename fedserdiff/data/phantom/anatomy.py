@@ -51,9 +51,7 @@ def _mni(blur_mm: float) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return np.stack(maps), images[0].affine
 
 
-def smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, int, int], sigma_voxels: float
-) -> NDArray[np.float32]:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], sigma_voxels: float) -> NDArray[np.float32]:
     """Return smooth Gaussian noise of `shape` with unit standard deviation, correlated over `sigma_voxels`.
 
     White noise is filtered on a grid of about one point per `sigma_voxels` and interpolated: a wide filter at

@@ -1,7 +1,7 @@
 """Write a phantom hospital's scans as NIfTI files that the loaders of real BraTS read."""
 
-import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def write_phantom_hospital(
     if folder.is_dir():
         progress(len(cases), len(cases))
         return folder
-    partial = root / f"{name}.partial-{os.getpid()}"
+    partial = root / f"{name}.partial-{uuid.uuid4().hex}"
     partial.mkdir(parents=True)
     try:
         for done, (patient, scan, case) in enumerate(cases):
@@ -99,7 +99,8 @@ def _write_case(
     """Draw and write one case; `key` is (seed, hospital, patient, scan) and a patient keeps its brain across scans."""
     release = get_release(hospital.release)
     seed, index, patient, scan = key
-    shape = tuple(round(n / spacing_mm) for n in release.grid)
+    x, y, z = (round(n / spacing_mm) for n in release.grid)
+    shape = (x, y, z)
     anatomy = random_anatomy(np.random.default_rng([seed, index, patient]), shape, spacing_mm)
     rng = np.random.default_rng([seed, index, patient, scan + 1])
     lesion = random_lesion(rng, anatomy, hospital.population, spacing_mm)

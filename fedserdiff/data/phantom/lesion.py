@@ -43,9 +43,7 @@ class Lesion:
     hyperintensity: NDArray[np.bool_]
 
 
-def random_lesion(
-    rng: np.random.Generator, anatomy: Anatomy, population: Population, spacing_mm: float
-) -> Lesion:
+def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Population, spacing_mm: float) -> Lesion:
     """Draw one patient's disease: nested noisy ellipsoids grown from a seed in deep white matter (our choice)."""
     brain = anatomy.brain
     depth_mm = ndimage.distance_transform_edt(brain) * spacing_mm

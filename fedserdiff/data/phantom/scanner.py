@@ -83,9 +83,7 @@ class Scanner:
     noise: float
     vessels: int = 0
 
-    def image(
-        self, rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, spacing_mm: float
-    ) -> NDArray[np.int16]:
+    def image(self, rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, spacing_mm: float) -> NDArray[np.int16]:
         """Scan one patient: four skull-stripped magnitude images of shape (4, X, Y, Z), positive inside the brain."""
         fractions = _fractions(rng, anatomy, lesion, self.vessels)
         table = _RELAXATION[self.field_t]

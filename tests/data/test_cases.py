@@ -1,0 +1,163 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from fedserdiff.data.cases import find_cases, split_patients
+from fedserdiff.data.releases import RELEASES
+from fedserdiff.errors import DataError
+
+_OLD_NAMES = ["t1", "t1ce", "t2", "flair"]
+_NEW_NAMES = ["t1n", "t1c", "t2w", "t2f"]
+
+
+def _empty_case(folder: Path, name: str, names: list[str], separator: str, extension: str = ".nii.gz") -> Path:
+    """Make a case of empty files: finding looks at names only."""
+    case = folder / name
+    case.mkdir(parents=True)
+    for suffix in [*names, "seg"]:
+        (case / f"{name}{separator}{suffix}{extension}").touch()
+    return case
+
+
+def _case_2021(folder: Path, number: int) -> Path:
+    return _empty_case(folder, f"BraTS2021_{number:05d}", _OLD_NAMES, "_")
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
+@pytest.mark.parametrize(
+    ("release", "name", "names", "separator"),
+    [
+        ("brats2020", "BraTS20_Training_001", _OLD_NAMES, "_"),
+        ("brats2021", "BraTS2021_00000", _OLD_NAMES, "_"),
+        ("brats2023-gli", "BraTS-GLI-00000-000", _NEW_NAMES, "-"),
+        ("brats2024-gli", "BraTS-GLI-02064-100", _NEW_NAMES, "-"),
+    ],
+)
+def test_modalities_are_found_in_the_projects_order(
+    tmp_path: Path, release: str, name: str, names: list[str], separator: str, extension: str
+) -> None:
+    _empty_case(tmp_path, name, names, separator, extension)
+
+    (case,) = find_cases(tmp_path, RELEASES[release])
+
+    assert [path.name for path in case.images] == [f"{name}{separator}{suffix}{extension}" for suffix in names]
+    assert case.seg == tmp_path / name / f"{name}{separator}seg{extension}"
+
+
+def test_cases_come_by_name_and_other_entries_are_passed_over(tmp_path: Path) -> None:
+    for number in (12, 3, 100):
+        _case_2021(tmp_path, number)
+    (tmp_path / "name_mapping.csv").touch()
+    (tmp_path / "BraTS2021_00007").touch()  # a file, not a case's folder
+    (tmp_path / "notes").mkdir()
+
+    names = [case.name for case in find_cases(tmp_path, RELEASES["brats2021"])]
+
+    assert names == ["BraTS2021_00003", "BraTS2021_00012", "BraTS2021_00100"]
+
+
+def test_follow_up_scans_are_one_patients(tmp_path: Path) -> None:
+    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000"):
+        _empty_case(tmp_path, name, _NEW_NAMES, "-")
+
+    patients = [case.patient for case in find_cases(tmp_path, RELEASES["brats2023-gli"])]
+
+    assert patients == ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-GLI-00006"]
+
+
+def test_the_oddly_named_segmentation_of_2020_is_found_in_its_case_only(tmp_path: Path) -> None:
+    for number in (355, 356):
+        case = _empty_case(tmp_path, f"BraTS20_Training_{number}", _OLD_NAMES, "_", ".nii")
+        (case / f"BraTS20_Training_{number}_seg.nii").rename(case / "W39_1998.09.19_Segm.nii")
+
+    (odd,) = find_cases(tmp_path, RELEASES["brats2020"], only=["BraTS20_Training_355"])
+    assert odd.seg.name == "W39_1998.09.19_Segm.nii"
+    with pytest.raises(DataError, match="segmentation of case BraTS20_Training_356 is missing"):
+        find_cases(tmp_path, RELEASES["brats2020"])
+
+
+def test_missing_modality_is_refused_naming_the_file(tmp_path: Path) -> None:
+    gone = _case_2021(tmp_path, 1) / "BraTS2021_00001_t1ce.nii.gz"
+    gone.unlink()
+    with pytest.raises(DataError, match=re.escape(f"{gone}: modality t1ce of case BraTS2021_00001 is missing")):
+        find_cases(tmp_path, RELEASES["brats2021"])
+
+
+def test_empty_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: no case of brats2021 here: the directory is empty")):
+        find_cases(tmp_path, RELEASES["brats2021"])
+
+
+def test_absent_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'gone'}: no such directory")):
+        find_cases(tmp_path / "gone", RELEASES["brats2021"])
+
+
+def test_another_releases_directory_is_recognised(tmp_path: Path) -> None:
+    for number in range(3):
+        _case_2021(tmp_path, number)
+    with pytest.raises(DataError, match="no case of brats2020 here, but 3 of brats2021: is the site's release right"):
+        find_cases(tmp_path, RELEASES["brats2020"])
+
+
+def test_directory_of_anything_else_is_refused_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "patient_1").mkdir()
+    with pytest.raises(DataError, match="expected folders such as BraTS-GLI-00000-000"):
+        find_cases(tmp_path, RELEASES["brats2023-gli"])
+
+
+def test_only_the_cases_asked_for_are_returned_and_looked_into(tmp_path: Path) -> None:
+    for number in range(3):
+        _case_2021(tmp_path, number)
+    (tmp_path / "BraTS2021_00000" / "BraTS2021_00000_seg.nii.gz").unlink()
+    only = ["BraTS2021_00002", "BraTS2021_00001", "BraTS2021_00002"]
+
+    assert [case.name for case in find_cases(tmp_path, RELEASES["brats2021"], only)] == [
+        "BraTS2021_00001",
+        "BraTS2021_00002",
+    ]
+
+
+def test_absent_case_that_is_asked_for_is_refused_by_name(tmp_path: Path) -> None:
+    _case_2021(tmp_path, 1)
+    with pytest.raises(DataError, match="no case BraTS2021_00009 of brats2021 here"):
+        find_cases(tmp_path, RELEASES["brats2021"], ["BraTS2021_00001", "BraTS2021_00009"])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("count", range(2, 31))
+def test_split_covers_all_patients_once_with_the_share_held_out(count: int, share: float) -> None:
+    patients = {f"patient-{n}" for n in range(count)}
+
+    training, test = split_patients(patients, share, "north")
+
+    assert training | test == patients
+    assert not training & test
+    assert training
+    assert test
+    assert abs(len(test) - share * count) <= 1
+
+
+def test_split_depends_on_neither_order_nor_repetition() -> None:
+    patients = [f"BraTS2021_{n:05d}" for n in range(20)]
+    assert split_patients(patients[::-1] + patients[:5], 0.2, "a") == split_patients(patients, 0.2, "b")
+
+
+def test_split_does_not_follow_enrolment() -> None:
+    patients = [f"BraTS2021_{n:05d}" for n in range(40)]
+    _, test = split_patients(patients, 0.25, "north")
+    assert test not in (set(patients[:10]), set(patients[-10:]))
+
+
+def test_split_of_known_patients_never_changes() -> None:
+    # The order is that of SHA-256: another one would move test patients into training between versions.
+    _, test = split_patients([f"BraTS2021_{n:05d}" for n in range(10)], 0.2, "north")
+    assert test == {"BraTS2021_00001", "BraTS2021_00004"}
+
+
+@pytest.mark.parametrize("patients", [[], ["a"], ["a", "a"]])
+def test_fewer_than_two_patients_are_refused(patients: list[str]) -> None:
+    count = len(set(patients))
+    with pytest.raises(DataError, match=f"site north: {count} patient cannot be split .* at least 2 are needed"):
+        split_patients(patients, 0.2, "north")

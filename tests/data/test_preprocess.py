@@ -1,0 +1,242 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedserdiff.data.cases import find_cases
+from fedserdiff.data.preprocess import PreparedCase, prepare_case
+from fedserdiff.data.releases import RELEASES
+
+Volumes = dict[str, NDArray[Any]]
+BRAIN = (slice(2, 10), slice(1, 12), slice(2, 8))  # of the tiny volumes
+NATIVE = (16, 16, 16)  # a grid that holds the brain at its own 1 mm
+
+
+def _prepare(
+    folder: Path, grid: tuple[int, int, int] = NATIVE, spacing_mm: float = 1.0, release: str = "brats2021"
+) -> PreparedCase:
+    (case,) = find_cases(folder, RELEASES[release])
+    return prepare_case(case, RELEASES[release], grid, spacing_mm)
+
+
+def test_modalities_are_z_scored_inside_the_brain_and_0_outside(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    volumes["t1"][3, 3, 3] = 0  # inside the brain by the other modalities: counts as any other value
+    write_case(tmp_path, volumes)
+
+    prepared = _prepare(tmp_path)
+
+    assert prepared.image.dtype == np.float16
+    assert prepared.image.shape == (4, *NATIVE)
+    inner = prepared.image[:, 4:12, 2:13, 5:11].astype(np.float64)  # the box of 8 × 11 × 6, centred
+    for channel, name in enumerate(("t1", "t1ce", "t2", "flair")):
+        inside = volumes[name][BRAIN].astype(np.float64)
+        expected = (inside - inside.mean()) / inside.std()
+        np.testing.assert_allclose(inner[channel], expected, atol=2e-3)  # float16 within ±6
+        assert abs(inner[channel].mean()) < 1e-3
+        assert abs(inner[channel].std() - 1) < 1e-3
+    outside = np.ones(NATIVE, bool)
+    outside[4:12, 2:13, 5:11] = False
+    assert not prepared.image[:, outside].any()
+
+
+def test_z_scores_do_not_depend_on_a_scanners_scale(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    write_case(tmp_path / "a", volumes)
+    volumes["t2"] = volumes["t2"] * np.float32(0.037)
+    write_case(tmp_path / "b", volumes)
+
+    one, other = _prepare(tmp_path / "a"), _prepare(tmp_path / "b")
+
+    np.testing.assert_allclose(one.image.astype(np.float32), other.image.astype(np.float32), atol=2e-3)
+
+
+def test_artefact_is_clipped_at_six_sigma(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    volumes["flair"][5, 5, 5] = 30000
+    write_case(tmp_path, volumes)
+    assert _prepare(tmp_path).image.max() == 6
+
+
+def test_masks_are_the_segmentations_regions_in_the_brains_box(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    write_case(tmp_path, volumes)
+
+    prepared = _prepare(tmp_path)
+
+    seg = volumes["seg"][BRAIN]
+    np.testing.assert_array_equal(prepared.truth, np.stack([(seg == 1) | (seg == 4), seg > 0, seg == 4]))
+    np.testing.assert_array_equal(prepared.mask[:, 4:12, 2:13, 5:11], prepared.truth)
+    assert prepared.mask.sum() == prepared.truth.sum()
+
+
+def test_box_holds_labels_outside_the_brain_too(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    volumes["seg"][11, 13, 9] = 2
+    write_case(tmp_path, volumes)
+
+    prepared = _prepare(tmp_path)
+
+    assert prepared.geometry.box_start == (2, 1, 2)
+    assert prepared.geometry.box_shape == (10, 13, 8)
+    assert prepared.truth[1].sum() == np.count_nonzero(volumes["seg"])
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "RPI", "PIR", "SAL"])
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.0)])
+def test_orientation_on_disk_changes_nothing(
+    tmp_path: Path,
+    draw_volumes: Callable[..., Volumes],
+    write_case: Callable[..., Path],
+    axes: str,
+    spacing_mm: tuple[float, float, float],
+) -> None:
+    write_case(tmp_path / "lps", draw_volumes(), spacing_mm=spacing_mm)
+    write_case(tmp_path / "turned", draw_volumes(), spacing_mm=spacing_mm, axes=axes)
+
+    one, other = _prepare(tmp_path / "lps"), _prepare(tmp_path / "turned")
+
+    np.testing.assert_array_equal(one.image, other.image)
+    np.testing.assert_array_equal(one.mask, other.mask)
+    np.testing.assert_array_equal(one.truth, other.truth)
+    assert one.geometry == other.geometry
+    assert one.geometry.spacing_mm == spacing_mm
+    assert one.voxel_hash == other.voxel_hash
+
+
+def test_modalities_of_one_case_may_be_stored_in_different_orientations(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path / "mixed", draw_volumes())
+    other = write_case(tmp_path / "ras", draw_volumes(), axes="RAS")
+    (other / "BraTS2021_00000_seg.nii.gz").replace(
+        tmp_path / "mixed" / "BraTS2021_00000" / "BraTS2021_00000_seg.nii.gz"
+    )
+    write_case(tmp_path / "whole", draw_volumes())
+
+    np.testing.assert_array_equal(_prepare(tmp_path / "mixed").truth, _prepare(tmp_path / "whole").truth)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS"])
+def test_voxel_size_is_the_affines_where_the_header_disagrees(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path], axes: str
+) -> None:
+    case = write_case(tmp_path, draw_volumes(), axes=axes, spacing_mm=(2.0, 2.0, 2.0))
+    for path in case.iterdir():
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj)
+        image.header.set_zooms((1.0, 1.0, 1.0))
+        nib.save(nib.Nifti1Image(voxels, None, image.header), path)
+        assert nib.load(path).header.get_zooms() == (1.0, 1.0, 1.0)
+    assert _prepare(tmp_path).geometry.spacing_mm == (2.0, 2.0, 2.0)
+
+
+def test_tall_brain_is_shrunk_never_cut(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    volumes["seg"][2, 1, 2] = volumes["seg"][9, 11, 7] = 2  # opposite corners of the brain
+    write_case(tmp_path, volumes)
+
+    prepared = _prepare(tmp_path, grid=(16, 8, 4))
+
+    geometry = prepared.geometry
+    assert geometry.box_shape == (8, 11, 6)
+    assert geometry.inner_shape == (8, 8, 4)
+    assert geometry.pad_before == (4, 0, 0)
+    back = geometry.to_scan(geometry.from_box(torch.from_numpy(prepared.truth).float(), (16, 8, 4)))
+    assert back[1, 0, 0, 0] > 0
+    assert back[1, -1, -1, -1] > 0
+
+
+def test_coarser_grid_averages_the_voxels_it_covers(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = {name: volume[:, :11] for name, volume in draw_volumes().items()}  # brain now 8 × 10 × 6
+    write_case(tmp_path, volumes)
+
+    prepared = _prepare(tmp_path, grid=(8, 8, 8), spacing_mm=2.0)
+
+    assert prepared.geometry.inner_shape == (4, 5, 3)
+    inside = volumes["t2"][2:10, 1:11, 2:8].astype(np.float64)
+    scored = (inside - inside.mean()) / inside.std()
+    expected = scored.reshape(4, 2, 5, 2, 3, 2).mean((1, 3, 5))
+    np.testing.assert_allclose(prepared.image[2, 2:6, 1:6, 2:5], expected, atol=2e-3)
+    seg = (volumes["seg"][2:10, 1:11, 2:8] > 0).reshape(4, 2, 5, 2, 3, 2).mean((1, 3, 5))
+    np.testing.assert_array_equal(prepared.mask[1, 2:6, 1:6, 2:5], seg >= 0.5)
+
+
+def test_way_to_the_grid_and_back_is_the_identity_where_the_brain_fits(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path, draw_volumes())
+    geometry = _prepare(tmp_path).geometry
+    volume = torch.randn(3, *geometry.box_shape, generator=torch.Generator().manual_seed(0))
+
+    on_grid = geometry.from_box(volume, NATIVE)
+
+    assert geometry.inner_shape == geometry.box_shape == (8, 11, 6)
+    assert torch.equal(geometry.to_scan(on_grid), volume)
+    assert on_grid.count_nonzero() == volume.count_nonzero()
+
+
+def test_finer_grid_and_back_keeps_position(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path, draw_volumes())
+    prepared = _prepare(tmp_path, grid=(24, 24, 24), spacing_mm=0.5)
+
+    back = prepared.geometry.to_scan(torch.from_numpy(prepared.mask).float()) >= 0.5
+
+    assert prepared.geometry.inner_shape == (16, 22, 12)
+    np.testing.assert_array_equal(back[1].numpy(), prepared.truth[1])
+
+
+def test_hash_tells_scans_apart_but_not_their_padding(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path / "a", draw_volumes())
+    write_case(tmp_path / "padded", {n: np.pad(v, ((0, 3), (2, 0), (1, 1))) for n, v in draw_volumes().items()})
+    changed = draw_volumes()
+    changed["flair"][5, 5, 5] += 1
+    write_case(tmp_path / "changed", changed)
+
+    one = _prepare(tmp_path / "a").voxel_hash
+
+    assert _prepare(tmp_path / "padded").voxel_hash == one
+    assert _prepare(tmp_path / "changed").voxel_hash != one
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
+def test_segmentation_is_read_whatever_its_type_on_disk(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path], dtype: type
+) -> None:
+    volumes = draw_volumes()
+    volumes["seg"] = volumes["seg"].astype(dtype)
+    write_case(tmp_path, volumes)
+    seg = draw_volumes()["seg"]
+    expected = [np.isin(seg, labels).sum() for labels in ((1, 4), (1, 2, 4), (4,))]
+    assert _prepare(tmp_path).truth.sum((1, 2, 3)).tolist() == expected
+
+
+def test_uncompressed_files_prepare_to_the_same_arrays(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path / "gz", draw_volumes())
+    write_case(tmp_path / "plain", draw_volumes(), extension=".nii")
+    np.testing.assert_array_equal(_prepare(tmp_path / "gz").image, _prepare(tmp_path / "plain").image)

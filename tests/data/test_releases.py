@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from fedserdiff.data.releases import RELEASES, get_release
+from fedserdiff.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize(
+    ("release", "case", "patient"),
+    [
+        ("brats2020", "BraTS20_Training_001", "BraTS20_Training_001"),
+        ("brats2020", "BraTS20_Training_1", None),
+        ("brats2020", "BraTS20_Validation_001", None),
+        ("brats2021", "BraTS2021_01666", "BraTS2021_01666"),
+        ("brats2021", "BraTS2021_0166", None),
+        ("brats2021", "BraTS2021_01666_t1.nii.gz", None),
+        ("brats2023-gli", "BraTS-GLI-00012-001", "BraTS-GLI-00012"),
+        ("brats2023-gli", "BraTS-GLI-00012", None),
+        ("brats2023-gli", "BraTS-MEN-00012-001", None),
+        ("brats2024-gli", "BraTS-GLI-02064-100", "BraTS-GLI-02064"),
+        ("brats2024-gli", "BraTS2021_01666", None),
+    ],
+)
+def test_patient_is_read_from_case_names_of_the_release_only(release: str, case: str, patient: str | None) -> None:
+    assert get_release(release).patient_of(case) == patient
+
+
+@pytest.mark.parametrize(
+    ("release", "stems"),
+    [
+        ("brats2021", ["X_t1", "X_t1ce", "X_t2", "X_flair", "X_seg"]),
+        ("brats2024-gli", ["X-t1n", "X-t1c", "X-t2w", "X-t2f", "X-seg"]),
+    ],
+)
+def test_file_names_follow_the_release(release: str, stems: list[str]) -> None:
+    convention = get_release(release)
+    assert [convention.file_stem("X", channel) for channel in ("t1", "t1ce", "t2", "flair", "seg")] == stems
+
+
+# Rows: label 0 (background), 1 (necrosis), 2 (oedema), 3, 4; columns: TC, WT, ET, as the challenges define them.
+_OLD = {0: (0, 0, 0), 1: (1, 1, 0), 2: (0, 1, 0), 4: (1, 1, 1)}
+_2023 = {0: (0, 0, 0), 1: (1, 1, 0), 2: (0, 1, 0), 3: (1, 1, 1)}
+_2024 = {**_2023, 4: (0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("release", "table"),
+    [("brats2020", _OLD), ("brats2021", _OLD), ("brats2023-gli", _2023), ("brats2024-gli", _2024)],
+)
+def test_each_label_belongs_to_its_regions(release: str, table: dict[int, tuple[int, int, int]]) -> None:
+    labels = np.array(list(table), np.int64).reshape(-1, 1, 1)
+
+    masks = get_release(release).region_masks(labels)
+
+    assert masks.dtype == bool
+    assert masks[:, :, 0, 0].T.astype(int).tolist() == [list(regions) for regions in table.values()]
+
+
+@pytest.mark.parametrize(
+    ("release", "label", "suggested"),
+    [
+        ("brats2023-gli", 4, "brats2020 or brats2021 or brats2024-gli"),
+        ("brats2021", 3, "brats2023-gli or brats2024-gli"),
+    ],
+)
+def test_label_of_another_release_is_refused_and_that_release_suggested(
+    release: str, label: int, suggested: str
+) -> None:
+    with pytest.raises(DataError, match=f"label {label} is not one of {release}'s .*release {suggested} has it"):
+        get_release(release).region_masks(np.full((2, 2, 2), label))
+
+
+@pytest.mark.parametrize("label", [7, -1])
+def test_label_of_no_release_is_refused_without_a_suggestion(label: int) -> None:
+    with pytest.raises(DataError, match=f"label {label} is not one of brats2020's") as caught:
+        get_release("brats2020").region_masks(np.full((2, 2, 2), label))
+    assert "has it" not in str(caught.value)
+
+
+def test_unknown_release_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown release 'brats2019'") as caught:
+        get_release("brats2019")
+    assert all(name in str(caught.value) for name in RELEASES)

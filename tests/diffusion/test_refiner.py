@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+
+from fedserdiff.config import make_config
+from fedserdiff.data.preprocess import PreparedCase
+from fedserdiff.diffusion.inference import predict_volume
+from fedserdiff.diffusion.refiner import (
+    DROP_CONTEXT,
+    DROP_OLD_MAP,
+    Prediction,
+    drop_context,
+    new_student,
+    perturb_boundary,
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_prediction_has_the_grid_of_its_image_and_bounded_values(dims: int, steps: int) -> None:
+    config = make_config("smoke", spatial_dims=dims)
+    student = new_student(config)
+    image = torch.randn(2, 4, *config.grid[:dims], generator=seeded())
+    prediction = student.predict(image, steps, seeded())
+    for field, low in ((prediction.coarse, 0), (prediction.error_map, -1), (prediction.refined, 0)):
+        assert field.shape == (2, 3, *config.grid[:dims])
+        assert field.dtype == torch.float32
+        assert low <= float(field.min())
+        assert float(field.max()) <= 1
+
+
+def test_refined_is_the_clipped_sum() -> None:
+    one = Prediction(torch.tensor([0.9, 0.2, 0.5]), torch.tensor([0.5, -0.5, 0.25]))
+    assert torch.equal(one.refined, torch.tensor([1.0, 0.0, 0.75]))
+
+
+def test_weights_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(123)
+    first = new_student(make_config("smoke", seed=4)).state_dict()
+    torch.manual_seed(321)
+    again = new_student(make_config("smoke", seed=4)).state_dict()
+    other = new_student(make_config("smoke", seed=5)).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
+    config = make_config("smoke")
+    student = new_student(config)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded(1)))
+    context = student.null_context(2)
+    assert context.shape == (2, 10, 16, 24)
+    assert not context.any()
+    one, again, other = (student.sample(context, 3, seeded(s)) for s in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_poisoned_ground_truth_changes_nothing_at_inference() -> None:
+    """Inference takes a `PreparedCase`'s image alone: truth may hold anything, NaN included."""
+    config = make_config("smoke")
+    student = new_student(config)
+    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+
+    def predict(truth_value: float) -> Prediction:
+        case = PreparedCase(
+            image=image,
+            mask=np.full((3, *config.grid), truth_value),  # type: ignore[arg-type]
+            truth=np.full((3, *config.grid), truth_value),  # type: ignore[arg-type]
+            geometry=None,  # type: ignore[arg-type]
+            voxel_hash="",
+        )
+        return predict_volume(student, case.image, 2, seeded())
+
+    clean, poisoned = predict(0), predict(float("nan"))
+    assert torch.equal(clean.coarse, poisoned.coarse)
+    assert torch.equal(clean.refined, poisoned.refined)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> None:
+    config = make_config("smoke", spatial_dims=dims)
+    student = new_student(config)
+    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    image[..., :3] = 0
+    prediction = predict_volume(student, image, 2, seeded())
+    assert prediction.refined.shape == (3, *config.grid)
+    if dims == 2:
+        assert not prediction.refined[..., :3].any()
+        assert bool(prediction.coarse[..., 3:].all())
+
+
+def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:
+    """The slices' order in the volume is kept: a volume whose slices differ is put back together in place."""
+    config = make_config("smoke", precision="fp32", grid=(16, 24, 60))
+    student = new_student(config)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded(1)))
+    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    whole = predict_volume(student, image, 1, seeded()).coarse
+    for z in (0, 47, 48, 59):
+        alone = torch.sigmoid(student.coarse_logits(torch.from_numpy(image[..., z].astype(np.float32))[None]))
+        assert torch.allclose(whole[..., z], alone[0], atol=1e-5)
+
+
+def test_context_dropout_rates_are_those_of_the_design() -> None:
+    context = torch.ones(20000, 10, 1, 1)
+    dropped = drop_context(context, seeded())
+    whole = (dropped.sum((1, 2, 3)) == 0).float().mean()
+    kept = dropped[dropped[:, 0, 0, 0] == 1]
+    old = (kept[:, 7:].sum((1, 2, 3)) == 0).float().mean()
+    assert float(whole) == pytest.approx(DROP_CONTEXT, abs=0.01)
+    assert float(old) == pytest.approx(DROP_OLD_MAP, abs=0.01)
+    assert bool((kept[:, :7] == 1).all())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 40), (1, 3, 16, 24, 16)])
+def test_perturbation_moves_boundaries_and_leaves_certain_voxels(shape: tuple[int, ...]) -> None:
+    coarse = torch.zeros(shape)
+    inside = tuple(slice(n // 4, 3 * n // 4) for n in shape[2:])
+    coarse[(slice(None), slice(None), *inside)] = 1
+    moved = perturb_boundary(coarse, seeded())
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 1
+    changed = (moved - coarse).abs() > 0.3
+    assert changed.any(), "some boundary voxels must change their side"
+    assert float(changed.float().mean()) < 0.25
+    corner = (0, 0, *(0,) * (len(shape) - 2))
+    centre = (0, 0, *(n // 2 for n in shape[2:]))
+    assert float(moved[corner]) < 0.3
+    assert float(moved[centre]) > 0.7

@@ -1,0 +1,165 @@
+"""Each mistake: one clear message that names file and field, exit code 1, no traceback, nothing half-written."""
+
+import gzip
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedserdiff.data.phantom.generate import write_phantom_hospital
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def command() -> Callable[..., str]:
+    """Call the command line in this process; return what it says when it fails as it should."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    spec = importlib.util.spec_from_file_location("simulate_command", ROOT / "scripts" / "simulate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.pop(0)
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(module.app, ["--profile", "smoke", *arguments])
+        assert result.exit_code == 1, result.output
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        assert result.output.count("error:") == 1
+        return result.output
+
+    return call
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good 2023 hospital of three patients and a federation file for it, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_phantom_hospital(tmp_path / "phantom", 2, patients=3, spacing_mm=8.0, seed=0)
+    folder.rename(tmp_path / "data")
+    (tmp_path / "federation.toml").write_text('[[site]]\nname = "west"\nrelease = "brats2023-gli"\npath = "data"\n')
+    return tmp_path / "data"
+
+
+def case_of(hospital: Path) -> Path:
+    return sorted(hospital.iterdir())[1]
+
+
+def file_of(hospital: Path, channel: str) -> Path:
+    case = case_of(hospital)
+    return case / f"{case.name}-{channel}.nii.gz"
+
+
+def edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+
+
+def with_value(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(voxels: np.ndarray) -> np.ndarray:
+        changed = voxels.astype(np.float32)
+        changed[5, 5, 5] = value
+        return changed
+
+    return change
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("channel", "damage", "says"),
+    [
+        ("t2f", lambda p: p.unlink(), "modality flair"),
+        ("seg", lambda p: p.unlink(), "segmentation"),
+        ("t1c", lambda p: edit(p, lambda v: v[:-1]), "shape"),
+        ("t2w", lambda p: edit(p, with_value(float("nan"))), "NaN"),
+        ("t1n", truncate, "truncated"),
+        ("t1n", lambda p: p.write_bytes(gzip.compress(b"not a scan")), "not a readable NIfTI"),
+        ("seg", lambda p: edit(p, with_value(4)), "label 4"),
+    ],
+    ids=["missing modality", "missing seg", "shape", "nan", "truncated", "not nifti", "unknown label"],
+)
+def test_a_bad_file_is_named_with_its_site_and_fault(
+    hospital: Path, command: Callable[..., str], channel: str, damage: Callable[[Path], None], says: str
+) -> None:
+    file = file_of(hospital, channel)
+    damage(file)
+    output = command("--federation", "federation.toml", "--out", "result").replace("\n", "")
+    assert file.name in output
+    assert "west" in output
+    assert says in output
+    assert not Path("result").exists()
+    assert not list(Path("cache").glob("**/*.partial*"))
+
+
+def test_an_unknown_label_suggests_the_release_that_has_it(hospital: Path, command: Callable[..., str]) -> None:
+    edit(file_of(hospital, "seg"), with_value(4))
+    assert "brats2020" in command("--federation", "federation.toml")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('release = "brats2023-gli"', 'release = "brats1999"', "release: unknown release 'brats1999'"),
+        ('release = "brats2023-gli"', 'release = "brats2021"', "but 3 of brats2023-gli"),
+        ('path = "data"', 'path = "elsewhere"', "path: "),
+        ('path = "data"\n', "", "path: is missing"),
+        ('path = "data"', 'path = "data"\ncases = ["BraTS-GLI-00001-000"]', "BraTS-GLI-00001-000"),
+        ('path = "data"\n', 'path = "data"\n[[site]]\nname = "west"\nrelease = "brats2020"\npath = "."', "'west'"),
+        ("[[site]]", "[site", "not valid TOML"),
+    ],
+    ids=["release", "wrong release", "path", "no path", "case", "duplicate", "toml"],
+)
+def test_a_mistake_in_the_federation_file_is_named_with_its_field(
+    hospital: Path, command: Callable[..., str], before: str, after: str, says: str
+) -> None:
+    file = Path("federation.toml")
+    file.write_text(file.read_text().replace(before, after))
+    output = command("--federation", "federation.toml", "--out", "result")
+    assert says in output.replace("\n", "")
+    assert not Path("result").exists()
+
+
+def test_an_empty_directory_is_named(hospital: Path, command: Callable[..., str]) -> None:
+    shutil.rmtree(hospital)
+    hospital.mkdir()
+    output = command("--federation", "federation.toml").replace("\n", "")
+    assert "the directory is empty" in output
+    assert "data" in output
+
+
+def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]) -> None:
+    for case in sorted(hospital.iterdir())[1:]:
+        shutil.rmtree(case)
+    assert "site west: 1 patient cannot be split" in command("--federation", "federation.toml").replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sites", "0"], "sites: 0"),
+        (["--profile", "desktop"], "unknown profile 'desktop'"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--teacher", "both"], "teacher: 'both'"),
+        (["--seed", "-1"], "seed: -1"),
+        (["--lambda", "-0.5"], "lambda"),
+        (["--sites", "2", "--federation", "federation.toml"], "--sites and --federation"),
+        (["--federation", "nowhere.toml"], "nowhere.toml"),
+        (["--cpus-per-site", "4096"], "--cpus-per-site"),
+        (["--out", "data"], "not empty"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(
+    hospital: Path, command: Callable[..., str], arguments: list[str], says: str
+) -> None:
+    assert says in command(*arguments).replace("\n", "")

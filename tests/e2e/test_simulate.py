@@ -1,0 +1,134 @@
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.refiner import Student
+
+Run = Callable[..., dict[str, Any]]
+REGIONS = ("tc", "wt", "et")
+
+
+def test_results_hold_every_score_of_every_stage_and_site(ser_diff: dict[str, Any]) -> None:
+    assert ser_diff["method"] == "ser-diff"
+    assert ser_diff["seed"] == 0
+    assert ser_diff["sites"] == ["site-1", "site-2", "site-3"]
+    assert ser_diff["cases"] == {site: {"training": 2, "test": 1} for site in ser_diff["sites"]}
+    for matrix in ("R", "R_coarse"):
+        for metric, most in (("dice", 1.0), ("hd95", 400.0)):
+            for key in ("mean", *REGIONS):
+                values = np.array(ser_diff[matrix][metric][key])
+                assert values.shape == (4, 3)
+                assert bool(((values >= 0) & (values <= most)).all())
+            by_region = np.mean([ser_diff[matrix][metric][region] for region in REGIONS], axis=0)
+            assert np.allclose(by_region, ser_diff[matrix][metric]["mean"])
+
+
+def test_stream_scores_follow_from_the_matrix_that_stands_beside_them(ser_diff: dict[str, Any]) -> None:
+    for metric, sign in (("dice", 1), ("hd95", -1)):
+        for key in ("mean", *REGIONS):
+            r = sign * np.array(ser_diff["R"][metric][key])
+            assert ser_diff["bwt"][metric][key] == pytest.approx(np.mean([r[3, j] - r[j + 1, j] for j in (0, 1)]))
+            assert ser_diff["fwt"][metric][key] == pytest.approx(np.mean([r[j, j] - r[0, j] for j in (1, 2)]))
+            lost = [max(r[:3, j]) - r[3, j] for j in (0, 1)]
+            assert ser_diff["forgetting"][metric][key] == pytest.approx(np.mean(lost))
+            assert math.isfinite(ser_diff["forgetting_rate"][metric][key])
+
+
+def test_the_run_directory_repeats_and_restores_the_run(ser_diff: dict[str, Any], workplace: Path) -> None:
+    folder = workplace / "ser-diff"
+    about = json.loads((folder / "config.json").read_text())
+    assert {"flwr", "torch", "monai", "python", "fedserdiff"} <= set(about.pop("versions"))
+    config = ExperimentConfig.from_dict(about)
+    assert [site.name for site in config.sites] == ser_diff["sites"]
+    assert all(site.cases for site in config.sites)
+    Student(config).load_state_dict(torch.load(folder / "student.pt", weights_only=True))
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3 * 2 * 2 * 3
+    one = next(
+        float(r["value"])
+        for r in rows
+        if (r["stage"], r["site"], r["mask"], r["metric"], r["region"]) == ("2", "site-1", "refined", "hd95", "wt")
+    )
+    assert one == ser_diff["R"]["hd95"]["wt"][2][0]
+    assert (folder / "examples.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob("**/*.partial*"))
+
+
+def test_what_leaves_a_hospital_is_weights_metrics_and_the_teachers_int8_maps(
+    ser_diff: dict[str, Any], workplace: Path
+) -> None:
+    sent = ser_diff["bytes_out"]
+    assert set(sent["site-1"]) == {"arrays", "metrics", "error-maps"}
+    assert set(sent["site-2"]) == {"arrays", "metrics"}
+    voxels = 4 * 3 * 16 * 24  # shared maps × regions × slice, one byte each
+    assert voxels <= sent["site-1"]["error-maps"] < voxels + 1000
+    weights = sum(v.numel() * 4 for v in torch.load(workplace / "ser-diff" / "student.pt", weights_only=True).values())
+    assert 2 * weights <= sent["site-2"]["arrays"] < 2.2 * weights
+
+
+def test_the_teacher_travels_once_to_each_later_site_and_never_to_the_first(ser_diff: dict[str, Any]) -> None:
+    received = ser_diff["bytes_in"]
+    assert "teacher" not in received["site-1"]
+    one_student = received["site-1"]["arrays"] / 6  # four evaluations and two rounds
+    assert received["site-2"]["teacher"] == pytest.approx(one_student)
+    assert received["site-3"]["teacher"] == pytest.approx(one_student)
+
+
+def test_losses_show_both_terms_from_the_second_stage_on(ser_diff: dict[str, Any]) -> None:
+    assert [sorted(losses) for losses in ser_diff["losses"]] == [
+        ["segmentation"],
+        ["distillation", "segmentation"],
+        ["distillation", "segmentation"],
+    ]
+    assert all(value > 0 for losses in ser_diff["losses"] for value in losses.values())
+
+
+def test_the_same_seed_gives_identical_results_but_for_times(ser_diff: dict[str, Any], run: Run) -> None:
+    again = run("again", "--sites", "3")
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in ser_diff.items() if k != "seconds"}
+
+
+def test_another_seed_meets_other_patients_and_weights(ser_diff: dict[str, Any], run: Run) -> None:
+    other = run("other-seed", "--sites", "1", "--seed", "1")
+    assert other["R"]["hd95"]["mean"][0][0] != ser_diff["R"]["hd95"]["mean"][0][0]
+
+
+def test_fine_tuning_sends_neither_teacher_nor_maps(run: Run) -> None:
+    results = run("fine-tune", "--sites", "2", "--method", "fine-tune", "--rounds", "1")
+    assert all(set(kinds) == {"arrays", "metrics"} for kinds in results["bytes_out"].values())
+    assert all(set(kinds) == {"arrays", "config"} for kinds in results["bytes_in"].values())
+
+
+def test_ser_diff_with_lambda_0_is_fine_tuning_to_the_last_digit(run: Run) -> None:
+    plain = run("plain", "--sites", "2", "--method", "fine-tune")
+    ours = run("ours", "--sites", "2", "--lambda", "0")
+    assert ours["R"] == plain["R"]
+    assert ours["R_coarse"] == plain["R_coarse"]
+    assert ours["losses"] == plain["losses"]
+
+
+def test_pooling_is_one_stage_on_everybodys_cases(run: Run) -> None:
+    results = run("pooled", "--sites", "2", "--method", "pooled")
+    assert results["stages"] == ["untrained", "pooled"]
+    assert np.array(results["R"]["dice"]["mean"]).shape == (2, 2)
+    assert results["bwt"]["dice"]["mean"] is None
+
+
+def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
+    results = run(
+        "cumulative", "--sites", "3", "--rounds", "1", "--participation", "cumulative", "--teacher", "latest",
+        "--shared-error-maps", "mri", "--lambda", "0.5", "--cpus-per-site", "1",
+    )  # fmt: skip
+    sent = results["bytes_out"]
+    assert sent["site-1"]["error-maps"] > sent["site-2"]["error-maps"] > sent["site-3"]["error-maps"] > 0
+    received = results["bytes_in"]
+    assert received["site-1"]["teacher"] == 2 * received["site-3"]["teacher"]

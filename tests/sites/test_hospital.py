@@ -1,0 +1,169 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedserdiff.config import ExperimentConfig, Site, make_config
+from fedserdiff.errors import DataError
+from sites.hospital import Hospital, TrainingSet, open_hospital
+
+Volumes = dict[str, NDArray[Any]]
+CONFIG = make_config("smoke", grid=(16, 16, 16), spacing_mm=1.0)  # holds the tiny volumes at their own size
+CONFIG_3D = CONFIG.replace(spatial_dims=3)
+
+
+def _training_set(hospital: Hospital, config: ExperimentConfig = CONFIG) -> TrainingSet:
+    return TrainingSet(hospital.training, config, torch.device("cpu"))
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]) -> Hospital:
+    """Five patients, one of them with three scans; the tiny brain spans 6 slices, its tumour 3 of them."""
+    names = [f"BraTS-GLI-0000{n}-000" for n in range(5)] + ["BraTS-GLI-00001-001", "BraTS-GLI-00001-002"]
+    for seed, name in enumerate(names):
+        volumes = draw_volumes(seed=seed, enhancing=3)
+        write_case(tmp_path / "scans", volumes, "brats2023-gli", name=name)
+    return open_hospital(Site("north", "brats2023-gli", str(tmp_path / "scans")), CONFIG, tmp_path / "cache")
+
+
+def test_no_patient_is_in_both_lists_and_no_case_in_neither(hospital: Hospital) -> None:
+    training = {cached.case.patient for cached in hospital.training}
+    test = {cached.case.patient for cached in hospital.test}
+    assert not training & test
+    assert len(training) == 4
+    assert len(test) == 1
+    assert len(hospital.training) + len(hospital.test) == 7
+
+
+def test_follow_up_scans_stay_on_one_side_whatever_the_share(hospital: Hospital, tmp_path: Path) -> None:
+    for share in (0.2, 0.4, 0.6, 0.8):
+        opened = open_hospital(hospital.site, CONFIG.replace(test_share=share), tmp_path / "cache")
+        test = [cached.case.name for cached in opened.test if cached.case.patient == "BraTS-GLI-00001"]
+        assert len(test) in (0, 3)
+
+
+def test_cases_of_the_site_restrict_what_is_opened(hospital: Hospital, tmp_path: Path) -> None:
+    cases = ("BraTS-GLI-00000-000", "BraTS-GLI-00003-000")
+    site = Site("north", "brats2023-gli", hospital.site.path, cases)
+    opened = open_hospital(site, CONFIG, tmp_path / "cache")
+    assert sorted(cached.case.name for cached in (*opened.training, *opened.test)) == list(cases)
+
+
+def test_hospital_of_one_patient_is_refused(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path / "scans", draw_volumes())
+    with pytest.raises(DataError) as caught:
+        open_hospital(Site("north", "brats2021", str(tmp_path / "scans")), CONFIG, tmp_path / "cache")
+    assert str(caught.value) == ("site north: 1 patient cannot be split into training and test; at least 2 are needed")
+
+
+def test_unusable_case_is_refused_naming_site_and_file(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    for number in range(2):
+        case = write_case(tmp_path / "scans", draw_volumes(number), name=f"BraTS2021_0000{number}")
+    damaged = case / "BraTS2021_00001_t2.nii.gz"
+    damaged.write_bytes(b"gone")
+    with pytest.raises(DataError, match=f"^site north: {re.escape(str(damaged))}: not a readable NIfTI file"):
+        open_hospital(Site("north", "brats2021", str(tmp_path / "scans")), CONFIG, tmp_path / "cache")
+
+
+def test_slices_of_a_2d_set_are_exactly_those_with_brain(hospital: Hospital) -> None:
+    training_set = _training_set(hospital)
+
+    batch = training_set.batch(torch.arange(len(training_set)))
+
+    assert len(training_set) == 6 * len(hospital.training)
+    expected = [c.prepared.image[..., z] for c in hospital.training for z in range(5, 11)]  # 6 slices, centred in 16
+    masks = [c.prepared.mask[..., z] for c in hospital.training for z in range(5, 11)]
+    np.testing.assert_array_equal(batch.image.numpy(), np.stack(expected).astype(np.float32))
+    np.testing.assert_array_equal(batch.truth.numpy(), np.stack(masks).astype(np.float32))
+    assert batch.image.dtype == batch.truth.dtype == torch.float32
+    assert not batch.mirrored
+
+
+def test_items_of_a_3d_set_are_the_volumes(hospital: Hospital) -> None:
+    training_set = _training_set(hospital, CONFIG_3D)
+
+    batch = training_set.batch(torch.tensor([2, 0]))
+
+    assert len(training_set) == len(hospital.training)
+    assert batch.image.shape == (2, 4, 16, 16, 16)
+    assert batch.truth.shape == (2, 3, 16, 16, 16)
+    assert batch.index.tolist() == [2, 0]
+    for item, number in enumerate((2, 0)):
+        np.testing.assert_array_equal(batch.image[item], hospital.training[number].prepared.image)
+        np.testing.assert_array_equal(batch.truth[item], hospital.training[number].prepared.mask)
+
+
+@pytest.mark.parametrize(("size", "of_tumour"), [(32, 16), (7, 3), (1, 0)])
+def test_half_of_a_draw_shows_tumour_and_the_rest_is_from_everywhere(
+    hospital: Hospital, size: int, of_tumour: int
+) -> None:
+    training_set = _training_set(hospital)
+    generator = torch.Generator().manual_seed(0)
+    anywhere: list[torch.Tensor] = []
+    for _ in range(30):
+        index = training_set.draw(size, generator)
+        shows_tumour = training_set.batch(index).truth.flatten(1).any(1)
+        assert shows_tumour.shape == (size,)
+        assert shows_tumour[:of_tumour].all()
+        anywhere.append(shows_tumour[of_tumour:])
+    share = torch.cat(anywhere).float().mean()
+    assert 0.3 < share < 0.7  # 3 slices of 6 show tumour
+
+
+def test_draw_reaches_every_item_and_repeats_by_its_generator(hospital: Hospital) -> None:
+    training_set = _training_set(hospital)
+    index = training_set.draw(2000, torch.Generator().manual_seed(0))
+    assert set(index.tolist()) == set(range(len(training_set)))
+    assert torch.equal(index, training_set.draw(2000, torch.Generator().manual_seed(0)))
+    assert not torch.equal(index, training_set.draw(2000, torch.Generator().manual_seed(1)))
+
+
+def test_draw_from_patients_without_tumour_is_from_everywhere(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    for number in range(2):
+        volumes = draw_volumes(number)
+        volumes["seg"][:] = 0
+        write_case(tmp_path / "scans", volumes, name=f"BraTS2021_0000{number}")
+    site = Site("north", "brats2021", str(tmp_path / "scans"))
+    training_set = _training_set(open_hospital(site, CONFIG, tmp_path / "cache"))
+
+    index = training_set.draw(200, torch.Generator().manual_seed(0))
+
+    assert set(index.tolist()) == set(range(6))
+    assert not training_set.batch(index).truth.any()
+
+
+@pytest.mark.parametrize("config", [CONFIG, CONFIG_3D], ids=["2D", "3D"])
+def test_mirror_turns_left_and_right_of_image_and_truth_only(hospital: Hospital, config: ExperimentConfig) -> None:
+    batch = _training_set(hospital, config).batch(torch.tensor([1, 3]))
+
+    mirrored = batch.mirror()
+
+    np.testing.assert_array_equal(mirrored.image.numpy(), batch.image.numpy()[:, :, ::-1])
+    np.testing.assert_array_equal(mirrored.truth.numpy(), batch.truth.numpy()[:, :, ::-1])
+    assert not torch.equal(mirrored.image, batch.image)
+    assert mirrored.index is batch.index
+    assert mirrored.mirrored
+    assert torch.equal(mirrored.mirror().image, batch.image)
+    assert not mirrored.mirror().mirrored
+
+
+def test_chunks_are_the_items_in_order(hospital: Hospital) -> None:
+    training_set = _training_set(hospital)
+    index = torch.tensor([5, 0, 7, 7, 2])
+
+    chunks = list(training_set.in_chunks(index, 2))
+
+    assert [len(chunk.image) for chunk in chunks] == [2, 2, 1]
+    assert torch.equal(torch.cat([chunk.image for chunk in chunks]), training_set.batch(index).image)
+    assert torch.equal(torch.cat([chunk.index for chunk in chunks]), index)
