@@ -6,5 +6,3 @@ import os
 # when it is first imported, so this stands before any import of it, and the processes that Ray starts inherit both.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
-__version__ = "0.1.0"

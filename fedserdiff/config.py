@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -144,13 +145,16 @@ class ExperimentConfig:
 
     def _check_numbers(self) -> None:
         least: dict[str, float] = {
-            "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "phantom_patients": 1, "stem_factor": 1,
+            "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "phantom_patients": 2, "stem_factor": 1,
             "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
         }  # fmt: skip
         for name, minimum in least.items():
-            if not getattr(self, name) >= minimum:
-                raise ConfigError(f"{name}: {getattr(self, name)} is less than {minimum}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"{name}: {value!r} is not a number")
+            if value < minimum:
+                raise ConfigError(f"{name}: {value} is less than {minimum}")
         for name in ("spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not positive")
@@ -162,11 +166,15 @@ class ExperimentConfig:
             raise ConfigError(f"sampling_steps: {self.sampling_steps} is not between 1 and 1000")
         if (self.steps_per_stage == 0) == (self.epochs_per_stage == 0):
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
+        if self.rounds > (self.steps_per_stage or self.epochs_per_stage):
+            raise ConfigError(f"rounds: {self.rounds} is more than a stage's steps: a round would train nothing")
 
     def _check_grid(self) -> None:
         if len(self.grid) != 3 or min(self.grid) < 1:
             raise ConfigError(f"grid: {self.grid} is not three numbers of voxels, each at least 1")
         for channels in (self.coarse_channels, self.refiner_channels):
+            if not channels or any(c < 8 or c % 8 for c in channels):
+                raise ConfigError(f"coarse_channels, refiner_channels: {channels} are not all multiples of 8")
             factor = self.stem_factor * 2 ** (len(channels) - 1)
             if any(n % factor for n in self.grid[: self.spatial_dims]):
                 raise ConfigError(

@@ -27,7 +27,9 @@ class Resources:
 
 
 def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources: Resources, log_file: Path) -> None:
-    """Run a federation of `sites` virtual nodes to its end; Ray is stopped afterwards unless it ran before.
+    """Run a federation of `sites` virtual nodes to its end, and leave Ray: one that was started here stops.
+
+    Where this process has started Ray already, that Ray is used.
 
     Parameters
     ----------

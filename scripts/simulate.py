@@ -1,5 +1,7 @@
 """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
 
+import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from fedserdiff.config import PROFILES, ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError, FedSerDiffError
@@ -70,9 +72,15 @@ def main(
             "gpus_per_site": float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site,
         }
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
+        if cpus_per_site is None and ray_address is None:
+            config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
         opened = _open(console, config, federation, 3 if sites is None else sites)
-        run = RunDirectory(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
+        run = RunDirectory.new(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
         _run(console, opened, run, "phantom" if federation is None else str(federation), ray_address)
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped[/yellow]: stages that had ended stand in the run directory")
+        sys.stdout.flush()
+        os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
     except FedSerDiffError as error:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -81,11 +89,12 @@ def main(
 def _open(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
     """Write or read the federation's data, showing progress."""
     with Progress(console=console, transient=True) as progress:
-        bars: dict[str, Any] = {}
+        bars: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            bar = bars.setdefault(what, progress.add_task(what) if what not in bars else None)
-            progress.update(bar, completed=done, total=total)
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
 
         if federation is None:
             named = phantom_federation(

@@ -1,6 +1,7 @@
 """A whole simulated run: hospitals opened on this machine, both halves of the experiment joined on Flower's engine."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import DataError
+from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
@@ -77,15 +78,18 @@ def run_simulation(
 ) -> dict[str, Any]:
     """Run the experiment on Flower and Ray; return the contents of its ``results.json``."""
     config = federation.config
-    run.write_config(config)
     started = time.time()
-    simulate(
-        make_server_app(config, run, events, federation.cases),
-        make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
-        sites=len(config.sites),
-        resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
-        log_file=run.path / "flower.log",
-    )
+    try:
+        simulate(
+            make_server_app(config, run, events, federation.cases),
+            make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
+            sites=len(config.sites),
+            resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
+            log_file=run.path / "flower.log",
+        )
+    except ConfigError:
+        shutil.rmtree(run.path)  # Ray refused: the run never began
+        raise
     results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
     in_stream = sum(results["seconds"].values())
     results["seconds"]["start and stop of Flower and Ray"] = time.time() - started - in_stream

@@ -16,6 +16,7 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.run_config import experiment_of
 from sites.egress import answer_or_fault, hospital_log
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
@@ -37,19 +38,21 @@ class Premises:
 
 
 def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
-    """Return the app of every hospital of `config`; a node is the site at its ``partition-id``."""
+    """Return the app of every hospital of `config`; a node is the site at its ``partition-id``.
+
+    A run config, which ``flwr run`` hands over, overrides `config` and `premises`.
+    """
     app = ClientApp()
 
     def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
         def answer(message: Message, context: Context) -> Message:
-            site = _site_of(config, context)
-            records = premises.records / site.name
+            here = _desk(config, premises, context)
 
             def handle(message: Message, context: Context) -> Message:
-                torch.set_num_threads(int(config.cpus_per_site))
-                return Message(handler(message, _Desk(site, config, premises)), reply_to=message)
+                torch.set_num_threads(int(here.config.cpus_per_site))
+                return Message(handler(message, here), reply_to=message)
 
-            return answer_or_fault(message, context, handle, hospital_log(records))
+            return answer_or_fault(message, context, handle, hospital_log(here.records))
 
         return answer
 
@@ -59,11 +62,14 @@ def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
     return app
 
 
-def _site_of(config: ExperimentConfig, context: Context) -> Site:
+def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_Desk":
+    if context.run_config:
+        config, home = experiment_of(context.run_config)
+        premises = Premises(home / "cache" / "cases", home / "runs" / str(context.run_id) / "hospitals")
     number = context.node_config.get("partition-id")
     if not isinstance(number, int) or not 0 <= number < len(config.sites):
         raise ConfigError("this node is no site of the experiment")
-    return config.sites[number]
+    return _Desk(config.sites[number], config, premises)
 
 
 @lru_cache(maxsize=64)
@@ -186,3 +192,7 @@ class _ProgressFile:
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps({"step": step, "steps": steps, "terms": terms}))
         partial.replace(self._file)
+
+
+app = make_client_app(ExperimentConfig(), Premises(Path("cache"), Path("hospitals")))
+"""What ``flwr run`` finds."""

@@ -46,6 +46,7 @@ def run_stream(
     FederationError
         Where a site does not appear, fails, or does not answer in time.
     """
+    run.write_config(config)
     sites = [site.name for site in config.sites]
     strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
     roster = Roster(grid, config, events)

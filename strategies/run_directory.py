@@ -11,24 +11,28 @@ from typing import Any
 
 import torch
 
-import fedserdiff
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from strategies.results import Results
 
-_VERSIONED = ("flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
+_VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
 
 
 class RunDirectory:
-    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``.
-
-    Raises
-    ------
-    ConfigError
-        Where the folder cannot be made or already holds something.
-    """
+    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, path: Path) -> "RunDirectory":
+        """Make the folder of a new run.
+
+        Raises
+        ------
+        ConfigError
+            Where it cannot be made or already holds something.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
             taken = any(path.iterdir())
@@ -36,7 +40,7 @@ class RunDirectory:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
         if taken:
             raise ConfigError(f"{path}: is not empty: a run writes into a new directory")
-        self.path = path
+        return cls(path)
 
     @property
     def hospitals(self) -> Path:
@@ -46,8 +50,8 @@ class RunDirectory:
     def write_config(self, config: ExperimentConfig) -> None:
         """Write everything needed to repeat the run."""
         versions = {name: version(name) for name in _VERSIONED}
-        about = {"fedserdiff": fedserdiff.__version__, "python": platform.python_version(), **versions}
-        self.write_json("config.json", {**config.to_dict(), "versions": about})
+        versions["python"] = platform.python_version()
+        self.write_json("config.json", {**config.to_dict(), "versions": versions})
 
     def write_results(self, results: Results) -> None:
         """Write ``results.json`` and ``results.csv``."""

@@ -14,6 +14,7 @@ import numpy as np
 from fedserdiff.data.cases import Case
 from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import Release
+from fedserdiff.errors import DataError
 
 _FORMAT = 1  # part of the key: raise it when preparation changes
 
@@ -58,8 +59,11 @@ def cached_cases(
 def _key(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: float) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {release.name} {grid} {spacing_mm}".encode())
     for path in (*case.images, case.seg):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:32]
 
 

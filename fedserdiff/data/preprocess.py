@@ -1,5 +1,6 @@
 """NIfTI files to normalised arrays on the working grid, and predictions back to the scan's own grid."""
 
+import gzip
 import hashlib
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fedserdiff.data.cases import Case
 from fedserdiff.data.releases import Release
 from fedserdiff.errors import DataError
 
+_CHUNK = 1 << 22
 _AFFINE_TOLERANCE_MM = 1e-2
 _UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, ImageFileError, HeaderDataError)
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
@@ -120,10 +122,8 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
     brain = (image != 0).any(0)
     if not brain.any():
         raise DataError(f"{case.images[0].parent}: every voxel of every modality is 0: there is no brain")
-    covered = brain | truth.any(0)
-    spans = [np.flatnonzero(covered.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    box = tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
-    voxel_hash = hashlib.sha256(np.ascontiguousarray(image[(slice(None), *box)], np.float32).tobytes()).hexdigest()
+    box = _bounding_box(brain | truth.any(0))
+    of_brain = image[(slice(None), *_bounding_box(brain))]  # labels may differ between releases of one scan
 
     spacing = tuple(float(s) for s in voxel_sizes(first.affine))
     geometry = _place(brain.shape, spacing, box, grid, spacing_mm)
@@ -136,14 +136,26 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
         mask=mask.numpy().astype(np.uint8),
         truth=truth[boxed].astype(np.uint8),
         geometry=geometry,
-        voxel_hash=voxel_hash,
+        voxel_hash=hashlib.sha256(np.ascontiguousarray(of_brain, np.float32).tobytes()).hexdigest(),
     )
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the smallest box that holds a mask of shape (X, Y, Z) with at least one voxel."""
+    spans = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
 
 
 def _read(path: Path) -> nib.Nifti1Image:
     """Open a NIfTI file in canonical orientation."""
     try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as whole:  # to its end: only there is the checksum, which nibabel may not reach
+                while whole.read(_CHUNK):
+                    pass
         image = nib.load(path)
+    except EOFError as error:
+        raise DataError(f"{path}: truncated ({error})") from None
     except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable NIfTI file ({error})") from None
     if not isinstance(image, nib.Nifti1Image):

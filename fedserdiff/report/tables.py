@@ -39,10 +39,8 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _site_table(results: Mapping[str, Any], title: str) -> Table:
-    regions = [region.upper() for region in REGIONS]
-    table = _table(
-        title, "site", "mask", *(f"Dice {r} %" for r in regions), "mean", *(f"HD95 {r} mm" for r in regions), "mean"
-    )
+    keys = [*(region.upper() for region in REGIONS), "mean"]
+    table = _table(title, "site", "mask", *(f"Dice %\n{k}" for k in keys), *(f"HD95 mm\n{k}" for k in keys))
     for column, site in enumerate(results["sites"]):
         for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
             last = {m: {k: results[key][m][k][-1][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}

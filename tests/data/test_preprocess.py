@@ -47,6 +47,21 @@ def test_modalities_are_z_scored_inside_the_brain_and_0_outside(
     assert not prepared.image[:, outside].any()
 
 
+def test_hole_in_the_brain_stays_0_and_out_of_the_z_score(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    volumes = draw_volumes()
+    for name in ("t1", "t1ce", "t2", "flair"):
+        volumes[name][2:5, 1:4, 2:5] = 0
+    write_case(tmp_path, volumes)
+
+    inner = _prepare(tmp_path).image[:, 4:12, 2:13, 5:11]
+
+    assert not inner[:, :3, :3, :3].any()
+    inside = volumes["t2"][volumes["t2"] > 0].astype(np.float64)
+    assert inner[2, 4, 4, 4] == pytest.approx((volumes["t2"][6, 5, 6] - inside.mean()) / inside.std(), abs=2e-3)
+
+
 def test_z_scores_do_not_depend_on_a_scanners_scale(
     tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
 ) -> None:

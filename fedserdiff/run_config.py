@@ -1,0 +1,41 @@
+"""The experiment that ``flwr run`` starts: its run config, from ``[tool.flwr.app.config]`` and ``--run-config``."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.errors import ConfigError
+from fedserdiff.federation import phantom_federation, read_federation
+
+_OWN = ("profile", "sites", "federation", "home")
+
+
+def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[ExperimentConfig, Path]:
+    """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
+
+    Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and either ``federation`` (a file) or
+    ``sites`` (a number of phantom hospitals, which are written where they are not there yet).
+
+    Raises
+    ------
+    ConfigError
+        Where a key is unknown or its value is not allowed.
+    """
+    return _experiment(tuple(sorted(run_config.items())))
+
+
+@lru_cache(maxsize=8)
+def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tuple[ExperimentConfig, Path]:
+    values = {key.replace("-", "_"): value for key, value in items}
+    own = {key: values.pop(key) for key in _OWN if key in values}
+    try:
+        config = make_config(str(own.get("profile", "laptop")), **values)
+    except TypeError as error:
+        raise ConfigError(f"run config: {error}") from None
+    home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
+    if own.get("federation"):
+        sites = read_federation(Path(str(own["federation"])).expanduser())
+    else:
+        sites = phantom_federation(int(own.get("sites", 3)), config, home / "cache" / "phantom")
+    return config.replace(sites=sites), home

@@ -1,0 +1,108 @@
+"""Timings, printed and never asserted: what Flower and Ray cost over the same training called directly."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedserdiff.config import make_config
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.errors import FedSerDiffError
+from fedserdiff.federation import phantom_federation
+from fedserdiff.report.events import RunEvents
+from sites.evaluation import score_case
+from sites.hospital import Hospital
+from sites.training import Order, run_round
+from strategies.run_directory import RunDirectory
+
+from simulation import Federation, open_federation, run_simulation
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The same stream with no Flower and no Ray: seconds of training and scoring, and the final weights."""
+
+    seconds: float
+    weights: dict[str, torch.Tensor]
+
+
+@app.command()
+def overhead(
+    out: Annotated[Path, typer.Option(help="New directory for the run and overhead.json.")],
+    sites: Annotated[int, typer.Option(help="Number of phantom hospitals.")] = 3,
+    profile: Annotated[str, typer.Option(help="Profile of the run.")] = "laptop",
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+) -> None:
+    """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights."""
+    console = Console()
+    try:
+        config = make_config(profile, method="fine-tune", seed=seed)
+        named = phantom_federation(sites, config, Path("cache") / "phantom")
+        federation = open_federation(config, named, Path("cache") / "cases")
+        run = RunDirectory.new(out)
+        with console.status("directly"):
+            direct = _direct(federation)
+        with console.status("through Flower and Ray"):
+            started = time.monotonic()
+            results = run_simulation(federation, run, Path("cache") / "cases", RunEvents())
+            whole = time.monotonic() - started
+    except FedSerDiffError as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    figures = _figures(direct, results, whole, run)
+    run.write_json("overhead.json", figures)
+    table = Table("figure", "value", title=f"Flower and Ray: fine-tune, {sites} phantom sites, {profile}, seed {seed}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+def _direct(federation: Federation) -> Direct:
+    """Run every round and every evaluation of a fine-tuning stream by plain calls."""
+    config = federation.config
+    torch.set_num_threads(int(config.cpus_per_site))
+    started = time.monotonic()
+    student = new_student(config)
+    _score(student, federation)
+    for stage, hospital in enumerate(federation.hospitals, 1):
+        for server_round in range(1, config.rounds + 1):
+            run_round(student, Order(stage, server_round), hospital, _no_other, config)
+        _score(student, federation)
+    return Direct(time.monotonic() - started, student.state_dict())
+
+
+def _score(student: Student, federation: Federation) -> None:
+    for hospital in federation.hospitals:
+        for cached in hospital.test:
+            score_case(student, cached, federation.config)
+
+
+def _no_other(site: object) -> Hospital:
+    raise AssertionError("fine-tuning opens no other hospital")
+
+
+def _figures(direct: Direct, results: dict[str, Any], whole: float, run: RunDirectory) -> dict[str, Any]:
+    seconds = results["seconds"]
+    at_work = sum(value for name, value in seconds.items() if name.startswith(("stage", "evaluation")))
+    through = torch.load(run.path / "student.pt", weights_only=True)
+    return {
+        "direct, s": direct.seconds,
+        "through Flower and Ray: whole, s": whole,
+        "through Flower and Ray: stages and evaluations, s": at_work,
+        "start-up and stop, s": whole - at_work,
+        "over the same training, %": 100 * (at_work / direct.seconds - 1),
+        "weights are equal": all(torch.equal(direct.weights[name], through[name]) for name in direct.weights),
+        "versions": json.loads((run.path / "config.json").read_text())["versions"],
+    }
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,102 @@
+"""Both halves on the real engine, where something is unusual: faults, absent sites, more than one worker."""
+
+from pathlib import Path
+
+import pytest
+import ray
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.federation import phantom_federation
+from fedserdiff.launch import Resources, simulate
+from fedserdiff.report.events import RunEvents
+from sites.client_app import Premises, make_client_app
+from sites.egress import answer_or_fault, hospital_log
+from strategies.run_directory import RunDirectory
+from strategies.server_app import make_server_app
+
+SECRET = "/scans/patient-007"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    config = make_config("smoke", rounds=1, site_timeout_s=15)
+    return config.replace(sites=phantom_federation(2, config, tmp_path / "phantom"))
+
+
+def premises(tmp_path: Path) -> Premises:
+    return Premises(tmp_path / "cache", tmp_path / "hospitals")
+
+
+def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hospital(
+    config: ExperimentConfig, tmp_path: Path
+) -> None:
+    real = make_client_app(config, premises(tmp_path))
+
+    def cannot_train(message: Message, context: Context) -> Message:
+        if message.metadata.message_type != "train":
+            return real(message, context)
+
+        def handler(message: Message, context: Context) -> Message:
+            raise RuntimeError(f"cannot open {SECRET}")
+
+        log = hospital_log(tmp_path / "hospitals" / "site-1")
+        return answer_or_fault(message, context, handler, log)
+
+    run = RunDirectory.new(tmp_path / "run")
+    log = tmp_path / "flower.log"
+    with pytest.raises(FederationError, match=r"stage 1 \(site-1\), round 1.*site-1 answered INTERNAL") as caught:
+        simulate(make_server_app(config, run, RunEvents()), cannot_train, 2, Resources(1), log)  # type: ignore[arg-type]
+    assert SECRET not in str(caught.value)
+    assert SECRET not in log.read_text()
+    assert SECRET in (tmp_path / "hospitals" / "site-1" / "hospital.log").read_text()
+    assert not (run.path / "results.json").exists()
+
+
+def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentConfig, tmp_path: Path) -> None:
+    run = RunDirectory.new(tmp_path / "run")
+    server = make_server_app(config.replace(site_timeout_s=3), run, RunEvents())
+    client = make_client_app(config, premises(tmp_path))
+    with pytest.raises(FederationError, match="waited 3 s for site-2"):
+        simulate(server, client, 1, Resources(1), tmp_path / "flower.log")
+
+
+def test_more_resources_than_any_machine_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lower --cpus-per-site"):
+        simulate(ServerApp(), ClientApp(), 1, Resources(10_000), tmp_path / "flower.log")
+    assert not ray.is_initialized()
+
+
+def test_sites_that_ask_for_a_gpu_are_placed_on_different_ones(tmp_path: Path) -> None:
+    """Ray's logical GPUs: the placement is real, the devices need not be."""
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    client, server = ClientApp(), ServerApp()
+    seen = tmp_path / "seen"
+
+    @client.query()
+    def where(message: Message, context: Context) -> Message:
+        import time
+
+        import ray
+
+        time.sleep(2)  # long enough that both are at work at once
+        record = ConfigRecord({"gpus": [str(i) for i in ray.get_gpu_ids()]})
+        return Message(RecordDict({wire.SITE: record}), reply_to=message)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        import time
+
+        while len(nodes := list(grid.get_node_ids())) < 2:
+            time.sleep(0.1)
+        ask = [Message(RecordDict({wire.CONFIG: ConfigRecord()}), node, "query") for node in nodes]
+        replies = list(grid.send_and_receive(ask, timeout=60))
+        used = [str(gpu) for reply in replies for gpu in reply.content.config_records[wire.SITE]["gpus"]]  # type: ignore[union-attr]
+        seen.write_text(" ".join(sorted(used)))
+
+    simulate(server, client, 2, Resources(1, gpus_per_site=1), tmp_path / "flower.log")
+    assert seen.read_text() == "0 1"

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+from rich.console import Console
+
+from fedserdiff.report.plots import Example, plot_examples
+from fedserdiff.report.tables import print_results
+from strategies.results import Results
+
+
+def results(rows: int) -> Results:
+    """Two sites; Dice of a row is 0.1 × stage + 0.01 × site, HD95 ten times its percent."""
+    filled = Results("ser-diff", 3, ["north", "west"], {s: {"training": 8, "test": 2} for s in ("north", "west")})
+    for stage in range(rows):
+        filled.stages.append("untrained" if stage == 0 else ["north", "west"][stage - 1])
+        filled.rows.append(
+            {
+                site: {
+                    f"{mask}.{metric}.{region}": (0.1 * stage + 0.01 * place) * (1000 if metric == "hd95" else 1)
+                    for mask in ("coarse", "refined")
+                    for metric in ("dice", "hd95")
+                    for region in ("tc", "wt", "et")
+                }
+                for place, site in enumerate(filled.sites, 1)
+            }
+        )
+    filled.bytes_out = {"north": {"arrays": 1_234_567, "metrics": 10}, "west": {"arrays": 5}}
+    filled.seconds = {"stage 1": 12.34}
+    return filled
+
+
+def printed(values: Results) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - closed with the process
+    print_results(console, values.to_dict(), "phantom")
+    return console.export_text()
+
+
+def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> None:
+    text = printed(results(3))
+    for expected in ("ser-diff, seed 3, phantom data, 2 + 2 test cases", "21.0", "22.0", "210.0", "1,234,577", "12.3"):
+        assert expected in text
+    assert "nan" not in text.lower()
+
+
+def test_scores_that_a_stream_does_not_have_are_shown_as_such() -> None:
+    text = printed(results(2))
+    assert "–" in text
+    assert "None" not in text
+
+
+def test_the_table_of_values_has_one_row_per_score() -> None:
+    rows = results(3).table()
+    assert len(rows) == 3 * 2 * 2 * 2 * 3
+    assert rows[0]["value"] == 0.01
+
+
+def test_the_picture_shows_masks_in_colour_and_sites_without_teacher(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((3, 20, 24))
+    mask[:, 5:12, 6:14] = 1
+    examples = [
+        Example(site, "case-1", rng.random((20, 24)), mask, mask * 0, mask, error, {"coarse": 0.0, "refined": 0.873})
+        for site, error in (("north", rng.uniform(-1, 1, (3, 20, 24))), ("west", None))
+    ]
+    plot_examples(examples, "title", tmp_path / "examples.png")
+    picture = matplotlib.image.imread(tmp_path / "examples.png")[..., :3]
+    assert picture.shape[0] > 400
+    coloured = (picture.max(-1) - picture.min(-1)) > 0.3
+    assert 0.005 < float(coloured.mean()) < 0.6

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig, Site, make_config
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.federation import phantom_federation
+from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.objectives.pooled import PooledObjective
+from sites.objectives.ser_diff import SerDiffObjective
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
+    folder = tmp_path_factory.mktemp("hospitals")
+    config = make_config("smoke")
+    sites = phantom_federation(2, config, folder / "phantom")
+    return [open_hospital(site, config, folder / "cache") for site in sites]
+
+
+def lively(config: ExperimentConfig) -> Student:
+    """A student whose zero-initialised output layers have moved."""
+    student = new_student(config)
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
+    return student.eval()
+
+
+def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor | None:
+    objective = SerDiffObjective(config)
+    return objective.shared_maps(lively(config), TrainingSet(hospital.training, config, CPU), "any", 1)
+
+
+def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke")
+    maps = [shared(config, hospital) for hospital in hospitals]
+    assert maps[0] is not None
+    assert maps[1] is not None
+    assert maps[0].shape == (config.shared_maps, 3, 16, 24)
+    assert torch.equal(maps[0], maps[1])
+    assert float(maps[0].std()) > 0
+
+
+def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke", shared_error_maps="mri")
+    maps = [shared(config, hospital) for hospital in hospitals]
+    assert maps[0] is not None
+    assert maps[1] is not None
+    assert maps[0].shape == (config.shared_maps, 3, 16, 24)
+    assert not torch.equal(maps[0], maps[1])
+    assert shared(make_config("smoke", shared_error_maps="none"), hospitals[0]) is None
+
+
+def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke", conditional_maps=3, sampling_steps=1, precision="fp32")
+    teacher = lively(config)
+    training_set = TrainingSet(hospitals[0].training, config, CPU)
+    objective = SerDiffObjective(config, teacher)
+    objective.begin(training_set, "site-1", stage=2, server_round=1)
+    batch = training_set.batch(torch.arange(len(training_set)))
+    maps = objective._old_maps(batch)
+    filled = maps.flatten(1).any(1)
+    assert int(filled.sum()) == 3
+    assert torch.equal(objective._old_maps(batch.mirror()), maps.flip(2))
+    # One sampling step from noise: t = T − 1 hides the noise but for a hair, so the map is the teacher's answer.
+    index = int(torch.nonzero(filled)[0])
+    again = teacher.predict(batch.image[index : index + 1], 1, torch.Generator().manual_seed(0)).error_map
+    assert float((again[0] - maps[index]).abs().mean()) < float((again[0] - maps[index].flip(1)).abs().mean())
+
+
+def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: list[Hospital]) -> None:
+    terms = []
+    for weight in (1.0, 0.25):
+        config = make_config("smoke", lambda_kd=weight, precision="fp32")
+        bank = torch.zeros(4, 3, 16, 24)
+        objective = SerDiffObjective(config, lively(config), bank)
+        training_set = TrainingSet(hospitals[0].training, config, CPU)
+        objective.begin(training_set, "site-1", stage=2, server_round=1)
+        batch = training_set.batch(torch.arange(4))
+        terms.append(objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0)))
+    full, quarter = terms
+    assert sorted(full) == ["distillation", "segmentation"]
+    assert float(full["segmentation"]) == float(quarter["segmentation"])
+    assert float(quarter["distillation"]) == pytest.approx(0.25 * float(full["distillation"]), rel=1e-5)
+
+
+def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke", sites=tuple(h.site for h in hospitals))
+    by_site: dict[Site, Hospital] = {h.site: h for h in hospitals}
+    cases = PooledObjective(config).training_cases(hospitals[0], by_site.__getitem__)
+    names = {c.case.name for c in cases}
+    assert names == {c.case.name for h in hospitals for c in h.training}
+    assert not names & {c.case.name for h in hospitals for c in h.test}
+
+
+def test_what_a_hospital_opens_depends_on_its_path_alone(hospitals: list[Hospital], tmp_path: Path) -> None:
+    again = open_hospital(hospitals[0].site, make_config("smoke", seed=5), tmp_path)
+    assert [c.case.name for c in again.test] == [c.case.name for c in hospitals[0].test]

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.federation import phantom_federation
+from sites.hospital import Hospital, open_hospital
+from sites.training import Order, run_round
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    folder = tmp_path_factory.mktemp("hospital")
+    config = make_config("smoke")
+    (site,) = phantom_federation(1, config, folder / "phantom")
+    return open_hospital(site, config, folder / "cache")
+
+
+def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
+    student = new_student(config)
+    steps: list[int] = []
+    for server_round in rounds:
+        order = Order(stage=1, server_round=server_round)
+        run_round(student, order, hospital, lambda s: hospital, config, lambda step, of, terms: steps.append(step))
+    return student, steps
+
+
+def test_rounds_share_a_stages_steps_without_gap_or_overlap(hospital: Hospital) -> None:
+    config = make_config("smoke", method="fine-tune", rounds=3, steps_per_stage=7)
+    _, steps = trained(config, hospital, (1, 2, 3))
+    assert steps == list(range(1, 8))
+
+
+def test_epochs_count_passes_over_the_sites_slices(hospital: Hospital) -> None:
+    config = make_config("smoke", method="fine-tune", rounds=1, steps_per_stage=0, epochs_per_stage=1, batch_size=8)
+    slices = sum(int((c.prepared.image != 0).any((0, 1, 2)).sum()) for c in hospital.training)
+    _, steps = trained(config, hospital, (1,))
+    assert len(steps) == -(-slices // 8)
+
+
+def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) -> None:
+    config = make_config("smoke", method="fine-tune")
+    one, again = (trained(config, hospital, (1, 2))[0].state_dict() for _ in range(2))
+    other = trained(config.replace(seed=1), hospital, (1, 2))[0].state_dict()
+    assert all(torch.equal(one[k], again[k]) for k in one)
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp_path: Path) -> None:
+    """The loss falls well below that of the first steps: both networks train, in 2D and in 3D."""
+    config = make_config(
+        "smoke", method="fine-tune", rounds=1, steps_per_stage=40, learning_rate=4e-3, spatial_dims=dims
+    )
+    losses: list[float] = []
+    run_round(
+        new_student(config),
+        Order(stage=1, server_round=1),
+        hospital,
+        lambda s: hospital,
+        config,
+        lambda step, of, terms: losses.append(sum(terms.values())),
+    )
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+
+def test_maps_come_with_a_round_only_where_they_are_asked_for(hospital: Hospital) -> None:
+    config = make_config("smoke", rounds=1)
+    student = new_student(config)
+    asked = [
+        run_round(student, Order(1, 1, share_maps=share), hospital, lambda s: hospital, config)[1]
+        for share in (False, True)
+    ]
+    assert asked[0] is None
+    assert asked[1] is not None
+    assert asked[1].shape == (config.shared_maps, 3, 16, 24)
+    assert float(asked[1].abs().max()) <= 1
