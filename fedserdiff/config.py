@@ -29,6 +29,12 @@ class Site:
     cases: tuple[str, ...] = ()
 
 
+_FRACTIONAL = (
+    "lambda_kd", "gamma", "inertia", "spacing_mm", "test_share", "learning_rate",
+    "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ExperimentConfig:
     """Everything that determines a run's result, and where it runs.
@@ -148,6 +154,8 @@ class ExperimentConfig:
             "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "phantom_patients": 2, "stem_factor": 1,
             "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
+            "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
+            "sampling_steps": 1, "test_share": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -155,6 +163,8 @@ class ExperimentConfig:
                 raise ConfigError(f"{name}: {value!r} is not a number")
             if value < minimum:
                 raise ConfigError(f"{name}: {value} is less than {minimum}")
+            if name not in _FRACTIONAL and not isinstance(value, int):
+                raise ConfigError(f"{name}: {value} is not a whole number")
         for name in ("spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not positive")
@@ -199,8 +209,8 @@ class ExperimentConfig:
         ConfigError
             Where a field is unknown or its value is not allowed.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        values = {name: value for name, value in values.items() if name != "versions"}  # of a run's config.json
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"unknown field {', '.join(unknown)}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

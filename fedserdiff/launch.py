@@ -2,16 +2,18 @@
 
 import logging
 import os
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Resources:
 
 
 def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources: Resources, log_file: Path) -> None:
-    """Run a federation of `sites` virtual nodes to its end, and leave Ray: one that was started here stops.
+    """Run a federation of `sites` virtual nodes to its end, then leave Ray.
 
-    Where this process has started Ray already, that Ray is used.
+    Where this process is connected to a Ray already, that one is used.
 
     Parameters
     ----------
@@ -46,30 +48,47 @@ def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources
     ------
     ConfigError
         Where Ray cannot be reached, or has not enough CPUs or GPUs for one site.
+    FederationError
+        Where the engine stops for a reason of its own; the log says which.
     FedSerDiffError
         Whatever of ours the ServerApp raised.
     """
     with _flower_log(log_file):
         _start_ray(resources)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run_simulation(
-                    server_app,
-                    client_app,
-                    num_supernodes=sites,
-                    backend_config={
-                        "client_resources": {
-                            "num_cpus": resources.cpus_per_site,
-                            "num_gpus": resources.gpus_per_site,
-                        }
-                    },
-                )
-        except RuntimeError as error:
-            ours = error.__cause__
-            raise (ours if isinstance(ours, FedSerDiffError) else error) from None
+            run_simulation(
+                _freeing_workers(server_app),
+                client_app,
+                num_supernodes=sites,
+                backend_config={
+                    "client_resources": {"num_cpus": resources.cpus_per_site, "num_gpus": resources.gpus_per_site}
+                },
+            )
+        except FedSerDiffError:
+            raise
+        except Exception as error:
+            raise FederationError(f"Flower's engine stopped ({type(error).__name__}): see {log_file}") from error
         finally:
             ray.shutdown()
+
+
+def _freeing_workers(server_app: ServerApp) -> ServerApp:
+    """Return the app with one thing added: where it fails, the workers still busy for it are let go.
+
+    Flower's engine waits for them without a limit, so a site that hangs would keep the run from ending with the very
+    error that says so.
+    """
+    wrapped = ServerApp()
+
+    @wrapped.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            server_app(grid, context)
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    return wrapped
 
 
 def _start_ray(resources: Resources) -> None:
@@ -96,19 +115,16 @@ def _start_ray(resources: Resources) -> None:
         )
 
 
-class _flower_log:
+@contextmanager
+def _flower_log(file: Path) -> Iterator[None]:
     """Send Flower's log to a file for as long as the context lasts."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._log = logging.getLogger("flwr")
-
-    def __enter__(self) -> None:
-        self._kept = self._log.handlers[:]
-        self._handler = logging.FileHandler(self._file)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._log.handlers = [self._handler]
-
-    def __exit__(self, *exception: object) -> None:
-        self._log.handlers = self._kept
-        self._handler.close()
+    log = logging.getLogger("flwr")
+    kept = log.handlers[:]
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.handlers = [handler]
+    try:
+        yield
+    finally:
+        log.handlers = kept
+        handler.close()

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import phantom_federation, read_federation
+from fedserdiff.federation import phantom_federation
 
-_OWN = ("profile", "sites", "federation", "home")
+_OWN = ("profile", "sites", "home")
 
 
 def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[ExperimentConfig, Path]:
     """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
 
-    Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and either ``federation`` (a file) or
-    ``sites`` (a number of phantom hospitals, which are written where they are not there yet).
+    Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and ``sites``, a number of phantom
+    hospitals, which are written where they are not there yet. Real hospitals run by ``scripts/simulate.py``, which
+    sees all of their cases and leaves out patients that an earlier site brought.
 
     Raises
     ------
@@ -34,8 +35,9 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
     except TypeError as error:
         raise ConfigError(f"run config: {error}") from None
     home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
-    if own.get("federation"):
-        sites = read_federation(Path(str(own["federation"])).expanduser())
-    else:
-        sites = phantom_federation(int(own.get("sites", 3)), config, home / "cache" / "phantom")
+    try:
+        count = int(own.get("sites", 3))
+    except ValueError:
+        raise ConfigError(f"run config: sites: {own['sites']!r} is not a number") from None
+    sites = phantom_federation(count, config, home / "cache" / "phantom")
     return config.replace(sites=sites), home

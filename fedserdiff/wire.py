@@ -5,6 +5,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import FederationError
@@ -58,12 +59,21 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
 
 def maps_to_record(maps: torch.Tensor) -> ArrayRecord:
     """Return error maps in [−1, 1], shape (N, 3, *grid), as int8: 127 levels either side of 0."""
-    levels = (maps.clamp(-1, 1) * _LEVELS).round().to(torch.int8)
-    return ArrayRecord({_MAPS: Array(np.ascontiguousarray(levels.cpu().numpy()))})
+    return levels_to_record((maps.clamp(-1, 1) * _LEVELS).round().to(torch.int8).cpu().numpy())
 
 
 def record_to_maps(record: ArrayRecord) -> torch.Tensor:
-    """Return the error maps of a record made by `maps_to_record`, float32.
+    """Return the error maps of a record made by `maps_to_record`, float32 in [−1, 1]. Raises as `map_levels`."""
+    return torch.from_numpy(map_levels(record).astype(np.float32)) / _LEVELS
+
+
+def levels_to_record(levels: NDArray[np.int8]) -> ArrayRecord:
+    """Return error maps given as int8 levels, shape (N, 3, *grid), as a record."""
+    return ArrayRecord({_MAPS: Array(np.ascontiguousarray(levels))})
+
+
+def map_levels(record: ArrayRecord) -> NDArray[np.int8]:
+    """Return the int8 levels, shape (N, 3, *grid), of an error-map record.
 
     Raises
     ------
@@ -75,7 +85,7 @@ def record_to_maps(record: ArrayRecord) -> torch.Tensor:
     levels = record[_MAPS].numpy()
     if levels.dtype != np.int8:
         raise FederationError(f"error maps are {levels.dtype}, not int8")
-    return torch.from_numpy(levels.astype(np.float32)) / _LEVELS
+    return levels
 
 
 def bytes_by_kind(content: RecordDict) -> dict[str, int]:

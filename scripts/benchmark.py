@@ -13,7 +13,6 @@ from rich.table import Table
 
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.errors import FedSerDiffError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
 from sites.evaluation import score_case
@@ -21,6 +20,7 @@ from sites.hospital import Hospital
 from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
+from command import clear_errors
 from simulation import Federation, open_federation, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,7 +43,7 @@ def overhead(
 ) -> None:
     """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights."""
     console = Console()
-    try:
+    with clear_errors():
         config = make_config(profile, method="fine-tune", seed=seed)
         named = phantom_federation(sites, config, Path("cache") / "phantom")
         federation = open_federation(config, named, Path("cache") / "cases")
@@ -54,9 +54,6 @@ def overhead(
             started = time.monotonic()
             results = run_simulation(federation, run, Path("cache") / "cases", RunEvents())
             whole = time.monotonic() - started
-    except FedSerDiffError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     figures = _figures(direct, results, whole, run)
     run.write_json("overhead.json", figures)
     table = Table("figure", "value", title=f"Flower and Ray: fine-tune, {sites} phantom sites, {profile}, seed {seed}")

@@ -1,7 +1,6 @@
 """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
 
 import os
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +8,11 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from fedserdiff.config import PROFILES, ExperimentConfig, make_config
-from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation, read_federation
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.report.live import LiveView
@@ -20,6 +20,7 @@ from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
 from strategies.run_directory import RunDirectory
 
+from command import clear_errors
 from simulation import Federation, examples, open_federation, run_simulation
 
 CACHE = Path("cache")
@@ -58,7 +59,7 @@ def main(
 ) -> None:
     """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
     console = Console()
-    try:
+    with clear_errors():
         get_method(method)
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
@@ -77,13 +78,6 @@ def main(
         opened = _open(console, config, federation, 3 if sites is None else sites)
         run = RunDirectory.new(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
         _run(console, opened, run, "phantom" if federation is None else str(federation), ray_address)
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped[/yellow]: stages that had ended stand in the run directory")
-        sys.stdout.flush()
-        os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
-    except FedSerDiffError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _open(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
@@ -104,10 +98,11 @@ def _open(console: Console, config: ExperimentConfig, federation: Path | None, s
             named = read_federation(federation)
         opened = open_federation(config, named, CACHE / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t))
     for overlap in opened.overlaps:
-        console.print(f"[yellow]left out[/yellow] {overlap}")
+        console.print(f"[yellow]left out[/yellow] {escape(str(overlap))}")
     for hospital in opened.hospitals:
         site, counts = hospital.site, opened.cases[hospital.site.name]
-        console.print(f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases")
+        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
+        console.print(about)
     return opened
 
 
@@ -121,7 +116,8 @@ def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray
         f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"
     )
     plot_examples(examples(opened, run), title, run.path / "examples.png")
-    console.print(f"Results in {run.path}: results.json, results.csv, examples.png, student.pt, config.json")
+    files = "results.json, results.csv, examples.png, student.pt, config.json"
+    console.print(f"Results in {escape(str(run.path))}: {files}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
 from fedserdiff.seeding import generator
 from sites.client_app import Premises, make_client_app
 from sites.evaluation import score_case
-from sites.hospital import Hospital, open_hospital
+from sites.hospital import Hospital, hospital_of, open_hospital
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
 
@@ -55,22 +57,19 @@ def open_federation(
     DataError
         As `open_hospital`, and where a site has no case left.
     """
-    found = {
-        site.name: open_hospital(site, config, cache, lambda done, total, name=site.name: progress(name, done, total))
-        for site in sites
-    }
+    found = {site.name: open_hospital(site, config, cache, partial(progress, site.name)) for site in sites}
     everyone = {name: (*h.training, *h.test) for name, h in found.items()}
     overlaps = find_overlap(everyone)
     left_out = {(o.site, o.case) for o in overlaps}
-    named = []
+    hospitals = []
     for site in sites:
-        names = sorted(c.case.name for c in everyone[site.name] if (site.name, c.case.name) not in left_out)
-        if not names:
+        kept = [c for c in everyone[site.name] if (site.name, c.case.name) not in left_out]
+        if not kept:
             raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
-        named.append(Site(site.name, site.release, site.path, tuple(names)))
-    config = config.replace(sites=tuple(named))
-    hospitals = tuple(open_hospital(site, config, cache) for site in named)
-    return Federation(config, hospitals, tuple(overlaps))
+        names = tuple(sorted(c.case.name for c in kept))
+        hospitals.append(hospital_of(Site(site.name, site.release, site.path, names), kept, config))
+    config = config.replace(sites=tuple(h.site for h in hospitals))
+    return Federation(config, tuple(hospitals), tuple(overlaps))
 
 
 def run_simulation(
@@ -88,7 +87,8 @@ def run_simulation(
             log_file=run.path / "flower.log",
         )
     except ConfigError:
-        shutil.rmtree(run.path)  # Ray refused: the run never began
+        if not (run.path / "config.json").exists():  # Ray refused: the run never began
+            shutil.rmtree(run.path)
         raise
     results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
     in_stream = sum(results["seconds"].values())
@@ -131,5 +131,5 @@ def _example(hospital: Hospital, student: Student, teacher: Student | None, conf
         coarse=own.coarse[..., z].numpy(),
         refined=own.refined[..., z].numpy(),
         error_map=None if teacher is None else prediction_of(teacher).error_map[..., z].numpy(),
-        dice={m: float(np.mean([scores[f"{m}.dice.{r}"] for r in REGIONS])) for m in ("coarse", "refined")},
+        dice={mask: mean_over_regions(scores, mask, "dice") for mask in ("coarse", "refined")},
     )

@@ -1,6 +1,7 @@
 """What runs inside a hospital: answers to the coordinator's query, train and evaluate messages."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.run_config import experiment_of
-from sites.egress import answer_or_fault, hospital_log
+from sites.egress import answer_or_fault, fault_reply, hospital_log
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
 from sites.training import Order, run_round
@@ -46,13 +47,18 @@ def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
 
     def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
         def answer(message: Message, context: Context) -> Message:
-            here = _desk(config, premises, context)
+            try:
+                here = _desk(config, premises, context)
+                log = hospital_log(here.records)
+            except Exception as error:  # noqa: BLE001 - a hospital that cannot open its folders tells no path either
+                return fault_reply(message, error, logging.getLogger("fedserdiff.hospital"))
 
             def handle(message: Message, context: Context) -> Message:
                 torch.set_num_threads(int(here.config.cpus_per_site))
+                torch.use_deterministic_algorithms(True, warn_only=True)  # for GPUs; a CPU's sums repeat anyway
                 return Message(handler(message, here), reply_to=message)
 
-            return answer_or_fault(message, context, handle, hospital_log(here.records))
+            return answer_or_fault(message, context, handle, log)
 
         return answer
 

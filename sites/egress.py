@@ -27,10 +27,15 @@ def answer_or_fault(message: Message, context: Context, handler: ClientAppCallab
     """Return the handler's reply, or, where it raises, an error reply with a fixed code; the text goes to `log`."""
     try:
         return handler(message, context)
-    except Exception as error:  # nothing may pass: Flower would send the exception's text
-        log.exception("%s failed", message.metadata.message_type)
-        fault = _fault_of(error)
-        return Message(Error(code=int(fault), reason=fault.name), reply_to=message)
+    except Exception as error:  # noqa: BLE001 - nothing may pass: Flower would send the exception's text
+        return fault_reply(message, error, log)
+
+
+def fault_reply(message: Message, error: Exception, log: logging.Logger) -> Message:
+    """Write an exception to the hospital's `log` and return the error reply that tells its kind alone."""
+    log.error("%s failed", message.metadata.message_type, exc_info=error)
+    fault = _fault_of(error)
+    return Message(Error(code=int(fault), reason=fault.name), reply_to=message)
 
 
 def _fault_of(error: Exception) -> Fault:

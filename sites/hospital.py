@@ -40,15 +40,27 @@ def open_hospital(
     try:
         release = get_release(site.release)
         cases = find_cases(Path(site.path), release, site.cases)
-        training, test = split_patients((case.patient for case in cases), config.test_share, site.name)
+        split_patients((case.patient for case in cases), config.test_share, site.name)  # before hours of preparation
         ready = cached_cases(cases, release, config.grid, config.spacing_mm, cache, progress)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(f"site {site.name}:") else f"site {site.name}: {text}") from None
+    return hospital_of(site, ready, config)
+
+
+def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfig) -> Hospital:
+    """Split a site's prepared cases by patient.
+
+    Raises
+    ------
+    DataError
+        As `split_patients`.
+    """
+    training, test = split_patients((c.case.patient for c in cases), config.test_share, site.name)
     return Hospital(
         site=site,
-        training=tuple(c for c in ready if c.case.patient in training),
-        test=tuple(c for c in ready if c.case.patient in test),
+        training=tuple(c for c in cases if c.case.patient in training),
+        test=tuple(c for c in cases if c.case.patient in test),
     )
 
 
@@ -77,7 +89,7 @@ class TrainingSet:
     cases : sequence of CachedCase
         Training cases, at least one.
     config : ExperimentConfig
-        For the number of spatial dimensions and the device's batch size.
+        For the number of spatial dimensions.
     device : torch.device
         Where batches go.
     """

@@ -81,7 +81,7 @@ def _train(
     progress: Progress,
 ) -> dict[str, float]:
     """Take the round's share of the stage's steps. Adam starts afresh; its rate follows one cosine over the stage."""
-    steps = order.length * _stage_steps(config, len(training_set))
+    steps = _stage_steps(config, len(training_set), order.length)
     first = steps * (order.server_round - 1) // config.rounds
     last = steps * order.server_round // config.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
@@ -106,8 +106,11 @@ def _train(
     return {name: value / max(last - first, 1) for name, value in sums.items()}
 
 
-def _stage_steps(config: ExperimentConfig, items: int) -> int:
-    """Return the optimisation steps of a stage of length 1 for a site with `items` training items."""
+def _stage_steps(config: ExperimentConfig, items: int, length: int) -> int:
+    """Return the optimisation steps of a stage of `length` stages' work on `items` training items.
+
+    Epochs need no `length`: one pass over several sites' items is as long as one pass over each.
+    """
     if config.steps_per_stage:
-        return config.steps_per_stage
+        return length * config.steps_per_stage
     return config.epochs_per_stage * math.ceil(items / config.batch_size)

@@ -53,6 +53,8 @@ def run_stream(
     arrays = wire.weights_to_record(new_student(config))
     started = time.monotonic()
     nodes = roster.wait_for(sites)
+    for site in sites:
+        strategy.count(strategy.bytes_out, site, roster.introductions[site])
     results = Results(config.method, config.seed, sites, cases or roster.cases)
     results.seconds["discovery"] = time.monotonic() - started
     plans = strategy.stages(sites)
@@ -68,13 +70,15 @@ def run_stream(
         result = strategy.start(grid, arrays, num_rounds=config.rounds, timeout=config.stage_timeout_s)
         arrays = result.arrays
         strategy.end_stage(arrays)
+        _save_weights(run, config, strategy, arrays)
         results.losses.append(_losses(result.train_metrics_clientapp[config.rounds]))
         results.seconds[f"stage {stage}"] = time.monotonic() - stage_started
         row_started = time.monotonic()
         results.stages.append(plan.name)
         results.rows.append(_evaluate_everywhere(grid, strategy, nodes, arrays, stage))
         results.seconds[f"evaluation {stage}"] = time.monotonic() - row_started
-        _save(run, config, results, strategy, arrays)
+        results.bytes_out, results.bytes_in = strategy.bytes_out, strategy.bytes_in
+        run.write_results(results)
     return results
 
 
@@ -107,22 +111,11 @@ def _evaluate_everywhere(
     return row
 
 
-def _save(
-    run: RunDirectory,
-    config: ExperimentConfig,
-    results: Results,
-    strategy: ArrivalStrategy,
-    arrays: ArrayRecord,
-) -> None:
-    """Write what is known after a stage."""
-    sites = results.sites
-    results.bytes_out = {site: dict(sorted(strategy.bytes_out[site].items())) for site in sites}
-    results.bytes_in = {site: dict(sorted(strategy.bytes_in[site].items())) for site in sites}
+def _save_weights(run: RunDirectory, config: ExperimentConfig, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:
+    """Write a stage's student, and the teacher, where there is one."""
     student = Student(config)
     wire.load_weights(student, arrays)
     run.write_weights("student", student.state_dict())
-    teacher = getattr(strategy, "teacher", None)
-    if teacher is not None:
-        wire.load_weights(student, teacher)
+    if strategy.teacher is not None:
+        wire.load_weights(student, strategy.teacher)
         run.write_weights("teacher", student.state_dict())
-    run.write_results(results)

@@ -1,10 +1,12 @@
 """Federated averaging over a stream of arriving hospitals: what every method's coordinator half shares."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -45,6 +47,7 @@ class ArrivalStrategy(FedAvg):
         self.config = config
         self.events = events
         self.stage = 0
+        self.teacher: ArrayRecord | None = None
         self.teacher_stage = 0
         self.bytes_out: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.bytes_in: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -65,7 +68,7 @@ class ArrivalStrategy(FedAvg):
         self._plan = plan
         self._nodes = {node: site for site, node in nodes.items()}
 
-    def records_for(self, node_id: int, server_round: int) -> dict[str, ArrayRecord]:
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return what a participant gets beside the student: nothing."""
         return {}
 
@@ -98,7 +101,7 @@ class ArrivalStrategy(FedAvg):
                     "share-maps": self.wants_maps(server_round),
                 }
             )
-            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(node_id, server_round)})
+            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(site, server_round)})
             self.count(self.bytes_in, site, content)
             messages.append(Message(content, node_id, MessageType.TRAIN, ttl=self.config.stage_timeout_s))
         return messages
@@ -111,7 +114,7 @@ class ArrivalStrategy(FedAvg):
         Raises
         ------
         FederationError
-            Where no participant returned a student: the stage has failed.
+            Where no participant returned a student, or a loss or weight is not finite: the stage has failed.
         """
         order = {node: place for place, node in enumerate(self._nodes)}
         answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
@@ -120,13 +123,18 @@ class ArrivalStrategy(FedAvg):
                 site = self._nodes[message.metadata.src_node_id]
                 self.count(self.bytes_out, site, message.content)
                 self.receive(site, message.content)
+        failed = describe_faults(answers, self._nodes)
+        where = f"stage {self.stage} ({self._plan.name}), round {server_round}"
         arrays, metrics = super().aggregate_train(server_round, answers)
-        if arrays is None:
-            where = f"stage {self.stage} ({self._plan.name}), round {server_round}"
-            raise FederationError(f"{where}: no student came back: {describe_faults(answers, self._nodes)}")
-        if metrics is not None:
-            losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
-            self.events.round_finished(losses)
+        if arrays is None or metrics is None:
+            raise FederationError(f"{where}: no student came back: {failed}")
+        if failed:
+            self.events.sites_failed(failed)
+        losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
+        finite = all(map(math.isfinite, losses.values())) and all(np.isfinite(a.numpy()).all() for a in arrays.values())
+        if not finite:
+            raise FederationError(f"{where}: training diverged: a loss or a weight is not finite; λ may be too large")
+        self.events.round_finished(losses)
         return self._with_inertia(arrays), metrics
 
     def configure_evaluate(
@@ -157,12 +165,15 @@ class ArrivalStrategy(FedAvg):
 
 
 def describe_faults(replies: Sequence[Message], nodes: Mapping[int, str]) -> str:
-    """Say, by site, which fault each answered and who never answered."""
-    told = {
-        nodes[message.metadata.src_node_id]: f"answered {message.error.reason} (code {message.error.code})"
-        for message in replies
-        if message.has_error()
-    }
+    """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
+    told = {nodes[message.metadata.src_node_id]: _fault(message.error) for message in replies if message.has_error()}
     answered = {message.metadata.src_node_id for message in replies}
     told |= {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
-    return "; ".join(f"{site} {what}, its own log says why" for site, what in told.items())
+    return "; ".join(f"{site} {what}" for site, what in told.items())
+
+
+def _fault(error: Error) -> str:
+    """Say what an error reply means; a text that is not ours may hold anything, so it is not repeated."""
+    if error.code in set(wire.Fault):
+        return f"answered {wire.Fault(error.code).name} (code {error.code}), its own log says why"
+    return f"failed outside its own app (code {error.code})"

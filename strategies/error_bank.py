@@ -1,7 +1,8 @@
 """The synthetic error maps that the coordinator keeps."""
 
-import torch
+import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.errors import FederationError
@@ -21,7 +22,7 @@ class ErrorBank:
     def __init__(self, shape: tuple[int, ...], limit: int) -> None:
         self._shape = shape
         self._limit = limit
-        self._maps: dict[str, torch.Tensor] = {}
+        self._maps: dict[str, NDArray[np.int8]] = {}
 
     def __len__(self) -> int:
         return sum(len(maps) for maps in self._maps.values())
@@ -34,14 +35,14 @@ class ErrorBank:
         FederationError
             Where they are not int8, not of the agreed shape or too many.
         """
-        maps = wire.record_to_maps(record)
-        if tuple(maps.shape[1:]) != self._shape or not 0 < len(maps) <= self._limit:
+        maps = wire.map_levels(record)
+        if maps.shape[1:] != self._shape or not 0 < len(maps) <= self._limit:
             raise FederationError(
-                f"{site} shared error maps of shape {tuple(maps.shape)}; at most {self._limit} of shape "
+                f"{site} shared error maps of shape {maps.shape}; at most {self._limit} of shape "
                 f"{self._shape} were agreed"
             )
         self._maps[site] = maps
 
     def to_record(self) -> ArrayRecord:
         """Return all maps, sites in order of their first sharing."""
-        return wire.maps_to_record(torch.cat(list(self._maps.values())))
+        return wire.levels_to_record(np.concatenate(list(self._maps.values())))

@@ -33,8 +33,8 @@ class Results:
         self.stages: list[str] = []
         self.losses: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
-        self.bytes_out: dict[str, dict[str, int]] = {}
-        self.bytes_in: dict[str, dict[str, int]] = {}
+        self.bytes_out: Mapping[str, Mapping[str, int]] = {}
+        self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
     def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites)."""
@@ -67,10 +67,13 @@ class Results:
             }
         return values | {
             "losses": self.losses,
-            "bytes_out": self.bytes_out,
-            "bytes_in": self.bytes_in,
+            "bytes_out": self._in_order(self.bytes_out),
+            "bytes_in": self._in_order(self.bytes_in),
             "seconds": self.seconds,
         }
+
+    def _in_order(self, ledger: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+        return {site: dict(sorted(ledger.get(site, {}).items())) for site in self.sites}
 
     def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float]]]]:
         return {m: {key: self.matrix(mask, m, key).tolist() for key in KEYS} for m in METRICS}

@@ -23,6 +23,7 @@ class Roster:
         self._config = config
         self._events = events
         self.nodes: dict[str, int] = {}
+        self.introductions: dict[str, RecordDict] = {}
         self.cases: dict[str, dict[str, int]] = {}
 
     def wait_for(self, sites: Sequence[str]) -> dict[str, int]:
@@ -41,22 +42,27 @@ class Roster:
             known = set(self.nodes.values())
             fresh = [node for node in self._grid.get_node_ids() if node not in known]
             if fresh:
-                self._query(fresh, max(end - time.monotonic(), 1.0))
+                self._query(fresh, missing)
             elif time.monotonic() > end:
                 raise FederationError(f"waited {timeout:.0f} s for {', '.join(missing)}: no such site appeared")
             else:
                 time.sleep(_POLL_S)
         return {site: self.nodes[site] for site in sites}
 
-    def _query(self, nodes: Sequence[int], timeout: float) -> None:
-        messages = [Message(RecordDict({wire.CONFIG: ConfigRecord()}), n, MessageType.QUERY) for n in nodes]
+    def _query(self, nodes: Sequence[int], missing: Sequence[str]) -> None:
+        """Ask nodes who they are. A hospital prepares its cases before it answers, perhaps as long as a stage."""
+        timeout = self._config.stage_timeout_s
+        messages = [
+            Message(RecordDict({wire.CONFIG: ConfigRecord()}), n, MessageType.QUERY, ttl=timeout) for n in nodes
+        ]
         replies = list(self._grid.send_and_receive(messages, timeout=timeout))
-        if len(replies) < len(nodes) or any(reply.has_error() for reply in replies):
-            raise FederationError("discovery: " + describe_faults(replies, {n: f"node {n}" for n in nodes}))
+        if failed := describe_faults(replies, {n: f"node {n}" for n in nodes}):
+            raise FederationError(f"waiting for {', '.join(missing)} to introduce themselves: {failed}")
         for reply in replies:
             about = reply.content.config_records[wire.SITE]
             name, node = str(about["name"]), reply.metadata.src_node_id
             if name in self.nodes:
                 raise FederationError(f"nodes {self.nodes[name]} and {node} both claim to be {name}")
             self.nodes[name] = node
+            self.introductions[name] = reply.content
             self.cases[name] = {kind: int(str(about[f"{kind}-cases"])) for kind in ("training", "test")}

@@ -20,15 +20,13 @@ class SerDiff(ArrivalStrategy):
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
         self.bank = ErrorBank((len(REGIONS), *config.grid[: config.spatial_dims]), config.shared_maps)
-        self.teacher: ArrayRecord | None = None
-        self._teacher_at: dict[int, int] = {}
+        self._teacher_at: dict[str, int] = {}
 
-    def records_for(self, node_id: int, server_round: int) -> dict[str, ArrayRecord]:
-        """Return the teacher, where the node has not got it yet, and the bank."""
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        """Return the teacher, until the site has answered a round with it, and the bank."""
         records = {}
-        if self.teacher is not None and self._teacher_at.get(node_id) != self.teacher_stage:
+        if self.teacher is not None and self._teacher_at.get(site) != self.teacher_stage:
             records[wire.TEACHER] = self.teacher
-            self._teacher_at[node_id] = self.teacher_stage
         if self.teacher is not None and len(self.bank):
             records[wire.ERROR_BANK] = self.bank.to_record()
         return records
@@ -40,7 +38,8 @@ class SerDiff(ArrivalStrategy):
         return becomes_teacher and last and self.config.shared_error_maps != "none"
 
     def receive(self, site: str, content: RecordDict) -> None:
-        """Move a reply's error maps into the bank: Flower averages replies of one ArrayRecord only."""
+        """Move a reply's error maps into the bank (Flower averages replies of one ArrayRecord only)."""
+        self._teacher_at[site] = self.teacher_stage
         if wire.ERROR_MAPS in content:
             self.bank.add(site, content.array_records[wire.ERROR_MAPS])
             del content[wire.ERROR_MAPS]

@@ -133,7 +133,7 @@ def test_phantom_federation_writes_its_sites_in_order_of_arrival(tmp_path: Path)
 
 def test_seed_spacing_and_size_of_phantoms_are_the_configurations(tmp_path: Path) -> None:
     config = make_config("smoke", phantom_patients=2)
-    changed = [config, config.replace(seed=1), config.replace(spacing_mm=9.0), config.replace(phantom_patients=1)]
+    changed = [config, config.replace(seed=1), config.replace(spacing_mm=9.0), config.replace(phantom_patients=3)]
     paths = {phantom_federation(1, c, tmp_path)[0].path for c in [*changed, *changed]}
     assert len(paths) == 4
 

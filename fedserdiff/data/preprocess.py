@@ -154,8 +154,8 @@ def _read(path: Path) -> nib.Nifti1Image:
                 while whole.read(_CHUNK):
                     pass
         image = nib.load(path)
-    except EOFError as error:
-        raise DataError(f"{path}: truncated ({error})") from None
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: truncated or damaged ({error})") from None
     except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable NIfTI file ({error})") from None
     if not isinstance(image, nib.Nifti1Image):

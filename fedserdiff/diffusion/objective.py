@@ -47,6 +47,8 @@ def segmentation_terms(
 ) -> SegmentationTerms:
     """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖² on a hospital's own batch.
 
+    The norm is a mean over voxels, as BCE is.
+
     P is detached where the diffusion sees it: each network learns from its own terms (our choice).
 
     Parameters

@@ -18,6 +18,9 @@ class RunEvents:
     def round_finished(self, losses: Mapping[str, float]) -> None:
         """A round's students have been aggregated; `losses` are the means of its terms."""
 
+    def sites_failed(self, what: str) -> None:
+        """Some participants of a round failed; it goes on with the others."""
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         """Row `stage` of R is being measured; 0 is the untrained student."""
 

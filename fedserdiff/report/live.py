@@ -73,6 +73,9 @@ class LiveView(RunEvents):
         terms = " · ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._console.print(f"  {self._round}: mean loss {terms}")
 
+    def sites_failed(self, what: str) -> None:
+        self._console.print(f"  [yellow]went on without:[/yellow] {what}")
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         what = "the untrained student" if stage == 0 else f"after stage {stage}"
         self._watched = ()
@@ -88,7 +91,8 @@ class LiveView(RunEvents):
 
     def _show(self, description: str) -> None:
         self._since = time.time()
-        self._progress.reset(self._task, description=description, total=None)
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(description, total=None)
 
     def _watch(self) -> None:
         """Read the progress of the site that trains, from its own folder."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
@@ -22,7 +23,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
     counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
-    about = f"{results['method']}, seed {results['seed']}, {data} data, {counts} test cases"
+    about = f"{results['method']}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
     console.print(_site_table(results, f"After the last stage, by site ({about})"))
     console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
     console.print(_stream_table(results, "The stream"))

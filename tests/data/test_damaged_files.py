@@ -1,5 +1,6 @@
 """Scans that cannot be used: the error names the file and says what is wrong with it."""
 
+import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_truncated_file(
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
     assert _refusal(tmp_path).startswith(f"{path}: truncated or damaged (")
+
+
+def test_a_changed_byte_in_a_compressed_file_is_found_by_its_checksum(
+    tmp_path: Path, volumes: Volumes, write_case: WriteCase
+) -> None:
+    path = write_case(tmp_path, volumes) / "BraTS2021_00000_t1.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    whole = gzip.compress(bytes(content), mtime=0)
+    path.write_bytes(whole[:-8] + bytes(4) + whole[-4:])  # the checksum of other content
+    assert str(path) in _refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"patient,age\n1,54\n" * 40])

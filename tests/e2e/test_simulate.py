@@ -1,6 +1,9 @@
 import csv
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 
+ROOT = Path(__file__).parents[2]
 Run = Callable[..., dict[str, Any]]
 REGIONS = ("tc", "wt", "et")
 
@@ -132,3 +136,21 @@ def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
     assert sent["site-1"]["error-maps"] > sent["site-2"]["error-maps"] > sent["site-3"]["error-maps"] > 0
     received = results["bytes_in"]
     assert received["site-1"]["teacher"] == 2 * received["site-3"]["teacher"]
+
+
+def test_an_interrupted_run_stops_keeps_finished_stages_and_says_so(workplace: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--profile", "smoke", "--out", "interrupted"]
+    started = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert started.stdout is not None
+        for line in started.stdout:
+            if line.startswith("stage 2/3"):
+                break
+        started.send_signal(signal.SIGINT)
+        rest = started.stdout.read()
+        assert started.wait(60) == 130
+    finally:
+        started.kill()
+    assert "stopped" in rest
+    assert "Traceback" not in rest
+    assert len(json.loads((workplace / "interrupted" / "results.json").read_text())["R"]["dice"]["mean"]) == 2
