@@ -80,7 +80,7 @@ class SerDiffObjective(Objective):
         )
 
     def shared_maps(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> torch.Tensor | None:
-        """Return maps of the student that is about to be a teacher, from the branch that the config allows.
+        """Return maps of the student as this hospital trained it, from the branch that the config allows.
 
         ``null`` starts from noise with an empty context: no patient's data reach it but through the weights.
         ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.

@@ -13,6 +13,7 @@ from fedserdiff.diffusion.objective import (
     segmentation_terms,
 )
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.schedule import alpha_bars
 
 
 def smoke(**changes: object) -> ExperimentConfig:
@@ -118,6 +119,11 @@ def test_segmentation_terms_follow_their_definition() -> None:
     terms = segmentation_terms(student, image, truth, None, False, torch.Generator().manual_seed(7))
     p = torch.sigmoid(student.coarse_logits(image))
     assert torch.allclose(terms.coarse, dice_bce(p, truth))
+    drawn = torch.Generator().manual_seed(7)  # the same draws, in the order of the definition
+    t = torch.randint(0, 1000, (4,), generator=drawn)
+    noise = torch.randn(truth.shape, generator=drawn)
+    alpha = alpha_bars()[t].reshape(-1, 1, 1, 1)
+    assert torch.allclose(seen["input"][:, :3], alpha.sqrt() * (truth - p) + (1 - alpha).sqrt() * noise, atol=1e-5)
     assert torch.allclose(terms.refined, dice_bce((p + seen["estimate"]).clamp(0, 1), truth))
     assert float(terms.error_map) == pytest.approx(float(((seen["estimate"] - (truth - p)) ** 2).mean()), rel=1e-5)
     assert float(terms.total) == pytest.approx(float(terms.coarse + terms.refined + terms.error_map), rel=1e-6)

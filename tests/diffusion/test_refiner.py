@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from fedserdiff.config import make_config
-from fedserdiff.data.preprocess import PreparedCase
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import (
     DROP_CONTEXT,
@@ -60,27 +59,6 @@ def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
     one, again, other = (student.sample(context, 3, seeded(s)) for s in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-
-
-def test_poisoned_ground_truth_changes_nothing_at_inference() -> None:
-    """Inference takes a `PreparedCase`'s image alone: truth may hold anything, NaN included."""
-    config = make_config("smoke")
-    student = new_student(config)
-    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
-
-    def predict(truth_value: float) -> Prediction:
-        case = PreparedCase(
-            image=image,
-            mask=np.full((3, *config.grid), truth_value),  # type: ignore[arg-type]
-            truth=np.full((3, *config.grid), truth_value),  # type: ignore[arg-type]
-            geometry=None,  # type: ignore[arg-type]
-            voxel_hash="",
-        )
-        return predict_volume(student, case.image, 2, seeded())
-
-    clean, poisoned = predict(0), predict(float("nan"))
-    assert torch.equal(clean.coarse, poisoned.coarse)
-    assert torch.equal(clean.refined, poisoned.refined)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -130,6 +130,15 @@ def test_a_mistake_in_the_federation_file_is_named_with_its_field(
     assert not Path("result").exists()
 
 
+def test_brackets_in_a_message_are_printed_as_they_are(hospital: Path, command: Callable[..., str]) -> None:
+    Path("federation.toml").write_text("")
+    assert "no [[site]]" in command("--federation", "federation.toml")
+    folder = Path("scans[/old]")
+    folder.mkdir()
+    Path("federation.toml").write_text(f'[[site]]\nname = "a"\nrelease = "brats2021"\npath = "{folder}"\n')
+    assert "scans[/old]" in command("--federation", "federation.toml").replace("\n", "")
+
+
 def test_an_empty_directory_is_named(hospital: Path, command: Callable[..., str]) -> None:
     shutil.rmtree(hospital)
     hospital.mkdir()
@@ -157,6 +166,8 @@ def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]
         (["--federation", "nowhere.toml"], "nowhere.toml"),
         (["--cpus-per-site", "4096"], "--cpus-per-site"),
         (["--out", "data"], "not empty"),
+        (["--out", "federation.toml/run"], "cannot be a run directory"),
+        (["--ray-address", "127.0.0.1:1"], "Ray at 127.0.0.1:1"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(

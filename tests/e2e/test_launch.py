@@ -57,6 +57,69 @@ def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hosp
     assert not (run.path / "results.json").exists()
 
 
+def test_a_hospital_that_cannot_open_its_own_folder_tells_no_path(config: ExperimentConfig, tmp_path: Path) -> None:
+    occupied = tmp_path / "patient-007"
+    occupied.write_text("a file where the records should be")
+    client = make_client_app(config, Premises(tmp_path / "cache", occupied))
+    run = RunDirectory.new(tmp_path / "run")
+    log = tmp_path / "flower.log"
+    with pytest.raises(FederationError, match="answered INTERNAL") as caught:
+        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), log)
+    assert "patient-007" not in str(caught.value)
+    assert "patient-007" not in log.read_text()
+
+
+def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_path: Path) -> None:
+    """The engine would wait for the busy worker: the run must end without it."""
+    real = make_client_app(config, premises(tmp_path))
+
+    def never_trains(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            import time
+
+            time.sleep(600)
+        return real(message, context)
+
+    run = RunDirectory.new(tmp_path / "run")
+    server = make_server_app(config.replace(stage_timeout_s=20), run, RunEvents())
+    with pytest.raises(FederationError, match="site-1 did not answer in time"):
+        simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log")  # type: ignore[arg-type]
+
+
+def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:
+    config = config.replace(participation="cumulative")
+    real = make_client_app(config, premises(tmp_path))
+    second = config.sites[1].name
+
+    def second_cannot_train(message: Message, context: Context) -> Message:
+        def handler(message: Message, context: Context) -> Message:
+            raise MemoryError
+
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
+            return answer_or_fault(message, context, handler, hospital_log(tmp_path / "hospitals" / second))
+        return real(message, context)
+
+    class Heard(RunEvents):
+        failures: list[str] = []  # noqa: RUF012 - one instance
+
+        def sites_failed(self, what: str) -> None:
+            self.failures.append(what)
+
+    run, heard = RunDirectory.new(tmp_path / "run"), Heard()
+    server = make_server_app(config, run, heard)
+    simulate(server, second_cannot_train, 2, Resources(1), tmp_path / "flower.log")  # type: ignore[arg-type]
+    assert heard.failures == ["site-2 answered MEMORY (code 212), its own log says why"]
+    assert (run.path / "results.json").exists()
+
+
+def test_training_that_diverges_is_told_and_not_scored(config: ExperimentConfig, tmp_path: Path) -> None:
+    config = config.replace(learning_rate=1e30, precision="fp32")
+    run = RunDirectory.new(tmp_path / "run")
+    client = make_client_app(config, premises(tmp_path))
+    with pytest.raises(FederationError, match="training diverged"):
+        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), tmp_path / "flower.log")
+
+
 def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentConfig, tmp_path: Path) -> None:
     run = RunDirectory.new(tmp_path / "run")
     server = make_server_app(config.replace(site_timeout_s=3), run, RunEvents())
@@ -91,7 +154,8 @@ def test_sites_that_ask_for_a_gpu_are_placed_on_different_ones(tmp_path: Path) -
     def main(grid: Grid, context: Context) -> None:
         import time
 
-        while len(nodes := list(grid.get_node_ids())) < 2:
+        end = time.monotonic() + 60
+        while len(nodes := list(grid.get_node_ids())) < 2 and time.monotonic() < end:
             time.sleep(0.1)
         ask = [Message(RecordDict({wire.CONFIG: ConfigRecord()}), node, "query") for node in nodes]
         replies = list(grid.send_and_receive(ask, timeout=60))

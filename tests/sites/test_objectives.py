@@ -1,8 +1,9 @@
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import sites.objectives.ser_diff
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
@@ -98,6 +99,27 @@ def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospit
     assert not names & {c.case.name for h in hospitals for c in h.test}
 
 
-def test_what_a_hospital_opens_depends_on_its_path_alone(hospitals: list[Hospital], tmp_path: Path) -> None:
-    again = open_hospital(hospitals[0].site, make_config("smoke", seed=5), tmp_path)
-    assert [c.case.name for c in again.test] == [c.case.name for c in hospitals[0].test]
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_with_theirs(
+    hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch, dims: int
+) -> None:
+    config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
+    bank = torch.full((4, 3, *config.grid[:dims]), 0.5)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = sites.objectives.ser_diff.replay_distance
+
+    def watched(student: Student, teacher: Student, maps: torch.Tensor, context: torch.Tensor, *rest: Any) -> Any:
+        seen.append((maps, context))
+        return real(student, teacher, maps, context, *rest)
+
+    monkeypatch.setattr(sites.objectives.ser_diff, "replay_distance", watched)
+    objective = SerDiffObjective(config, lively(config), bank)
+    training_set = TrainingSet(hospitals[0].training, config, CPU)
+    objective.begin(training_set, "site-1", stage=2, server_round=1)
+    terms = objective.terms(new_student(config), training_set.batch(torch.arange(2)), False, torch.Generator())
+    assert float(terms["distillation"]) > 0
+    ((maps, context),) = seen
+    from_bank = (maps == 0.5).flatten(1).all(1)
+    empty = ~context.flatten(1).any(1)
+    assert from_bank.tolist() == [False, True]
+    assert empty.tolist() == from_bank.tolist()

@@ -40,6 +40,21 @@ def test_epochs_count_passes_over_the_sites_slices(hospital: Hospital) -> None:
     assert len(steps) == -(-slices // 8)
 
 
+def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospital: Hospital) -> None:
+    """Two imaginary sites that hold the same cases: the pooled stage is as long as their two stages together."""
+    for length in ({"steps_per_stage": 3}, {"steps_per_stage": 0, "epochs_per_stage": 1, "batch_size": 1}):
+        config = make_config("smoke", method="pooled", rounds=1, sites=(hospital.site,) * 2, **length)
+        counts = []
+        for method, order in (("fine-tune", Order(1, 1)), ("pooled", Order(1, 1, length=2))):
+            steps: list[int] = []
+            one = config.replace(method=method)
+            run_round(
+                new_student(one), order, hospital, lambda s: hospital, one, lambda s, n, t, steps=steps: steps.append(s)
+            )
+            counts.append(len(steps))
+        assert counts[1] == 2 * counts[0]
+
+
 def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) -> None:
     config = make_config("smoke", method="fine-tune")
     one, again = (trained(config, hospital, (1, 2))[0].state_dict() for _ in range(2))
