@@ -2,18 +2,23 @@
 
 import logging
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import ray
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
 
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
+
+_KNOCK_S = 10
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,14 @@ class Resources:
     address: str | None = None
 
 
-def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources: Resources, log_file: Path) -> None:
+def simulate(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    sites: int,
+    resources: Resources,
+    log_file: Path,
+    timeout_s: float,
+) -> None:
     """Run a federation of `sites` virtual nodes to its end, then leave Ray.
 
     Where this process is connected to a Ray already, that one is used.
@@ -43,6 +55,8 @@ def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources
         For Ray's scheduler.
     log_file : Path
         Takes Flower's own log, which would otherwise break into the live view.
+    timeout_s : float
+        The longest that a site may be busy with one message: its worker's process ends then.
 
     Raises
     ------
@@ -57,8 +71,8 @@ def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources
         _start_ray(resources)
         try:
             run_simulation(
-                _freeing_workers(server_app),
-                client_app,
+                server_app,
+                _mortal(client_app, timeout_s),
                 num_supernodes=sites,
                 backend_config={
                     "client_resources": {"num_cpus": resources.cpus_per_site, "num_gpus": resources.gpus_per_site}
@@ -72,28 +86,30 @@ def simulate(server_app: ServerApp, client_app: ClientApp, sites: int, resources
             ray.shutdown()
 
 
-def _freeing_workers(server_app: ServerApp) -> ServerApp:
-    """Return the app with one thing added: where it fails, the workers still busy for it are let go.
+def _mortal(client_app: ClientApp, timeout_s: float) -> ClientApp:
+    """Return the app with one thing added: a worker that is busy with a message for too long ends its own process.
 
-    Flower's engine waits for them without a limit, so a site that hangs would keep the run from ending with the very
-    error that says so.
+    Flower's engine waits for its workers without a limit, so a site that hangs would keep the run from ending with the
+    very error that says so.
     """
-    wrapped = ServerApp()
 
-    @wrapped.main()
-    def main(grid: Grid, context: Context) -> None:
+    def call(message: Message, context: Context) -> Message:
+        watch = threading.Timer(timeout_s, os._exit, (1,))
+        watch.daemon = True
+        watch.start()
         try:
-            server_app(grid, context)
-        except BaseException:
-            ray.shutdown()
-            raise
+            return client_app(message, context)
+        finally:
+            watch.cancel()
 
-    return wrapped
+    return cast(ClientApp, call)  # all that Flower asks of it is to be called
 
 
 def _start_ray(resources: Resources) -> None:
     """Start or join Ray, and see that one site's resources exist on at least one machine."""
     if not ray.is_initialized():
+        if resources.address not in (None, "auto"):
+            _knock(str(resources.address))
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
         try:
             ray.init(
@@ -113,6 +129,15 @@ def _start_ray(resources: Resources) -> None:
             f"a site asks for {resources.cpus_per_site:g} CPUs and {resources.gpus_per_site:g} GPUs, "
             f"but Ray's machines have {most}: lower --cpus-per-site or --gpus-per-site"
         )
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at a cluster's address: Ray itself would try for minutes and not say so."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Ray at {address}: nobody answers within {_KNOCK_S} s ({error})") from None
 
 
 @contextmanager

@@ -85,6 +85,7 @@ def run_simulation(
             sites=len(config.sites),
             resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
             log_file=run.path / "flower.log",
+            timeout_s=config.stage_timeout_s,
         )
     except ConfigError:
         if not (run.path / "config.json").exists():  # Ray refused: the run never began

@@ -134,7 +134,7 @@ def test_brackets_in_a_message_are_printed_as_they_are(hospital: Path, command: 
     Path("federation.toml").write_text("")
     assert "no [[site]]" in command("--federation", "federation.toml")
     folder = Path("scans[/old]")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     Path("federation.toml").write_text(f'[[site]]\nname = "a"\nrelease = "brats2021"\npath = "{folder}"\n')
     assert "scans[/old]" in command("--federation", "federation.toml").replace("\n", "")
 

@@ -20,6 +20,7 @@ from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
 
 SECRET = "/scans/patient-007"
+LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hosp
     run = RunDirectory.new(tmp_path / "run")
     log = tmp_path / "flower.log"
     with pytest.raises(FederationError, match=r"stage 1 \(site-1\), round 1.*site-1 answered INTERNAL") as caught:
-        simulate(make_server_app(config, run, RunEvents()), cannot_train, 2, Resources(1), log)  # type: ignore[arg-type]
+        simulate(make_server_app(config, run, RunEvents()), cannot_train, 2, Resources(1), log, LIMIT_S)  # type: ignore[arg-type]
     assert SECRET not in str(caught.value)
     assert SECRET not in log.read_text()
     assert SECRET in (tmp_path / "hospitals" / "site-1" / "hospital.log").read_text()
@@ -64,7 +65,7 @@ def test_a_hospital_that_cannot_open_its_own_folder_tells_no_path(config: Experi
     run = RunDirectory.new(tmp_path / "run")
     log = tmp_path / "flower.log"
     with pytest.raises(FederationError, match="answered INTERNAL") as caught:
-        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), log)
+        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), log, LIMIT_S)
     assert "patient-007" not in str(caught.value)
     assert "patient-007" not in log.read_text()
 
@@ -83,7 +84,7 @@ def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_pa
     run = RunDirectory.new(tmp_path / "run")
     server = make_server_app(config.replace(stage_timeout_s=20), run, RunEvents())
     with pytest.raises(FederationError, match="site-1 did not answer in time"):
-        simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log")  # type: ignore[arg-type]
+        simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log", 20)  # type: ignore[arg-type]
 
 
 def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:
@@ -107,17 +108,17 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
 
     run, heard = RunDirectory.new(tmp_path / "run"), Heard()
     server = make_server_app(config, run, heard)
-    simulate(server, second_cannot_train, 2, Resources(1), tmp_path / "flower.log")  # type: ignore[arg-type]
+    simulate(server, second_cannot_train, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
     assert heard.failures == ["site-2 answered MEMORY (code 212), its own log says why"]
     assert (run.path / "results.json").exists()
 
 
 def test_training_that_diverges_is_told_and_not_scored(config: ExperimentConfig, tmp_path: Path) -> None:
-    config = config.replace(learning_rate=1e30, precision="fp32")
+    config = config.replace(learning_rate=1e39, precision="fp32")
     run = RunDirectory.new(tmp_path / "run")
     client = make_client_app(config, premises(tmp_path))
     with pytest.raises(FederationError, match="training diverged"):
-        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), tmp_path / "flower.log")
+        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)
 
 
 def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentConfig, tmp_path: Path) -> None:
@@ -125,12 +126,12 @@ def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentCo
     server = make_server_app(config.replace(site_timeout_s=3), run, RunEvents())
     client = make_client_app(config, premises(tmp_path))
     with pytest.raises(FederationError, match="waited 3 s for site-2"):
-        simulate(server, client, 1, Resources(1), tmp_path / "flower.log")
+        simulate(server, client, 1, Resources(1), tmp_path / "flower.log", LIMIT_S)
 
 
 def test_more_resources_than_any_machine_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lower --cpus-per-site"):
-        simulate(ServerApp(), ClientApp(), 1, Resources(10_000), tmp_path / "flower.log")
+        simulate(ServerApp(), ClientApp(), 1, Resources(10_000), tmp_path / "flower.log", LIMIT_S)
     assert not ray.is_initialized()
 
 
@@ -162,5 +163,5 @@ def test_sites_that_ask_for_a_gpu_are_placed_on_different_ones(tmp_path: Path) -
         used = [str(gpu) for reply in replies for gpu in reply.content.config_records[wire.SITE]["gpus"]]  # type: ignore[union-attr]
         seen.write_text(" ".join(sorted(used)))
 
-    simulate(server, client, 2, Resources(1, gpus_per_site=1), tmp_path / "flower.log")
+    simulate(server, client, 2, Resources(1, gpus_per_site=1), tmp_path / "flower.log", LIMIT_S)
     assert seen.read_text() == "0 1"
