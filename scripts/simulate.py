@@ -77,7 +77,7 @@ def main(
             config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
         opened = _open(console, config, federation, 3 if sites is None else sites)
         run = RunDirectory.new(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
-        _run(console, opened, run, "phantom" if federation is None else str(federation), ray_address)
+        _run(console, opened, run, "phantom" if federation is None else federation.name, ray_address)
 
 
 def _open(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:

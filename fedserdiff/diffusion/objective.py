@@ -134,12 +134,14 @@ def replay_distance(
     return feature_distance(student.denoise_features(noisy, t, context)[1], old, gamma)
 
 
-def coarse_distance(student: Student, teacher: Student, image: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return L_KD of the coarse network on the hospital's own images (our choice).
+def coarse_distance(
+    student: Student, teacher: Student, image: torch.Tensor, gamma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return L_KD of the coarse network on the hospital's own images (our choice), and the teacher's P of them.
 
     The paper distils its diffusion model alone. Here P is part of the context, and a coarse network free to forget
     would take the refined mask with it.
     """
     with torch.no_grad():
-        old = teacher.coarse_features(image)[1]
-    return feature_distance(student.coarse_features(image)[1], old, gamma)
+        logits, old = teacher.coarse_features(image)
+    return feature_distance(student.coarse_features(image)[1], old, gamma), torch.sigmoid(logits)

@@ -68,16 +68,13 @@ class SerDiffObjective(Objective):
         from_bank = 0 if self.bank is None else config.replay_batch // 2
         rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
         image = self._training_set.batch(self._pool[rows]).image
-        with torch.no_grad():
-            coarse = torch.sigmoid(teacher.coarse_logits(image))
+        of_coarse, coarse = coarse_distance(student, teacher, image, config.gamma)
         maps, context = self._maps[rows], teacher.context(image, coarse)
         if self.bank is not None and from_bank:
             drawn = torch.randint(0, len(self.bank), (from_bank,), generator=self._replay)
             maps = torch.cat([maps, self.bank[drawn].to(maps.device)])
             context = torch.cat([context, teacher.null_context(from_bank)])
-        return replay_distance(student, teacher, maps, context, config.gamma, self._replay) + coarse_distance(
-            student, teacher, image, config.gamma
-        )
+        return of_coarse + replay_distance(student, teacher, maps, context, config.gamma, self._replay)
 
     def shared_maps(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> torch.Tensor | None:
         """Return maps of the student as this hospital trained it, from the branch that the config allows.

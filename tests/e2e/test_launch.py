@@ -114,7 +114,7 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
 
 
 def test_training_that_diverges_is_told_and_not_scored(config: ExperimentConfig, tmp_path: Path) -> None:
-    config = config.replace(learning_rate=1e39, precision="fp32")
+    config = config.replace(learning_rate=3e38, precision="fp32")
     run = RunDirectory.new(tmp_path / "run")
     client = make_client_app(config, premises(tmp_path))
     with pytest.raises(FederationError, match="training diverged"):

@@ -1,8 +1,10 @@
 """Write a phantom hospital's scans as NIfTI files that the loaders of real BraTS read."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nibabel as nib
@@ -61,10 +63,18 @@ def write_phantom_hospital(
     partial = root / f"{name}.partial-{uuid.uuid4().hex}"
     partial.mkdir(parents=True)
     try:
-        for done, (patient, scan, case) in enumerate(cases):
-            progress(done, len(cases))
-            _write_case(partial, case, hospital, (seed, index, patient, scan), spacing_mm)
-        progress(len(cases), len(cases))
+        # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids.
+        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4))
+        try:
+            written = [
+                threads.submit(_write_case, partial, case, hospital, (seed, index, patient, scan), spacing_mm)
+                for patient, scan, case in cases
+            ]
+            for done, case_written in enumerate(as_completed(written)):
+                case_written.result()
+                progress(done + 1, len(cases))
+        finally:
+            threads.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
         try:
             partial.rename(folder)
         except OSError:
