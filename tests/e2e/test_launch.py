@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -113,12 +114,24 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
     assert (run.path / "results.json").exists()
 
 
-def test_training_that_diverges_is_told_and_not_scored(config: ExperimentConfig, tmp_path: Path) -> None:
-    config = config.replace(learning_rate=3e38, precision="fp32")
+def test_a_student_that_is_not_finite_fails_its_stage_and_is_not_scored(
+    config: ExperimentConfig, tmp_path: Path
+) -> None:
+    real = make_client_app(config, premises(tmp_path))
+
+    def diverges(message: Message, context: Context) -> Message:
+        reply = real(message, context)
+        if message.metadata.message_type == "train":
+            weights = reply.content.array_records[wire.ARRAYS]
+            name = next(iter(weights))
+            weights[name] = Array(np.full_like(weights[name].numpy(), np.nan))
+        return reply
+
     run = RunDirectory.new(tmp_path / "run")
-    client = make_client_app(config, premises(tmp_path))
-    with pytest.raises(FederationError, match="training diverged"):
-        simulate(make_server_app(config, run, RunEvents()), client, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)
+    server = make_server_app(config, run, RunEvents())
+    with pytest.raises(FederationError, match=r"stage 1 \(site-1\), round 1: training diverged"):
+        simulate(server, diverges, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
+    assert not (run.path / "results.json").exists()
 
 
 def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentConfig, tmp_path: Path) -> None:

@@ -12,18 +12,9 @@ from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, new_student
-from fedserdiff.federation import phantom_federation
 from sites.evaluation import score_case
 from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.objectives.ser_diff import SerDiffObjective
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    folder = tmp_path_factory.mktemp("hospital")
-    config = make_config("smoke")
-    (site,) = phantom_federation(1, config, folder / "phantom")
-    return open_hospital(site, config, folder / "cache")
 
 
 def poisoned(cached: CachedCase) -> CachedCase:

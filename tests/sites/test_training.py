@@ -5,17 +5,8 @@ import torch
 
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.federation import phantom_federation
-from sites.hospital import Hospital, open_hospital
+from sites.hospital import Hospital
 from sites.training import Order, run_round
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    folder = tmp_path_factory.mktemp("hospital")
-    config = make_config("smoke")
-    (site,) = phantom_federation(1, config, folder / "phantom")
-    return open_hospital(site, config, folder / "cache")
 
 
 def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:

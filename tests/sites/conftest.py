@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from fedserdiff.config import make_config
+from fedserdiff.federation import phantom_federation
+from sites.hospital import Hospital, open_hospital
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    """The first phantom hospital at smoke size: two training patients, one test patient."""
+    folder: Path = tmp_path_factory.mktemp("hospital")
+    config = make_config("smoke")
+    (site,) = phantom_federation(1, config, folder / "phantom")
+    return open_hospital(site, config, folder / "cache")
