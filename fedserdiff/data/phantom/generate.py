@@ -63,6 +63,7 @@ def write_phantom_hospital(
     partial = root / f"{name}.partial-{uuid.uuid4().hex}"
     partial.mkdir(parents=True)
     try:
+        progress(0, len(cases))
         # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids.
         threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4))
         try:
