@@ -66,8 +66,12 @@ def open_federation(
         kept = [c for c in everyone[site.name] if (site.name, c.case.name) not in left_out]
         if not kept:
             raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
-        names = tuple(sorted(c.case.name for c in kept))
-        hospitals.append(hospital_of(Site(site.name, site.release, site.path, names), kept, config))
+        named = Site(site.name, site.release, site.path, tuple(sorted(c.case.name for c in kept)))
+        try:
+            hospitals.append(hospital_of(named, kept, config))
+        except DataError as error:
+            gone = "; ".join(str(overlap) for overlap in overlaps if overlap.site == site.name)
+            raise DataError(f"{error} (left out: {gone})") from None
     config = config.replace(sites=tuple(h.site for h in hospitals))
     return Federation(config, tuple(hospitals), tuple(overlaps))
 

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
 
+_NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
+
 
 def print_results(console: Console, results: Mapping[str, Any], data: str) -> None:
     """Print a run's tables.
@@ -35,7 +37,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
     return table
 
 
@@ -56,7 +58,9 @@ def _site_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
-    table = _table(title, "after stage", *results["sites"])
+    sites = results["sites"]
+    columns = sites if len(sites) <= _NAMED_COLUMNS else [str(number) for number in range(1, len(sites) + 1)]
+    table = _table(title, "after stage", *columns)
     for number, (name, row) in enumerate(zip(results["stages"], results["R"]["dice"]["mean"], strict=True)):
         table.add_row(f"{number} {name}", *(f"{100 * value:.1f}" for value in row))
     return table

@@ -147,6 +147,26 @@ def test_an_empty_directory_is_named(hospital: Path, command: Callable[..., str]
     assert "data" in output
 
 
+def test_a_site_whose_every_patient_came_before_is_named(hospital: Path, command: Callable[..., str]) -> None:
+    file = Path("federation.toml")
+    file.write_text(file.read_text() + file.read_text().replace("west", "again"))
+    output = command("--federation", "federation.toml").replace("\n", "")
+    assert "site again: an earlier site brought every one of its patients" in output
+
+
+def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(
+    hospital: Path, command: Callable[..., str]
+) -> None:
+    kept, *others = sorted(case.name for case in hospital.iterdir())
+    file = Path("federation.toml")
+    first = file.read_text() + f"cases = {others}\n"
+    file.write_text(first + file.read_text().replace("west", "again"))
+    output = command("--federation", "federation.toml").replace("\n", "")
+    assert "site again: 1 patient cannot be split" in output
+    assert all(f"again: {case} is {case}, which west brought first" in output for case in others)
+    assert f"{kept} is" not in output
+
+
 def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]) -> None:
     for case in sorted(hospital.iterdir())[1:]:
         shutil.rmtree(case)
