@@ -14,7 +14,7 @@ from fedserdiff.errors import FederationError
 ARRAYS = "arrays"  # the student's weights; also the hospital's reply
 TEACHER = "teacher"  # the teacher's weights, only when they changed
 ERROR_BANK = "error-bank"  # maps that the coordinator keeps
-CONFIG = "config"  # stage, server-round, share-maps, teacher-stage
+CONFIG = "config"  # stage, server-round, length, teacher-stage, share-maps
 
 # Hospital to coordinator
 ERROR_MAPS = "error-maps"  # synthetic maps, int8

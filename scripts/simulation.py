@@ -15,16 +15,14 @@ import torch
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.releases import MODALITIES, REGIONS
-from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
-from fedserdiff.seeding import generator
 from sites.client_app import Premises, make_client_app
-from sites.evaluation import score_case
+from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
@@ -120,14 +118,9 @@ def _example(hospital: Hospital, student: Student, teacher: Student | None, conf
     """Show the axial slice with most tumour of a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
     prepared = cached.prepared
-
-    def prediction_of(model: Student) -> Any:
-        noise = generator(config.seed, "evaluation", cached.case.name)
-        return predict_volume(model, prepared.image, config.sampling_steps, noise)
-
     z = int(np.argmax(prepared.mask[REGIONS.index("wt")].sum((0, 1), dtype=int)))
-    own = prediction_of(student)
-    scores = score_case(student, cached, config)
+    own = predict_case(student, cached, config)
+    scores = score_prediction(own, cached)
     return Example(
         site=hospital.site.name,
         case=cached.case.name,
@@ -135,6 +128,6 @@ def _example(hospital: Hospital, student: Student, teacher: Student | None, conf
         truth=np.array(prepared.mask[..., z]),
         coarse=own.coarse[..., z].numpy(),
         refined=own.refined[..., z].numpy(),
-        error_map=None if teacher is None else prediction_of(teacher).error_map[..., z].numpy(),
+        error_map=None if teacher is None else predict_case(teacher, cached, config).error_map[..., z].numpy(),
         dice={mask: mean_over_regions(scores, mask, "dice") for mask in ("coarse", "refined")},
     )

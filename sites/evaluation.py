@@ -10,26 +10,32 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.inference import predict_volume
-from fedserdiff.diffusion.refiner import Student
+from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.seeding import generator
 
 
-def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> dict[str, float]:
-    """Score one case at its scan's own resolution.
+def predict_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> Prediction:
+    """Segment one case on the working grid, each field of shape (3, X, Y, Z).
+
+    The student runs alone, with no teacher map, and with noise that depends on seed and case only: a case meets the
+    same noise at every stage.
+    """
+    noise = generator(config.seed, "evaluation", cached.case.name)
+    return predict_volume(student, cached.prepared.image, config.sampling_steps, noise)
+
+
+def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    """Score a prediction of one case at its scan's own resolution.
 
     Returns
     -------
     dict
-        ``{coarse,refined}.{dice,hd95}.{tc,wt,et}``: Dice in [0, 1], HD95 in mm. The student runs alone, with no
-        teacher map, and with noise that depends on seed and case only: a case meets the same noise at every stage.
+        ``{coarse,refined}.{dice,hd95}.{tc,wt,et}``: Dice in [0, 1], HD95 in mm.
     """
-    prepared = cached.prepared
-    noise = generator(config.seed, "evaluation", cached.case.name)
-    prediction = predict_volume(student, prepared.image, config.sampling_steps, noise)
-    geometry = prepared.geometry
+    geometry = cached.prepared.geometry
     worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
-    truth = np.asarray(prepared.truth, bool)
+    truth = np.asarray(cached.prepared.truth, bool)
     scores = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
         masks = (geometry.to_scan(volume) >= 0.5).numpy()
@@ -37,6 +43,11 @@ def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -
             scores[f"{name}.dice.{region}"] = dice(mask, true)
             scores[f"{name}.hd95.{region}"] = hd95(mask, true, geometry.spacing_mm, worst)
     return scores
+
+
+def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> dict[str, float]:
+    """Return `score_prediction` of `predict_case`."""
+    return score_prediction(predict_case(student, cached, config), cached)
 
 
 def evaluate(

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from students import lively_student
 
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import (
@@ -18,16 +19,6 @@ from fedserdiff.diffusion.schedule import alpha_bars
 
 def smoke(**changes: object) -> ExperimentConfig:
     return make_config("smoke", precision="fp32", **changes)
-
-
-def trained_a_little(config: ExperimentConfig) -> Student:
-    """A student whose zero-initialised output layers have moved, so that no gradient vanishes by construction."""
-    student = new_student(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return student
 
 
 @pytest.fixture
@@ -62,7 +53,7 @@ def test_feature_distance_is_zero_where_student_equals_teacher_and_finite_where_
 @pytest.mark.parametrize("dims", [2, 3])
 def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims: int) -> None:
     config = smoke(spatial_dims=dims)
-    student = trained_a_little(config)
+    student = lively_student(config)
     grid = config.grid[:dims]
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, *grid, generator=rng), torch.rand(2, 3, *grid, generator=rng) * 2 - 1
@@ -80,7 +71,7 @@ def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims:
 
 def test_gradients_reach_the_student_and_never_the_teacher() -> None:
     config = smoke()
-    student, teacher = trained_a_little(config), trained_a_little(config.replace(seed=5))
+    student, teacher = lively_student(config), lively_student(config.replace(seed=5))
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, 16, 24, generator=rng), torch.rand(2, 3, 16, 24, generator=rng)
     loss = replay_distance(student, teacher, maps, student.null_context(2), 1.0, rng)
@@ -106,7 +97,7 @@ def test_dice_bce_equals_plain_numpy() -> None:
 def test_segmentation_terms_follow_their_definition() -> None:
     """The three terms, recomputed from the student's own outputs under the same noise."""
     config = smoke()
-    student = trained_a_little(config)
+    student = lively_student(config)
     rng = torch.Generator().manual_seed(0)
     image = torch.randn(4, 4, 16, 24, generator=rng)
     truth = (torch.rand(4, 3, 16, 24, generator=rng) < 0.3).float()
@@ -131,7 +122,7 @@ def test_segmentation_terms_follow_their_definition() -> None:
 
 def test_the_error_map_term_does_not_train_the_coarse_network() -> None:
     config = smoke()
-    student = trained_a_little(config)
+    student = lively_student(config)
     image = torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     terms = segmentation_terms(student, image, torch.zeros(2, 3, 16, 24), None, True, torch.Generator())
     (terms.error_map + terms.refined).backward()  # type: ignore[no-untyped-call]

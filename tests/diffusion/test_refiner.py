@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from students import lively_student
 
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.inference import predict_volume
@@ -49,10 +50,7 @@ def test_weights_follow_from_the_seed_alone() -> None:
 
 def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
     config = make_config("smoke")
-    student = new_student(config)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded(1)))
+    student = lively_student(config)
     context = student.null_context(2)
     assert context.shape == (2, 10, 16, 24)
     assert not context.any()
@@ -77,10 +75,7 @@ def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> N
 def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:
     """The slices' order in the volume is kept: a volume whose slices differ is put back together in place."""
     config = make_config("smoke", precision="fp32", grid=(16, 24, 60))
-    student = new_student(config)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=seeded(1)))
+    student = lively_student(config)
     image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
     whole = predict_volume(student, image, 1, seeded()).coarse
     for z in (0, 47, 48, 59):

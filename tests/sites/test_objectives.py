@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from students import lively_student
 
 import sites.objectives.ser_diff
 from fedserdiff.config import ExperimentConfig, Site, make_config
@@ -22,19 +23,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
     return [open_hospital(site, config, folder / "cache") for site in sites]
 
 
-def lively(config: ExperimentConfig) -> Student:
-    """A student whose zero-initialised output layers have moved."""
-    student = new_student(config)
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
-    return student.eval()
-
-
 def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor | None:
     objective = SerDiffObjective(config)
-    return objective.shared_maps(lively(config), TrainingSet(hospital.training, config, CPU), "any", 1)
+    return objective.shared_maps(lively_student(config), TrainingSet(hospital.training, config, CPU), "any", 1)
 
 
 def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: list[Hospital]) -> None:
@@ -59,7 +50,7 @@ def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hos
 
 def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
     config = make_config("smoke", conditional_maps=3, sampling_steps=1, precision="fp32")
-    teacher = lively(config)
+    teacher = lively_student(config)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective = SerDiffObjective(config, teacher)
     objective.begin(training_set, "site-1", stage=2, server_round=1)
@@ -79,7 +70,7 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
     for weight in (1.0, 0.25):
         config = make_config("smoke", lambda_kd=weight, precision="fp32")
         bank = torch.zeros(4, 3, 16, 24)
-        objective = SerDiffObjective(config, lively(config), bank)
+        objective = SerDiffObjective(config, lively_student(config), bank)
         training_set = TrainingSet(hospitals[0].training, config, CPU)
         objective.begin(training_set, "site-1", stage=2, server_round=1)
         batch = training_set.batch(torch.arange(4))
@@ -113,7 +104,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
         return real(student, teacher, maps, context, *rest)
 
     monkeypatch.setattr(sites.objectives.ser_diff, "replay_distance", watched)
-    objective = SerDiffObjective(config, lively(config), bank)
+    objective = SerDiffObjective(config, lively_student(config), bank)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective.begin(training_set, "site-1", stage=2, server_round=1)
     terms = objective.terms(new_student(config), training_set.batch(torch.arange(2)), False, torch.Generator())
