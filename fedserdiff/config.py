@@ -18,20 +18,27 @@ Precision = Literal["bf16", "fp32"]
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its `cases`.
+    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
 
-    An empty `cases` means every case of the release found under `path`.
+    An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
+    held out by the config's `test_share`; otherwise these of the `cases` are, and no other.
     """
 
     name: str
     release: str
     path: str
     cases: tuple[str, ...] = ()
+    test_cases: tuple[str, ...] = ()
 
 
 _FRACTIONAL = (
-    "lambda_kd", "gamma", "inertia", "spacing_mm", "test_share", "learning_rate",
-    "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s",
+    "lambda_kd", "gamma", "map_noise", "ewc_weight", "rehearsal_share", "inertia", "spacing_mm", "test_share",
+    "learning_rate", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s",
+)  # fmt: skip
+
+_NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
+    "lambda_kd", "gamma", "teacher", "participation", "shared_error_maps", "map_noise", "ewc_weight",
+    "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps",
 )  # fmt: skip
 
 
@@ -52,7 +59,7 @@ class ExperimentConfig:
     rounds : int
         Federated rounds a stage.
     lambda_kd : float
-        λ, the weight of distillation against segmentation (the paper leaves it open; 1 is our choice).
+        λ, the weight of distillation or replay against segmentation (the paper leaves it open; 1 is our choice).
     gamma : float
         γ, the weight of the covariance term within distillation (our choice: 1).
     teacher : {"first", "latest"}
@@ -61,6 +68,12 @@ class ExperimentConfig:
         Who trains in stage k: the new site alone, or all that have arrived.
     shared_error_maps : {"null", "mri", "none"}
         The maps a hospital shares: from the teacher's unconditional branch, conditioned on its scans, or none.
+    map_noise : float
+        Standard deviation of Gaussian noise added to every error map that SER-Diff replays, to study it.
+    ewc_weight : float
+        Weight of elastic weight consolidation's penalty (our choice).
+    rehearsal_share : float
+        Share of each past site's training patients that rehearsal keeps, in (0, 1].
     inertia : float
         β in [0, 1): the share of the standing student kept at each aggregation (our choice: 0).
     spatial_dims : {2, 3}
@@ -88,11 +101,12 @@ class ExperimentConfig:
     sampling_steps : int
         K, DDIM steps at inference, from 1 to 1000.
     replay_batch : int
-        Replayed error maps a step, half conditional ones of the hospital, half of the bank (where both exist).
+        Replayed samples a step. Of SER-Diff's maps half are the hospital's conditional ones, half the bank's (where
+        both exist).
     conditional_maps : int
         Training items whose conditional teacher map is made for a stage: the pool that replay draws from.
     shared_maps : int
-        Error maps a hospital shares when a teacher is made.
+        Synthetic samples (error maps, or images with masks) a hospital shares when a teacher is made.
     cpus_per_site, gpus_per_site : float
         What Ray reserves for a hospital that is at work; torch uses as many threads as CPUs.
     site_timeout_s, stage_timeout_s : float
@@ -109,6 +123,9 @@ class ExperimentConfig:
     teacher: Teacher = "first"
     participation: Participation = "arriving"
     shared_error_maps: SharedErrorMaps = "null"
+    map_noise: float = 0.0
+    ewc_weight: float = 1000.0
+    rehearsal_share: float = 0.25
     inertia: float = 0.0
     spatial_dims: Literal[2, 3] = 2
     grid: tuple[int, int, int] = (48, 64, 48)
@@ -124,7 +141,7 @@ class ExperimentConfig:
     learning_rate: float = 2e-3
     precision: Precision = "bf16"
     sampling_steps: int = 4
-    replay_batch: int = 8
+    replay_batch: int = 4
     conditional_maps: int = 192
     shared_maps: int = 64
     cpus_per_site: float = 2
@@ -151,7 +168,8 @@ class ExperimentConfig:
 
     def _check_numbers(self) -> None:
         least: dict[str, float] = {
-            "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "phantom_patients": 2, "stem_factor": 1,
+            "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "map_noise": 0, "ewc_weight": 0, "rehearsal_share": 0,
+            "phantom_patients": 2, "stem_factor": 1,
             "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
@@ -172,6 +190,8 @@ class ExperimentConfig:
             raise ConfigError(f"inertia: {self.inertia} is not in [0, 1)")
         if not 0 < self.test_share < 1:
             raise ConfigError(f"test_share: {self.test_share} is not between 0 and 1")
+        if not 0 < self.rehearsal_share <= 1:
+            raise ConfigError(f"rehearsal_share: {self.rehearsal_share} is not in (0, 1]")
         if not 1 <= self.sampling_steps <= 1000:
             raise ConfigError(f"sampling_steps: {self.sampling_steps} is not between 1 and 1000")
         if (self.steps_per_stage == 0) == (self.epochs_per_stage == 0):
@@ -196,6 +216,14 @@ class ExperimentConfig:
         """Return a copy with `changes`, checked like a new one."""
         return dataclasses.replace(self, **changes)
 
+    def of_first_stage(self) -> "ExperimentConfig":
+        """Return what stage 1 of the config's method depends on, everything else at its default.
+
+        Runs for which this is equal train the same student in stage 1, unless their method plans it otherwise.
+        """
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in _NOT_OF_FIRST_STAGE}
+        return self.replace(**{**defaults, "method": "fine-tune"})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
@@ -215,7 +243,8 @@ class ExperimentConfig:
             raise ConfigError(f"unknown field {', '.join(unknown)}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         fields["sites"] = tuple(
-            Site(s["name"], s["release"], s["path"], tuple(s.get("cases", ()))) for s in values.get("sites", ())
+            Site(s["name"], s["release"], s["path"], tuple(s.get("cases", ())), tuple(s.get("test_cases", ())))
+            for s in values.get("sites", ())
         )
         return cls(**fields)
 

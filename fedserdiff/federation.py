@@ -11,12 +11,14 @@ from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.releases import get_release
 from fedserdiff.errors import ConfigError
 
-_FIELDS = {"name": str, "release": str, "path": str, "cases": list}
+_FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
 _REQUIRED = ("name", "release", "path")
 
 
 def read_federation(file: Path) -> tuple[Site, ...]:
-    """Read a federation file: one ``[[site]]`` with `name`, `release`, `path` and optional `cases` per hospital.
+    """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
+
+    Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others.
 
     Paths are relative to the file. Sites arrive in the file's order.
 
@@ -56,9 +58,12 @@ def _site(entry: Any, where: str, base: Path) -> Site:
             raise ConfigError(f"{where}: {field}: unknown field: choose from {', '.join(_FIELDS)}")
         if not isinstance(value, _FIELDS[field]) or value in ("", []):
             raise ConfigError(f"{where}: {field}: {value!r} is not a filled {_FIELDS[field].__name__}")
-    cases = entry.get("cases", [])
-    if not all(isinstance(case, str) for case in cases):
-        raise ConfigError(f"{where}: cases: every case is named by a string")
+    cases, test_cases = entry.get("cases", []), entry.get("test_cases", [])
+    for field, names in (("cases", cases), ("test_cases", test_cases)):
+        if not all(isinstance(case, str) for case in names):
+            raise ConfigError(f"{where}: {field}: every case is named by a string")
+    if cases and not set(test_cases) <= set(cases):
+        raise ConfigError(f"{where}: test_cases: {sorted(set(test_cases) - set(cases))[0]!r} is none of the cases")
     if not set(entry["name"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
         raise ConfigError(f"{where}: name: {entry['name']!r} may hold letters, digits, '-', '_' and '.' only")
     if not entry["name"].strip("."):  # a site's records lie in a folder of its name
@@ -70,7 +75,7 @@ def _site(entry: Any, where: str, base: Path) -> Site:
     path = (base / entry["path"]).resolve()
     if not path.is_dir():
         raise ConfigError(f"{where}: path: {path} is not a directory")
-    return Site(entry["name"], entry["release"], str(path), tuple(cases))
+    return Site(entry["name"], entry["release"], str(path), tuple(cases), tuple(test_cases))
 
 
 def phantom_federation(

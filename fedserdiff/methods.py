@@ -44,6 +44,32 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "strategies.fine_tune:FineTune",
             "sites.objectives.fine_tune:FineTuneObjective",
         ),
+        "distill": Method(
+            "teacher features distilled on the hospital's own scans, no error maps",
+            "strategies.distill:Distill",
+            "sites.objectives.distill:DistillObjective",
+        ),
+        "ewc": Method(
+            "weights that earlier hospitals need are held in place (arXiv 1612.00796)",
+            "strategies.ewc:Ewc",
+            "sites.objectives.ewc:EwcObjective",
+        ),
+        "image-replay": Method(
+            "whole synthetic scans with masks are replayed, from a diffusion model of the first hospital's images",
+            "strategies.image_replay:ImageReplay",
+            "sites.objectives.image_replay:ImageReplayObjective",
+        ),
+        "local": Method(
+            "each hospital alone, with a student of its own: no federation",
+            "strategies.local:Local",
+            "sites.objectives.fine_tune:FineTuneObjective",
+        ),
+        "rehearsal": Method(
+            "raw cases of every earlier hospital are kept and trained on again",
+            "strategies.fine_tune:FineTune",
+            "sites.objectives.rehearsal:RehearsalObjective",
+            breaks_privacy=True,
+        ),
         "pooled": Method(
             "all raw data in one imaginary hospital, as many steps as the whole stream: the upper bound",
             "strategies.pooled:Pooled",

@@ -7,6 +7,7 @@ from pathlib import Path
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
+from fedserdiff.methods import get_method
 
 _OWN = ("profile", "sites", "home")
 
@@ -21,7 +22,8 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
     Raises
     ------
     ConfigError
-        Where a key is unknown or its value is not allowed.
+        Where a key is unknown or its value is not allowed, or the method needs raw data of other hospitals: that is
+        for simulations, and ``flwr run`` may reach real ones.
     """
     return _experiment(tuple(sorted(run_config.items())))
 
@@ -34,6 +36,8 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
         config = make_config(str(own.get("profile", "laptop")), **values)
     except TypeError as error:
         raise ConfigError(f"run config: {error}") from None
+    if get_method(config.method).breaks_privacy:
+        raise ConfigError(f"method {config.method} breaks privacy: it runs in scripts/simulate.py only")
     home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
     try:
         count = int(own.get("sites", 3))

@@ -1,11 +1,10 @@
 """The records that may cross the wire: their names, and how tensors become records and back."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from numpy.typing import NDArray
 
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import FederationError
@@ -13,18 +12,27 @@ from fedserdiff.errors import FederationError
 # Coordinator to hospital
 ARRAYS = "arrays"  # the student's weights; also the hospital's reply
 TEACHER = "teacher"  # the teacher's weights, only when they changed
-ERROR_BANK = "error-bank"  # maps that the coordinator keeps
-CONFIG = "config"  # stage, server-round, length, teacher-stage, share-maps
+CONFIG = "config"  # stage, server-round, length, teacher-stage
+
+# Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it
+# consolidates a stage; the coordinator sends what it made of it with each later round.
+ERROR_MAPS = "error-maps"  # synthetic maps, int8
+SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes with masks
+FISHER = "fisher"  # importance of each weight
 
 # Hospital to coordinator
-ERROR_MAPS = "error-maps"  # synthetic maps, int8
 METRICS = "metrics"  # named scalars
 SITE = "site"  # answer to the discovery query
 
 WEIGHT = "num-examples"
 """The metric by which the coordinator weighs a hospital's students and scores."""
 
-_MAPS = "maps"
+CONSOLIDATE = "train.consolidate"
+"""Message type that asks a hospital for what its method keeps of a stage that has ended."""
+
+Memory = Mapping[str, Mapping[str, torch.Tensor]]
+"""What a method keeps of earlier hospitals: tensors by name, by the name of their record."""
+
 _LEVELS = 127  # int8 levels either side of 0
 
 
@@ -57,35 +65,31 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
         raise FederationError(f"weights do not fit this configuration's student: {error}") from None
 
 
-def maps_to_record(maps: torch.Tensor) -> ArrayRecord:
-    """Return error maps in [−1, 1], shape (N, 3, *grid), as int8: 127 levels either side of 0."""
-    return levels_to_record((maps.clamp(-1, 1) * _LEVELS).round().to(torch.int8).cpu().numpy())
+def to_levels(maps: torch.Tensor) -> torch.Tensor:
+    """Return error maps in [−1, 1] as they travel: int8, 127 levels either side of 0."""
+    return (maps.clamp(-1, 1) * _LEVELS).round().to(torch.int8)
 
 
-def record_to_maps(record: ArrayRecord) -> torch.Tensor:
-    """Return the error maps of a record made by `maps_to_record`, float32 in [−1, 1]. Raises as `map_levels`."""
-    return torch.from_numpy(map_levels(record).astype(np.float32)) / _LEVELS
+def from_levels(levels: torch.Tensor) -> torch.Tensor:
+    """Return int8 levels as error maps, float32 in [−1, 1]."""
+    return levels.float() / _LEVELS
 
 
-def levels_to_record(levels: NDArray[np.int8]) -> ArrayRecord:
-    """Return error maps given as int8 levels, shape (N, 3, *grid), as a record."""
-    return ArrayRecord({_MAPS: Array(np.ascontiguousarray(levels))})
+def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
+    """Return a method's memory as records, each tensor in its own dtype."""
+    return {
+        name: ArrayRecord({key: Array(tensor.cpu().contiguous().numpy()) for key, tensor in tensors.items()})
+        for name, tensors in memory.items()
+    }
 
 
-def map_levels(record: ArrayRecord) -> NDArray[np.int8]:
-    """Return the int8 levels, shape (N, 3, *grid), of an error-map record.
-
-    Raises
-    ------
-    FederationError
-        Where the record holds anything but one int8 array.
-    """
-    if set(record) != {_MAPS}:
-        raise FederationError(f"an error-map record holds {sorted(record)}, not one array called {_MAPS!r}")
-    levels = record[_MAPS].numpy()
-    if levels.dtype != np.int8:
-        raise FederationError(f"error maps are {levels.dtype}, not int8")
-    return levels
+def memory_of(content: RecordDict) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the memory in a message: every array record but student and teacher."""
+    return {
+        name: {key: torch.from_numpy(array.numpy().copy()) for key, array in record.items()}
+        for name, record in content.array_records.items()
+        if name not in (ARRAYS, TEACHER)
+    }
 
 
 def bytes_by_kind(content: RecordDict) -> dict[str, int]:

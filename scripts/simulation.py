@@ -24,6 +24,7 @@ from fedserdiff.report.plots import Example
 from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital
+from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
 
@@ -64,7 +65,11 @@ def open_federation(
         kept = [c for c in everyone[site.name] if (site.name, c.case.name) not in left_out]
         if not kept:
             raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
-        named = Site(site.name, site.release, site.path, tuple(sorted(c.case.name for c in kept)))
+        names = tuple(sorted(c.case.name for c in kept))
+        held_out = tuple(case for case in site.test_cases if case in names)
+        if site.test_cases and not held_out:
+            raise DataError(f"site {site.name}: an earlier site brought every patient of its test_cases")
+        named = Site(site.name, site.release, site.path, names, held_out)
         try:
             hospitals.append(hospital_of(named, kept, config))
         except DataError as error:
@@ -75,14 +80,28 @@ def open_federation(
 
 
 def run_simulation(
-    federation: Federation, run: RunDirectory, cache: Path, events: RunEvents, ray_address: str | None = None
+    federation: Federation,
+    run: RunDirectory,
+    cache: Path,
+    events: RunEvents,
+    ray_address: str | None = None,
+    first_stage: Path | None = None,
+    only_first: bool = False,
 ) -> dict[str, Any]:
-    """Run the experiment on Flower and Ray; return the contents of its ``results.json``."""
+    """Run the experiment on Flower and Ray; return the contents of its ``results.json``.
+
+    `first_stage` is the directory of a run that ended after stage 1 (`only_first`), to go on from.
+    """
     config = federation.config
     started = time.time()
+    shared = None if first_stage is None else FirstStage.load(first_stage, config)
+    if first_stage is not None:  # each hospital's own scores of rows 0 and 1
+        shutil.copytree(
+            first_stage / "hospitals", run.hospitals, ignore=lambda d, files: [f for f in files if f == "hospital.log"]
+        )
     try:
         simulate(
-            make_server_app(config, run, events, federation.cases),
+            make_server_app(config, run, events, federation.cases, shared, only_first),
             make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
             sites=len(config.sites),
             resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
@@ -94,7 +113,8 @@ def run_simulation(
             shutil.rmtree(run.path)
         raise
     results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
-    in_stream = sum(results["seconds"].values())
+    already = 0.0 if shared is None else sum(shared.seconds.values())
+    in_stream = sum(results["seconds"].values()) - already
     results["seconds"]["start and stop of Flower and Ray"] = time.time() - started - in_stream
     run.write_json("results.json", results)
     return results

@@ -21,7 +21,7 @@ from fedserdiff.run_config import experiment_of
 from sites.egress import answer_or_fault, fault_reply, hospital_log
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
-from sites.training import Order, run_round
+from sites.training import Order, consolidate, run_round
 
 PROGRESS_FILE = "progress.json"
 """In a hospital's folder: how far its training is, for whoever watches that hospital."""
@@ -64,6 +64,7 @@ def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
 
     app.query()(registered(_introduce))
     app.train()(registered(_train))
+    app.train(wire.CONSOLIDATE.partition(".")[2])(registered(_consolidate))
     app.evaluate()(registered(_evaluate))
     return app
 
@@ -152,26 +153,28 @@ def _rounded(count: int) -> int:
 
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
-    """Train for one round and return the student, the losses and, where asked, error maps."""
+    """Train for one round and return the student and the losses."""
     orders = message.content.config_records[wire.CONFIG]
-    bank = message.content.array_records.get(wire.ERROR_BANK)
     order = Order(
         stage=int(str(orders["stage"])),
         server_round=int(str(orders["server-round"])),
         length=int(str(orders["length"])),
-        share_maps=bool(orders["share-maps"]),
         teacher=desk.teacher(message, int(str(orders["teacher-stage"]))),
-        bank=None if bank is None else wire.record_to_maps(bank),
+        memory=wire.memory_of(message.content),
     )
     student, hospital = desk.student(message), desk.hospital
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
-    losses, maps = run_round(student, order, hospital, desk.open, desk.config, progress)
+    losses = run_round(student, order, hospital, desk.open, desk.config, progress)
     metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in losses.items()}
     metrics[wire.WEIGHT] = _rounded(len(hospital.training))
-    reply = RecordDict({wire.ARRAYS: wire.weights_to_record(student), wire.METRICS: MetricRecord(metrics)})
-    if maps is not None:
-        reply[wire.ERROR_MAPS] = wire.maps_to_record(maps)
-    return reply
+    return RecordDict({wire.ARRAYS: wire.weights_to_record(student), wire.METRICS: MetricRecord(metrics)})
+
+
+def _consolidate(message: Message, desk: _Desk) -> RecordDict:
+    """Hand over what the method keeps of a stage that has ended."""
+    stage = int(str(message.content.config_records[wire.CONFIG]["stage"]))
+    kept = consolidate(desk.student(message), stage, desk.hospital, desk.config)
+    return RecordDict(dict(wire.memory_to_records(kept)))
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:

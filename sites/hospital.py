@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
-from fedserdiff.data.cases import find_cases, split_patients
+from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
 from fedserdiff.data.releases import get_release
 from fedserdiff.errors import DataError
 
@@ -35,12 +35,12 @@ def open_hospital(
     Raises
     ------
     DataError
-        As `find_cases`, `split_patients` and `prepare_case`; the text begins with the site's name.
+        As `find_cases`, `hold_out`, `split_patients` and `prepare_case`; the text begins with the site's name.
     """
     try:
         release = get_release(site.release)
         cases = find_cases(Path(site.path), release, site.cases)
-        split_patients((case.patient for case in cases), config.test_share, site.name)  # before hours of preparation
+        _split(site, cases, config)  # before hours of preparation
         ready = cached_cases(cases, release, config.grid, config.spacing_mm, cache, progress)
     except DataError as error:
         text = str(error)
@@ -54,14 +54,20 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfi
     Raises
     ------
     DataError
-        As `split_patients`.
+        As `hold_out` and `split_patients`.
     """
-    training, test = split_patients((c.case.patient for c in cases), config.test_share, site.name)
+    training, test = _split(site, [c.case for c in cases], config)
     return Hospital(
         site=site,
         training=tuple(c for c in cases if c.case.patient in training),
         test=tuple(c for c in cases if c.case.patient in test),
     )
+
+
+def _split(site: Site, cases: Sequence[Case], config: ExperimentConfig) -> tuple[set[str], set[str]]:
+    if site.test_cases:
+        return hold_out(cases, site.test_cases, site.name)
+    return split_patients((case.patient for case in cases), config.test_share, site.name)
 
 
 @dataclass(frozen=True)

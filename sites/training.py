@@ -4,7 +4,7 @@ import math
 import pkgutil
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,6 +12,7 @@ from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods import get_method
 from fedserdiff.seeding import generator
+from fedserdiff.wire import Memory
 from sites.hospital import Hospital, TrainingSet
 from sites.objectives.base import Objective
 
@@ -29,18 +30,15 @@ class Order:
         From 1.
     length : int
         The stage's length in stages' worth of optimisation steps.
-    share_maps : bool
-        Whether error maps are to leave with the student.
-    teacher, bank
+    teacher, memory
         As `Objective`'s.
     """
 
     stage: int
     server_round: int
     length: int = 1
-    share_maps: bool = False
     teacher: Student | None = None
-    bank: torch.Tensor | None = None
+    memory: Memory = field(default_factory=dict)
 
 
 def run_round(
@@ -50,25 +48,28 @@ def run_round(
     open_site: Callable[[Site], Hospital],
     config: ExperimentConfig,
     progress: Progress = lambda step, steps, terms: None,
-) -> tuple[dict[str, float], torch.Tensor | None]:
-    """Train `student` in place for one round of the config's method.
-
-    Returns
-    -------
-    dict of str to float
-        Mean of each weighted loss term.
-    Tensor of shape (N, 3, *grid) or None
-        The error maps to share, in [−1, 1], where the order asks for them and the method has any.
-    """
-    make: type[Objective] = pkgutil.resolve_name(get_method(config.method).objective)
-    objective = make(config, order.teacher, order.bank)
+) -> dict[str, float]:
+    """Train `student` in place for one round of the config's method; return the mean of each weighted loss term."""
+    objective = _objective(config)(config, order.teacher, order.memory)
     device = next(student.parameters()).device
-    training_set = TrainingSet(objective.training_cases(hospital, open_site), config, device)
+    training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
-    losses = _train(student, training_set, objective, config, order, site, progress)
-    maps = objective.shared_maps(student, training_set, site, order.stage) if order.share_maps else None
-    return losses, maps
+    return _train(student, training_set, objective, config, order, site, progress)
+
+
+def consolidate(student: Student, stage: int, hospital: Hospital, config: ExperimentConfig) -> Memory:
+    """Return what the config's method hands over of a stage that ended with `student`: all of it leaves the hospital.
+
+    It is made of the hospital's own training cases alone.
+    """
+    training_set = TrainingSet(hospital.training, config, next(student.parameters()).device)
+    return _objective(config)(config).consolidate(student.eval(), training_set, hospital.site.name, stage)
+
+
+def _objective(config: ExperimentConfig) -> type[Objective]:
+    objective: type[Objective] = pkgutil.resolve_name(get_method(config.method).objective)
+    return objective
 
 
 def _train(
@@ -81,7 +82,7 @@ def _train(
     progress: Progress,
 ) -> dict[str, float]:
     """Take the round's share of the stage's steps. Adam starts afresh; its rate follows one cosine over the stage."""
-    steps = _stage_steps(config, len(training_set), order.length)
+    steps = stage_steps(config, len(training_set), order.length)
     first = steps * (order.server_round - 1) // config.rounds
     last = steps * order.server_round // config.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
@@ -90,8 +91,7 @@ def _train(
     sums: dict[str, float] = defaultdict(float)
     student.train()
     for step in range(first, last):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        anneal(optimizer, config.learning_rate, step / steps)
         batch = training_set.batch(training_set.draw(config.batch_size, batches))
         if torch.rand(1, generator=batches) < 0.5:  # brains are nearly symmetric
             batch = batch.mirror()
@@ -106,7 +106,13 @@ def _train(
     return {name: value / max(last - first, 1) for name, value in sums.items()}
 
 
-def _stage_steps(config: ExperimentConfig, items: int, length: int) -> int:
+def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, done: float) -> None:
+    """Set the rate that follows one cosine from `learning_rate` to 0, at the share `done` of its way."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def stage_steps(config: ExperimentConfig, items: int, length: int = 1) -> int:
     """Return the optimisation steps of a stage of `length` stages' work on `items` training items.
 
     Epochs need no `length`: one pass over several sites' items is as long as one pass over each.

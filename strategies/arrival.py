@@ -2,7 +2,8 @@
 
 import pkgutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -14,6 +15,7 @@ from fedserdiff.errors import FederationError
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy, describe_faults
+from strategies.first_stage import FirstStage
 from strategies.results import Results, Scores
 from strategies.roster import Roster
 from strategies.run_directory import RunDirectory
@@ -25,6 +27,8 @@ def run_stream(
     run: RunDirectory,
     events: RunEvents,
     cases: Mapping[str, Mapping[str, int]] | None = None,
+    first_stage: FirstStage | None = None,
+    only_first: bool = False,
 ) -> Results:
     """Run every stage and return the results, which stand in the run directory after each stage.
 
@@ -40,6 +44,10 @@ def run_stream(
         Told of everything.
     cases : mapping, optional
         Exact case counts by site, where a simulation knows them; otherwise the rounded ones that sites told.
+    first_stage : FirstStage, optional
+        Stage 1 of another run, to go on from.
+    only_first : bool
+        Whether to end after stage 1, so that others can go on from it.
 
     Raises
     ------
@@ -50,36 +58,61 @@ def run_stream(
     sites = [site.name for site in config.sites]
     strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
     roster = Roster(grid, config, events)
-    arrays = wire.weights_to_record(new_student(config))
+    untrained = wire.weights_to_record(new_student(config))
     started = time.monotonic()
     nodes = roster.wait_for(sites)
     for site in sites:
         strategy.count(strategy.bytes_out, site, roster.introductions[site])
-    results = Results(config.method, config.seed, sites, cases or roster.cases)
+    results = Results(config.method, config.seed, sites, strategy.deployed(sites), cases or roster.cases)
     results.seconds["discovery"] = time.monotonic() - started
     plans = strategy.stages(sites)
 
-    row_started = time.monotonic()
     results.stages.append("untrained")
-    results.rows.append(_evaluate_everywhere(grid, strategy, nodes, arrays, 0))
-    results.seconds["evaluation 0"] = time.monotonic() - row_started
-    for stage, plan in enumerate(plans, 1):
-        stage_started = time.monotonic()
-        events.stage_started(stage, len(plans), plan.name, plan.participants)
+    if first_stage is None:
+        with _timed(results, "evaluation 0"):
+            results.rows.append(_evaluate_everywhere(grid, strategy, nodes, untrained, 0))
+    arrays = untrained
+    for stage, plan in enumerate(plans[:1] if only_first else plans, 1):
+        results.stages.append(plan.name)
         strategy.begin_stage(stage, plan, roster.wait_for(plan.participants))
-        result = strategy.start(grid, arrays, num_rounds=config.rounds, timeout=config.stage_timeout_s)
-        arrays = result.arrays
+        if stage == 1 and first_stage is not None:
+            arrays = first_stage.arrays
+            _go_on_from(first_stage, strategy, results)
+        else:
+            events.stage_started(stage, len(plans), plan.name, plan.participants)
+            with _timed(results, f"stage {stage}"):
+                start = strategy.initial(untrained, arrays)
+                result = strategy.start(grid, start, num_rounds=config.rounds, timeout=config.stage_timeout_s)
+                arrays = result.arrays
+            results.losses.append(_losses(result.train_metrics_clientapp[config.rounds]))
+            with _timed(results, f"evaluation {stage}"):
+                results.rows.append(_evaluate_everywhere(grid, strategy, nodes, arrays, stage))
+        if stage < len(plans) and not only_first:
+            with _timed(results, f"consolidation {stage}"):
+                strategy.consolidate(grid, arrays)
         strategy.end_stage(arrays)
         _save_weights(run, config, strategy, arrays)
-        results.losses.append(_losses(result.train_metrics_clientapp[config.rounds]))
-        results.seconds[f"stage {stage}"] = time.monotonic() - stage_started
-        row_started = time.monotonic()
-        results.stages.append(plan.name)
-        results.rows.append(_evaluate_everywhere(grid, strategy, nodes, arrays, stage))
-        results.seconds[f"evaluation {stage}"] = time.monotonic() - row_started
         results.bytes_out, results.bytes_in = strategy.bytes_out, strategy.bytes_in
         run.write_results(results)
     return results
+
+
+@contextmanager
+def _timed(results: Results, name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    results.seconds[name] = time.monotonic() - started
+
+
+def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) -> None:
+    """Enter another run's stage 1 as if it had been this run's, its costs included."""
+    results.rows.extend(first.rows)
+    results.losses.append(dict(first.losses))
+    results.seconds.update(first.seconds)
+    for ledger, entries in ((strategy.bytes_out, first.bytes_out), (strategy.bytes_in, first.bytes_in)):
+        ledger.clear()  # the other run has counted discovery already
+        for site, kinds in entries.items():
+            ledger[site].update(kinds)
 
 
 def _losses(metrics: Mapping[str, object]) -> dict[str, float]:

@@ -31,8 +31,7 @@ class Stage:
 class ArrivalStrategy(FedAvg):
     """FedAvg whose stages target named sites, and which fails loudly where FedAvg would pass the old model on.
 
-    A method subclasses it and overrides what it needs of `stages`, `begin_stage`, `records_for`, `receive`,
-    `end_stage` and `wants_maps`.
+    A method subclasses it and overrides what it needs of the hooks below.
 
     Parameters
     ----------
@@ -51,9 +50,9 @@ class ArrivalStrategy(FedAvg):
         self.teacher_stage = 0
         self.bytes_out: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.bytes_in: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._plan = Stage("", ())
+        self.plan = Stage("", ())
+        self.standing = ArrayRecord()
         self._nodes: dict[int, str] = {}
-        self._standing = ArrayRecord()
 
     # What a method may override
 
@@ -62,22 +61,33 @@ class ArrivalStrategy(FedAvg):
         arriving = self.config.participation == "arriving"
         return [Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)]
 
+    def deployed(self, sites: Sequence[str]) -> list[int]:
+        """Return, for each site, the stage whose student it uses when the stream has ended: the last."""
+        return [len(self.stages(sites))] * len(sites)
+
+    def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
+        """Return the student that a stage starts from: the one that the last stage ended with."""
+        return standing
+
     def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
         """Take the stage's number (from 1), its plan and the node of each participant."""
         self.stage = stage
-        self._plan = plan
+        self.plan = plan
         self._nodes = {node: site for site, node in nodes.items()}
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return what a participant gets beside the student: nothing."""
         return {}
 
-    def wants_maps(self, server_round: int) -> bool:
-        """Say whether participants are to share error maps with this round's students."""
+    def receive(self, site: str, content: RecordDict) -> None:
+        """Take note of a student that came back from a round."""
+
+    def consolidates(self) -> bool:
+        """Say whether the stage's participants are asked, when it has ended, for what the method keeps of it."""
         return False
 
-    def receive(self, site: str, content: RecordDict) -> None:
-        """Take from a reply what is the method's own, so that weights and metrics alone remain."""
+    def keep(self, site: str, content: RecordDict) -> None:
+        """Keep what a participant handed over of the stage."""
 
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Take the stage's final student."""
@@ -89,16 +99,15 @@ class ArrivalStrategy(FedAvg):
     ) -> Iterable[Message]:
         """Address the stage's participants, in order of arrival."""
         self.events.round_started(server_round, self.config.rounds)
-        self._standing = arrays
+        self.standing = arrays
         messages = []
         for node_id, site in self._nodes.items():
             order = ConfigRecord(
                 {
                     "stage": self.stage,
                     "server-round": server_round,
-                    "length": self._plan.length,
+                    "length": self.plan.length,
                     "teacher-stage": self.teacher_stage,
-                    "share-maps": self.wants_maps(server_round),
                 }
             )
             content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(site, server_round)})
@@ -124,7 +133,7 @@ class ArrivalStrategy(FedAvg):
                 self.count(self.bytes_out, site, message.content)
                 self.receive(site, message.content)
         failed = describe_faults(answers, self._nodes)
-        where = f"stage {self.stage} ({self._plan.name}), round {server_round}"
+        where = f"stage {self.stage} ({self.plan.name}), round {server_round}"
         arrays, metrics = super().aggregate_train(server_round, answers)
         if arrays is None or metrics is None:
             raise FederationError(f"{where}: no student came back: {failed}")
@@ -136,6 +145,34 @@ class ArrivalStrategy(FedAvg):
             raise FederationError(f"{where}: training diverged: a loss or a weight is not finite; λ may be too large")
         self.events.round_finished(losses)
         return self._with_inertia(arrays), metrics
+
+    def consolidate(self, grid: Grid, arrays: ArrayRecord) -> None:
+        """Ask the stage's participants for what the method keeps of it, where it keeps anything.
+
+        Raises
+        ------
+        FederationError
+            Where no participant handed anything over, or what one handed over is not as agreed.
+        """
+        if not self.consolidates():
+            return
+        self.events.consolidation_started(self.stage, list(self._nodes.values()))
+        self.standing = arrays
+        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: ConfigRecord({"stage": self.stage})})
+        timeout = self.config.stage_timeout_s
+        messages = [Message(content, node, wire.CONSOLIDATE, ttl=timeout) for node in self._nodes]
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        answers = {self._nodes[m.metadata.src_node_id]: m.content for m in replies if not m.has_error()}
+        failed = describe_faults(replies, self._nodes)
+        if not answers:
+            raise FederationError(f"stage {self.stage} ({self.plan.name}), consolidation: {failed}")
+        if failed:
+            self.events.sites_failed(failed)
+        for site in self._nodes.values():
+            self.count(self.bytes_in, site, content)
+            if site in answers:
+                self.count(self.bytes_out, site, answers[site])
+                self.keep(site, answers[site])
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -158,7 +195,7 @@ class ArrivalStrategy(FedAvg):
             return arrays
         return ArrayRecord(
             {
-                name: Array(beta * self._standing[name].numpy() + (1 - beta) * array.numpy())
+                name: Array(beta * self.standing[name].numpy() + (1 - beta) * array.numpy())
                 for name, array in arrays.items()
             }
         )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedserdiff.data.releases import REGIONS
-from fedserdiff.evaluation.continual import continual_scores
+from fedserdiff.evaluation.continual import ContinualScores, continual_scores
 
 Scores = Mapping[str, Mapping[str, float]]
 """By site, then by name such as ``refined.dice.tc``."""
@@ -20,14 +20,22 @@ class Results:
 
     Parameters
     ----------
-    method, seed, sites, cases
-        As they stand in ``results.json``.
+    method, seed, sites, deployed, cases
+        As they stand in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
     """
 
-    def __init__(self, method: str, seed: int, sites: Sequence[str], cases: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        method: str,
+        seed: int,
+        sites: Sequence[str],
+        deployed: Sequence[int],
+        cases: Mapping[str, Mapping[str, int]],
+    ) -> None:
         self.method = method
         self.seed = seed
         self.sites = list(sites)
+        self.deployed = list(deployed)
         self.cases = {site: dict(count) for site, count in cases.items()}
         self.rows: list[Scores] = []
         self.stages: list[str] = []
@@ -53,24 +61,25 @@ class Results:
             "seed": self.seed,
             "sites": self.sites,
             "stages": self.stages,
+            "deployed": self.deployed,
             "cases": self.cases,
             "R": self._matrices("refined"),
             "R_coarse": self._matrices("coarse"),
         }
         for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
-            values[name] = {
-                metric: {
-                    key: continual_scores(self.matrix("refined", metric, key), metric == "dice").to_dict()[name]
-                    for key in KEYS
-                }
-                for metric in METRICS
-            }
+            values[name] = {m: {key: self._continual(m, key).to_dict()[name] for key in KEYS} for m in METRICS}
         return values | {
             "losses": self.losses,
             "bytes_out": self._in_order(self.bytes_out),
             "bytes_in": self._in_order(self.bytes_in),
             "seconds": self.seconds,
         }
+
+    def _continual(self, metric: str, key: str) -> ContinualScores:
+        """Return the stream's scores; there are none where sites do not share one student."""
+        if len(set(self.deployed)) > 1:
+            return ContinualScores(None, None, None, None)
+        return continual_scores(self.matrix("refined", metric, key), metric == "dice")
 
     def _in_order(self, ledger: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         return {site: dict(sorted(ledger.get(site, {}).items())) for site in self.sites}

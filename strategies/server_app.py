@@ -10,6 +10,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.report.events import RunEvents
 from fedserdiff.run_config import experiment_of
 from strategies.arrival import run_stream
+from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 
 
@@ -18,10 +19,12 @@ def make_server_app(
     run: RunDirectory,
     events: RunEvents,
     cases: Mapping[str, Mapping[str, int]] | None = None,
+    first_stage: FirstStage | None = None,
+    only_first: bool = False,
 ) -> ServerApp:
     """Return the coordinator's app; when it ends, its results are in `run`.
 
-    A run config, which ``flwr run`` hands over, overrides `config` and `run`. `events` and `cases` are
+    A run config, which ``flwr run`` hands over, overrides `config` and `run`. What remains is
     `run_stream`'s.
     """
     app = ServerApp()
@@ -32,7 +35,7 @@ def make_server_app(
             from_run, home = experiment_of(context.run_config)
             run_stream(grid, from_run, RunDirectory.new(home / "runs" / str(context.run_id)), events)
         else:
-            run_stream(grid, config, run, events, cases)
+            run_stream(grid, config, run, events, cases, first_stage, only_first)
 
     return app
 

@@ -90,6 +90,27 @@ def _file(folder: Path, release: Release, channel: str) -> Path:
     raise DataError(f"{folder / stems[0]}.nii.gz: {what} of case {folder.name} is missing")
 
 
+def hold_out(cases: Sequence[Case], test_cases: Sequence[str], site: str) -> tuple[set[str], set[str]]:
+    """Split patients into (training, test) as the names of the test cases say.
+
+    Raises
+    ------
+    DataError
+        Where a test case is missing, a patient would be on both sides, or nobody is left to train on.
+    """
+    missing = sorted(set(test_cases) - {case.name for case in cases})
+    if missing:
+        raise DataError(f"site {site}: test_cases: no case {', '.join(missing)} here")
+    test = {case.patient for case in cases if case.name in test_cases}
+    torn = sorted(case.name for case in cases if case.patient in test and case.name not in test_cases)
+    if torn:
+        raise DataError(f"site {site}: test_cases: {', '.join(torn)}: of a patient whose other scan is held out")
+    training = {case.patient for case in cases} - test
+    if not training:
+        raise DataError(f"site {site}: test_cases: every patient is held out: none is left to train on")
+    return training, test
+
+
 def split_patients(patients: Iterable[str], test_share: float, site: str) -> tuple[set[str], set[str]]:
     """Split patients into (training, test), the same way on every machine and for every seed.
 

@@ -21,6 +21,9 @@ class RunEvents:
     def sites_failed(self, what: str) -> None:
         """Some participants of a round failed; it goes on with the others."""
 
+    def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
+        """`sites` are asked for what the method keeps of a stage that has ended."""
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         """Row `stage` of R is being measured; 0 is the untrained student."""
 

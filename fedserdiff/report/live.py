@@ -76,6 +76,10 @@ class LiveView(RunEvents):
     def sites_failed(self, what: str) -> None:
         self._console.print(f"  [yellow]went on without:[/yellow] {what}")
 
+    def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
+        self._watched = ()
+        self._show(f"stage {stage}: {', '.join(sites)} hand over what the method keeps of it")
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         what = "the untrained student" if stage == 0 else f"after stage {stage}"
         self._watched = ()

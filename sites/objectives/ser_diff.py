@@ -6,8 +6,9 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.objective import coarse_distance, replay_distance, segmentation_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
+from fedserdiff.wire import ERROR_MAPS, Memory, from_levels, to_levels
 from sites.hospital import Batch, TrainingSet
-from sites.objectives.base import Objective
+from sites.objectives.base import NOTHING_KEPT, Objective
 
 
 class SerDiffObjective(Objective):
@@ -17,18 +18,17 @@ class SerDiffObjective(Objective):
     the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
     """
 
-    def __init__(
-        self, config: ExperimentConfig, teacher: Student | None = None, bank: torch.Tensor | None = None
-    ) -> None:
-        super().__init__(config, teacher if config.lambda_kd > 0 else None, bank)
+    def __init__(self, config: ExperimentConfig, teacher: Student | None = None, memory: Memory = NOTHING_KEPT) -> None:
+        super().__init__(config, teacher if config.lambda_kd > 0 else None, memory)
 
+    _bank: torch.Tensor | None
     _pool: torch.Tensor
     _maps: torch.Tensor
     _row_of: torch.Tensor
     _replay: torch.Generator
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Draw the pool and sample the teacher's conditional map of each of its items."""
+        """Draw the pool, sample the teacher's conditional map of each of its items, and take the bank's maps."""
         if self.teacher is None:
             return
         config = self.config
@@ -43,7 +43,15 @@ class SerDiffObjective(Objective):
         for chunk in training_set.in_chunks(self._pool, 2 * config.batch_size):
             prediction = self.teacher.predict(chunk.image, config.sampling_steps, noise)
             maps.append(prediction.error_map)
-        self._maps = torch.cat(maps)
+        self._maps = self._noisy(torch.cat(maps), noise)
+        kept = self.memory.get(ERROR_MAPS)
+        self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
+
+    def _noisy(self, maps: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        """Add the noise by which a study spoils the maps that are replayed; none by default."""
+        if self.config.map_noise == 0:
+            return maps
+        return (maps + self.config.map_noise * torch.randn(maps.shape, generator=noise).to(maps.device)).clamp(-1, 1)
 
     def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """Return ``segmentation`` and, with a teacher, ``distillation`` = λ · L_KD."""
@@ -65,32 +73,32 @@ class SerDiffObjective(Objective):
     def _distillation(self, student: Student, teacher: Student) -> torch.Tensor:
         """Return L_KD on a draw of conditional maps with their context and, where there are any, maps of the bank."""
         config = self.config
-        from_bank = 0 if self.bank is None else config.replay_batch // 2
+        from_bank = 0 if self._bank is None else config.replay_batch // 2
         rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
         image = self._training_set.batch(self._pool[rows]).image
         of_coarse, coarse = coarse_distance(student, teacher, image, config.gamma)
         maps, context = self._maps[rows], teacher.context(image, coarse)
-        if self.bank is not None and from_bank:
-            drawn = torch.randint(0, len(self.bank), (from_bank,), generator=self._replay)
-            maps = torch.cat([maps, self.bank[drawn].to(maps.device)])
+        if self._bank is not None and from_bank:
+            drawn = torch.randint(0, len(self._bank), (from_bank,), generator=self._replay)
+            maps = torch.cat([maps, self._bank[drawn].to(maps.device)])
             context = torch.cat([context, teacher.null_context(from_bank)])
         return of_coarse + replay_distance(student, teacher, maps, context, config.gamma, self._replay)
 
-    def shared_maps(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> torch.Tensor | None:
-        """Return maps of the student as this hospital trained it, from the branch that the config allows.
+    def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
+        """Return maps of the student, from the branch that the config allows, as int8.
 
         ``null`` starts from noise with an empty context: no patient's data reach it but through the weights.
         ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.
         """
         config = self.config
         if config.shared_error_maps == "none":
-            return None
+            return NOTHING_KEPT
         noise = generator(config.seed, "shared-maps", site, stage)
-        student.eval()
         if config.shared_error_maps == "mri":
             drawn = training_set.draw(config.shared_maps, noise)
             chunks = training_set.in_chunks(drawn, 2 * config.batch_size)
-            return torch.cat([student.predict(c.image, config.sampling_steps, noise).error_map for c in chunks])
-        empty = student.null_context(config.shared_maps)
-        parts = [student.sample(c, config.sampling_steps, noise) for c in empty.split(2 * config.batch_size)]
-        return torch.cat(parts)
+            maps = [student.predict(c.image, config.sampling_steps, noise).error_map for c in chunks]
+        else:
+            empty = student.null_context(config.shared_maps)
+            maps = [student.sample(c, config.sampling_steps, noise) for c in empty.split(2 * config.batch_size)]
+        return {ERROR_MAPS: {"maps": to_levels(torch.cat(maps))}}

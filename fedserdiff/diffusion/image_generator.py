@@ -1,0 +1,62 @@
+"""A diffusion model of multimodal images with masks: what image replay shares where SER-Diff shares error maps."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.diffusion.denoiser import StemmedUNet
+from fedserdiff.diffusion.refiner import random_timesteps
+from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
+
+_CHANNELS = len(MODALITIES) + len(REGIONS) + 1  # the last says where the brain is
+_SIGMAS = 3.0  # z-scores are divided by this, so that most of an image lies in [−1, 1] as a mask does
+_STEPS = 50
+
+
+class ImageGenerator(nn.Module):
+    """DDPM over image, masks and brain, E₀-prediction, with the refiner's widths (our choice)."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        super().__init__()
+        self._shape = config.grid[: config.spatial_dims]
+        self._autocast = config.precision == "bf16"
+        dims, channels = config.spatial_dims, config.refiner_channels
+        self._network = StemmedUNet(dims, _CHANNELS, _CHANNELS, channels, config.stem_factor)
+
+    def loss(self, image: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the mean squared error of the clean sample predicted from a noised one, at random timesteps.
+
+        Parameters
+        ----------
+        image : Tensor of shape (B, 4, *grid)
+            z-scored, 0 outside the brain.
+        truth : Tensor of shape (B, 3, *grid)
+            Region masks, 0 or 1.
+        generator : torch.Generator
+            On the CPU.
+        """
+        brain = (image != 0).any(1, keepdim=True).float()
+        clean = torch.cat([image / _SIGMAS, 2 * truth - 1, 2 * brain - 1], 1)
+        t = random_timesteps(len(clean), generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        return F.mse_loss(self._denoise(add_noise(clean, noise, t), t), clean)
+
+    @torch.no_grad()
+    def sample(self, samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Generate images (samples, 4, *grid), 0 outside the brain, and masks (samples, 3, *grid) of 0 and 1."""
+        device = next(self.parameters()).device
+        noisy = torch.randn(samples, _CHANNELS, *self._shape, generator=generator).to(device)
+        timesteps = sampling_timesteps(_STEPS)
+        for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
+            clean = self._denoise(noisy, torch.full((samples,), t, device=device))
+            noisy = ddim_step(noisy, clean, t, t_next)
+        image, masks, brain = noisy.split([len(MODALITIES), len(REGIONS), 1], 1)
+        inside = (brain > 0).float()
+        return image * _SIGMAS * inside, (masks > 0).float() * inside
+
+    def _denoise(self, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self._autocast):
+            clean: torch.Tensor = self._network(noisy, t)
+        return clean.float()

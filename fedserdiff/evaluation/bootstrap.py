@@ -1,0 +1,199 @@
+"""95 % intervals over seeds and patients: a hierarchical bootstrap, paired across methods.
+
+A replicate draws as many seeds as there are, with replacement, and for each of them, site by site, as many patients
+as the site has; a drawn patient brings all its cases. Every method is scored on the same draws, so the difference of
+two estimates has an interval of its own, free of what makes a case hard for both. Seeds and patients drawn apart from
+each other (crossed): Owen, doi 10.1214/07-AOAS122. Few seeds understate themselves: n of them show (n − 1)/n of their
+variance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedserdiff.evaluation.continual import continual_scores
+
+STATISTICS = ("final", "bwt", "fwt", "forgetting")
+
+
+@dataclass(frozen=True, eq=False)
+class StreamScores:
+    """One run's score of every test case after every stage, in the metric's units.
+
+    Attributes
+    ----------
+    values : mapping of str to array of float64, shape (rows, cases)
+        By site, in the order of arrival. Row 0 is the untrained student, row i the one after stage i.
+    patients : mapping of str to sequence of str
+        By site, the patient of each case; a patient may have several cases.
+    deployed : mapping of str to int
+        By site, the row in [0, rows) of the student in use at the end: the last, unless sites keep their own models.
+    higher_is_better : bool
+        False for distances such as HD95, as in `continual_scores`.
+    """
+
+    values: Mapping[str, NDArray[np.float64]]
+    patients: Mapping[str, Sequence[str]]
+    deployed: Mapping[str, int]
+    higher_is_better: bool
+
+    def __post_init__(self) -> None:
+        if not self.values or not self.values.keys() == self.patients.keys() == self.deployed.keys():
+            raise ValueError("values, patients and deployed must be of the same sites, at least one")
+        rows = len(next(iter(self.values.values())))
+        for site, values in self.values.items():
+            if values.shape != (rows, len(self.patients[site])):
+                raise ValueError(f"{site}: {values.shape} scores, {rows} rows, {len(self.patients[site])} cases")
+            if not 0 <= self.deployed[site] < rows:
+                raise ValueError(f"{site}: deployed row {self.deployed[site]} of {rows}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % percentile interval, in the value's units."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the value and the ends by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A statistic on the cases as they are, and on every replicate.
+
+    Those of one `Resampling` are paired: what is computed from several, replicate by replicate, is one too.
+
+    Attributes
+    ----------
+    value : float
+        Mean over the seeds.
+    replicates : array of float64, shape (replicates,)
+        Mean over the drawn seeds.
+    """
+
+    value: float
+    replicates: NDArray[np.float64]
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """Return the paired difference; both must be of one `Resampling`, or of two built alike."""
+        return Estimate(self.value - other.value, self.replicates - other.replicates)
+
+    def interval(self) -> Interval:
+        """Return the value with the 2.5 and 97.5 percentiles of the replicates.
+
+        Forgetting may lie below its interval: its maximum over stages grows with noise, and resampling adds noise.
+        """
+        low, high = np.percentile(self.replicates, (2.5, 97.5))
+        return Interval(self.value, float(low), float(high))
+
+
+class Resampling:
+    """The draws of seeds and patients on which every method is scored: the same in whatever order they are given.
+
+    Parameters
+    ----------
+    patients : mapping of int to mapping of str to sequence of str
+        By seed and site, the patient of each case, as in `StreamScores`.
+    shared_patients : bool
+        Whether all seeds have the same patients (real data): a replicate's seeds then share one draw, as hard cases
+        do not average out over seeds. Otherwise (phantoms) each drawn seed has its own, even one drawn twice.
+    replicates, rng_seed : int
+        Number of replicates (at least 1) and seed of their draws (at least 0).
+
+    Raises
+    ------
+    ValueError
+        No seed, a site without patients, or patients that differ between seeds though `shared_patients`.
+    """
+
+    def __init__(
+        self,
+        patients: Mapping[int, Mapping[str, Sequence[str]]],
+        *,
+        shared_patients: bool,
+        replicates: int = 2000,
+        rng_seed: int = 0,
+    ) -> None:
+        if not patients:
+            raise ValueError("no seed to draw from")
+        self._patients = {s: {site: tuple(p) for site, p in sorted(patients[s].items())} for s in sorted(patients)}
+        first = min(patients)
+        rng = np.random.default_rng(rng_seed)
+        self._seeds = rng.choice(list(self._patients), (replicates, len(self._patients)))  # the drawn ones
+        # By seed and site: how often each case is in each draw of the seed, after a row of ones, the cases as they are.
+        self._weights: dict[int, dict[str, NDArray[np.float64]]] = {}
+        shared: dict[str, NDArray[np.float64]] = {}
+        for seed, sites in self._patients.items():
+            if shared_patients:
+                self._check(seed, self._patients[first], f"than seed {first}")
+            of_replicate = np.nonzero(self._seeds == seed)[0]
+            self._weights[seed] = {}
+            for site, of_case in sites.items():
+                if not of_case:
+                    raise ValueError(f"seed {seed}, {site}: no patients to draw from")
+                if shared_patients and site not in shared:
+                    shared[site] = _draw(rng, of_case, replicates)
+                drawn = shared[site][of_replicate] if shared_patients else _draw(rng, of_case, len(of_replicate))
+                self._weights[seed][site] = np.vstack([np.ones(len(of_case)), drawn])
+
+    def estimates(self, runs: Mapping[int, StreamScores]) -> dict[str, Estimate | None]:
+        """Return every one of `STATISTICS` of a method, from its run of each seed.
+
+        ``final`` is the mean over sites of the deployed student's score. The others are of `continual_scores`; None
+        where a seed's run has none, or where a site does not deploy the last student.
+
+        Raises
+        ------
+        ValueError
+            The runs are of other seeds, sites or patients.
+        """
+        if runs.keys() != self._patients.keys():
+            raise ValueError(f"runs of seeds {sorted(runs)}, draws of seeds {list(self._patients)}")
+        scores = {}
+        for seed, run in runs.items():
+            self._check(seed, run.patients, "than the run")
+            scores[seed] = _score(run, self._weights[seed])
+        return {name: self._mean({seed: s[name] for seed, s in scores.items()}) for name in STATISTICS}
+
+    def _mean(self, scores: Mapping[int, NDArray[np.float64] | None]) -> Estimate | None:
+        as_is, drawn = [], np.empty(self._seeds.shape)
+        for seed, score in scores.items():
+            if score is None:
+                return None
+            as_is.append(score[0])
+            drawn[self._seeds == seed] = score[1:]
+        return Estimate(float(np.mean(as_is)), drawn.mean(1))
+
+    def _check(self, seed: int, patients: Mapping[str, Sequence[str]], other: str) -> None:
+        own = self._patients[seed]
+        for site in sorted(own.keys() | patients.keys()):
+            if site not in own or site not in patients or own[site] != tuple(patients[site]):
+                raise ValueError(f"seed {seed}, {site}: other patients {other}")
+
+
+def _draw(rng: np.random.Generator, of_case: Sequence[str], draws: int) -> NDArray[np.float64]:
+    """Return how often each case comes up when its site's patients are drawn: shape (draws, cases)."""
+    names, index = np.unique(np.asarray(of_case), return_inverse=True)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    return times[:, index].astype(float)
+
+
+def _score(run: StreamScores, weights: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64] | None]:
+    """Return each of `STATISTICS`, shape (draws,), of a run whose cases have weights (draws, cases) by site."""
+    by_site = [weights[site] @ values.T / weights[site].sum(1, keepdims=True) for site, values in run.values.items()]
+    r = np.stack(by_site, axis=2)  # (draws, rows, sites)
+    deployed = [run.deployed[site] for site in run.values]
+    scores: dict[str, NDArray[np.float64] | None] = dict.fromkeys(STATISTICS)
+    scores["final"] = r[:, deployed, np.arange(len(deployed))].mean(1)
+    if set(deployed) == {r.shape[1] - 1}:
+        streams = [continual_scores(one, run.higher_is_better) for one in r]
+        for name in STATISTICS[1:]:
+            column = [getattr(stream, name) for stream in streams]
+            scores[name] = None if None in column else np.array(column)
+    return scores

@@ -1,0 +1,233 @@
+"""The page that shows a comparison of methods and its studies: one HTML file that needs nothing beside it."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from fedserdiff.methods import METHODS
+from fedserdiff.report.charts import dice_across_stages, heat_maps, png, study_plot, svg, utility_against_bytes
+
+_NOTHING = "–"
+_WORDS = 24  # a longer text in a table's cell is words, not a figure
+_KINDS = ("arrays", "error-maps", "metrics", "site", "raw-scans")  # any others follow in alphabetical order
+_STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
+_BADGE = Markup('<span class="badge">breaks privacy</span>')
+
+
+def render_page(
+    comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[str, Any]], cases: Figure | None
+) -> str:
+    """Return the page; the same input gives the same text.
+
+    Parameters
+    ----------
+    comparison : mapping or None
+        Data, methods with their scores, sentences that answer, notes and versions; None where only studies ran.
+    studies : sequence of mapping
+        For each: title, question, data, columns, rows, plot and sentences.
+    cases : Figure or None
+        Example cases. It is embedded as pixels, for it holds images.
+    """
+    environment = Environment(
+        loader=PackageLoader("fedserdiff.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    mark = _Marker(comparison["methods"] if comparison else [])
+    picture = None
+    if cases is not None:
+        about = f"{_facts(comparison['data'])}." if comparison else "Its title says of which data."
+        caption = f"Test cases as examples: the scan, the truth and the masks that were predicted. {about}"
+        picture = _figure(png(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
+    template = environment.get_template("comparison.html")
+    return template.render(
+        comparison=None if comparison is None else _comparison_view(comparison, mark),
+        studies=[_study_view(study, mark) for study in studies],
+        cases=picture,
+    ).lstrip()  # a page begins with its document type
+
+
+class _Marker:
+    """Puts the badge beside the name of each method that breaks privacy."""
+
+    def __init__(self, methods: Sequence[Mapping[str, Any]]) -> None:
+        known = {name: method.breaks_privacy for name, method in METHODS.items()}
+        known |= {method["name"]: method["breaks_privacy"] for method in methods}
+        names = sorted((re.escape(name) for name, breaks in known.items() if breaks), key=lambda n: (-len(n), n))
+        self._pattern = re.compile(rf"(?<![\w-])({'|'.join(names)})(?![\w-])" if names else r"(?!)")
+
+    def __call__(self, text: str) -> Markup:
+        """Return `text` escaped, with a badge after each such name."""
+        parts = self._pattern.split(text)
+        marked = (escape(part) + (Markup(" ") + _BADGE if place % 2 else "") for place, part in enumerate(parts))
+        return Markup("").join(marked)
+
+
+def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
+    data, methods = comparison["data"], comparison["methods"]
+    kinds = _kinds(methods)
+    releases = data["releases"] if len(data["releases"]) == len(data["sites"]) else []
+    views = [_method_view(method, kinds, data["sites"], mark) for method in methods]
+    return {
+        "data": data,
+        "facts": _facts(data),
+        "cases": [
+            (site, release, data["cases"][site]["training"], data["cases"][site]["test"])
+            for site, release in zip(data["sites"], releases or [None] * len(data["sites"]), strict=True)
+        ],
+        "by_release": bool(releases),
+        "answer": comparison["answer"],
+        "notes": comparison["notes"],
+        "versions": comparison["versions"].items(),
+        "kinds": kinds,
+        "methods": views,
+        "site_tables": [
+            (title, [(view["name"], view[key]) for view in views])
+            for key, title in (("site_dice", "Dice %"), ("site_hd95", "HD95 mm"))
+        ],
+        "figures": _figures(data, methods) if methods else {},
+    }
+
+
+def _method_view(
+    method: Mapping[str, Any], kinds: Sequence[str], sites: Sequence[str], mark: _Marker
+) -> dict[str, Any]:
+    scores, sent, per_site = method["scores"], method["bytes_out"], method["per_site"]
+    return {
+        "name": mark(method["name"]),
+        "summary": method["summary"],
+        "dice": _interval(scores["dice"], 100),
+        "hd95": _interval(scores["hd95"], 1),
+        "stream": [_interval(scores[key], 100, signed=True) for key, _ in _STREAM_SCORES],
+        "sent": [_bytes(sent.get(kind)) for kind in kinds],
+        "total": _bytes(sum(sent.values())),
+        "minutes": _number(method["minutes"]),
+        "site_dice": [_number(per_site["dice"][site], 100) for site in sites],
+        "site_hd95": [_number(per_site["hd95"][site]) for site in sites],
+    }
+
+
+def _kinds(methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {kind for method in methods for kind in method["bytes_out"]}
+    return [kind for kind in _KINDS if kind in found] + sorted(found.difference(_KINDS))
+
+
+def _facts(data: Mapping[str, Any]) -> str:
+    """Return which data, seeds and cases figures come from: it stands under every one of them."""
+    tests = [data["cases"][site]["test"] for site in data["sites"]]
+    counts = " + ".join(map(str, tests)) + (f" = {sum(tests)}" if len(tests) > 1 else "")
+    word = "seed" if len(data["seeds"]) == 1 else "seeds"
+    seeds = ", ".join(map(str, data["seeds"]))
+    places = f"{len(tests)} site{'s' if len(tests) > 1 else ''}"
+    facts = f"{data['name']} data, profile {data['profile']}, {places}, {counts} test cases, {word} {seeds}"
+    return _capital(facts)
+
+
+def _figures(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    facts = f"{_facts(data)}." + (" Means over seeds." if len(data["seeds"]) > 1 else "")
+    ends = "; ".join(
+        f"{method['name']} {_number(method['scores']['dice']['value'], 100)} % at "
+        f"{_bytes(sum(method['bytes_out'].values()))}"
+        for method in methods
+    )
+    numbers = ", ".join(f"{place} {site}" for place, site in enumerate(data["sites"], 1))
+    return {
+        "heat": _figure(
+            svg(heat_maps(methods, data["sites"])),
+            f"Heat maps of R, one a method ({', '.join(m['name'] for m in methods)}), with the values in their cells.",
+            f"R: Dice % on each site (column) after each stage (row); one colour scale, 0 to 100 %. Framed: the "
+            f"student that the site uses in the end. Sites in order of arrival: {numbers}. {facts}",
+        ),
+        "stages": _figure(
+            svg(dice_across_stages(methods, data["sites"])),
+            f"Dice of each site ({', '.join(data['sites'])}) after each stage, one line a method; the values are in "
+            "the heat maps.",
+            "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is "
+            f"a method that has no stages: its final value. {facts}",
+        ),
+        "bytes": _figure(
+            svg(utility_against_bytes(methods)),
+            f"Final mean Dice against bytes that left the hospitals: {ends}.",
+            "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of "
+            "nearly the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. "
+            f"{facts}",
+        ),
+    }
+
+
+def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
+    plot = study["plot"]
+    series = (
+        f"{one['label']}: " + ", ".join(f"{_cell(y)} at {x}" for x, y in zip(one["x"], one["y"], strict=True))
+        for one in plot["series"]
+    )
+    alt = f"{plot['y_label']} against {plot['x_label']}. {'; '.join(series)}."
+    wordy = [
+        any(isinstance(cell, str) and len(cell) > _WORDS for cell in column)
+        for column in zip(*study["rows"], strict=True)
+    ]
+    classes = ["text" if words or not place else "number" for place, words in enumerate(wordy)]
+    classes += ["number"] * (len(study["columns"]) - len(classes))  # of a table without rows
+    return {
+        "name": study["name"],
+        "title": study["title"],
+        "question": study["question"],
+        "data": f"{_capital(study['data'])}.",
+        "columns": [(mark(column), kind) for column, kind in zip(study["columns"], classes, strict=True)],
+        "rows": [
+            [
+                (mark(cell) if isinstance(cell, str) else _cell(cell), kind)
+                for cell, kind in zip(row, classes, strict=True)
+            ]
+            for row in study["rows"]
+        ],
+        "figure": _figure(svg(study_plot(plot)), alt, f"{study['title']}. {_capital(study['data'])}."),
+        "sentences": study["sentences"],
+    }
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _figure(source: str, alt: str, caption: str) -> dict[str, str]:
+    return {"source": source, "alt": alt, "caption": caption}
+
+
+def _cell(value: object) -> str:
+    """Return a study's value: integers as they are, other numbers with one decimal."""
+    if isinstance(value, float):
+        return _number(value)
+    return _NOTHING if value is None else str(value).replace("-", "−") if isinstance(value, int) else str(value)
+
+
+def _number(value: float | None, scale: float = 1, signed: bool = False) -> str:
+    if value is None or not math.isfinite(value):
+        return _NOTHING
+    rounded = round(scale * value, 1) + 0.0  # no negative zero
+    return f"{rounded:+,.1f}".replace("-", "−") if signed and rounded else f"{rounded:,.1f}".replace("-", "−")
+
+
+def _interval(score: Mapping[str, float | None] | None, scale: float, signed: bool = False) -> tuple[str, str]:
+    """Return a score and its interval, each as text; the interval is empty where there is none."""
+    if score is None or score["value"] is None:
+        return _NOTHING, ""
+    value, low, high = (_number(score[key], scale, signed) for key in ("value", "low", "high"))
+    return value, "" if score["low"] is None or score["high"] is None else f"[{low}, {high}]"
+
+
+def _bytes(count: float | None) -> str:
+    """Return a number of bytes as people read it, in powers of 1000."""
+    if count is None:
+        return _NOTHING
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if round(count / 1000**power, 1) >= 1:
+            return f"{count / 1000**power:,.1f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,48 @@
+"""Elastic weight consolidation: weights that earlier hospitals need are held where they are (arXiv 1612.00796)."""
+
+import torch
+
+from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.seeding import generator
+from fedserdiff.wire import FISHER, Memory
+from sites.hospital import Batch, TrainingSet
+from sites.objectives.base import Objective
+
+_FISHER_BATCHES = 64  # our choice
+
+
+class EwcObjective(Objective):
+    """L = L_seg + (weight / 2) · Σ_i F_i (θ_i − θ*_i)², θ* the student that the last stage ended with.
+
+    F is the sum over earlier stages of their diagonal empirical Fisher (the online variant, arXiv 1805.06370, with no
+    decay). Without a past, or with weight 0, it is L_seg to the last digit.
+    """
+
+    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return ``segmentation`` and, with a past, ``consolidation``, the weighted penalty."""
+        terms = {"segmentation": segmentation_terms(student, batch.image, batch.truth, None, perturb, noise).total}
+        fisher = self.memory.get(FISHER)
+        if fisher is not None and self.teacher is not None and self.config.ewc_weight > 0:
+            anchor = dict(self.teacher.named_parameters())
+            moved = [
+                (fisher[name].to(weight.device) * (weight - anchor[name]).square()).sum()
+                for name, weight in student.named_parameters()
+            ]
+            terms["consolidation"] = self.config.ewc_weight / 2 * torch.stack(moved).sum()
+        return terms
+
+    def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
+        """Return the diagonal empirical Fisher of L_seg: mean squared gradient of a batch, by parameter, float32."""
+        config = self.config
+        draws = generator(config.seed, "fisher", site, stage)
+        squares = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
+        for number in range(_FISHER_BATCHES):
+            batch = training_set.batch(training_set.draw(config.batch_size, draws))
+            loss = segmentation_terms(student, batch.image, batch.truth, None, number % 2 == 1, draws).total
+            student.zero_grad()
+            loss.backward()
+            for name, weight in student.named_parameters():
+                if weight.grad is not None:
+                    squares[name] += weight.grad.square() / _FISHER_BATCHES
+        return {FISHER: squares}

@@ -1,0 +1,63 @@
+"""Image replay: whole synthetic scans with masks, from a diffusion model of the hospital's images, train the student.
+
+What it is compared for: the usual generative replay (such as arXiv 2406.19796 and 2406.18037) shares pictures of brains
+where SER-Diff shares error maps.
+"""
+
+import torch
+
+from fedserdiff.diffusion.image_generator import ImageGenerator
+from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.seeding import generator
+from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
+from sites.hospital import Batch, TrainingSet
+from sites.objectives.base import Objective
+from sites.training import anneal, stage_steps
+
+
+class ImageReplayObjective(Objective):
+    """L = L_seg on the hospital's own batch + λ · L_seg on synthetic images; with λ = 0 it is L_seg to the last digit.
+
+    The image model is trained in the hospital, for as many steps as a stage has, and stays there.
+    """
+
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
+        """Seed the draws from the synthetic images."""
+        self._replay = generator(self.config.seed, "replay", site, stage, server_round)
+
+    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return ``segmentation`` and, with synthetic images, ``replay`` = λ · L_seg on a draw of them."""
+        config = self.config
+        terms = {"segmentation": segmentation_terms(student, batch.image, batch.truth, None, perturb, noise).total}
+        kept = self.memory.get(SYNTHETIC_IMAGES)
+        if kept is not None and config.lambda_kd > 0 and config.replay_batch > 0:
+            drawn = torch.randint(0, len(kept["images"]), (config.replay_batch,), generator=self._replay)
+            image = kept["images"][drawn].to(batch.image)
+            truth = kept["masks"][drawn].to(batch.truth)
+            parts = segmentation_terms(student, image, truth, None, perturb, self._replay)
+            terms["replay"] = config.lambda_kd * parts.total
+        return terms
+
+    def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
+        """Train the hospital's image model; return images (N, 4, *grid), float16, with masks (N, 3, *grid), uint8."""
+        config = self.config
+        draws = generator(config.seed, "image-generator", site, stage)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draws.initial_seed())
+            model = ImageGenerator(config).to(next(student.parameters()).device)
+        steps = stage_steps(config, len(training_set))
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        for step in range(steps):
+            anneal(optimizer, config.learning_rate, step / steps)
+            batch = training_set.batch(training_set.draw(config.batch_size, draws))
+            loss = model.loss(batch.image, batch.truth, draws)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        counts = [len(part) for part in torch.arange(config.shared_maps).split(2 * config.batch_size)]
+        samples = [model.sample(count, draws) for count in counts]
+        images = torch.cat([image for image, _ in samples]).half()
+        masks = torch.cat([mask for _, mask in samples]).to(torch.uint8)
+        return {SYNTHETIC_IMAGES: {"images": images, "masks": masks}}

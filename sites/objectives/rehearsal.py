@@ -1,0 +1,34 @@
+"""Rehearsal: raw cases of every earlier hospital, kept and trained on again. Breaks privacy."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.seeding import generator
+from sites.hospital import Hospital
+from sites.objectives.fine_tune import FineTuneObjective
+
+
+class RehearsalObjective(FineTuneObjective):
+    """L = L_seg on the hospital's own training cases and the buffer, drawn from alike."""
+
+    def training_cases(
+        self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
+    ) -> Sequence[CachedCase]:
+        """Return the buffer of every earlier site, in order of arrival, and then the hospital's own cases."""
+        past = [site for site in self.config.sites[: stage - 1] if site != hospital.site]
+        return [*(case for site in past for case in buffer(open_site(site), self.config)), *hospital.training]
+
+
+def buffer(hospital: Hospital, config: ExperimentConfig) -> list[CachedCase]:
+    """Return the training cases that a site leaves behind: all of `rehearsal_share` of its patients, at least one's.
+
+    The draw follows from seed and site, so that a site leaves the same patients whenever it is asked.
+    """
+    patients = sorted({cached.case.patient for cached in hospital.training})
+    count = max(1, round(config.rehearsal_share * len(patients)))
+    drawn = torch.randperm(len(patients), generator=generator(config.seed, "rehearsal", hospital.site.name))[:count]
+    kept = {patients[int(number)] for number in drawn}
+    return [cached for cached in hospital.training if cached.case.patient in kept]

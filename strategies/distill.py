@@ -1,0 +1,7 @@
+"""Feature distillation at the coordinator: a teacher travels, and nothing is replayed."""
+
+from strategies.teaching import TeachingStrategy
+
+
+class Distill(TeachingStrategy):
+    """The teacher's weights reach each hospital once; only students come back."""

@@ -1,0 +1,77 @@
+"""Stage 1, computed once for every method that begins with it: nothing can be forgotten yet, so all do the same."""
+
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import REGIONS
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method
+from fedserdiff.report.events import RunEvents
+from strategies.base import ArrivalStrategy, Stage
+from strategies.results import METRICS, Scores
+
+_SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """A stage 1 that has been trained and scored: its student, rows 0 and 1 of R, and what they cost."""
+
+    arrays: ArrayRecord
+    rows: tuple[Scores, Scores]
+    losses: Mapping[str, float]
+    bytes_out: Mapping[str, Mapping[str, int]]
+    bytes_in: Mapping[str, Mapping[str, int]]
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def load(cls, run: Path, config: ExperimentConfig) -> "FirstStage":
+        """Load the directory of a run that stopped after stage 1, to go on from with `config`.
+
+        Raises
+        ------
+        ConfigError
+            Where that run's stage 1 is not the one that `config` begins with.
+        """
+        made_with = ExperimentConfig.from_dict(json.loads((run / "config.json").read_text()))
+        if made_with != config.of_first_stage() or not begins_with_first_stage(config):
+            raise ConfigError(f"{run}: its stage 1 is not that of this {config.method} run")
+        results = json.loads((run / "results.json").read_text())
+        student = Student(config)
+        student.load_state_dict(torch.load(run / "student.pt", weights_only=True))
+        first, second = (
+            {
+                site: {
+                    f"{mask}.{metric}.{region}": results[key][metric][region][row][column]
+                    for mask, key in (("coarse", "R_coarse"), ("refined", "R"))
+                    for metric in METRICS
+                    for region in REGIONS
+                }
+                for column, site in enumerate(results["sites"])
+            }
+            for row in (0, 1)
+        )
+        return cls(
+            arrays=wire.weights_to_record(student),
+            rows=(first, second),
+            losses=results["losses"][0],
+            bytes_out=results["bytes_out"],
+            bytes_in=results["bytes_in"],
+            seconds={name: results["seconds"][name] for name in _SECONDS},
+        )
+
+
+def begins_with_first_stage(config: ExperimentConfig) -> bool:
+    """Say whether the config's method begins with one stage of the first site alone."""
+    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, RunEvents())
+    sites = [site.name for site in config.sites]
+    return strategy.stages(sites)[0] == Stage(sites[0], (sites[0],))

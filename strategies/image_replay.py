@@ -1,0 +1,32 @@
+"""Image replay at the coordinator: a bank of synthetic images with masks."""
+
+from flwr.app import ArrayRecord, RecordDict
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.report.events import RunEvents
+from strategies.base import ArrivalStrategy
+from strategies.replay_bank import ReplayBank
+
+
+class ImageReplay(ArrivalStrategy):
+    """Keep the images of the first site's generator, or, with ``teacher = "latest"``, of every site's."""
+
+    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+        super().__init__(config, events)
+        grid = config.grid[: config.spatial_dims]
+        arrays = {"images": ("float16", (len(MODALITIES), *grid)), "masks": ("uint8", (len(REGIONS), *grid))}
+        self.bank = ReplayBank(arrays, config.shared_maps)
+
+    def consolidates(self) -> bool:
+        """Ask for images wherever SER-Diff would make a teacher."""
+        return self.stage == 1 or self.config.teacher == "latest"
+
+    def keep(self, site: str, content: RecordDict) -> None:
+        """Add a site's images to the bank."""
+        self.bank.add(site, content.array_records[wire.SYNTHETIC_IMAGES])
+
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        """Return the bank."""
+        return {wire.SYNTHETIC_IMAGES: self.bank.to_record()} if len(self.bank) else {}

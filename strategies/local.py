@@ -1,0 +1,19 @@
+"""No federation: each hospital trains a student of its own, from scratch, and keeps it."""
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord
+
+from strategies.base import ArrivalStrategy
+
+
+class Local(ArrivalStrategy):
+    """What a hospital has without the others: the lower bound of any collaboration."""
+
+    def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
+        """Start every stage from the untrained student."""
+        return untrained
+
+    def deployed(self, sites: Sequence[str]) -> list[int]:
+        """Each site uses the student of its own stage."""
+        return list(range(1, len(sites) + 1))

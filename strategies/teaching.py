@@ -1,0 +1,40 @@
+"""A frozen student as teacher: what the coordinator's halves of SER-Diff and of its relatives share."""
+
+from flwr.app import ArrayRecord, RecordDict
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.report.events import RunEvents
+from strategies.base import ArrivalStrategy
+
+
+class TeachingStrategy(ArrivalStrategy):
+    """Freeze a stage's student as teacher, and send it to each hospital once.
+
+    With ``teacher = "first"`` the student of stage 1 teaches for ever, as in the paper; with ``"latest"`` that of each
+    stage teaches the next.
+    """
+
+    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+        super().__init__(config, events)
+        self._teacher_at: dict[str, int] = {}
+
+    def becomes_teacher(self) -> bool:
+        """Say whether this stage's student becomes the teacher."""
+        return self.stage == 1 or self.config.teacher == "latest"
+
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        """Return the teacher, until the site has answered a round with it."""
+        if self.teacher is None or self._teacher_at.get(site) == self.teacher_stage:
+            return {}
+        return {wire.TEACHER: self.teacher}
+
+    def receive(self, site: str, content: RecordDict) -> None:
+        """Remember that the site has the teacher."""
+        self._teacher_at[site] = self.teacher_stage
+
+    def end_stage(self, arrays: ArrayRecord) -> None:
+        """Freeze the stage's student where it becomes the teacher."""
+        if self.becomes_teacher():
+            self.teacher = arrays
+            self.teacher_stage = self.stage
