@@ -25,12 +25,14 @@ _KNOCK_S = 10
 class Resources:
     """What Ray reserves for a hospital at work, and the cluster it runs on.
 
-    `address` is an existing cluster's (``host:port`` or ``auto``); None starts Ray on this machine.
+    `address` is an existing cluster's (``host:port`` or ``auto``); None starts Ray on this machine, where it may use
+    `cpus` of the CPUs: all by default.
     """
 
     cpus_per_site: float
     gpus_per_site: float = 0
     address: str | None = None
+    cpus: int | None = None
 
 
 def simulate(
@@ -113,7 +115,11 @@ def _start_ray(resources: Resources) -> None:
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
         try:
             ray.init(
-                address=resources.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                address=resources.address,
+                num_cpus=resources.cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"Ray at {resources.address or 'this machine'} cannot be used: {error}") from None

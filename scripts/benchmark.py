@@ -43,7 +43,7 @@ def overhead(
 ) -> None:
     """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights."""
     console = Console()
-    with clear_errors():
+    with clear_errors("nothing: timings stand at the end of a run"):
         config = make_config(profile, method="fine-tune", seed=seed)
         named = phantom_federation(sites, config, Path("cache") / "phantom")
         federation = open_federation(config, named, Path("cache") / "cases")

@@ -13,8 +13,11 @@ from fedserdiff.errors import FedSerDiffError
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C."""
+def clear_errors(kept: str) -> Iterator[None]:
+    """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C.
+
+    `kept` tells whoever stops the command what is not lost.
+    """
     try:
         yield
     except FedSerDiffError as error:
@@ -24,7 +27,7 @@ def clear_errors() -> Iterator[None]:
         _say("error", f"{error.filename or 'disk'}: {error.strerror or error}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _say("stopped", "stages that had ended stand in the run directory, if the run had begun")
+        _say("stopped", kept)
         sys.stdout.flush()
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
 

@@ -9,11 +9,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID
 
-from fedserdiff.config import PROFILES, ExperimentConfig, make_config
+from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import phantom_federation, read_federation
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.report.live import LiveView
 from fedserdiff.report.plots import plot_examples
@@ -21,7 +19,7 @@ from fedserdiff.report.tables import print_results
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
-from simulation import Federation, examples, open_federation, run_simulation
+from simulation import Federation, examples, open_named, run_simulation
 
 CACHE = Path("cache")
 """Phantom scans and prepared cases, in the working directory; safe to delete."""
@@ -59,7 +57,7 @@ def main(
 ) -> None:
     """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
     console = Console()
-    with clear_errors():
+    with clear_errors("stages that had ended stand in the run directory, if the run had begun"):
         get_method(method)
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
@@ -75,35 +73,9 @@ def main(
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
         if cpus_per_site is None and ray_address is None:
             config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
-        opened = _open(console, config, federation, 3 if sites is None else sites)
+        opened = open_named(console, config, federation, 3 if sites is None else sites, CACHE)
         run = RunDirectory.new(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
         _run(console, opened, run, "phantom" if federation is None else federation.name, ray_address)
-
-
-def _open(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
-    """Write or read the federation's data, showing progress."""
-    with Progress(console=console, transient=True) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what)
-            progress.update(bars[what], completed=done, total=total)
-
-        if federation is None:
-            named = phantom_federation(
-                sites, config, CACHE / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
-            )
-        else:
-            named = read_federation(federation)
-        opened = open_federation(config, named, CACHE / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t))
-    for overlap in opened.overlaps:
-        console.print(f"[yellow]left out[/yellow] {escape(str(overlap))}")
-    for hospital in opened.hospitals:
-        site, counts = hospital.site, opened.cases[hospital.site.name]
-        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
-        console.print(about)
-    return opened
 
 
 def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray_address: str | None) -> None:

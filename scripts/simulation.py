@@ -1,6 +1,7 @@
 """A whole simulated run: hospitals opened on this machine, both halves of the experiment joined on Flower's engine."""
 
 import json
+import pkgutil
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.overlap import Overlap, find_overlap
@@ -18,15 +22,22 @@ from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.federation import phantom_federation, read_federation
 from fedserdiff.launch import Resources, simulate
+from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
 from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital
+from sites.objectives.base import Objective
+from strategies.base import ArrivalStrategy
 from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
+
+RAW_SCANS = "raw-scans"
+"""Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +90,47 @@ def open_federation(
     return Federation(config, tuple(hospitals), tuple(overlaps))
 
 
+def open_named(
+    console: Console, config: ExperimentConfig, federation: Path | None, sites: int, cache: Path
+) -> Federation:
+    """Open the hospitals of a federation file, or else `sites` phantom ones, and tell of progress and of what is there.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `read_federation`, `phantom_federation` and `open_federation`.
+    """
+    with Progress(console=console, transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
+
+        if federation is None:
+            named = phantom_federation(
+                sites, config, cache / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
+            )
+        else:
+            named = read_federation(federation)
+        opened = open_federation(config, named, cache / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t))
+    for overlap in opened.overlaps:
+        console.print(f"[yellow]left out[/yellow] {escape(str(overlap))}")
+    for hospital in opened.hospitals:
+        site, counts = hospital.site, opened.cases[hospital.site.name]
+        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
+        console.print(about)
+    return opened
+
+
 def run_simulation(
     federation: Federation,
     run: RunDirectory,
     cache: Path,
     events: RunEvents,
     ray_address: str | None = None,
+    ray_cpus: int | None = None,
     first_stage: Path | None = None,
     only_first: bool = False,
 ) -> dict[str, Any]:
@@ -104,7 +150,7 @@ def run_simulation(
             make_server_app(config, run, events, federation.cases, shared, only_first),
             make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
             sites=len(config.sites),
-            resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address),
+            resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address, ray_cpus),
             log_file=run.path / "flower.log",
             timeout_s=config.stage_timeout_s,
         )
@@ -116,8 +162,35 @@ def run_simulation(
     already = 0.0 if shared is None else sum(shared.seconds.values())
     in_stream = sum(results["seconds"].values()) - already
     results["seconds"]["start and stop of Flower and Ray"] = time.time() - started - in_stream
+    for site, size in _raw_bytes(federation).items():
+        results["bytes_out"][site][RAW_SCANS] = size
     run.write_json("results.json", results)
     return results
+
+
+def _raw_bytes(federation: Federation) -> dict[str, int]:
+    """Return, by site, the bytes of the scans that a method trains on elsewhere: what would have to leave the site.
+
+    A method that respects privacy trains on none. A simulation only opens another site's folder, so that no message
+    carries them.
+    """
+    config = federation.config
+    by_site = {hospital.site: hospital for hospital in federation.hospitals}
+    names = {hospital.site.name: hospital for hospital in federation.hospitals}
+    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, RunEvents())
+    objective: Objective = pkgutil.resolve_name(get_method(config.method).objective)(config)
+    abroad = set()
+    for stage, plan in enumerate(strategy.stages([site.name for site in config.sites]), 1):
+        for participant in plan.participants:
+            hospital = names[participant]
+            own = hospital.training if plan.name in names else ()  # an imaginary hospital owns nothing
+            cases = {c.case for c in objective.training_cases(hospital, stage, by_site.__getitem__)}
+            abroad |= cases - {c.case for c in own}
+    sizes = {
+        name: sum(file.stat().st_size for c in h.training if c.case in abroad for file in (*c.case.images, c.case.seg))
+        for name, h in names.items()
+    }
+    return {name: size for name, size in sizes.items() if size}
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:

@@ -7,6 +7,7 @@ from matplotlib.textpath import TextPath
 
 _SIZE = 8.5
 _LINE = 11.0  # points from one line of text to the next
+_AROUND = 4.0  # points at either end of a text: a renderer sets it a little wider than its outlines
 _Box = tuple[float, float, float, float]  # left, bottom, right, top in points
 # Where a text may stand, measured from its point: near places first, right before left, above before below.
 _OFFSETS = sorted(
@@ -43,7 +44,14 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
             continue
         width = float(TextPath((0, 0), text, size=_SIZE).get_extents().width)
         boxes = [(offset, _box(points[index], offset, width)) for offset in _OFFSETS]
-        free = (pair for pair in boxes if _inside(pair[1], frame) and not any(_meet(pair[1], box) for box in taken))
+        others = [point for point in points if point != points[index]]
+        free = (
+            (offset, box)
+            for offset, box in boxes
+            if _inside(box, frame)
+            and not any(_meet(box, other) for other in taken)
+            and not any(_passes(points[index], offset, other) for other in others)
+        )
         offset, box = next(free, boxes[0])
         taken.append(box)
         away = abs(offset[0]) > 9 or abs(offset[1]) > 0.5 * _LINE
@@ -65,7 +73,17 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
 def _box(point: tuple[float, float], offset: tuple[float, float], width: float) -> _Box:
     left = point[0] + offset[0] - (width if offset[0] < 0 else 0)
     middle = point[1] + offset[1]
-    return left - 1, middle - 0.5 * _LINE, left + width + 1, middle + 0.5 * _LINE
+    return left - _AROUND, middle - 0.5 * _LINE, left + width + _AROUND, middle + 0.5 * _LINE
+
+
+def _passes(point: tuple[float, float], offset: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether the line from a point to its text touches another point's mark, whose text it would seem to be."""
+    steps = (step / 12 for step in range(13))
+    return any(
+        abs(point[0] + step * offset[0] - other[0]) < 5 and abs(point[1] + step * offset[1] - other[1]) < 5
+        for step in steps
+        if step
+    )
 
 
 def _inside(box: _Box, frame: _Box) -> bool:

@@ -227,7 +227,9 @@ def _bytes(count: float | None) -> str:
     """Return a number of bytes as people read it, in powers of 1000."""
     if count is None:
         return _NOTHING
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if round(count / 1000**power, 1) >= 1:
-            return f"{count / 1000**power:,.1f} {unit}"
-    return f"{count:.0f} B"
+    amount, unit, decimals = float(count), "B", 0
+    for larger in ("kB", "MB", "GB"):
+        if round(amount, decimals) < 1000:
+            break
+        amount, unit, decimals = amount / 1000, larger, 1
+    return f"{amount:,.{decimals}f} {unit}"

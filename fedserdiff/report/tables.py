@@ -82,3 +82,32 @@ def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
     for site, sent in results["bytes_out"].items():
         table.add_row(site, *(f"{sent.get(kind, 0):,}" for kind in kinds), f"{sum(sent.values()):,}")
     return table
+
+
+def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
+    """Print methods side by side and the answer, from the contents of ``comparison.json``."""
+    data = comparison["data"]
+    tests = sum(cases["test"] for cases in data["cases"].values())
+    seeds = ", ".join(map(str, data["seeds"]))
+    kinds = list(dict.fromkeys(kind for method in comparison["methods"] for kind in method["bytes_out"]))
+    scores = ("Dice %", "HD95 mm", "BWT", "FWT", "forgetting")
+    title = f"{escape(data['name'])} data, {len(data['sites'])} sites, {tests} test cases a seed, seeds {seeds}"
+    table = _table(title, "method", *scores, *(f"{kind}\nout, MB" for kind in kinds), "minutes")
+    for method in comparison["methods"]:
+        name = method["name"] + (" (breaks privacy)" if method["breaks_privacy"] else "")
+        cells = [
+            _interval(method["scores"][key], 1 if key == "hd95" else 100)
+            for key in ("dice", "hd95", "bwt", "fwt", "forgetting")
+        ]
+        sent = [f"{method['bytes_out'].get(kind, 0) / 1e6:.2f}" for kind in kinds]
+        table.add_row(name, *cells, *sent, f"{method['minutes']:.1f}")
+    console.print(table)
+    for sentence in comparison["answer"]:
+        console.print(escape(sentence), highlight=False)
+
+
+def _interval(score: Mapping[str, float] | None, factor: float) -> str:
+    if score is None:
+        return "–"
+    value, low, high = (factor * score[key] for key in ("value", "low", "high"))
+    return f"{value:.1f}\n\\[{low:.1f}, {high:.1f}]"

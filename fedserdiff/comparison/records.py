@@ -1,0 +1,103 @@
+"""A finished run as comparisons read it: its ``results.json``, and each hospital's scores by case."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import get_release
+from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.bootstrap import StreamScores
+from fedserdiff.evaluation.summary import mean_over_regions
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run of a simulation.
+
+    Attributes
+    ----------
+    path : Path
+        Its directory.
+    config : ExperimentConfig
+        What made it.
+    versions : mapping
+        Of the software that made it.
+    results : mapping
+        The contents of its ``results.json``.
+    scores : mapping
+        By metric (``dice`` as a fraction, ``hd95`` in mm), the refined masks' mean over regions for every case, stage
+        and site.
+    """
+
+    path: Path
+    config: ExperimentConfig
+    versions: Mapping[str, str]
+    results: Mapping[str, Any]
+    scores: Mapping[str, StreamScores]
+
+    @property
+    def patients(self) -> dict[str, Sequence[str]]:
+        """The patient of each test case, by site."""
+        return dict(self.scores["dice"].patients)
+
+    def final(self, metric: str) -> list[float]:
+        """Return each site's mean score at the end of the stream, by the student that the site then uses."""
+        matrix = self.results["R"][metric]["mean"]
+        return [matrix[row][column] for column, row in enumerate(self.results["deployed"])]
+
+    @property
+    def seconds(self) -> float:
+        """The run's whole computation, a shared stage 1 included."""
+        return float(sum(self.results["seconds"].values()))
+
+
+def load_run(path: Path) -> RunRecord:
+    """Load a finished run's directory.
+
+    Raises
+    ------
+    ConfigError
+        Where a file is missing or damaged, or hospitals' own scores do not cover every stage.
+    """
+    try:
+        about = json.loads((path / "config.json").read_text())
+        results = json.loads((path / "results.json").read_text())
+        config = ExperimentConfig.from_dict(about)
+        tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
+    patients = {
+        site.name: [get_release(site.release).patient_of(case) or case for case in tables[site.name]]
+        for site in config.sites
+    }
+    scores = {
+        metric: StreamScores(
+            values={name: np.stack([table[metric] for table in cases.values()], 1) for name, cases in tables.items()},
+            patients=patients,
+            deployed=dict(zip(results["sites"], results["deployed"], strict=True)),
+            higher_is_better=metric == "dice",
+        )
+        for metric in ("dice", "hd95")
+    }
+    return RunRecord(path, config, about["versions"], results, scores)
+
+
+def _by_case(path: Path, site: str, rows: int) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return a hospital's scores by case and metric, each of shape (rows,)."""
+    cases: dict[str, dict[str, NDArray[np.float64]]] = {}
+    with (path / "hospitals" / site / "scores.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            scores = cases.setdefault(line["case"], {m: np.full(rows, np.nan) for m in ("dice", "hd95")})
+            values = {name: float(value) for name, value in line.items() if name.startswith("refined.")}
+            for metric, stages in scores.items():
+                stages[int(line["stage"])] = mean_over_regions(values, "refined", metric)
+    if any(np.isnan(values).any() for scores in cases.values() for values in scores.values()):
+        raise ValueError(f"scores.csv of {site} does not cover every stage")
+    return dict(sorted(cases.items()))

@@ -1,0 +1,210 @@
+"""Methods side by side: means over seeds with intervals, and the answer to what privacy costs, in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedserdiff.comparison.records import RunRecord
+from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.bootstrap import Estimate, Resampling
+from fedserdiff.methods import get_method
+
+Runs = Mapping[str, Mapping[int, RunRecord]]
+"""Finished runs by method and seed."""
+
+_REPLICATES = 2000
+_STREAM = ("bwt", "fwt", "forgetting")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the scores were measured on: `name`, whether it is phantom data, and the overlapping cases left out."""
+
+    name: str
+    phantom: bool
+    left_out: tuple[str, ...] = ()
+
+
+def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
+    """Return the contents of ``comparison.json``.
+
+    Dice is a fraction and HD95 in mm throughout, means over the sites' test cases and the seeds; an interval is the
+    95 % one of a bootstrap over seeds and patients (`fedserdiff.evaluation.bootstrap`).
+
+    Raises
+    ------
+    ConfigError
+        Where runs differ in seeds or test patients, so that they cannot be compared.
+    """
+    one = next(iter(next(iter(runs.values())).values()))
+    seeds = sorted(next(iter(runs.values())))
+    estimates = _estimates(runs, shared_patients=not data.phantom)
+    about = {
+        "name": data.name,
+        "phantom": data.phantom,
+        "profile": one.config.profile,
+        "sites": one.results["sites"],
+        "releases": [site.release for site in one.config.sites],
+        "cases": one.results["cases"],
+        "seeds": seeds,
+        "left_out": list(data.left_out),
+    }
+    return {
+        "data": about,
+        "versions": dict(one.versions),
+        "methods": [_method(name, runs[name], estimates[name]) for name in runs],
+        "differences": _differences(estimates),
+        "answer": answer(estimates, about),
+        "notes": _notes(about, one),
+    }
+
+
+def _estimates(runs: Runs, shared_patients: bool) -> dict[str, dict[str, dict[str, Estimate | None]]]:
+    """Return, by method, metric and statistic, estimates whose replicates are paired across methods."""
+    patients = {seed: run.patients for seed, run in next(iter(runs.values())).items()}
+    draws = Resampling(patients, shared_patients=shared_patients, replicates=_REPLICATES)
+    try:
+        return {
+            name: {
+                metric: draws.estimates({seed: run.scores[metric] for seed, run in by_seed.items()})
+                for metric in ("dice", "hd95")
+            }
+            for name, by_seed in runs.items()
+        }
+    except ValueError as error:
+        raise ConfigError(f"these runs cannot be compared: {error}") from None
+
+
+def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str, Any]) -> dict[str, Any]:
+    records = list(by_seed.values())
+    results = [record.results for record in records]
+    method = get_method(name)
+    dice = estimates["dice"]
+    kinds = sorted({kind for r in results for sent in r["bytes_out"].values() for kind in sent})
+    return {
+        "name": name,
+        "summary": method.summary,
+        "breaks_privacy": method.breaks_privacy,
+        "seeds": sorted(by_seed),
+        "scores": {
+            "dice": dice["final"].interval().to_dict(),
+            "hd95": estimates["hd95"]["final"].interval().to_dict(),
+            **{k: None if dice[k] is None else dice[k].interval().to_dict() for k in _STREAM},
+        },
+        "per_site": {
+            metric: dict(
+                zip(
+                    results[0]["sites"],
+                    np.mean([record.final(metric) for record in records], axis=0).tolist(),
+                    strict=True,
+                )
+            )
+            for metric in ("dice", "hd95")
+        },
+        "R": {m: np.mean([r["R"][m]["mean"] for r in results], axis=0).tolist() for m in ("dice", "hd95")},
+        "stages": results[0]["stages"],
+        "deployed": results[0]["deployed"],
+        "bytes_out": {
+            kind: float(np.mean([sum(sent.get(kind, 0) for sent in r["bytes_out"].values()) for r in results]))
+            for kind in kinds
+        },
+        "minutes": float(np.mean([record.seconds for record in records])) / 60,
+    }
+
+
+def _differences(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the paired differences in final mean Dice of every method to fine-tune, and of ser-diff to distill."""
+    pairs = [(name, "fine-tune") for name in estimates if name != "fine-tune"] + [("ser-diff", "distill")]
+    return [
+        {"method": a, "baseline": b, "dice": _difference(estimates, a, b).interval().to_dict()}
+        for a, b in pairs
+        if a in estimates and b in estimates
+    ]
+
+
+def _difference(estimates: Mapping[str, Any], a: str, b: str) -> Estimate:
+    difference: Estimate = estimates[a]["dice"]["final"] - estimates[b]["dice"]["final"]
+    return difference
+
+
+def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """Return what the comparison says, in sentences with figures; what a method does not achieve is said too."""
+    final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
+    sentences = []
+    if "pooled" in final and "fine-tune" in final:
+        loss = final["pooled"] - final["fine-tune"]
+        sentences.append(
+            f"Pooling all raw scans ends at {_percent(final['pooled'])} mean Dice; handing the model from hospital to "
+            f"hospital and doing nothing else ends at {_percent(final['fine-tune'])}: not pooling costs "
+            f"{_points(loss)} points."
+        )
+        sentences += _regained(final, loss)
+    else:
+        shown = "; ".join(f"{name} {_percent(estimate)}" for name, estimate in final.items())
+        sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
+    for baseline in ("fine-tune", "distill"):
+        if "ser-diff" in final and baseline in final:
+            sentences.append(verdict("ser-diff", baseline, final["ser-diff"] - final[baseline]))
+    return sentences
+
+
+def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
+    """Say which share of what not pooling costs each method wins back, where that is anything to divide by."""
+    if loss.interval().low <= 0:
+        return ["Nothing can be said of what other methods win back: pooling is not clearly ahead here."]
+    shares = {}
+    for name, estimate in final.items():
+        if name not in ("pooled", "fine-tune"):
+            gain = estimate - final["fine-tune"]
+            share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates).interval()
+            private = " (breaks privacy)" if get_method(name).breaks_privacy else ""
+            shares[f"{name}{private}"] = f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]"
+    if not shares:
+        return []
+    return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]
+
+
+def verdict(method: str, baseline: str, difference: Estimate) -> str:
+    """Say whether a method beats a baseline: only where the whole interval of the paired difference is above 0."""
+    interval = difference.interval()
+    figures = f"{_points(difference, signed=True)} points of mean Dice"
+    if interval.low > 0:
+        return f"{method} beats {baseline}: {figures}."
+    if interval.high < 0:
+        return f"{method} loses to {baseline}: {figures}."
+    return f"{method} does not beat {baseline}: {figures}, an interval that includes 0."
+
+
+def _percent(estimate: Estimate) -> str:
+    i = estimate.interval()
+    return f"{100 * i.value:.1f} % [{100 * i.low:.1f}, {100 * i.high:.1f}]"
+
+
+def _points(estimate: Estimate, signed: bool = False) -> str:
+    i = estimate.interval()
+    sign = "+" if signed else ""
+    return f"{100 * i.value:{sign}.1f} [{100 * i.low:{sign}.1f}, {100 * i.high:{sign}.1f}]"
+
+
+def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
+    seeds: Sequence[int] = about["seeds"]
+    drawn = "seeds and test patients" if len(seeds) > 1 else "test patients alone, since there is one seed"
+    notes = [
+        f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
+        "scored on the same draws.",
+        "Dice and HD95 are those of the refined masks on whole test volumes, means over TC, WT and ET, over cases and "
+        "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
+        "Minutes are computation on "
+        f"{one.config.cpus_per_site:g} CPU{'s' if one.config.cpus_per_site > 1 else ''} a run; a stage 1 that several "
+        "methods share was computed once and counts for each of them.",
+        "Bytes are what left all hospitals in a run, by kind of record. raw-scans are the files that a method which "
+        "breaks privacy takes from other hospitals; a simulation reads them from disk.",
+    ]
+    if len(seeds) > 1:
+        notes.append(
+            f"Few seeds understate themselves: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of their variance. "
+            "Forgetting takes a maximum over stages, which resampling raises: its interval lies somewhat high."
+        )
+    return notes

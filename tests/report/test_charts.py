@@ -1,0 +1,208 @@
+import base64
+import math
+from itertools import pairwise
+
+import pytest
+from comparisons import METHODS, make_comparison, make_study
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from fedserdiff.report.charts import dice_across_stages, heat_maps, png, study_plot, svg, utility_against_bytes
+
+SITES = ("site-1", "site-2", "site-3")
+
+
+def shown_axes(figure: Figure) -> list:
+    return [axis for axis in figure.axes if axis.axison]
+
+
+def intervals(axis) -> list[tuple[float, float, float]]:
+    """(x, low, high) of each interval."""
+    lines = [line.get_xydata() for line in axis.lines if line.get_marker() == "_"]
+    return [(float(line[0][0]), float(line[0][1]), float(line[1][1])) for line in lines]
+
+
+def test_heat_maps_write_every_value_of_r_in_a_panel_of_its_method() -> None:
+    methods = make_comparison()["methods"]
+    panels = shown_axes(heat_maps(methods, SITES))
+    assert [axis.get_title("left").removesuffix(" (breaks privacy)") for axis in panels] == list(METHODS)
+    for axis, method in zip(panels, methods, strict=True):
+        expected = {
+            (place + 0.5, row + 0.5): f"{100 * value:.1f}"
+            for row, values in enumerate(method["R"]["dice"])
+            for place, value in enumerate(values)
+        }
+        assert {text.get_position(): text.get_text() for text in axis.texts} == expected
+        assert [label.get_text() for label in axis.get_yticklabels()] == method["stages"]
+        assert [label.get_text() for label in axis.get_xticklabels()] == list(SITES)
+
+
+def test_heat_maps_warn_of_methods_that_break_privacy_and_frame_what_is_deployed() -> None:
+    methods = make_comparison()["methods"]
+    panels = {axis.get_title("left"): axis for axis in shown_axes(heat_maps(methods, SITES))}
+    assert {title for title in panels if "breaks privacy" in title} == {
+        "rehearsal (breaks privacy)",
+        "pooled (breaks privacy)",
+    }
+    for title, rows in (("local", [1, 2, 3]), ("ser-diff", [3, 3, 3]), ("pooled (breaks privacy)", [1, 1, 1])):
+        frames = [patch for patch in panels[title].patches if isinstance(patch, Rectangle)]
+        assert [(int(frame.get_x()), int(frame.get_y())) for frame in frames] == list(enumerate(rows))
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_charts_have_room_for_one_site_and_for_many(count: int) -> None:
+    sites = [f"hospital {place} with a long name" for place in range(1, count + 1)]
+    methods = make_comparison(sites)["methods"]
+    heat, lines = heat_maps(methods, sites), dice_across_stages(methods, sites)
+    assert len(shown_axes(heat)) == len(methods)
+    assert len(shown_axes(heat)[0].texts) == (count + 1) * count
+    assert len(shown_axes(lines)) == count
+    for figure in (heat, lines):
+        assert figure.get_figwidth() <= 8.0
+        figure.canvas.draw()
+        for axis in shown_axes(figure):
+            box = axis.get_position()
+            assert min(box.width * figure.get_figwidth(), box.height * figure.get_figheight()) > 0.4
+
+
+def test_each_site_has_a_panel_with_its_column_of_r_and_its_arrival() -> None:
+    methods = make_comparison()["methods"]
+    for place, axis in enumerate(shown_axes(dice_across_stages(methods, SITES))):
+        assert axis.get_title("left") == SITES[place]
+        solid = [line for line in axis.lines if line.get_linestyle() == "-"]
+        streams = [method for method in methods if method["name"] != "pooled"]
+        for line, method in zip(solid, streams, strict=True):
+            assert list(line.get_ydata()) == pytest.approx([100 * row[place] for row in method["R"]["dice"]])
+        (dotted,) = [line for line in axis.lines if line.get_linestyle() == ":"]
+        assert set(dotted.get_xdata()) == {place + 1}
+
+
+def test_pooled_is_a_dashed_line_at_its_final_value_even_of_a_single_site() -> None:
+    for sites in (SITES, SITES[:1]):
+        methods = make_comparison(sites)["methods"]
+        final = next(method for method in methods if method["name"] == "pooled")["R"]["dice"][-1]
+        for place, axis in enumerate(shown_axes(dice_across_stages(methods, sites))):
+            (dashed,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+            assert set(dashed.get_ydata()) == {100 * final[place]}
+
+
+def test_a_method_has_one_colour_in_every_chart_whichever_others_there_are() -> None:
+    def colours(names: tuple[str, ...]) -> dict[str, set[str]]:
+        methods = make_comparison(methods=names)["methods"]
+        found: dict[str, set[str]] = {name: set() for name in names}
+        for handle in dice_across_stages(methods, SITES).legends[0].get_lines():
+            found[handle.get_label().removesuffix(" (breaks privacy)")].add(to_hex(handle.get_color()))
+        marks = [line for line in utility_against_bytes(methods).axes[0].lines if line.get_marker() != "_"]
+        for name, mark in zip(names, marks, strict=True):
+            found[name].add(to_hex(mark.get_color()))
+        return found
+
+    everything, two = colours((*METHODS, "novel")), colours(("novel", "ewc"))
+    assert all(len(found) == 1 for found in everything.values())
+    assert len(set.union(*everything.values())) == len(METHODS) + 1
+    assert two == {name: everything[name] for name in two}
+
+
+def test_utility_stands_at_the_bytes_with_its_interval_and_hollow_where_privacy_breaks() -> None:
+    methods = make_comparison()["methods"]
+    axis = utility_against_bytes(methods).axes[0]
+    marks = [line for line in axis.lines if line.get_marker() != "_"]
+    for method, mark, (x, low, high) in zip(methods, marks, intervals(axis), strict=True):
+        score = method["scores"]["dice"]
+        assert (low, high) == pytest.approx((100 * score["low"], 100 * score["high"]))
+        assert list(mark.get_ydata()) == pytest.approx([100 * score["value"]])
+        assert list(mark.get_xdata()) == [x]
+        megabytes = sum(method["bytes_out"].values()) / 1e6
+        assert abs(math.log10(x / megabytes)) < 0.35  # neighbours make room for each other
+        assert (to_hex(mark.get_markerfacecolor()) == "#ffffff") == method["breaks_privacy"]
+    assert axis.get_xscale() == "log"
+    legend = [text.get_text() for text in axis.figure.legends[0].get_texts()]
+    assert any("breaks privacy" in text for text in legend)
+
+
+def test_marks_of_equal_bytes_stand_side_by_side_and_lone_ones_where_they_belong() -> None:
+    methods = make_comparison(methods=("ser-diff", "fine-tune", "ewc", "pooled"))["methods"]
+    for method in methods[:3]:
+        method["bytes_out"] = {"arrays": 9_000_000}
+    methods[3]["bytes_out"] = {"raw-scans": 700_000_000}
+    places = [x for x, _, _ in intervals(utility_against_bytes(methods).axes[0])]
+    assert places[3] == 700
+    assert places[1] == pytest.approx(9)
+    assert all(one < other for one, other in pairwise(places))
+
+
+def test_a_method_that_sends_nothing_has_its_place_on_the_logarithm_and_says_so() -> None:
+    methods = make_comparison(methods=("ser-diff", "local"))["methods"]
+    methods[1]["bytes_out"] = {}
+    figure = utility_against_bytes(methods)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert f"local {100 * methods[1]['scores']['dice']['value']:.1f} (no bytes)" in texts
+    assert svg(figure)
+
+
+def test_labels_cover_neither_each_other_nor_intervals_and_stay_inside() -> None:
+    methods = make_comparison()["methods"]
+    figure = utility_against_bytes(methods)
+    axis = figure.axes[0]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [Text.get_window_extent(text, canvas.get_renderer()) for text in axis.texts]  # without its line
+    assert len(boxes) == len(methods)
+    bars = [[axis.transData.transform((x, end)) for end in (low, high)] for x, low, high in intervals(axis)]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert not any(box.overlaps(Bbox(bar)) for bar in bars)
+        assert axis.bbox.x0 <= box.x0 < box.x1 <= axis.bbox.x1
+
+
+def test_a_study_draws_its_lines_with_intervals_and_skips_what_is_missing() -> None:
+    axis = study_plot(make_study("line")["plot"]).axes[0]
+    assert intervals(axis) == [(0.01, 35.0, 46.0), (0.1, 38.0, 49.5)]
+    first, second = (line for line in axis.lines if line.get_marker() != "_")
+    assert list(second.get_ydata()) == [30.0, 31.5, 33.0]
+    assert list(first.get_ydata())[:2] == [41.5, 43.2]
+    assert math.isnan(list(first.get_ydata())[2])
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_xscale()) == ("λ", "Dice %", "log")
+
+
+def test_a_study_s_points_have_their_texts_and_no_line() -> None:
+    axis = study_plot(make_study("scatter")["plot"]).axes[0]
+    assert sorted(text.get_text() for text in axis.texts) == ["0.01", "0.1"]
+    assert {line.get_linestyle() for line in axis.lines if line.get_marker() != "_"} == {"None"}
+    assert axis.get_xscale() == "linear"
+
+
+def test_a_study_s_bars_are_as_high_as_their_values_and_named() -> None:
+    axis = study_plot(make_study("bars")["plot"]).axes[0]
+    first, second = (container for container in axis.containers if isinstance(container, BarContainer))
+    assert [bar.get_height() for bar in second] == [30.0, 31.5, 33.0]
+    assert [bar.get_height() for bar in first][:2] == [41.5, 43.2]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["none", "some", "all"]
+    for (x, _, _), bar in zip(intervals(axis), first, strict=False):
+        assert bar.get_x() < x < bar.get_x() + bar.get_width()
+
+
+def test_pictures_are_the_same_text_for_the_same_values_without_a_date() -> None:
+    methods = make_comparison(methods=METHODS[:2])["methods"]
+    for build in (lambda: heat_maps(methods, SITES), lambda: utility_against_bytes(methods)):
+        assert svg(build()) == svg(build())
+    prefix, data = svg(utility_against_bytes(methods)).split(",")
+    assert prefix == "data:image/svg+xml;base64"
+    text = base64.b64decode(data).decode()
+    assert text.rstrip().endswith("</svg>")
+    assert "dc:date" not in text
+    prefix, data = png(heat_maps(methods, SITES)).split(",")
+    assert prefix == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+def test_dollars_in_a_site_s_name_are_no_mathematics() -> None:
+    sites = ["$\\frac$", "b", "c"]
+    methods = make_comparison(sites)["methods"]
+    assert svg(heat_maps(methods, sites))
+    assert svg(dice_across_stages(methods, sites))

@@ -1,0 +1,297 @@
+import copy
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from comparisons import BREAKING, METHODS, make_comparison, make_study
+from matplotlib.figure import Figure
+
+from fedserdiff.report import page as page_module
+from fedserdiff.report.page import render_page
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """The page as a reader meets it: tables by class, figures, texts and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.pictures: list[dict[str, str]] = []
+        self.captions: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open, "elements left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.tags.append(tag)
+        self.references += [values[key] for key in ("src", "href", "srcset", "data", "action") if key in values]
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            name = values.get("class", f"study {len(self.tables)}")
+            self._rows = self.tables[f"{name}{' 2' if name in self.tables else ''}"] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+        elif tag == "img":
+            self.pictures.append(values)
+        elif tag == "figcaption":
+            self.captions.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if "td" in self._open or "th" in self._open:
+            self._rows[-1][-1] += data
+        if "figcaption" in self._open:
+            self.captions[-1] += data
+
+    def row(self, table: str, name: str) -> list[str]:
+        """The cells of a method's row, without its name."""
+        (found,) = [row for row in self.tables[table] if row[0].removesuffix(" breaks privacy") == name]
+        return found[1:]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−") if value else "0.0"
+
+
+@pytest.fixture(scope="module")
+def comparison() -> dict[str, Any]:
+    return make_comparison()
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[dict[str, Any]]:
+    return [make_study(kind) for kind in ("line", "scatter", "bars")]
+
+
+@pytest.fixture(scope="module")
+def source(comparison: dict[str, Any], studies: list[dict[str, Any]]) -> str:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().imshow([[0, 1]])
+    return render_page(comparison, studies, figure)
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are drawn by tests of their own."""
+    monkeypatch.setattr(page_module, "svg", lambda figure: "data:image/svg+xml;base64,AAAA")
+
+
+def test_scores_of_every_method_are_the_input_s(page: Page, comparison: dict[str, Any]) -> None:
+    assert len(page.tables["scores"]) == 1 + len(METHODS)
+    for method in comparison["methods"]:
+        dice, hd95 = method["scores"]["dice"], method["scores"]["hd95"]
+        expected = [
+            f"{percent(dice['value'])} [{percent(dice['low'])}, {percent(dice['high'])}]",
+            f"{hd95['value']:.1f} [{hd95['low']:.1f}, {hd95['high']:.1f}]",
+        ]
+        for key in ("bwt", "fwt", "forgetting"):
+            score = method["scores"][key]
+            ends = score and [signed(score[end]) for end in ("value", "low", "high")]
+            expected.append(f"{ends[0]} [{ends[1]}, {ends[2]}]" if ends else "–")
+        assert page.row("scores", method["name"]) == expected
+
+
+def test_bytes_are_readable_by_kind_and_in_total(page: Page) -> None:
+    header = page.tables["costs"][0]
+    assert header == ["Method", "arrays", "error-maps", "metrics", "site", "raw-scans", "Total", "Minutes"]
+    assert page.row("costs", "ser-diff") == ["9.0 MB", "765.4 kB", "4.3 kB", "99 B", "–", "9.8 MB", "3.4"]
+    assert page.row("costs", "rehearsal")[4:6] == ["560.0 MB", "569.6 MB"]
+    assert page.row("costs", "local") == ["–", "–", "4.3 kB", "99 B", "–", "4.4 kB", "10.4"]
+
+
+@pytest.mark.usefixtures("no_charts")
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (999.9, "1.0 kB"), (999_960, "1.0 MB"), (2_500_000_000, "2.5 GB")],
+)
+def test_a_unit_fits_its_number(count: float, text: str) -> None:
+    values = make_comparison(methods=("ewc",))
+    values["methods"][0]["bytes_out"] = {"arrays": count}
+    assert Page(render_page(values, [], None)).row("costs", "ewc")[0] == text
+
+
+def test_sites_have_their_scores_at_the_end_of_the_stream(page: Page, comparison: dict[str, Any]) -> None:
+    for method in comparison["methods"]:
+        dice, hd95 = method["per_site"]["dice"], method["per_site"]["hd95"]
+        assert page.row("per-site", method["name"]) == [percent(value) for value in dice.values()]
+        assert page.row("per-site 2", method["name"]) == [f"{value:.1f}" for value in hd95.values()]
+
+
+def test_a_badge_stands_beside_exactly_the_methods_that_break_privacy(page: Page, source: str) -> None:
+    named = []
+    for name in ("scores", "costs", "per-site", "per-site 2"):
+        marked = {row[0].removesuffix(" breaks privacy") for row in page.tables[name] if "breaks privacy" in row[0]}
+        assert marked == set(BREAKING)
+        named.append(marked)
+    in_studies = [
+        cell for table, rows in page.tables.items() if table.startswith("study") for row in rows for cell in row
+    ]
+    assert {cell for cell in in_studies if "breaks privacy" in cell} == {"rehearsal breaks privacy"}
+    assert source.count('class="badge"') == len(BREAKING) * (len(named) + 1) + 3  # summaries; a row in each study
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_badge_needs_the_whole_name_and_no_comparison() -> None:
+    study = make_study()
+    study["columns"] = ["x", "pooled", "unpooled", "pooled-ish"]
+    text = Page(render_page(None, [study], None))
+    assert text.tables["study 0"][0] == ["x", "pooled breaks privacy", "unpooled", "pooled-ish"]
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+    assert page.references
+    assert all(reference.startswith("data:image/") for reference in page.references)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+
+
+def test_styles_fetch_nothing(source: str) -> None:
+    style = source.split("<style>")[1].split("</style>")[0]
+    assert "@media print" in style
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_head_says_which_data_cases_seeds_and_versions(page: Page) -> None:
+    head = page.text.split("Replay forgets less")[0]
+    for fact in ("Phantom data", "profile laptop", "4 + 5 + 6 = 15 test cases", "seeds 0, 1, 2", "torch 2.13.0"):
+        assert fact in head
+    assert page.tables["cases"][1:] == [
+        ["site-1", "brats2020", "16", "4"],
+        ["site-2", "brats2021", "17", "5"],
+        ["site-3", "brats2023-gli", "18", "6"],
+    ]
+
+
+def test_the_order_is_answer_methods_sites_charts_examples_studies_notes(page: Page) -> None:
+    parts = (
+        "Replay forgets less",
+        "Scores at the end",
+        "What left the hospitals in a run",
+        "Dice % at the end",
+        "R: Dice %",
+        "Dice % of each site across",
+        "Final mean Dice over sites",
+        "Test cases as examples",
+        "A study of line",
+        "A study of bars",
+        "2,000 bootstrap",
+    )
+    places = [page.text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_every_picture_has_a_text_and_a_caption_of_data_seeds_and_cases(page: Page) -> None:
+    assert len(page.pictures) == len(page.captions) == 3 + 1 + 3
+    assert [picture["src"].split(";")[0] for picture in page.pictures].count("data:image/png") == 1
+    assert all(len(picture["alt"]) > 20 for picture in page.pictures)
+    for caption in page.captions[:4]:
+        assert "4 + 5 + 6 = 15 test cases, seeds 0, 1, 2" in caption
+    for caption in page.captions[4:]:
+        assert "seed 0, 12 test cases" in caption
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_warning_is_of_phantoms_only() -> None:
+    warning = "Phantom scores are not BraTS scores"
+    assert warning in render_page(make_comparison(phantom=True), [], None)
+    assert warning not in render_page(make_comparison(phantom=False), [], None)
+
+
+def test_studies_keep_their_rows_with_integers_texts_and_gaps(page: Page, studies: list[dict[str, Any]]) -> None:
+    tables = [rows for name, rows in page.tables.items() if name.startswith("study")]
+    assert len(tables) == len(studies)
+    for rows in tables:
+        assert rows == [
+            ["λ", "Dice % on site-1", "cases", "method"],
+            ["0.01", "41.5", "12", "ser-diff"],
+            ["0.1", "43.2", "7", "rehearsal breaks privacy"],
+            ["1", "–", "−3", "fine-tune"],
+        ]
+    for study in studies:
+        for sentence in (study["question"], *study["sentences"]):
+            assert page.text.count(sentence) == len(studies)
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_names_from_outside_are_text_and_never_tags() -> None:
+    sites = ["<b>&x", '"><script>alert(1)</script>', "c"]
+    values, study = make_comparison(sites), make_study()
+    values["data"]["left_out"] = ["<i>patient</i> & co"]
+    values["notes"] = values["answer"] = ["1 < 2 & <b>bold</b>"]
+    study["columns"][1] = study["title"] = study["rows"][0][0] = "<u>&"
+    text = render_page(values, [study], None)
+    shown = Page(text)
+    assert not {"b", "i", "u", "script"} & set(shown.tags)
+    assert shown.tables["per-site"][0][1:] == sites
+    assert shown.tables["study 5"][1][0] == "<u>&"
+    assert "<i>patient</i> & co" in shown.text
+    assert any("<b>&x" in picture["alt"] for picture in shown.pictures)
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_missing_and_odd_scores_are_shown_as_such() -> None:
+    values = make_comparison(methods=("ewc",))
+    method = values["methods"][0]
+    method["scores"]["bwt"] = None
+    method["scores"]["fwt"] = {"value": -0.0001, "low": None, "high": None}
+    method["per_site"]["hd95"]["site-2"] = None
+    text = render_page(values, [], None)
+    assert Page(text).row("scores", "ewc")[2:4] == ["–", "0.0"]
+    assert Page(text).row("per-site 2", "ewc")[1] == "–"
+    assert "None" not in text
+    assert "nan" not in Page(text).text
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_one_site_and_many_sites_and_one_seed(count: int) -> None:
+    sites = [f"hospital-{place}" for place in range(count)]
+    shown = Page(render_page(make_comparison(sites, methods=("ser-diff", "pooled"), seeds=(0,)), [], None))
+    assert shown.tables["per-site"][0] == ["Method", *sites]
+    assert len(shown.tables["cases"]) == 1 + count
+    assert "brats2023-gli" in shown.text  # releases are not one a site here, and still named
+    assert "seed 0." in shown.text
+    assert "Means over seeds" not in shown.text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_studies_alone_are_a_page_and_so_is_nothing() -> None:
+    shown = Page(render_page(None, [make_study()], None))
+    assert list(shown.tables) == ["study 0"]
+    assert "Phantom scores" not in shown.text
+    assert "Nothing was measured" not in shown.text
+    assert "Nothing was measured" in Page(render_page(None, [], None)).text
+
+
+def test_the_same_input_gives_the_same_page_and_stays_as_it_was() -> None:
+    values, study = make_comparison(methods=("ser-diff", "pooled")), make_study("bars")
+    before = copy.deepcopy((values, study))
+    assert render_page(values, [study], None) == render_page(values, [study], None)
+    assert (values, study) == before
+
+
+def test_a_page_begins_with_its_document_type(source: str) -> None:
+    assert source.startswith("<!DOCTYPE html>")
