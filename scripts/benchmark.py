@@ -21,7 +21,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
-from simulation import Federation, open_federation, run_simulation
+from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,14 +45,14 @@ def overhead(
     console = Console()
     with clear_errors("nothing: timings stand at the end of a run"):
         config = make_config(profile, method="fine-tune", seed=seed)
-        named = phantom_federation(sites, config, Path("cache") / "phantom")
-        federation = open_federation(config, named, Path("cache") / "cases")
+        named = phantom_federation(sites, config, CACHE / "phantom")
+        federation = open_federation(config, named, CASES)
         run = RunDirectory.new(out)
         with console.status("directly"):
             direct = _direct(federation)
         with console.status("through Flower and Ray"):
             started = time.monotonic()
-            results = run_simulation(federation, run, Path("cache") / "cases", RunEvents())
+            results = run_simulation(federation, run, CASES, RunEvents())
             whole = time.monotonic() - started
     figures = _figures(direct, results, whole, run)
     run.write_json("overhead.json", figures)

@@ -1,29 +1,25 @@
 """Compare methods on one stream of hospitals: what not pooling the data costs, and how much of it replay wins back."""
 
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.comparison.summary import Data, compare_runs
-from fedserdiff.config import PROFILES, ExperimentConfig, make_config
+from fedserdiff.comparison.studies import Study
+from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method
-from fedserdiff.report.page import render_page
-from fedserdiff.report.tables import print_comparison
+from fedserdiff.report.tables import print_comparison, print_study
 
 from command import clear_errors
+from comparison import STUDIES, Setting, compare_methods, run_study, write_page
 from run_pool import RunPool
-from simulation import Federation, open_named
+from simulation import CASES
 
-CACHE = Path("cache")
 _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -34,12 +30,18 @@ def main(
     methods: Annotated[
         str, typer.Option(help=f"Methods, with commas between; of {', '.join(METHODS)}.")
     ] = "ser-diff,fine-tune,rehearsal,pooled",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, with commas between; 0,1,2 by default, and 0 for a study.")
+    ] = None,
     sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
     federation: Annotated[
         Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
     ] = None,
     profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
+    study: Annotated[
+        str | None,
+        typer.Option(help=f"Instead of methods, vary one thing; of {', '.join(STUDIES)}, with commas between, or all."),
+    ] = None,
     show_cases: Annotated[
         bool, typer.Option("--show-cases", help="Show example cases of your own data in the page; phantoms always are.")
     ] = False,
@@ -54,38 +56,33 @@ def main(
         Path | None, typer.Option(help="Directory of runs and page, used again by later calls; one under runs/.")
     ] = None,
 ) -> None:
-    """Run methods and seeds on one stream, reuse what is done already, and write one page that compares them."""
+    """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
     console = Console()
     with clear_errors("finished runs are kept: the same command goes on from them"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
-        gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
+        if parallel is not None and parallel < 1:
+            raise ConfigError(f"--parallel: {parallel} is less than 1")
         names = _listed(methods, "--methods")
         for name in names:
             get_method(name)
-        numbers = [_seed(text) for text in _listed(seeds, "--seeds")]
-        data = "phantom" if federation is None else federation.stem
-        count = 3 if sites is None else sites
-        folder = out or Path("runs") / f"compare-{data}{count if federation is None else ''}-{profile}"
-        pool = RunPool(folder, CACHE / "cases", parallel or _parallel(cpus_per_site, gpus), console)
-        opened = {
-            seed: open_named(
-                console,
-                make_config(profile, seed=seed, cpus_per_site=cpus_per_site, gpus_per_site=gpus),
-                federation,
-                count,
-                CACHE,
-            )
-            for seed in numbers
-        }
-        runs = _compare(pool, opened, names)
-        left_out = tuple(str(overlap) for overlap in opened[numbers[0]].overlaps)
-        comparison = compare_runs(
-            runs, Data("phantom" if federation is None else federation.name, federation is None, left_out)
+        studies = [] if study is None else _studies(study)
+        gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
+        setting = Setting(
+            make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus),
+            [_seed(text) for text in _listed(seeds or ("0" if studies else "0,1,2"), "--seeds")],
+            federation,
+            3 if sites is None else sites,
+            console,
         )
-        _write(folder, comparison)
-        print_comparison(console, comparison)
-        console.print(f"Page: {escape(str(folder / 'report.html'))}")
+        folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
+        pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console)
+        for one in studies:
+            print_study(console, run_study(pool, setting, one, folder))
+        if not studies:
+            print_comparison(console, compare_methods(pool, setting, names, folder, show_cases))
+        write_page(folder)
+        console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 
 def _listed(text: str, option: str) -> list[str]:
@@ -96,30 +93,22 @@ def _listed(text: str, option: str) -> list[str]:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ConfigError(f"--seeds: {text!r} is not a whole number")
     return int(text)
+
+
+def _studies(text: str) -> list[Study]:
+    names = list(STUDIES) if text == "all" else _listed(text, "--study")
+    for name in names:
+        if name not in STUDIES:
+            raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")
+    return [STUDIES[name] for name in names]
 
 
 def _parallel(cpus_per_site: float, gpus: float) -> int:
     """Return how many runs this machine does at a time: a small model fills one core, and gains little from two."""
     return 1 if gpus else max(1, min(int((os.cpu_count() or 1) // cpus_per_site), _MOST_PARALLEL))
-
-
-def _compare(pool: RunPool, opened: dict[int, Federation], methods: Sequence[str]) -> dict[str, dict[int, RunRecord]]:
-    """Return finished runs by method and seed."""
-    wanted: dict[tuple[str, int], ExperimentConfig] = {
-        (method, seed): federation.config.replace(method=method)
-        for method in methods
-        for seed, federation in opened.items()
-    }
-    folders = dict(zip(wanted, pool.complete(list(wanted.values())), strict=True))
-    return {method: {seed: load_run(folders[method, seed]) for seed in opened} for method in methods}
-
-
-def _write(folder: Path, comparison: dict[str, Any]) -> None:
-    (folder / "comparison.json").write_text(json.dumps(comparison, indent=2, allow_nan=False) + "\n")
-    (folder / "report.html").write_text(render_page(comparison, [], None))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,7 @@ from fedserdiff.report.tables import print_results
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
-from simulation import Federation, examples, open_named, run_simulation
-
-CACHE = Path("cache")
-"""Phantom scans and prepared cases, in the working directory; safe to delete."""
-
+from simulation import CASES, Federation, examples, open_named, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -73,7 +69,7 @@ def main(
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
         if cpus_per_site is None and ray_address is None:
             config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
-        opened = open_named(console, config, federation, 3 if sites is None else sites, CACHE)
+        opened = open_named(console, config, federation, 3 if sites is None else sites)
         run = RunDirectory.new(out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{seed}")
         _run(console, opened, run, "phantom" if federation is None else federation.name, ray_address)
 
@@ -82,7 +78,7 @@ def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray
     """Run, print the tables and draw the picture."""
     config = opened.config
     with LiveView(console, run.hospitals) as view:
-        results = run_simulation(opened, run, CACHE / "cases", view, ray_address)
+        results = run_simulation(opened, run, CASES, view, ray_address)
     print_results(console, results, data)
     title = (
         f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"

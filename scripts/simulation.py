@@ -36,6 +36,12 @@ from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
 
+CACHE = Path("cache")
+"""Phantom scans and prepared cases, in the working directory; safe to delete."""
+
+CASES = CACHE / "cases"
+"""Prepared cases."""
+
 RAW_SCANS = "raw-scans"
 """Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
 
@@ -90,9 +96,7 @@ def open_federation(
     return Federation(config, tuple(hospitals), tuple(overlaps))
 
 
-def open_named(
-    console: Console, config: ExperimentConfig, federation: Path | None, sites: int, cache: Path
-) -> Federation:
+def open_named(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
     """Open the hospitals of a federation file, or else `sites` phantom ones, and tell of progress and of what is there.
 
     Raises
@@ -110,11 +114,11 @@ def open_named(
 
         if federation is None:
             named = phantom_federation(
-                sites, config, cache / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
+                sites, config, CACHE / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
             )
         else:
             named = read_federation(federation)
-        opened = open_federation(config, named, cache / "cases", lambda s, d, t: show(f"preparing cases of {s}", d, t))
+        opened = open_federation(config, named, CASES, lambda s, d, t: show(f"preparing cases of {s}", d, t))
     for overlap in opened.overlaps:
         console.print(f"[yellow]left out[/yellow] {escape(str(overlap))}")
     for hospital in opened.hospitals:
@@ -194,14 +198,19 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
-    """Return, for the first test case of every site, what the final student and the teacher make of it."""
+    """Return, for the first test case of every site, what its final student and the teacher make of it."""
     config = federation.config
-    student = _load(config, run.path / "student.pt")
-    teacher = _load(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
-    return [_example(hospital, student, teacher, config) for hospital in federation.hospitals]
+    teacher = load_student(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
+    shown = []
+    for hospital in federation.hospitals:
+        own = run.path / f"student-{hospital.site.name}.pt"
+        student = load_student(config, own if own.exists() else run.path / "student.pt")
+        shown.append(_example(hospital, student, teacher, config))
+    return shown
 
 
-def _load(config: ExperimentConfig, file: Path) -> Student:
+def load_student(config: ExperimentConfig, file: Path) -> Student:
+    """Load weights that a run directory holds."""
     student = Student(config)
     student.load_state_dict(torch.load(file, weights_only=True))
     return student.eval()

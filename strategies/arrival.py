@@ -149,6 +149,11 @@ def _save_weights(run: RunDirectory, config: ExperimentConfig, strategy: Arrival
     student = Student(config)
     wire.load_weights(student, arrays)
     run.write_weights("student", student.state_dict())
+    deployed = strategy.deployed([site.name for site in config.sites])
+    if len(set(deployed)) > 1:  # sites keep students of their own
+        for site, stage in zip(config.sites, deployed, strict=True):
+            if stage == strategy.stage:
+                run.write_weights(f"student-{site.name}", student.state_dict())
     if strategy.teacher is not None:
         wire.load_weights(student, strategy.teacher)
         run.write_weights("teacher", student.state_dict())

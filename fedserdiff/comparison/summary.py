@@ -8,7 +8,7 @@ import numpy as np
 
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.errors import ConfigError
-from fedserdiff.evaluation.bootstrap import Estimate, Resampling
+from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
 from fedserdiff.methods import get_method
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
@@ -40,7 +40,12 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
-    estimates = _estimates(runs, shared_patients=not data.phantom)
+    scores = {
+        metric: {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
+        for metric in ("dice", "hd95")
+    }
+    by_metric = {metric: paired_estimates(of_metric, data.phantom) for metric, of_metric in scores.items()}
+    estimates = {name: {metric: by_metric[metric][name] for metric in scores} for name in runs}
     about = {
         "name": data.name,
         "phantom": data.phantom,
@@ -61,18 +66,20 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     }
 
 
-def _estimates(runs: Runs, shared_patients: bool) -> dict[str, dict[str, dict[str, Estimate | None]]]:
-    """Return, by method, metric and statistic, estimates whose replicates are paired across methods."""
-    patients = {seed: run.patients for seed, run in next(iter(runs.values())).items()}
-    draws = Resampling(patients, shared_patients=shared_patients, replicates=_REPLICATES)
+def paired_estimates(
+    runs: Mapping[str, Mapping[int, StreamScores]], phantom: bool
+) -> dict[str, dict[str, Estimate | None]]:
+    """Return, by name and statistic, estimates of runs by name and seed, their replicates paired across names.
+
+    Raises
+    ------
+    ConfigError
+        Where runs differ in seeds or test patients.
+    """
+    patients = {seed: scores.patients for seed, scores in next(iter(runs.values())).items()}
+    draws = Resampling(patients, shared_patients=not phantom, replicates=_REPLICATES)
     try:
-        return {
-            name: {
-                metric: draws.estimates({seed: run.scores[metric] for seed, run in by_seed.items()})
-                for metric in ("dice", "hd95")
-            }
-            for name, by_seed in runs.items()
-        }
+        return {name: draws.estimates(by_seed) for name, by_seed in runs.items()}
     except ValueError as error:
         raise ConfigError(f"these runs cannot be compared: {error}") from None
 

@@ -55,14 +55,12 @@ def heat_maps(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Fig
     """
     few = len(sites) < _NAMED_STAGES
     cell = 0.56 if few else 0.36
-    panel = len(sites) * cell + (0.95 if few else 0.4)
+    panel = max(len(sites) * cell + (0.95 if few else 0.4), 2.6)  # a title needs its width
     columns = max(1, min(len(methods), int(_WIDTH // panel)))
     lines = -(-len(methods) // columns)
     stages = max(len(method["stages"]) for method in methods)
     height = stages * (0.3 if few else 0.26) + 0.75
-    figure = Figure(
-        figsize=(max(columns * panel, 2.6), lines * (height + 0.1)), layout=ConstrainedLayoutEngine(h_pad=0.09)
-    )
+    figure = Figure(figsize=(columns * panel, lines * (height + 0.1)), layout=ConstrainedLayoutEngine(h_pad=0.09))
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis, method in zip(panels, methods, strict=False):
         _heat_map(axis, method, sites, stages, 9 if few else 7)
@@ -295,11 +293,9 @@ def svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def png(figure: Figure, dpi: int = 110) -> str:
-    """Return a figure as the data URI of a PNG picture: for figures that hold images themselves."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def png_uri(picture: bytes) -> str:
+    """Return the content of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _look(name: str) -> tuple[str, str]:

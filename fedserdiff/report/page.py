@@ -7,21 +7,19 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from fedserdiff.methods import METHODS
-from fedserdiff.report.charts import dice_across_stages, heat_maps, png, study_plot, svg, utility_against_bytes
+from fedserdiff.report.charts import dice_across_stages, heat_maps, png_uri, study_plot, svg, utility_against_bytes
 
 _NOTHING = "–"
+_SHEET = 9.5  # inches of height that a picture may have
 _WORDS = 24  # a longer text in a table's cell is words, not a figure
 _KINDS = ("arrays", "error-maps", "metrics", "site", "raw-scans")  # any others follow in alphabetical order
 _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
 _BADGE = Markup('<span class="badge">breaks privacy</span>')
 
 
-def render_page(
-    comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[str, Any]], cases: Figure | None
-) -> str:
+def render_page(comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[str, Any]], cases: bytes | None) -> str:
     """Return the page; the same input gives the same text.
 
     Parameters
@@ -30,8 +28,8 @@ def render_page(
         Data, methods with their scores, sentences that answer, notes and versions; None where only studies ran.
     studies : sequence of mapping
         For each: title, question, data, columns, rows, plot and sentences.
-    cases : Figure or None
-        Example cases. It is embedded as pixels, for it holds images.
+    cases : bytes or None
+        A PNG picture of example cases.
     """
     environment = Environment(
         loader=PackageLoader("fedserdiff.report"),
@@ -45,7 +43,7 @@ def render_page(
     if cases is not None:
         about = f"{_facts(comparison['data'])}." if comparison else "Its title says of which data."
         caption = f"Test cases as examples: the scan, the truth and the masks that were predicted. {about}"
-        picture = _figure(png(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
+        picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
     template = environment.get_template("comparison.html")
     return template.render(
         comparison=None if comparison is None else _comparison_view(comparison, mark),
@@ -130,36 +128,46 @@ def _facts(data: Mapping[str, Any]) -> str:
     return _capital(facts)
 
 
-def _figures(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
     facts = f"{_facts(data)}." + (" Means over seeds." if len(data["seeds"]) > 1 else "")
     ends = "; ".join(
         f"{method['name']} {_number(method['scores']['dice']['value'], 100)} % at "
         f"{_bytes(sum(method['bytes_out'].values()))}"
         for method in methods
     )
-    numbers = ", ".join(f"{place} {site}" for place, site in enumerate(data["sites"], 1))
-    return {
-        "heat": _figure(
-            svg(heat_maps(methods, data["sites"])),
-            f"Heat maps of R, one a method ({', '.join(m['name'] for m in methods)}), with the values in their cells.",
-            f"R: Dice % on each site (column) after each stage (row); one colour scale, 0 to 100 %. Framed: the "
-            f"student that the site uses in the end. Sites in order of arrival: {numbers}. {facts}",
-        ),
-        "stages": _figure(
-            svg(dice_across_stages(methods, data["sites"])),
-            f"Dice of each site ({', '.join(data['sites'])}) after each stage, one line a method; the values are in "
-            "the heat maps.",
-            "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is "
-            f"a method that has no stages: its final value. {facts}",
-        ),
-        "bytes": _figure(
-            svg(utility_against_bytes(methods)),
-            f"Final mean Dice against bytes that left the hospitals: {ends}.",
-            "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of "
-            "nearly the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. "
-            f"{facts}",
-        ),
-    }
+    stages = _figure(
+        svg(dice_across_stages(methods, data["sites"])),
+        f"Dice of each site ({', '.join(data['sites'])}) after each stage, one line a method; the values are in the "
+        "heat maps.",
+        "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is a "
+        f"method that has no stages: its final value. {facts}",
+    )
+    sent = _figure(
+        svg(utility_against_bytes(methods)),
+        f"Final mean Dice against bytes that left the hospitals: {ends}.",
+        "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of nearly "
+        f"the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. {facts}",
+    )
+    return {"heat": _heat_maps(data["sites"], methods, facts), "stages": [stages], "bytes": [sent]}
+
+
+def _heat_maps(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> list[dict[str, str]]:
+    """Return R in as many figures as it takes for each to fit a sheet of paper with its text still readable."""
+    size = len(methods)
+    while size > 1 and heat_maps(methods[:size], sites).get_figheight() > _SHEET:
+        size = -(-size // 2)
+    numbers = ", ".join(f"{place} {site}" for place, site in enumerate(sites, 1))
+    parts = [methods[start : start + size] for start in range(0, len(methods), size)]
+    return [
+        _figure(
+            svg(heat_maps(part, sites)),
+            f"Heat maps of R, one a method ({', '.join(m['name'] for m in part)}), with the values in their cells.",
+            f"R{f' ({number} of {len(parts)})' if len(parts) > 1 else ''}: Dice % on each site (column) after each "
+            f"stage (row); one colour scale, 0 to 100 %. Framed: the student that the site uses in the end. Sites in "
+            f"order of arrival: {numbers}. {facts}",
+        )
+        for number, part in enumerate(parts, 1)
+    ]
 
 
 def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Pictures of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,11 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
             axis.set_axis_off()
             if example is examples[0]:
                 axis.set_title(column)
-            brain = np.where(example.image == 0, example.image.min(), example.image)  # black around the brain
-            axis.imshow(brain.T, cmap="gray", origin="lower", interpolation="nearest")
+            _draw_brain(axis, example)
         for axis, name in zip(row[1:4], ("truth", "coarse", "refined"), strict=True):
             _draw_masks(axis, getattr(example, name))
             if name in example.dice:
-                axis.text(
-                    0.5,
-                    -0.02,
-                    f"Dice {100 * example.dice[name]:.1f} %",
-                    transform=axis.transAxes,
-                    ha="center",
-                    va="top",
-                )
+                _write_dice(axis, example.dice[name])
         if example.error_map is None:
             row[4].text(0.5, 0.5, "no teacher", transform=row[4].transAxes, ha="center", color="white")
         else:
@@ -64,17 +56,54 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
             shown = row[4].imshow(
                 example.error_map[wt].T, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest"
             )
-        row[0].text(
-            -0.04,
-            0.5,
-            f"{example.site}\n{example.case}",
-            transform=row[0].transAxes,
-            rotation=90,
-            ha="right",
-            va="center",
-        )
+        _write_name(row[0], example)
     if shown is not None:
         figure.colorbar(shown, ax=axes[:, 4].tolist(), shrink=0.6, label="− remove · add +")
+    _finish(figure, title, file)
+
+
+def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Path) -> None:
+    """Draw one row a site: MRI, truth, and the refined mask of every method's student.
+
+    Parameters
+    ----------
+    methods : mapping of str to sequence of Example
+        By method, the same cases in the same order.
+    """
+    cases = next(iter(methods.values()))
+    columns = ["FLAIR", "truth", *methods]
+    figure = Figure(figsize=(2.2 * len(columns), 2.7 * len(cases) + 0.8), layout="constrained")
+    axes = figure.subplots(len(cases), len(columns), squeeze=False)
+    for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
+        for axis, column in zip(row, columns, strict=True):
+            axis.set_axis_off()
+            _draw_brain(axis, case)
+            if number == 0:
+                axis.set_title(column)
+        _draw_masks(row[1], case.truth)
+        for axis, examples in zip(row[2:], methods.values(), strict=True):
+            _draw_masks(axis, examples[number].refined)
+            _write_dice(axis, examples[number].dice["refined"])
+        _write_name(row[0], case)
+    _finish(figure, title, file)
+
+
+def _draw_brain(axis: "matplotlib.axes.Axes", example: Example) -> None:
+    brain = np.where(example.image == 0, example.image.min(), example.image)  # black around the brain
+    axis.imshow(brain.T, cmap="gray", origin="lower", interpolation="nearest")
+
+
+def _write_dice(axis: "matplotlib.axes.Axes", dice: float) -> None:
+    text = f"Dice {100 * dice:.1f} %"
+    axis.text(0.5, -0.02, text, transform=axis.transAxes, ha="center", va="top")
+
+
+def _write_name(axis: "matplotlib.axes.Axes", example: Example) -> None:
+    name = f"{example.site}\n{example.case}"
+    axis.text(-0.04, 0.5, name, transform=axis.transAxes, rotation=90, ha="right", va="center")
+
+
+def _finish(figure: Figure, title: str, file: Path) -> None:
     handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(REGIONS), frameon=False)
     figure.suptitle(title)

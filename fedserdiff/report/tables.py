@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
 
+_SMALL = ("metrics", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
 
 
@@ -88,26 +89,49 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     """Print methods side by side and the answer, from the contents of ``comparison.json``."""
     data = comparison["data"]
     tests = sum(cases["test"] for cases in data["cases"].values())
-    seeds = ", ".join(map(str, data["seeds"]))
-    kinds = list(dict.fromkeys(kind for method in comparison["methods"] for kind in method["bytes_out"]))
-    scores = ("Dice %", "HD95 mm", "BWT", "FWT", "forgetting")
-    title = f"{escape(data['name'])} data, {len(data['sites'])} sites, {tests} test cases a seed, seeds {seeds}"
-    table = _table(title, "method", *scores, *(f"{kind}\nout, MB" for kind in kinds), "minutes")
-    for method in comparison["methods"]:
-        name = method["name"] + (" (breaks privacy)" if method["breaks_privacy"] else "")
-        cells = [
-            _interval(method["scores"][key], 1 if key == "hd95" else 100)
-            for key in ("dice", "hd95", "bwt", "fwt", "forgetting")
-        ]
-        sent = [f"{method['bytes_out'].get(kind, 0) / 1e6:.2f}" for kind in kinds]
-        table.add_row(name, *cells, *sent, f"{method['minutes']:.1f}")
-    console.print(table)
+    about = (
+        f"{escape(data['name'])} data, {len(data['sites'])} sites, {tests} test cases a seed, "
+        f"seeds {', '.join(map(str, data['seeds']))}"
+    )
+    methods = comparison["methods"]
+    named = {m["name"]: m["name"] + ("\n(breaks privacy)" if m["breaks_privacy"] else "") for m in methods}
+    scores = _table(
+        f"At the end of the stream, with 95 % intervals ({about})",
+        "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgotten",
+    )  # fmt: skip
+    for method in methods:
+        keys = ("dice", "hd95", "bwt", "fwt", "forgetting")
+        shown = [_interval(method["scores"][key], 1 if key == "hd95" else 100) for key in keys]
+        scores.add_row(named[method["name"]], *shown)
+    console.print(scores)
+    kinds = list(dict.fromkeys(kind for m in methods for kind in m["bytes_out"] if kind not in _SMALL))
+    costs = _table("What it cost: MB out of all hospitals by kind, minutes of computation", "method", *kinds, "minutes")
+    for method in methods:
+        sent = [f"{method['bytes_out'][kind] / 1e6:.2f}" if kind in method["bytes_out"] else "–" for kind in kinds]
+        costs.add_row(named[method["name"]], *sent, f"{method['minutes']:.1f}")
+    console.print(costs)
     for sentence in comparison["answer"]:
-        console.print(escape(sentence), highlight=False)
+        console.print(sentence, highlight=False, markup=False)
+
+
+def print_study(console: Console, study: Mapping[str, Any]) -> None:
+    """Print a study's table and sentences."""
+    table = _table(escape(f"{study['title']} ({study['data']})"), *map(escape, study["columns"]))
+    for row in study["rows"]:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+    for sentence in study["sentences"]:
+        console.print(sentence, highlight=False, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
 
 
 def _interval(score: Mapping[str, float] | None, factor: float) -> str:
     if score is None:
         return "–"
     value, low, high = (factor * score[key] for key in ("value", "low", "high"))
-    return f"{value:.1f}\n\\[{low:.1f}, {high:.1f}]"
+    return f"{value:.1f}\n{low:.1f} – {high:.1f}"

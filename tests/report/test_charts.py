@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from fedserdiff.report.charts import dice_across_stages, heat_maps, png, study_plot, svg, utility_against_bytes
+from fedserdiff.report.charts import dice_across_stages, heat_maps, study_plot, svg, utility_against_bytes
 
 SITES = ("site-1", "site-2", "site-3")
 
@@ -68,6 +68,17 @@ def test_charts_have_room_for_one_site_and_for_many(count: int) -> None:
         for axis in shown_axes(figure):
             box = axis.get_position()
             assert min(box.width * figure.get_figwidth(), box.height * figure.get_figheight()) > 0.4
+
+
+def test_titles_of_heat_maps_do_not_run_into_each_other() -> None:
+    for sites in (SITES[:1], SITES, [f"s{number}" for number in range(10)]):
+        figure = heat_maps(make_comparison(sites, methods=METHODS[4:7])["methods"], sites)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        boxes = [axis._left_title.get_window_extent(canvas.get_renderer()) for axis in shown_axes(figure)]
+        for number, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:number])
+            assert box.x1 <= figure.bbox.x1
 
 
 def test_each_site_has_a_panel_with_its_column_of_r_and_its_arrival() -> None:
@@ -196,13 +207,10 @@ def test_pictures_are_the_same_text_for_the_same_values_without_a_date() -> None
     text = base64.b64decode(data).decode()
     assert text.rstrip().endswith("</svg>")
     assert "dc:date" not in text
-    prefix, data = png(heat_maps(methods, SITES)).split(",")
-    assert prefix == "data:image/png;base64"
-    assert base64.b64decode(data).startswith(b"\x89PNG")
 
 
 def test_dollars_in_a_site_s_name_are_no_mathematics() -> None:
     sites = ["$\\frac$", "b", "c"]
-    methods = make_comparison(sites)["methods"]
+    methods = make_comparison(sites, methods=METHODS[:1])["methods"]
     assert svg(heat_maps(methods, sites))
     assert svg(dice_across_stages(methods, sites))

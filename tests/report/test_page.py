@@ -1,10 +1,12 @@
 import copy
+import io
 from html.parser import HTMLParser
 from typing import Any
 
+import matplotlib.image
+import numpy as np
 import pytest
 from comparisons import BREAKING, METHODS, make_comparison, make_study
-from matplotlib.figure import Figure
 
 from fedserdiff.report import page as page_module
 from fedserdiff.report.page import render_page
@@ -84,9 +86,9 @@ def studies() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def source(comparison: dict[str, Any], studies: list[dict[str, Any]]) -> str:
-    figure = Figure(figsize=(2, 1))
-    figure.subplots().imshow([[0, 1]])
-    return render_page(comparison, studies, figure)
+    picture = io.BytesIO()
+    matplotlib.image.imsave(picture, np.zeros((2, 3)), format="png")
+    return render_page(comparison, studies, picture.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def page(source: str) -> Page:
 
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are drawn by tests of their own."""
+    """Skip writing charts: they have tests of their own."""
     monkeypatch.setattr(page_module, "svg", lambda figure: "data:image/svg+xml;base64,AAAA")
 
 
@@ -275,6 +277,17 @@ def test_one_site_and_many_sites_and_one_seed(count: int) -> None:
     assert "brats2023-gli" in shown.text  # releases are not one a site here, and still named
     assert "seed 0." in shown.text
     assert "Means over seeds" not in shown.text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_heat_maps_of_many_sites_are_several_pictures_with_every_method_in_one() -> None:
+    sites = [f"hospital-{place}" for place in range(10)]
+    shown = Page(render_page(make_comparison(sites), [], None))
+    alts = [picture["alt"] for picture in shown.pictures if picture["alt"].startswith("Heat maps")]
+    assert len(alts) > 1
+    named = [name for alt in alts for name in alt.split("(")[1].split(")")[0].split(", ")]
+    assert named == list(METHODS)
+    assert sum(f"of {len(alts)})" in caption for caption in shown.captions) == len(alts)
 
 
 @pytest.mark.usefixtures("no_charts")

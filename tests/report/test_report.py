@@ -11,7 +11,8 @@ from strategies.results import Results
 
 def results(rows: int) -> Results:
     """Two sites; Dice of a row is 0.1 × stage + 0.01 × site, HD95 ten times its percent."""
-    filled = Results("ser-diff", 3, ["north", "west"], {s: {"training": 8, "test": 2} for s in ("north", "west")})
+    cases = {site: {"training": 8, "test": 2} for site in ("north", "west")}
+    filled = Results("ser-diff", 3, ["north", "west"], [2, 2], cases)
     for stage in range(rows):
         filled.stages.append("untrained" if stage == 0 else ["north", "west"][stage - 1])
         filled.rows.append(

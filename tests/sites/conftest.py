@@ -14,3 +14,12 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     config = make_config("smoke")
     (site,) = phantom_federation(1, config, folder / "phantom")
     return open_hospital(site, config, folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
+    """The first two phantom hospitals at smoke size."""
+    folder: Path = tmp_path_factory.mktemp("hospitals")
+    config = make_config("smoke")
+    sites = phantom_federation(2, config, folder / "phantom")
+    return [open_hospital(site, config, folder / "cache") for site in sites]

@@ -7,45 +7,40 @@ from students import lively_student
 import sites.objectives.ser_diff
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.federation import phantom_federation
-from sites.hospital import Hospital, TrainingSet, open_hospital
+from fedserdiff.seeding import generator
+from fedserdiff.wire import ERROR_MAPS
+from sites.hospital import Hospital, TrainingSet
 from sites.objectives.pooled import PooledObjective
 from sites.objectives.ser_diff import SerDiffObjective
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
-    folder = tmp_path_factory.mktemp("hospitals")
-    config = make_config("smoke")
-    sites = phantom_federation(2, config, folder / "phantom")
-    return [open_hospital(site, config, folder / "cache") for site in sites]
-
-
-def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor | None:
-    objective = SerDiffObjective(config)
-    return objective.shared_maps(lively_student(config), TrainingSet(hospital.training, config, CPU), "any", 1)
+def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor:
+    training_set = TrainingSet(hospital.training, config, CPU)
+    memory = SerDiffObjective(config).consolidate(lively_student(config), training_set, "any", 1)
+    assert set(memory) == {ERROR_MAPS}
+    assert set(memory[ERROR_MAPS]) == {"maps"}
+    return memory[ERROR_MAPS]["maps"]
 
 
 def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: list[Hospital]) -> None:
     config = make_config("smoke")
     maps = [shared(config, hospital) for hospital in hospitals]
-    assert maps[0] is not None
-    assert maps[1] is not None
     assert maps[0].shape == (config.shared_maps, 3, 16, 24)
+    assert maps[0].dtype == torch.int8
     assert torch.equal(maps[0], maps[1])
-    assert float(maps[0].std()) > 0
+    assert float(maps[0].float().std()) > 0
 
 
 def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hospital]) -> None:
     config = make_config("smoke", shared_error_maps="mri")
     maps = [shared(config, hospital) for hospital in hospitals]
-    assert maps[0] is not None
-    assert maps[1] is not None
     assert maps[0].shape == (config.shared_maps, 3, 16, 24)
     assert not torch.equal(maps[0], maps[1])
-    assert shared(make_config("smoke", shared_error_maps="none"), hospitals[0]) is None
+    none = make_config("smoke", shared_error_maps="none")
+    training_set = TrainingSet(hospitals[0].training, none, CPU)
+    assert not SerDiffObjective(none).consolidate(lively_student(none), training_set, "any", 1)
 
 
 def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
@@ -69,12 +64,13 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
     terms = []
     for weight in (1.0, 0.25):
         config = make_config("smoke", lambda_kd=weight, precision="fp32")
-        bank = torch.zeros(4, 3, 16, 24)
+        bank = {ERROR_MAPS: {"maps": torch.zeros(4, 3, 16, 24, dtype=torch.int8)}}
         objective = SerDiffObjective(config, lively_student(config), bank)
         training_set = TrainingSet(hospitals[0].training, config, CPU)
         objective.begin(training_set, "site-1", stage=2, server_round=1)
         batch = training_set.batch(torch.arange(4))
-        terms.append(objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0)))
+        found = objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0))
+        terms.append({name: value.detach() for name, value in found.items()})
     full, quarter = terms
     assert sorted(full) == ["distillation", "segmentation"]
     assert float(full["segmentation"]) == float(quarter["segmentation"])
@@ -84,7 +80,7 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
 def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospitals: list[Hospital]) -> None:
     config = make_config("smoke", sites=tuple(h.site for h in hospitals))
     by_site: dict[Site, Hospital] = {h.site: h for h in hospitals}
-    cases = PooledObjective(config).training_cases(hospitals[0], by_site.__getitem__)
+    cases = PooledObjective(config).training_cases(hospitals[0], 1, by_site.__getitem__)
     names = {c.case.name for c in cases}
     assert names == {c.case.name for h in hospitals for c in h.training}
     assert not names & {c.case.name for h in hospitals for c in h.test}
@@ -95,7 +91,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch, dims: int
 ) -> None:
     config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
-    bank = torch.full((4, 3, *config.grid[:dims]), 0.5)
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 64, dtype=torch.int8)}}
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     real = sites.objectives.ser_diff.replay_distance
 
@@ -110,7 +106,56 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     terms = objective.terms(new_student(config), training_set.batch(torch.arange(2)), False, torch.Generator())
     assert float(terms["distillation"]) > 0
     ((maps, context),) = seen
-    from_bank = (maps == 0.5).flatten(1).all(1)
+    from_bank = (maps == 64 / 127).flatten(1).all(1)
     empty = ~context.flatten(1).any(1)
     assert from_bank.tolist() == [False, True]
     assert empty.tolist() == from_bank.tolist()
+
+
+def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
+    """SER-Diff's objective, a round begun, with a bank of maps at 0.5."""
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 64, dtype=torch.int8)}}
+    objective = SerDiffObjective(config, lively_student(config), bank)
+    objective.begin(TrainingSet(hospital.training, config, CPU), "site-1", 2, server_round)
+    return objective
+
+
+def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke", precision="fp32")
+    objective = begun(config, hospitals[0])
+    training_set = TrainingSet(hospitals[0].training, config, CPU)
+    draws = generator(config.seed, "conditional-maps", "site-1", 2)
+    pool = torch.randperm(len(training_set), generator=draws)[: config.conditional_maps]
+    image = training_set.batch(pool).image  # fewer than one chunk
+    maps = lively_student(config).predict(image, config.sampling_steps, draws).error_map
+    assert torch.equal(objective._maps, maps)
+    assert objective._bank is not None
+    assert bool((objective._bank == 64 / 127).all())
+
+
+def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals: list[Hospital]) -> None:
+    config = make_config("smoke", precision="fp32")
+    clean = begun(config, hospitals[0])
+    slightly, much = (begun(config.replace(map_noise=deviation), hospitals[0]) for deviation in (0.01, 5.0))
+    for spoilt, original in ((slightly._maps, clean._maps), (slightly._bank, clean._bank)):
+        assert spoilt is not None
+        assert original is not None
+        difference = (spoilt - original)[original.abs() < 0.9]
+        assert float(difference.std()) == pytest.approx(0.01, rel=0.1)
+        assert float(difference.mean()) == pytest.approx(0, abs=1e-3)
+    for maps in (much._maps, much._bank):
+        assert maps is not None
+        assert (float(maps.min()), float(maps.max())) == (-1, 1)
+    assert torch.equal(begun(config.replace(map_noise=5.0), hospitals[0], server_round=2)._maps, much._maps)
+
+
+def test_noise_changes_the_loss_and_without_it_nothing_does(hospitals: list[Hospital]) -> None:
+    terms = []
+    for noise in (0.0, 0.0, 0.5):
+        config = make_config("smoke", precision="fp32", map_noise=noise)
+        objective = begun(config, hospitals[0])
+        batch = TrainingSet(hospitals[0].training, config, CPU).batch(torch.arange(4))
+        found = objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0))
+        terms.append({name: float(value.detach()) for name, value in found.items()})
+    assert terms[0] == terms[1]
+    assert terms[0]["distillation"] != terms[2]["distillation"]

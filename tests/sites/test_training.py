@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from students import lively_student
 
+import sites.objectives.ewc
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from sites.hospital import Hospital
-from sites.training import Order, run_round
+from sites.training import Order, consolidate, run_round
 
 
 def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
@@ -72,14 +74,31 @@ def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
-def test_maps_come_with_a_round_only_where_they_are_asked_for(hospital: Hospital) -> None:
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"method": "ser-diff"}, {"error-maps"}),
+        ({"method": "ser-diff", "shared_error_maps": "none"}, set()),
+        ({"method": "ewc"}, {"fisher"}),
+        ({"method": "image-replay"}, {"synthetic-images"}),
+        *(({"method": name}, set()) for name in ("fine-tune", "distill", "local", "rehearsal", "pooled")),
+    ],
+)
+def test_a_stage_that_ended_leaves_what_its_method_keeps_and_the_student_as_it_was(
+    hospital: Hospital, changes: dict[str, str], kept: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites.objectives.ewc, "_FISHER_BATCHES", 2)
+    config = make_config("smoke", **changes)
+    student = lively_student(config)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    memory = consolidate(student, 1, hospital, config)
+    assert set(memory) == kept
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_the_maps_of_a_stage_are_as_the_coordinator_expects_them(hospital: Hospital) -> None:
     config = make_config("smoke", rounds=1)
-    student = new_student(config)
-    asked = [
-        run_round(student, Order(1, 1, share_maps=share), hospital, lambda s: hospital, config)[1]
-        for share in (False, True)
-    ]
-    assert asked[0] is None
-    assert asked[1] is not None
-    assert asked[1].shape == (config.shared_maps, 3, 16, 24)
-    assert float(asked[1].abs().max()) <= 1
+    maps = consolidate(lively_student(config), 1, hospital, config)["error-maps"]["maps"]
+    assert maps.dtype == torch.int8
+    assert maps.shape == (config.shared_maps, 3, 16, 24)
+    assert maps.unique().numel() > 1

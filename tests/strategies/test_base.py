@@ -1,11 +1,17 @@
 """The strategies' own decisions; that Flower carries them out is tested in tests/e2e on the real engine."""
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 
 from fedserdiff.config import make_config
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy
+from strategies.distill import Distill
+from strategies.ewc import Ewc
 from strategies.fine_tune import FineTune
+from strategies.image_replay import ImageReplay
+from strategies.local import Local
 from strategies.pooled import Pooled
 from strategies.ser_diff import SerDiff
 
@@ -33,18 +39,52 @@ def test_pooling_is_one_stage_as_long_as_the_stream() -> None:
 @pytest.mark.parametrize(
     ("changes", "asked"),
     [
-        ({}, [(1, 2)]),
-        ({"teacher": "latest"}, [(1, 2), (2, 2), (3, 2)]),
+        ({}, [1]),
+        ({"teacher": "latest"}, [1, 2, 3]),
         ({"shared_error_maps": "none", "teacher": "latest"}, []),
     ],
 )
-def test_maps_are_asked_for_when_a_student_becomes_a_teacher(
-    changes: dict[str, object], asked: list[tuple[int, int]]
-) -> None:
+def test_maps_are_asked_for_when_a_student_becomes_a_teacher(changes: dict[str, object], asked: list[int]) -> None:
     ser_diff = strategy(SerDiff, rounds=2, **changes)
-    plan = ser_diff.stages(SITES)
     seen = []
-    for stage in (1, 2, 3):
-        ser_diff.begin_stage(stage, plan[stage - 1], {SITES[stage - 1]: stage})
-        seen += [(stage, r) for r in (1, 2) if ser_diff.wants_maps(r)]
+    for stage, plan in enumerate(ser_diff.stages(SITES), 1):
+        ser_diff.begin_stage(stage, plan, {plan.name: stage})
+        seen += [stage] if ser_diff.consolidates() else []
     assert seen == asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher", "asked"),
+    [
+        (Ewc, "first", [1, 2, 3]),
+        (ImageReplay, "first", [1]),
+        (ImageReplay, "latest", [1, 2, 3]),
+        (Distill, "latest", []),
+        (FineTune, "latest", []),
+        (Local, "latest", []),
+    ],
+)
+def test_hospitals_hand_over_what_a_method_keeps_and_no_more(
+    kind: type[ArrivalStrategy], teacher: str, asked: list[int]
+) -> None:
+    method = strategy(kind, teacher=teacher)
+    seen = []
+    for stage, plan in enumerate(method.stages(SITES), 1):
+        method.begin_stage(stage, plan, {plan.name: stage})
+        seen += [stage] if method.consolidates() else []
+    assert seen == asked
+
+
+def test_a_hospital_alone_starts_from_the_untrained_student_and_others_from_the_standing_one() -> None:
+    untrained, standing = (ArrayRecord({"w": Array(np.full(2, value, np.float32))}) for value in (0, 1))
+    for stage, plan in enumerate(strategy(Local).stages(SITES), 1):
+        for kind, start in ((Local, untrained), (FineTune, standing), (SerDiff, standing), (Ewc, standing)):
+            method = strategy(kind)
+            method.begin_stage(stage, plan, {plan.name: stage})
+            assert method.initial(untrained, standing) is start
+
+
+def test_a_site_uses_the_last_student_or_where_there_is_no_federation_its_own() -> None:
+    assert strategy(Local).deployed(SITES) == [1, 2, 3]
+    assert strategy(SerDiff).deployed(SITES) == [3, 3, 3]
+    assert strategy(Pooled).deployed(SITES) == [1, 1, 1]

@@ -1,0 +1,204 @@
+"""Studies of the stream: what the teacher was trained on, and how many hospitals follow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedserdiff.comparison.studies import (
+    COLUMNS,
+    FirstHospital,
+    Study,
+    StudyRuns,
+    cells,
+    interval_text,
+    mean_of,
+    outcomes,
+    plain_series,
+    required,
+    series,
+)
+from fedserdiff.comparison.summary import paired_estimates, verdict
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.releases import REGIONS
+from fedserdiff.evaluation.bootstrap import StreamScores
+
+_SHARES = (0.25, 0.5)
+_ALL = "all"
+
+
+def _teacher_data(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+    """Vary stage 1's training patients: their number, and how much their tumours differ in volume."""
+    variants = {}
+    for share in _SHARES:
+        for diverse in (True, False):
+            name = f"{share:.0%}, {'diverse' if diverse else 'alike'}"
+            variants[name] = _with_first(config, first, choose_patients(first.training, share, diverse))
+    return {**variants, _ALL: _with_first(config, first, {c.case.patient for c in first.training})}
+
+
+def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool) -> set[str]:
+    """Choose a share of patients, at least one, by the volume of their whole tumour (a patient's largest).
+
+    Diverse patients are spread evenly over the ranking by volume, from smallest to largest; patients that are alike
+    are neighbours in its middle.
+    """
+    volumes: dict[str, float] = {}
+    for cached in training:
+        patient = cached.case.patient
+        volumes[patient] = max(volumes.get(patient, 0.0), tumour_voxels(cached))
+    ranked = sorted(volumes, key=lambda patient: (volumes[patient], patient))
+    count = max(1, round(share * len(ranked)))
+    if diverse:
+        places = np.round(np.linspace(0, len(ranked) - 1, count)).astype(int) if count > 1 else [len(ranked) // 2]
+        return {ranked[place] for place in places}
+    start = (len(ranked) - count) // 2
+    return set(ranked[start : start + count])
+
+
+def tumour_voxels(cached: CachedCase) -> float:
+    """Return the voxels of a case's whole tumour on the working grid."""
+    return float(cached.prepared.mask[REGIONS.index("wt")].sum(dtype=float))
+
+
+def _with_first(config: ExperimentConfig, first: FirstHospital, patients: set[str]) -> ExperimentConfig:
+    """Return the config with these patients alone to train on at the first site; its test cases stay."""
+    test = tuple(sorted(c.case.name for c in first.test))
+    training = tuple(sorted(c.case.name for c in first.training if c.case.patient in patients))
+    old = config.sites[0]
+    site = Site(old.name, old.release, old.path, tuple(sorted((*training, *test))), test)
+    return config.replace(method="ser-diff", sites=(site, *config.sites[1:]))
+
+
+def _describe_teacher_data(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
+    by_name = outcomes(runs, phantom)
+    first_site = next(iter(runs[_ALL].values())).results["sites"][0]
+    patients = {
+        name: next(iter(by_seed.values())).results["cases"][first_site]["training"] for name, by_seed in runs.items()
+    }
+    at_stage_1 = {
+        name: mean_of(by_seed, lambda run: run.results["R"]["dice"]["mean"][1][0]) for name, by_seed in runs.items()
+    }
+    kinds = {kind: [*(f"{share:.0%}, {kind}" for share in _SHARES), _ALL] for kind in ("diverse", "alike")}
+    half = f"{_SHARES[-1]:.0%}"
+    return {
+        "columns": ["patients of stage 1", "training cases", "teacher's Dice % on the first site", *COLUMNS],
+        "rows": [[name, patients[name], 100 * at_stage_1[name], *cells(o)] for name, o in by_name.items()],
+        "plot": {
+            "kind": "line",
+            "x_label": "training cases of stage 1",
+            "y_label": "final mean Dice %",
+            "log_x": False,
+            "series": [
+                series(f"tumour volumes {kind}", [patients[n] for n in names], [by_name[n].dice for n in names])
+                for kind, names in kinds.items()
+            ],
+        },
+        "sentences": [
+            verdict(
+                "The student of a teacher with all of the first site's cases",
+                f"that of one with {_SHARES[0]:.0%} of them",
+                by_name[_ALL].dice - by_name[f"{_SHARES[0]:.0%}, diverse"].dice,
+            ),
+            verdict(
+                f"A teacher with {half} of the patients, their tumour volumes diverse,",
+                "one with as many that are alike",
+                by_name[f"{half}, diverse"].dice - by_name[f"{half}, alike"].dice,
+            ),
+        ],
+    }
+
+
+_LENGTHS = (3, 5, 10)
+_METHODS = ("ser-diff", "fine-tune")
+
+
+def _stream_length(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+    return {method: config.replace(method=method) for method in _METHODS}
+
+
+def of_first_sites(scores: StreamScores, count: int) -> StreamScores:
+    """Return the scores that the stream of the first `count` sites has: a later site changes nothing before it came."""
+    sites = list(scores.values)[:count]
+    return StreamScores(
+        values={site: scores.values[site][: count + 1] for site in sites},
+        patients={site: scores.patients[site] for site in sites},
+        deployed=dict.fromkeys(sites, count),
+        higher_is_better=scores.higher_is_better,
+    )
+
+
+def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
+    whole = len(next(iter(next(iter(runs.values())).values())).results["sites"])
+    lengths = sorted({length for length in _LENGTHS if length < whole} | {whole})
+    by_length = {
+        (length, metric): paired_estimates(
+            {
+                name: {seed: of_first_sites(run.scores[metric], length) for seed, run in by_seed.items()}
+                for name, by_seed in runs.items()
+            },
+            phantom,
+        )
+        for length in lengths
+        for metric in ("dice", "hd95")
+    }
+    rows = []
+    for length in lengths:
+        for method in runs:
+            dice, hd95 = (by_length[length, metric][method] for metric in ("dice", "hd95"))
+            lost = dice["forgetting"]
+            rows.append(
+                [
+                    length,
+                    method,
+                    interval_text(required(dice["final"]), 100),
+                    interval_text(required(hd95["final"]), 1),
+                    None if lost is None else interval_text(lost, 100),
+                ]
+            )
+    final = {m: [required(by_length[length, "dice"][m]["final"]) for length in lengths] for m in runs}
+    forgotten = {m: [by_length[length, "dice"][m]["forgetting"] for length in lengths] for m in runs}
+    return {
+        "columns": ["sites", "method", "mean Dice % [95 %]", "HD95 mm [95 %]", "forgetting (points) [95 %]"],
+        "rows": rows,
+        "plot": {
+            "kind": "line",
+            "x_label": "hospitals in the stream",
+            "y_label": "Dice %, forgetting in points",
+            "log_x": False,
+            "series": [
+                *(series(f"{method}: mean Dice", lengths, values) for method, values in final.items()),
+                *(
+                    plain_series(
+                        f"{method}: forgetting",
+                        [length for length, v in zip(lengths, values, strict=True) if v is not None],
+                        [100 * v.value for v in values if v is not None],
+                    )
+                    for method, values in forgotten.items()
+                ),
+            ],
+        },
+        "sentences": [
+            verdict(f"After {length} sites, {_METHODS[0]}", _METHODS[1], final[_METHODS[0]][n] - final[_METHODS[1]][n])
+            for n, length in enumerate(lengths)
+        ]
+        + ["A shorter stream is the beginning of a longer one: nothing that comes later changes it."],
+    }
+
+
+TEACHER_DATA = Study(
+    "teacher-data",
+    "The teacher's training data",
+    "How many patients, and how different ones, must stage 1 have for its teacher to be of use?",
+    _teacher_data,
+    _describe_teacher_data,
+)
+STREAM_LENGTH = Study(
+    "stream-length",
+    "The length of the stream",
+    "What happens to Dice, HD95 and forgetting as more hospitals arrive?",
+    _stream_length,
+    _describe_stream_length,
+    sites=max(_LENGTHS),
+)

@@ -1,0 +1,140 @@
+"""Studies: one thing is varied, the rest stays, and a table, a plot and a few sentences say what came of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedserdiff.comparison.records import RunRecord
+from fedserdiff.comparison.summary import paired_estimates
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.evaluation.bootstrap import Estimate
+
+StudyRuns = Mapping[str, Mapping[int, RunRecord]]
+"""Finished runs by the name of their variant, and by seed."""
+
+
+@dataclass(frozen=True)
+class FirstHospital:
+    """The cases of the first site, for studies that vary what stage 1 trains on."""
+
+    training: Sequence[CachedCase]
+    test: Sequence[CachedCase]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study.
+
+    Attributes
+    ----------
+    name, title, question : str
+        For the command line, and for the page.
+    variants : callable
+        From a seed's config and first hospital, the config of each variant by name, in the order of the table.
+    describe : callable
+        From the finished runs and whether the data are phantoms, the study's ``columns``, ``rows``, ``plot`` and
+        ``sentences``, as `fedserdiff.report.page` shows them.
+    sites : int
+        How many phantom hospitals it needs; 0 for as many as the comparison has.
+    """
+
+    name: str
+    title: str
+    question: str
+    variants: Callable[[ExperimentConfig, FirstHospital], dict[str, ExperimentConfig]]
+    describe: Callable[[StudyRuns, bool], dict[str, Any]]
+    sites: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study's table says of one variant: estimates over seeds and patients, and means over seeds.
+
+    Attributes
+    ----------
+    dice, hd95 : Estimate
+        Final mean over sites.
+    forgetting : Estimate or None
+        Of Dice.
+    first, last : float
+        Final Dice on the first and on the last site.
+    """
+
+    dice: Estimate
+    hd95: Estimate
+    forgetting: Estimate | None
+    first: float
+    last: float
+
+
+def outcomes(runs: StudyRuns, phantom: bool) -> dict[str, Outcome]:
+    """Return the outcome of each variant; the Dice estimates' replicates are paired across variants."""
+    by_metric = {
+        metric: paired_estimates(
+            {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
+            phantom,
+        )
+        for metric in ("dice", "hd95")
+    }
+    return {
+        name: Outcome(
+            dice=required(by_metric["dice"][name]["final"]),
+            hd95=required(by_metric["hd95"][name]["final"]),
+            forgetting=by_metric["dice"][name]["forgetting"],
+            first=mean_of(by_seed, lambda run: run.final("dice")[0]),
+            last=mean_of(by_seed, lambda run: run.final("dice")[-1]),
+        )
+        for name, by_seed in runs.items()
+    }
+
+
+def mean_of(by_seed: Mapping[int, RunRecord], value: Callable[[RunRecord], float]) -> float:
+    """Return the mean over seeds of a value of each run."""
+    return sum(value(run) for run in by_seed.values()) / len(by_seed)
+
+
+def required(estimate: Estimate | None) -> Estimate:
+    """Return an estimate that every run has, such as ``final``."""
+    assert estimate is not None
+    return estimate
+
+
+COLUMNS = ("mean Dice % [95 %]", "HD95 mm [95 %]", "Dice % on the first site", "on the last", "forgetting")
+
+
+def cells(outcome: Outcome) -> list[Any]:
+    """Return the cells of `COLUMNS`."""
+    return [
+        interval_text(outcome.dice, 100),
+        interval_text(outcome.hd95, 1),
+        100 * outcome.first,
+        100 * outcome.last,
+        None if outcome.forgetting is None else 100 * outcome.forgetting.value,
+    ]
+
+
+def interval_text(estimate: Estimate, factor: float) -> str:
+    """Return a value with its 95 % interval, times `factor`."""
+    interval = estimate.interval()
+    return f"{factor * interval.value:.1f} [{factor * interval.low:.1f}, {factor * interval.high:.1f}]"
+
+
+def series(label: str, x: Sequence[Any], of: Sequence[Estimate]) -> dict[str, Any]:
+    """Return a plot's series of Dice in % with intervals."""
+    intervals = [estimate.interval() for estimate in of]
+    return {
+        "label": label,
+        "x": list(x),
+        "y": [100 * i.value for i in intervals],
+        "low": [100 * i.low for i in intervals],
+        "high": [100 * i.high for i in intervals],
+        "texts": None,
+    }
+
+
+def plain_series(
+    label: str, x: Sequence[Any], y: Sequence[float], texts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return a plot's series without intervals."""
+    return {"label": label, "x": list(x), "y": list(y), "low": None, "high": None, "texts": texts and list(texts)}

@@ -1,0 +1,163 @@
+"""What ``compare.py`` does: open the data, have the runs done, and put what they say into files and one page."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedserdiff.comparison.records import RunRecord, load_run
+from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
+from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
+from fedserdiff.comparison.studies import FirstHospital, Study
+from fedserdiff.comparison.summary import Data, compare_runs
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.report.page import render_page
+from fedserdiff.report.plots import plot_methods
+from strategies.run_directory import RunDirectory
+
+from run_pool import RunPool
+from simulation import Federation, examples, open_named
+from step_study import STEPS
+
+STUDIES = {study.name: study for study in (ABLATION, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH, STEPS)}
+
+_COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared on: a config without method, seed and sites, and where the hospitals come from."""
+
+    config: ExperimentConfig
+    seeds: Sequence[int]
+    federation: Path | None
+    sites: int
+    console: Console
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the hospitals are phantoms."""
+        return self.federation is None
+
+    @property
+    def data(self) -> str:
+        """What the data are called in tables."""
+        return "phantom" if self.federation is None else self.federation.name
+
+    @property
+    def folder(self) -> str:
+        """What the data are called in a folder's name."""
+        return f"phantom{self.sites}" if self.federation is None else self.federation.stem
+
+    def open(self) -> dict[int, Federation]:
+        """Open the hospitals by seed: phantom patients differ from seed to seed."""
+        return {
+            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites)
+            for seed in self.seeds
+        }
+
+
+def compare_methods(
+    pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path, show_cases: bool
+) -> dict[str, Any]:
+    """Have every method and seed run, and write ``comparison.json``, ``comparison.csv`` and the example cases."""
+    opened = setting.open()
+    wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
+    records = _records(pool, wanted)
+    runs = {method: {seed: records[method, seed] for seed in opened} for method in methods}
+    first = opened[setting.seeds[0]]
+    left_out = tuple(str(overlap) for overlap in first.overlaps)
+    comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out))
+    _write_json(folder / _COMPARISON, comparison)
+    _write_csv(folder / "comparison.csv", comparison)
+    (folder / _CASES).unlink(missing_ok=True)
+    if setting.phantom or show_cases:
+        seed = setting.seeds[0]
+        shown = {m: examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
+        plot_methods(
+            shown, f"{setting.data} data, seed {seed}, refined masks at the end of the stream", folder / _CASES
+        )
+    return comparison
+
+
+def run_study(pool: RunPool, setting: Setting, study: Study, folder: Path) -> dict[str, Any]:
+    """Have a study's variants run, and write its table to ``studies/``."""
+    setting = replace(setting, sites=max(setting.sites, study.sites))
+    opened = setting.open()
+    variants = {seed: study.variants(f.config, _first(f)) for seed, f in opened.items()}
+    names = list(variants[setting.seeds[0]])
+    records = _records(pool, {(name, seed): variants[seed][name] for name in names for seed in opened})
+    runs = {name: {seed: records[name, seed] for seed in opened} for name in names}
+    with setting.console.status(f"{study.name}: finished runs are read"):
+        described = study.describe(runs, setting.phantom)
+    result = {"name": study.name, "title": study.title, "question": study.question, "data": _about(setting, opened)}
+    (folder / _STUDIES).mkdir(exist_ok=True)
+    _write_json(folder / _STUDIES / f"{study.name}.json", result | described)
+    with (folder / _STUDIES / f"{study.name}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([described["columns"], *described["rows"]])
+    return result | described
+
+
+def write_page(folder: Path) -> None:
+    """Write ``report.html``: the last comparison and every study whose results lie in the folder."""
+    file = folder / _COMPARISON
+    comparison = json.loads(file.read_text()) if file.is_file() else None
+    done = {path.stem: json.loads(path.read_text()) for path in (folder / _STUDIES).glob("*.json")}
+    cases = folder / _CASES
+    picture = cases.read_bytes() if cases.is_file() else None
+    page = render_page(comparison, [done[name] for name in STUDIES if name in done], picture)
+    _replace(folder / "report.html", page)
+
+
+def _records(pool: RunPool, wanted: dict[tuple[str, int], ExperimentConfig]) -> dict[tuple[str, int], RunRecord]:
+    return {key: load_run(run) for key, run in zip(wanted, pool.complete(list(wanted.values())), strict=True)}
+
+
+def _first(federation: Federation) -> FirstHospital:
+    hospital = federation.hospitals[0]
+    return FirstHospital(hospital.training, hospital.test)
+
+
+def _about(setting: Setting, opened: dict[int, Federation]) -> str:
+    cases = [sum(count["test"] for count in federation.cases.values()) for federation in opened.values()]
+    seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
+    sites = len(next(iter(opened.values())).hospitals)
+    return (
+        f"{setting.data} data, {sites} sites, {cases[0]} test cases a seed, {seeds}, profile {setting.config.profile}"
+    )
+
+
+def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
+    """Write one row a method; Dice as a fraction, HD95 in mm."""
+    rows = [
+        {
+            "method": method["name"],
+            "breaks privacy": method["breaks_privacy"],
+            **{
+                f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
+                for score, interval in method["scores"].items()
+                for end in ("value", "low", "high")
+            },
+            "bytes out": sum(method["bytes_out"].values()),
+            "minutes": method["minutes"],
+        }
+        for method in comparison["methods"]
+    ]
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    _replace(file, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
