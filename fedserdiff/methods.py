@@ -24,12 +24,16 @@ class Method:
         The hospital's half, ``module:class`` within `sites.objectives`.
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
+    federated : bool
+        Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
+        simulation scores them everywhere, and comparisons do not count their bytes.
     """
 
     summary: str
     strategy: str
     objective: str
     breaks_privacy: bool = False
+    federated: bool = True
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -63,6 +67,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "each hospital alone, with a student of its own: no federation",
             "strategies.local:Local",
             "sites.objectives.fine_tune:FineTuneObjective",
+            federated=False,
         ),
         "rehearsal": Method(
             "raw cases of every earlier hospital are kept and trained on again",
@@ -75,6 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "strategies.pooled:Pooled",
             "sites.objectives.pooled:PooledObjective",
             breaks_privacy=True,
+            federated=False,
         ),
     }
 )

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
+from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.releases import MODALITIES, REGIONS
@@ -41,9 +42,6 @@ CACHE = Path("cache")
 
 CASES = CACHE / "cases"
 """Prepared cases."""
-
-RAW_SCANS = "raw-scans"
-"""Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,12 @@ from fedserdiff.errors import ConfigError
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_valid_and_survives_json(profile: str) -> None:
-    sites = (Site("north", "brats2021", "/data/north", ("BraTS2021_00000", "BraTS2021_00002")), Site("b", "x", "y"))
+    cases = ("BraTS2021_00000", "BraTS2021_00002")
+    sites = (
+        Site("north", "brats2021", "/data/north", cases),
+        Site("b", "x", "y"),
+        Site("c", "x", "z", cases, cases[:1]),
+    )
     config = make_config(profile, seed=7, sites=sites, learning_rate=1 / 3)
 
     back = ExperimentConfig.from_dict(json.loads(json.dumps(config.to_dict())))
@@ -51,6 +56,13 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("lambda_kd", -0.1),
         ("lambda_kd", math.nan),
         ("gamma", -1),
+        ("map_noise", -0.1),
+        ("map_noise", math.inf),
+        ("ewc_weight", -1),
+        ("ewc_weight", math.nan),
+        ("rehearsal_share", 0),
+        ("rehearsal_share", 1.1),
+        ("rehearsal_share", -0.5),
         ("phantom_patients", 0),
         ("stem_factor", 0),
         ("batch_size", 0),

@@ -18,6 +18,7 @@ name = "East_2.b"
 release = "brats2023-gli"
 path = "scans/east"
 cases = ["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]
+test_cases = ["BraTS-GLI-00000-000"]
 """
 
 
@@ -43,7 +44,15 @@ def test_sites_come_in_the_files_order_with_paths_relative_to_it(folder: Path) -
             "brats2023-gli",
             str(folder / "scans" / "east"),
             ("BraTS-GLI-00002-000", "BraTS-GLI-00000-000"),
+            ("BraTS-GLI-00000-000",),
         ),
+    )
+
+
+def test_cases_may_be_held_out_of_all_that_lie_in_the_folder(folder: Path) -> None:
+    file = _write(folder, GOOD.replace('cases = ["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]\n', "", 1))
+    assert read_federation(file)[1] == Site(
+        "East_2.b", "brats2023-gli", str(folder / "scans" / "east"), (), ("BraTS-GLI-00000-000",)
     )
 
 
@@ -76,6 +85,15 @@ def test_relative_file_and_absolute_paths_work_too(folder: Path, monkeypatch: py
         ('["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]', '"BraTS-GLI-00002-000"', "site 2: cases: .* a filled list"),
         ('["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]', "[]", r"site 2: cases: \[\] is not a filled list"),
         ('["BraTS-GLI-00002-000", ', "[2, ", "site 2: cases: every case is named by a string"),
+        ('["BraTS-GLI-00000-000"]', "[0]", "site 2: test_cases: every case is named by a string"),
+        ('["BraTS-GLI-00000-000"]', "[]", r"site 2: test_cases: \[\] is not a filled list"),
+        ('["BraTS-GLI-00000-000"]', '"BraTS-GLI-00000-000"', "site 2: test_cases: .* is not a filled list"),
+        (
+            '["BraTS-GLI-00000-000"]',
+            '["BraTS-GLI-00002-000", "BraTS-GLI-00001-000"]',
+            "site 2: test_cases: 'BraTS-GLI-00001-000' is none of the cases$",
+        ),
+        ("test_cases =", "test-cases =", "site 2: test-cases: unknown field: choose from .*, cases, test_cases$"),
         ('"north"\n', '"north/../../x"\n', "site 1: name: 'north/../../x' may hold letters, digits"),
         ('"north"\n', '"nörd"\n', "site 1: name: 'nörd' may hold letters, digits"),
         ('"north"\n', '"north pole"\n', "site 1: name: 'north pole' may hold letters, digits"),

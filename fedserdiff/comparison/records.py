@@ -71,7 +71,7 @@ def load_run(path: Path) -> RunRecord:
         results = json.loads((path / "results.json").read_text())
         config = ExperimentConfig.from_dict(about)
         tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
     patients = {
         site.name: [get_release(site.release).patient_of(case) or case for case in tables[site.name]]

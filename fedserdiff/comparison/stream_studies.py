@@ -35,7 +35,7 @@ def _teacher_data(config: ExperimentConfig, first: FirstHospital) -> dict[str, E
         for diverse in (True, False):
             name = f"{share:.0%}, {'diverse' if diverse else 'alike'}"
             variants[name] = _with_first(config, first, choose_patients(first.training, share, diverse))
-    return {**variants, _ALL: _with_first(config, first, {c.case.patient for c in first.training})}
+    return {**variants, _ALL: config.replace(method="ser-diff")}
 
 
 def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool) -> set[str]:

@@ -14,6 +14,9 @@ from fedserdiff.methods import get_method
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
 
+RAW_SCANS = "raw-scans"
+"""Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
+
 _REPLICATES = 2000
 _STREAM = ("bwt", "fwt", "forgetting")
 
@@ -90,6 +93,8 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
     method = get_method(name)
     dice = estimates["dice"]
     kinds = sorted({kind for r in results for sent in r["bytes_out"].values() for kind in sent})
+    if not method.federated:
+        kinds = [kind for kind in kinds if kind == RAW_SCANS]
     return {
         "name": name,
         "summary": method.summary,
@@ -207,7 +212,8 @@ def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
         f"{one.config.cpus_per_site:g} CPU{'s' if one.config.cpus_per_site > 1 else ''} a run; a stage 1 that several "
         "methods share was computed once and counts for each of them.",
         "Bytes are what left all hospitals in a run, by kind of record. raw-scans are the files that a method which "
-        "breaks privacy takes from other hospitals; a simulation reads them from disk.",
+        "breaks privacy takes from other hospitals; a simulation reads them from disk. Of methods without a federation "
+        "(local, pooled) nothing else is counted: their students travel only to be scored.",
     ]
     if len(seeds) > 1:
         notes.append(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedserdiff.evaluation.continual import continual_scores
+from fedserdiff.evaluation.continual import stacked_scores
 
 STATISTICS = ("final", "bwt", "fwt", "forgetting")
 
@@ -31,7 +31,7 @@ class StreamScores:
     deployed : mapping of str to int
         By site, the row in [0, rows) of the student in use at the end: the last, unless sites keep their own models.
     higher_is_better : bool
-        False for distances such as HD95, as in `continual_scores`.
+        False for distances such as HD95, as in `stacked_scores`.
     """
 
     values: Mapping[str, NDArray[np.float64]]
@@ -145,7 +145,7 @@ class Resampling:
     def estimates(self, runs: Mapping[int, StreamScores]) -> dict[str, Estimate | None]:
         """Return every one of `STATISTICS` of a method, from its run of each seed.
 
-        ``final`` is the mean over sites of the deployed student's score. The others are of `continual_scores`; None
+        ``final`` is the mean over sites of the deployed student's score. The others are of `stacked_scores`; None
         where a seed's run has none, or where a site does not deploy the last student.
 
         Raises
@@ -191,9 +191,8 @@ def _score(run: StreamScores, weights: Mapping[str, NDArray[np.float64]]) -> dic
     deployed = [run.deployed[site] for site in run.values]
     scores: dict[str, NDArray[np.float64] | None] = dict.fromkeys(STATISTICS)
     scores["final"] = r[:, deployed, np.arange(len(deployed))].mean(1)
-    if set(deployed) == {r.shape[1] - 1}:
-        streams = [continual_scores(one, run.higher_is_better) for one in r]
-        for name in STATISTICS[1:]:
-            column = [getattr(stream, name) for stream in streams]
-            scores[name] = None if None in column else np.array(column)
+    rows, sites = r.shape[1:]
+    if set(deployed) == {rows - 1} and rows == sites + 1 and sites > 1:
+        streams = stacked_scores(r, run.higher_is_better)
+        scores |= {name: streams[name] for name in STATISTICS[1:]}
     return scores

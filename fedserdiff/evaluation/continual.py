@@ -7,7 +7,7 @@ ever held, not the first). The forgetting rate is our reading of SER-Diff's FR. 
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,21 @@ def continual_scores(r: ArrayLike, higher_is_better: bool = True) -> ContinualSc
     sites = matrix.shape[1]
     if matrix.shape[0] != sites + 1 or sites < 2:
         return ContinualScores(None, None, None, None)
-    signed = matrix if higher_is_better else -matrix
-    learnt = np.diagonal(signed[1:])
-    last = signed[-1]
-    lost = signed[:-1].max(0) - last
-    at_arrival = np.abs(learnt[:-1])
-    rates = np.where(at_arrival > 0, lost[:-1] / np.where(at_arrival > 0, at_arrival, 1), lost[:-1] > 0)
-    ahead = [signed[j - 1, j - 1] - signed[0, j - 1] for j in range(2, sites + 1)]
-    return ContinualScores(
-        bwt=float((last - learnt)[:-1].mean()),
-        fwt=float(np.mean(ahead)),
-        forgetting=float(lost[:-1].mean()),
-        forgetting_rate=float(rates.mean()),
-    )
+    return ContinualScores(**{k: float(v) for k, v in stacked_scores(matrix, higher_is_better).items()})
+
+
+def stacked_scores(r: NDArray[np.float64], higher_is_better: bool) -> dict[str, NDArray[np.float64]]:
+    """Return every score of `ContinualScores` of a stack of R's (…, S + 1, S) with S ≥ 2: arrays of shape (…)."""
+    signed = r if higher_is_better else -r
+    learnt = np.diagonal(signed[..., 1:, :], axis1=-2, axis2=-1)
+    last = signed[..., -1, :]
+    lost = (signed[..., :-1, :].max(-2) - last)[..., :-1]
+    at_arrival = np.abs(learnt)[..., :-1]
+    rates = np.where(at_arrival > 0, lost / np.where(at_arrival > 0, at_arrival, 1), lost > 0)
+    before = np.diagonal(signed, axis1=-2, axis2=-1)[..., 1:]  # R[j − 1, j] of every site j but the first
+    return {
+        "bwt": (last - learnt)[..., :-1].mean(-1),
+        "fwt": (before - signed[..., 0, 1:]).mean(-1),
+        "forgetting": lost.mean(-1),
+        "forgetting_rate": rates.mean(-1),
+    }

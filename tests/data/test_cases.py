@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.data.cases import find_cases, split_patients
+from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.errors import DataError
 
@@ -161,3 +161,30 @@ def test_fewer_than_two_patients_are_refused(patients: list[str]) -> None:
     count = len(set(patients))
     with pytest.raises(DataError, match=f"site north: {count} patient cannot be split .* at least 2 are needed"):
         split_patients(patients, 0.2, "north")
+
+
+def _cases(*names: str) -> list[Case]:
+    """Cases named PATIENT-SCAN."""
+    return [Case(name, name.partition("-")[0], (), Path()) for name in names]
+
+
+def test_patients_whose_cases_are_named_are_held_out_and_no_others() -> None:
+    cases = _cases("a-1", "a-2", "b-1", "c-1", "d-1")
+    assert hold_out(cases, ["c-1", "a-2", "a-1"], "north") == ({"b", "d"}, {"a", "c"})
+    assert hold_out(cases, ["d-1"], "north") == ({"a", "b", "c"}, {"d"})
+
+
+@pytest.mark.parametrize(
+    ("test_cases", "says"),
+    [
+        (["a-1", "a-2", "e-1", "a-3"], "no case a-3, e-1 here$"),
+        (["a-1"], "a-2: of a patient whose other scan is held out$"),
+        (["c-3", "a-1", "a-2"], "c-1, c-2: of a patient whose other scan is held out$"),
+        (["a-1", "a-2", "b-1", "c-1", "c-2", "c-3"], "every patient is held out: none is left to train on$"),
+    ],
+    ids=["missing", "torn patient", "torn patient of three", "nobody left"],
+)
+def test_a_hold_out_that_cannot_be_is_refused_naming_the_site(test_cases: list[str], says: str) -> None:
+    cases = _cases("a-1", "a-2", "b-1", "c-1", "c-2", "c-3")
+    with pytest.raises(DataError, match=f"^site north: test_cases: {says}"):
+        hold_out(cases, test_cases, "north")

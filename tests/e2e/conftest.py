@@ -51,6 +51,18 @@ def run(simulate: Simulate, workplace: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def fine_tune(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Two hospitals by fine-tuning."""
+    return run("fine-tune", "--sites", "2", "--method", "fine-tune")
+
+
+@pytest.fixture(scope="session")
+def pooled(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Two hospitals' data in one."""
+    return run("pooled", "--sites", "2", "--method", "pooled")
+
+
+@pytest.fixture(scope="session")
 def ser_diff(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Three hospitals by SER-Diff, the default."""
     return run("ser-diff", "--sites", "3")

@@ -25,6 +25,7 @@ def test_results_hold_every_score_of_every_stage_and_site(ser_diff: dict[str, An
     assert ser_diff["method"] == "ser-diff"
     assert ser_diff["seed"] == 0
     assert ser_diff["sites"] == ["site-1", "site-2", "site-3"]
+    assert ser_diff["deployed"] == [3, 3, 3]
     assert ser_diff["cases"] == {site: {"training": 2, "test": 1} for site in ser_diff["sites"]}
     for matrix in ("R", "R_coarse"):
         for metric, most in (("dice", 1.0), ("hd95", 400.0)):
@@ -85,7 +86,7 @@ def test_what_leaves_a_hospital_is_weights_metrics_and_the_teachers_int8_maps(
 def test_the_teacher_travels_once_to_each_later_site_and_never_to_the_first(ser_diff: dict[str, Any]) -> None:
     received = ser_diff["bytes_in"]
     assert "teacher" not in received["site-1"]
-    one_student = received["site-1"]["arrays"] / 6  # four evaluations and two rounds
+    one_student = received["site-1"]["arrays"] / 7  # four evaluations, two rounds and a consolidation
     assert received["site-2"]["teacher"] == pytest.approx(one_student)
     assert received["site-3"]["teacher"] == pytest.approx(one_student)
 
@@ -109,25 +110,18 @@ def test_another_seed_meets_other_patients_and_weights(ser_diff: dict[str, Any],
     assert other["R"]["hd95"]["mean"][0][0] != ser_diff["R"]["hd95"]["mean"][0][0]
 
 
-def test_fine_tuning_sends_neither_teacher_nor_maps(run: Run) -> None:
-    results = run("fine-tune", "--sites", "2", "--method", "fine-tune", "--rounds", "1")
-    assert all(set(kinds) == {"arrays", "metrics", "site"} for kinds in results["bytes_out"].values())
-    assert all(set(kinds) == {"arrays", "config"} for kinds in results["bytes_in"].values())
-
-
-def test_ser_diff_with_lambda_0_is_fine_tuning_to_the_last_digit(run: Run) -> None:
-    plain = run("plain", "--sites", "2", "--method", "fine-tune")
+def test_ser_diff_with_lambda_0_is_fine_tuning_to_the_last_digit(fine_tune: dict[str, Any], run: Run) -> None:
     ours = run("ours", "--sites", "2", "--lambda", "0")
-    assert ours["R"] == plain["R"]
-    assert ours["R_coarse"] == plain["R_coarse"]
-    assert ours["losses"] == plain["losses"]
+    assert ours["R"] == fine_tune["R"]
+    assert ours["R_coarse"] == fine_tune["R_coarse"]
+    assert ours["losses"] == fine_tune["losses"]
 
 
-def test_pooling_is_one_stage_on_everybodys_cases(run: Run) -> None:
-    results = run("pooled", "--sites", "2", "--method", "pooled")
-    assert results["stages"] == ["untrained", "pooled"]
-    assert np.array(results["R"]["dice"]["mean"]).shape == (2, 2)
-    assert results["bwt"]["dice"]["mean"] is None
+def test_pooling_is_one_stage_on_everybodys_cases(pooled: dict[str, Any]) -> None:
+    assert pooled["stages"] == ["untrained", "pooled"]
+    assert np.array(pooled["R"]["dice"]["mean"]).shape == (2, 2)
+    assert pooled["bwt"]["dice"]["mean"] is None
+    assert pooled["deployed"] == [1, 1]
 
 
 def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
@@ -136,7 +130,8 @@ def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
         "--shared-error-maps", "mri", "--lambda", "0.5", "--cpus-per-site", "1",
     )  # fmt: skip
     sent = results["bytes_out"]
-    assert sent["site-1"]["error-maps"] > sent["site-2"]["error-maps"] > sent["site-3"]["error-maps"] > 0
+    assert sent["site-1"]["error-maps"] == 2 * sent["site-2"]["error-maps"] > 0
+    assert "error-maps" not in sent["site-3"], "nothing comes after the last stage"
     received = results["bytes_in"]
     assert received["site-1"]["teacher"] == 2 * received["site-3"]["teacher"]
 

@@ -54,6 +54,39 @@ def test_cases_of_the_site_restrict_what_is_opened(hospital: Hospital, tmp_path:
     assert sorted(cached.case.name for cached in (*opened.training, *opened.test)) == list(cases)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_named_test_cases_are_held_out_whatever_the_share(hospital: Hospital, tmp_path: Path, share: float) -> None:
+    held_out = ("BraTS-GLI-00003-000", "BraTS-GLI-00001-001", "BraTS-GLI-00001-000", "BraTS-GLI-00001-002")
+    site = Site("north", "brats2023-gli", hospital.site.path, (), held_out)
+    opened = open_hospital(site, CONFIG.replace(test_share=share), tmp_path / "cache")
+    assert sorted(cached.case.name for cached in opened.test) == sorted(held_out)
+    assert sorted(cached.case.name for cached in opened.training) == [f"BraTS-GLI-0000{n}-000" for n in (0, 2, 4)]
+
+
+def test_named_test_cases_are_taken_from_the_named_cases(hospital: Hospital, tmp_path: Path) -> None:
+    cases = ("BraTS-GLI-00000-000", "BraTS-GLI-00003-000", "BraTS-GLI-00001-001")
+    site = Site("north", "brats2023-gli", hospital.site.path, cases, cases[2:])
+    opened = open_hospital(site, CONFIG, tmp_path / "cache")
+    assert [cached.case.name for cached in opened.test] == ["BraTS-GLI-00001-001"]
+    assert [cached.case.name for cached in opened.training] == ["BraTS-GLI-00000-000", "BraTS-GLI-00003-000"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "says"),
+    [
+        (("BraTS-GLI-00009-000",), "no case BraTS-GLI-00009-000 here"),
+        (("BraTS-GLI-00001-000",), "BraTS-GLI-00001-001, BraTS-GLI-00001-002: of a patient whose other scan"),
+    ],
+)
+def test_a_bad_hold_out_is_refused_before_anything_is_prepared(
+    hospital: Hospital, tmp_path: Path, held_out: tuple[str, ...], says: str
+) -> None:
+    site = Site("north", "brats2023-gli", hospital.site.path, (), held_out)
+    with pytest.raises(DataError, match=f"^site north: test_cases: {says}"):
+        open_hospital(site, CONFIG, tmp_path / "empty cache")
+    assert not (tmp_path / "empty cache").exists()
+
+
 def test_hospital_of_one_patient_is_refused(
     tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
 ) -> None:

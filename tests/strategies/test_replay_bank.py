@@ -81,7 +81,7 @@ def test_images_and_masks_of_several_sites_stay_together() -> None:
 def test_what_was_not_agreed_is_refused(record: ArrayRecord) -> None:
     bank = bank_of_maps()
     bank.add("b", maps(2))
-    with pytest.raises(FederationError, match="^a shared "):
+    with pytest.raises(FederationError, match=r"^a shared "):
         bank.add("a", record)
     assert len(bank) == 2
 

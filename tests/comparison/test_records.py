@@ -1,0 +1,48 @@
+from collections.abc import Callable
+
+import pytest
+from finished_runs import CASES
+
+from fedserdiff.comparison.records import RunRecord, load_run
+from fedserdiff.errors import ConfigError
+
+WriteRun = Callable[..., RunRecord]
+LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
+
+
+def test_scores_by_case_have_the_means_that_stand_in_results_json(write_run: WriteRun) -> None:
+    record = write_run("fine-tune", 0, LEVELS)
+    for metric in ("dice", "hd95"):
+        for column, site in enumerate(CASES):
+            values = record.scores[metric].values[site]
+            assert values.shape == (3, 3)
+            for row in range(3):
+                assert values[row].mean() == pytest.approx(record.results["R"][metric]["mean"][row][column])
+    assert record.scores["dice"].higher_is_better
+    assert not record.scores["hd95"].higher_is_better
+
+
+def test_two_scans_are_one_patient_where_the_release_says_so(write_run: WriteRun) -> None:
+    patients = write_run("fine-tune", 0, LEVELS).patients
+    assert len(set(patients["north"])) == 3
+    assert patients["west"][0] == patients["west"][1] != patients["west"][2]
+
+
+def test_the_final_score_of_a_site_is_that_of_the_student_it_uses(write_run: WriteRun) -> None:
+    last = write_run("fine-tune", 0, LEVELS)
+    own = write_run("local", 0, LEVELS, deployed=[1, 2])
+    matrix = last.results["R"]["dice"]["mean"]
+    assert last.final("dice") == matrix[2]
+    assert own.final("dice") == [matrix[1][0], matrix[2][1]]
+
+
+@pytest.mark.parametrize("file", ["config.json", "results.json", "hospitals/west/scores.csv"])
+def test_a_missing_or_damaged_file_is_said_to_be_so(write_run: WriteRun, file: str) -> None:
+    path = write_run("fine-tune", 0, LEVELS).path
+    text = (path / file).read_text()
+    (path / file).write_text(text[: len(text) // 2])
+    with pytest.raises(ConfigError, match="not the directory of a finished run"):
+        load_run(path)
+    (path / file).unlink()
+    with pytest.raises(ConfigError, match="not the directory of a finished run"):
+        load_run(path)

@@ -1,0 +1,103 @@
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedserdiff.comparison.records import RunRecord
+from fedserdiff.comparison.summary import Data, compare_runs
+from fedserdiff.errors import ConfigError
+
+WriteRun = Callable[..., RunRecord]
+PHANTOM = Data("phantom", phantom=True)
+FORGETS = [[0.1, 0.1], [0.8, 0.2], [0.4, 0.7]]
+KEEPS = [[0.1, 0.1], [0.8, 0.2], [0.6, 0.7]]
+POOLED = [[0.1, 0.1], [0.85, 0.8]]
+
+
+def runs(write_run: WriteRun, methods: dict[str, list[list[float]]], seeds: tuple[int, ...] = (0, 1)) -> dict:
+    return {name: {seed: write_run(name, seed, levels) for seed in seeds} for name, levels in methods.items()}
+
+
+def test_means_are_those_of_results_json(write_run: WriteRun) -> None:
+    given = runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS, "pooled": POOLED})
+    comparison = compare_runs(given, PHANTOM)
+    for method in comparison["methods"]:
+        results = [run.results for run in given[method["name"]].values()]
+        for metric in ("dice", "hd95"):
+            last = [r["R"][metric]["mean"][-1] for r in results]
+            assert method["scores"][metric]["value"] == pytest.approx(np.mean(last))
+            assert list(method["per_site"][metric].values()) == pytest.approx(np.mean(last, axis=0))
+            assert np.allclose(method["R"][metric], np.mean([r["R"][metric]["mean"] for r in results], axis=0))
+        for name in ("bwt", "fwt", "forgetting"):
+            each = [r[name]["dice"]["mean"] for r in results]
+            if None in each:
+                assert method["scores"][name] is None
+            else:
+                assert method["scores"][name]["value"] == pytest.approx(np.mean(each))
+        sent = {"arrays": 2001.0, "metrics": 20.0}  # both sites, mean of seeds 0 and 1
+        assert method["bytes_out"] == ({} if method["name"] == "pooled" else sent)
+        assert method["minutes"] == pytest.approx((90 + 120) / 2 / 60)
+    assert [m["name"] for m in comparison["methods"] if m["breaks_privacy"]] == ["pooled"]
+
+
+def test_an_interval_is_that_of_every_equally_likely_draw_of_patients(write_run: WriteRun) -> None:
+    """One seed: 3 patients in the north, 2 in the west (one with two scans): 27 × 4 draws, enumerated."""
+    given = runs(write_run, {"fine-tune": FORGETS}, seeds=(0,))
+    scores = given["fine-tune"][0].scores["dice"]
+    north, west = (values[-1] for values in scores.values.values())
+    by_patient = [west[:2], west[2:]]
+    finals = [
+        (np.mean([north[i] for i in a]) + np.mean(np.concatenate([by_patient[i] for i in b]))) / 2
+        for a in itertools.product(range(3), repeat=3)
+        for b in itertools.product(range(2), repeat=2)
+    ]
+    shown = compare_runs(given, PHANTOM)["methods"][0]["scores"]["dice"]
+    # 108 draws come in lumps: a percentile lies where the share of draws below it passes 2.5 %, give or take chance.
+    drawn = np.array(finals)
+    assert np.mean(drawn < shown["low"] - 1e-6) <= 0.035
+    assert np.mean(drawn <= shown["low"] + 1e-6) >= 0.015
+    assert np.mean(drawn > shown["high"] + 1e-6) <= 0.035
+    assert np.mean(drawn >= shown["high"] - 1e-6) >= 0.015
+    assert shown["value"] == pytest.approx((north.mean() + west.mean()) / 2)
+
+
+def test_the_answer_says_what_pooling_gives_and_what_is_won_back(write_run: WriteRun) -> None:
+    comparison = compare_runs(
+        runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS, "rehearsal": KEEPS, "pooled": POOLED}), PHANTOM
+    )
+    cost, regained, verdict = comparison["answer"]
+    # On both sites pooling is ahead by 0.45 and 0.1; ser-diff by 0.2 on one of two.
+    assert "not pooling costs 27.5 [27.5, 27.5] points" in cost
+    assert "ser-diff 36 % [36, 36]" in regained
+    assert "rehearsal (breaks privacy) 36 %" in regained
+    assert verdict == "ser-diff beats fine-tune: +10.0 [+10.0, +10.0] points of mean Dice."
+
+
+def test_a_method_that_does_not_beat_a_baseline_is_said_not_to(write_run: WriteRun) -> None:
+    worse = [[0.1, 0.1], [0.8, 0.2], [0.3, 0.7]]
+    lost = compare_runs(runs(write_run, {"ser-diff": worse, "fine-tune": FORGETS, "distill": worse}), PHANTOM)["answer"]
+    assert any(s.startswith("ser-diff loses to fine-tune: -5.0") for s in lost)
+    assert any(s.startswith("ser-diff does not beat distill: +0.0") and "includes 0" in s for s in lost)
+
+
+def test_runs_of_other_seeds_cannot_be_compared(write_run: WriteRun) -> None:
+    given = runs(write_run, {"ser-diff": KEEPS}) | runs(write_run, {"fine-tune": FORGETS}, seeds=(0, 2))
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        compare_runs(given, PHANTOM)
+
+
+def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
+    data = Data("ours.toml", phantom=False, left_out=("west: X is Y, which north brought first",))
+    comparison = compare_runs(runs(write_run, {"fine-tune": FORGETS}), data)
+    assert comparison["data"] == {
+        "name": "ours.toml",
+        "phantom": False,
+        "profile": "smoke",
+        "sites": ["north", "west"],
+        "releases": ["brats2021", "brats2023-gli"],
+        "cases": {site: {"training": 8, "test": 3} for site in ("north", "west")},
+        "seeds": [0, 1],
+        "left_out": ["west: X is Y, which north brought first"],
+    }
+    assert {"torch", "flwr", "python"} <= set(comparison["versions"])

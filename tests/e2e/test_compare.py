@@ -1,0 +1,167 @@
+"""``compare.py`` as its users call it, at smoke size on the real engine."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Compare = Callable[..., subprocess.CompletedProcess[str]]
+CALL = ("--sites", "2", "--seeds", "0", "--methods", "ser-diff,fine-tune", "--out", "compared")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "compare.py"), "--profile", "smoke", *arguments]
+
+
+@pytest.fixture(scope="module")
+def compare(workplace: Path) -> Compare:
+    """Run ``scripts/compare.py`` at smoke size; its output is captured."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(
+            command(*arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def interrupted(workplace: Path) -> tuple[int, str]:
+    """The first call, stopped by Ctrl-C as soon as the shared stage 1 is done: exit code and output."""
+    started = subprocess.Popen(
+        command(*CALL, "--parallel", "1"), cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    guard = threading.Timer(240, started.kill)  # nothing here may wait for ever
+    guard.start()
+    said = ""
+    try:
+        assert started.stdout is not None
+        for line in started.stdout:
+            said += line
+            if "done" in line and "stage 1 for all methods" in line:
+                break
+        started.send_signal(signal.SIGINT)
+        said += started.stdout.read()
+        return started.wait(60), said
+    finally:
+        guard.cancel()
+        started.kill()
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: tuple[int, str], compare: Compare, workplace: Path) -> dict[str, Any]:
+    """The same call again, which goes on and ends: the contents of ``comparison.json``."""
+    done = compare(*CALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stage 1 for all methods" not in done.stdout, "it was done before the interrupt"
+    comparison: dict[str, Any] = json.loads((workplace / "compared" / "comparison.json").read_text())
+    return comparison
+
+
+def results(workplace: Path, run: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((workplace / "compared" / "runs" / run / "results.json").read_text())
+    return values
+
+
+def test_an_interrupt_says_that_finished_work_is_kept_and_leaves_no_process(interrupted: tuple[int, str]) -> None:
+    code, said = interrupted
+    assert code == 130
+    assert "finished runs are kept" in said
+    assert "Traceback" not in said
+
+
+def test_the_second_call_finishes_what_the_first_left(finished: dict[str, Any], workplace: Path) -> None:
+    assert sorted(p.name for p in (workplace / "compared" / "runs").iterdir()) == ["fine-tune-seed0", "ser-diff-seed0"]
+    assert [p.name for p in (workplace / "compared" / "first-stages").iterdir()] == ["seed0"]
+    assert [m["name"] for m in finished["methods"]] == ["ser-diff", "fine-tune"]
+
+
+def test_a_run_on_a_shared_stage_1_is_the_beginning_of_the_longer_stream(
+    finished: dict[str, Any], workplace: Path, ser_diff: dict[str, Any]
+) -> None:
+    """`ser_diff` was trained whole by ``simulate.py`` on three sites; ours went on from a shared stage 1 on two."""
+    ours = results(workplace, "ser-diff-seed0")
+    for key in ("R", "R_coarse"):
+        for metric in ("dice", "hd95"):
+            whole = np.array(ser_diff[key][metric]["mean"])
+            assert ours[key][metric]["mean"] == whole[:3, :2].tolist()
+    assert ours["losses"] == ser_diff["losses"][:2]
+
+
+def test_figures_of_comparison_and_page_are_those_of_results_json(finished: dict[str, Any], workplace: Path) -> None:
+    page = (workplace / "compared" / "report.html").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    for method in finished["methods"]:
+        own = results(workplace, f"{method['name']}-seed0")
+        last = own["R"]["dice"]["mean"][-1]
+        assert method["scores"]["dice"]["value"] == pytest.approx(np.mean(last))
+        assert method["scores"]["bwt"]["value"] == pytest.approx(own["bwt"]["dice"]["mean"])
+        assert method["bytes_out"]["arrays"] == sum(sent["arrays"] for sent in own["bytes_out"].values())
+        hd95 = np.mean(own["R"]["hd95"]["mean"][-1])
+        row = text[text.index("Scores at the end") :]
+        row = row[row.index(f" {method['name']} ") :][:200]
+        assert f"{100 * np.mean(last):.1f}" in row
+        assert f"{hd95:.1f}" in row
+    assert "not BraTS scores" in text
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+def test_a_third_call_runs_nothing_and_says_the_same(
+    finished: dict[str, Any], compare: Compare, workplace: Path
+) -> None:
+    page = (workplace / "compared" / "report.html").read_text()
+    before = {p: p.stat().st_mtime_ns for p in (workplace / "compared" / "runs").rglob("*") if p.is_file()}
+    done = compare(*CALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s of computation" not in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert (workplace / "compared" / "report.html").read_text() == page
+    assert "ser-diff" in done.stdout
+    assert "mean Dice" in done.stdout
+
+
+def test_a_study_reuses_the_runs_and_joins_the_page(
+    finished: dict[str, Any], compare: Compare, workplace: Path
+) -> None:
+    done = compare("--sites", "2", "--study", "steps", "--out", "compared")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s of computation" not in done.stdout
+    study = json.loads((workplace / "compared" / "studies" / "steps.json").read_text())
+    assert [row[0] for row in study["rows"]] == ["0 (coarse mask)", 1, 2, 4, 8, 16]
+    own = results(workplace, "ser-diff-seed0")  # the smoke profile samples in 2 steps
+    assert study["rows"][2][1] == pytest.approx(100 * np.mean(own["R"]["dice"]["mean"][-1]), abs=1e-3)
+    assert study["rows"][0][1] == pytest.approx(100 * np.mean(own["R_coarse"]["dice"]["mean"][-1]), abs=1e-3)
+    page = (workplace / "compared" / "report.html").read_text()
+    assert "Sampling steps" in page
+    assert "Scores at the end" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methods", "ser-diff,nope"), "unknown method 'nope'"),
+        (("--methods", ","), "--methods: name at least one"),
+        (("--seeds", "0,one"), "--seeds: 'one' is not a whole number"),
+        (("--study", "nope"), "unknown study 'nope'"),
+        (("--parallel", "0"), "--parallel: 0 is less than 1"),
+        (("--sites", "2", "--federation", "x.toml"), "give one of them"),
+        (("--federation", "absent.toml"), "absent.toml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(compare: Compare, arguments: tuple[str, ...], said: str) -> None:
+    done = compare(*arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,216 @@
+"""Every method on the real engine; those of two hospitals share their first stage with fine-tuning's."""
+
+import csv
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.report.events import RunEvents
+from fedserdiff.seeding import generator
+from sites.hospital import open_hospital
+from sites.training import Order, run_round
+from strategies.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+OTHERS = ("distill", "ewc", "image-replay", "local", "rehearsal")
+Results = dict[str, Any]
+Go = Callable[..., Results]
+
+
+@pytest.fixture(scope="module")
+def others(run: Callable[..., Results]) -> Callable[[str], Results]:
+    """Two hospitals by any of `OTHERS`, each run once."""
+    done: dict[str, Results] = {}
+
+    def of(method: str) -> Results:
+        if method not in done:
+            done[method] = run(method, "--sites", "2", "--method", method)
+        return done[method]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def go(workplace: Path) -> Go:
+    """Run a config in this process, as a comparison does; return its ``results.json``, in the directory ``NAME``."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    simulation: ModuleType = importlib.import_module("simulation")
+    sys.path.remove(str(ROOT / "scripts"))
+    cache = workplace / "cache" / "cases"
+
+    def call(name: str, config: ExperimentConfig, **how: Any) -> Results:
+        hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
+        run, federation = RunDirectory.new(workplace / name), simulation.Federation(config, hospitals, ())
+        results: Results = simulation.run_simulation(federation, run, cache, RunEvents(), ray_cpus=1, **how)
+        assert results == json.loads((run.path / "results.json").read_text())
+        return results
+
+    return call
+
+
+def config_of(run: Path) -> ExperimentConfig:
+    return ExperimentConfig.from_dict(json.loads((run / "config.json").read_text()))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "student.pt", weights_only=True)
+    return state
+
+
+def row(results: Results, stage: int) -> list[Any]:
+    """Every score after a stage."""
+    return [results[r][m][k][stage] for r in ("R", "R_coarse") for m in ("dice", "hd95") for k in ("tc", "wt", "et")]
+
+
+def kinds(ledger: dict[str, dict[str, int]]) -> list[set[str]]:
+    return [set(ledger[site]) for site in ("site-1", "site-2")]
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_second_stage_on(
+    method: str, others: Callable[[str], Results], fine_tune: Results, workplace: Path
+) -> None:
+    results = others(method)
+    assert results["method"] == method
+    assert results["stages"] == ["untrained", "site-1", "site-2"]
+    for stage in (0, 1):
+        assert row(results, stage) == row(fine_tune, stage)
+    assert results["losses"][0] == fine_tune["losses"][0]
+    assert np.isfinite(row(results, 2)).all()
+    ours, plain = weights(workplace / method), weights(workplace / "fine-tune")
+    assert any(not torch.equal(ours[name], plain[name]) for name in plain)
+    added = {"distill": {"distillation"}, "ewc": {"consolidation"}, "image-replay": {"replay"}}
+    assert set(results["losses"][1]) == {"segmentation"} | added.get(method, set())
+    assert all(value > 0 for value in results["losses"][1].values())
+
+
+OUT, IN = {"arrays", "metrics", "site"}, {"arrays", "config"}
+
+
+@pytest.mark.parametrize(
+    ("method", "out", "into"),
+    [
+        ("distill", [OUT, OUT], [IN, IN | {"teacher"}]),
+        ("ewc", [OUT | {"fisher"}, OUT], [IN, IN | {"teacher", "fisher"}]),
+        ("image-replay", [OUT | {"synthetic-images"}, OUT], [IN, IN | {"synthetic-images"}]),
+        ("local", [OUT, OUT], [IN, IN]),
+        ("rehearsal", [OUT | {"raw-scans"}, OUT], [IN, IN]),
+    ],
+)
+def test_only_what_a_method_needs_crosses_the_wire(
+    method: str, out: list[set[str]], into: list[set[str]], others: Callable[[str], Results]
+) -> None:
+    results = others(method)
+    assert kinds(results["bytes_out"]) == out
+    assert kinds(results["bytes_in"]) == into
+
+
+def test_fine_tuning_sends_neither_teacher_nor_maps(fine_tune: Results) -> None:
+    assert kinds(fine_tune["bytes_out"]) == [OUT, OUT]
+    assert kinds(fine_tune["bytes_in"]) == [IN, IN]
+
+
+def test_fisher_information_weighs_as_much_as_a_student_and_images_by_their_voxels(
+    others: Callable[[str], Results],
+) -> None:
+    ewc, replay = others("ewc"), others("image-replay")
+    student = ewc["bytes_in"]["site-2"]["arrays"] / 5  # three evaluations and two rounds
+    assert ewc["bytes_in"]["site-2"]["teacher"] == pytest.approx(student)
+    assert ewc["bytes_out"]["site-1"]["fisher"] == pytest.approx(student, rel=0.01)  # names and headers are a little
+    assert ewc["bytes_in"]["site-2"]["fisher"] == pytest.approx(2 * student, rel=0.01)  # with both rounds
+    voxels = 4 * 16 * 24 * (4 * 2 + 3 * 1)  # samples × slice × (images of two bytes, masks of one)
+    assert voxels <= replay["bytes_out"]["site-1"]["synthetic-images"] < voxels + 1000
+    assert 2 * voxels <= replay["bytes_in"]["site-2"]["synthetic-images"] < 2 * (voxels + 1000)
+
+
+def test_weight_0_makes_ewc_fine_tuning_to_the_last_digit(fine_tune: Results, go: Go, workplace: Path) -> None:
+    ours = go("ewc-0", config_of(workplace / "fine-tune").replace(method="ewc", ewc_weight=0.0))
+    assert ours["R"] == fine_tune["R"]
+    assert ours["R_coarse"] == fine_tune["R_coarse"]
+    assert ours["losses"] == fine_tune["losses"]
+    plain = weights(workplace / "fine-tune")
+    assert all(torch.equal(value, plain[name]) for name, value in weights(workplace / "ewc-0").items())
+    assert "fisher" in ours["bytes_in"]["site-2"], "it is the weight that makes no difference, not the method"
+
+
+def test_a_hospital_alone_trains_the_untrained_student_on_its_own_cases(
+    others: Callable[[str], Results], workplace: Path
+) -> None:
+    results = others("local")
+    assert results["deployed"] == [1, 2]
+    assert results["bwt"]["dice"]["mean"] is None
+    config = config_of(workplace / "local")
+    alone, hospital = new_student(config), open_hospital(config.sites[1], config, workplace / "cache" / "cases")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the run
+    try:
+        for server_round in (1, 2):
+            run_round(alone, Order(stage=2, server_round=server_round), hospital, lambda site: hospital, config)
+    finally:
+        torch.set_num_threads(threads)
+    expected = alone.state_dict()
+    assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in weights(workplace / "local").items())
+
+
+def test_a_run_that_goes_on_from_a_first_stage_is_the_whole_run_but_for_times(
+    ser_diff: Results, go: Go, workplace: Path
+) -> None:
+    config = config_of(workplace / "ser-diff")
+    first = go("first", config.of_first_stage(), only_first=True)
+    assert [first["stages"], first["deployed"]] == [["untrained", "site-1"], [3, 3, 3]]
+    assert len(first["R"]["dice"]["mean"]) == 2
+    assert not any("consolidation" in name for name in first["seconds"])
+
+    rest = go("rest", config, first_stage=workplace / "first")
+    seconds, whole = rest.pop("seconds"), {k: v for k, v in ser_diff.items() if k != "seconds"}
+    assert rest == whole
+    assert set(seconds) == set(ser_diff["seconds"])
+    for name in ("evaluation 0", "stage 1", "evaluation 1"):
+        assert seconds[name] == first["seconds"][name]
+    for name in ("student.pt", "teacher.pt"):
+        both = [torch.load(workplace / run / name, weights_only=True) for run in ("ser-diff", "rest")]
+        assert all(torch.equal(value, both[1][key]) for key, value in both[0].items())
+    for site in ser_diff["sites"]:  # each hospital's own scores, of the stages before and after
+        tables = [(workplace / run / "hospitals" / site / "scores.csv").read_text() for run in ("ser-diff", "rest")]
+        assert tables[0] == tables[1]
+
+
+def files_of_training_cases(run: Path) -> dict[str, dict[str, int]]:
+    """Bytes of a case's folder by site and case, for every case that the site has never been scored on."""
+    sizes: dict[str, dict[str, int]] = {}
+    for site in config_of(run).sites:
+        with (run / "hospitals" / site.name / "scores.csv").open() as file:
+            test = {line["case"] for line in csv.DictReader(file)}
+        assert test
+        folders = [folder for folder in Path(site.path).iterdir() if folder.is_dir() and folder.name not in test]
+        sizes[site.name] = {f.name: sum(file.stat().st_size for file in f.iterdir()) for f in sorted(folders)}
+    return sizes
+
+
+def test_pooling_counts_every_training_case_as_raw_scans(pooled: Results, workplace: Path) -> None:
+    sizes = files_of_training_cases(workplace / "pooled")
+    assert [len(cases) for cases in sizes.values()] == [2, 2]
+    for site, cases in sizes.items():
+        assert pooled["bytes_out"][site]["raw-scans"] == sum(cases.values()) > 0
+
+
+def test_rehearsal_counts_the_cases_that_stay_in_the_buffer_as_raw_scans(
+    others: Callable[[str], Results], workplace: Path
+) -> None:
+    results = others("rehearsal")
+    cases = files_of_training_cases(workplace / "rehearsal")["site-1"]
+    config = config_of(workplace / "rehearsal")
+    # a quarter of two patients is none, and at least one is kept; a phantom patient has one scan
+    chosen = int(torch.randperm(len(cases), generator=generator(config.seed, "rehearsal", "site-1"))[0])
+    assert results["bytes_out"]["site-1"]["raw-scans"] == list(cases.values())[chosen] > 0
+    assert len(set(cases.values())) == 2, "so that the other case would have been noticed"

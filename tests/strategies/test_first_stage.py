@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig, Site, make_config
+from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import METHODS
+from strategies.first_stage import FirstStage, begins_with_first_stage
+from strategies.results import Results
+from strategies.run_directory import RunDirectory
+
+SITES = tuple(Site(name, "brats2021", f"/scans/{name}", (f"{name}-1", f"{name}-2")) for name in ("north", "west"))
+REGIONS = ("tc", "wt", "et")
+
+
+def smoke(**changes: Any) -> ExperimentConfig:
+    return make_config("smoke", **{"sites": SITES, **changes})
+
+
+def scores(stage: int) -> dict[str, dict[str, float]]:
+    """Two sites' scores, each value another: a third is no short decimal."""
+    return {
+        site: {
+            f"{mask}.{metric}.{region}": stage + 0.1 * place + (0.01 * number + (mask == "refined")) / 3
+            for mask in ("coarse", "refined")
+            for number, (metric, region) in enumerate((m, r) for m in ("dice", "hd95") for r in REGIONS)
+        }
+        for place, site in enumerate(("north", "west"))
+    }
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """The directory of a run that ended after stage 1."""
+    config = smoke().of_first_stage()
+    run = RunDirectory.new(tmp_path / "first")
+    run.write_config(config)
+    cases = {site: {"training": 1, "test": 1} for site in ("north", "west")}
+    results = Results("fine-tune", 0, ["north", "west"], [2, 2], cases)
+    results.stages = ["untrained", "north"]
+    results.rows = [scores(0), scores(1)]
+    results.losses = [{"segmentation": 1 / 3}]
+    results.bytes_out = {"north": {"arrays": 5, "site": 2}, "west": {"site": 3}}
+    results.bytes_in = {"north": {"arrays": 7}, "west": {}}
+    results.seconds = {"discovery": 9.0, "evaluation 0": 1.5, "stage 1": 2.5, "evaluation 1": 3.5, "start": 8.0}
+    run.write_results(results)
+    run.write_weights("student", new_student(config.replace(seed=4)).state_dict())
+    return run.path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_but_pooling_begins_with_the_first_site_alone(method: str) -> None:
+    for participation in ("arriving", "cumulative"):
+        config = smoke(method=method, participation=participation)
+        assert begins_with_first_stage(config) == (method != "pooled")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "fine-tune"},
+        {"method": "local"},
+        {"method": "rehearsal", "rehearsal_share": 0.5},
+        {"method": "ewc", "ewc_weight": 3.0},
+        {"method": "image-replay", "shared_maps": 9, "lambda_kd": 0.3},
+        {"teacher": "latest", "participation": "cumulative", "shared_error_maps": "mri", "map_noise": 0.2},
+        {"gamma": 0.0, "replay_batch": 0, "conditional_maps": 3},
+    ],
+    ids=str,
+)
+def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first: Path, changes: dict[str, Any]) -> None:
+    shared = FirstStage.load(first, smoke(**changes))
+    assert shared.rows == (scores(0), scores(1))
+    assert shared.losses == {"segmentation": 1 / 3}
+    assert shared.seconds == {"evaluation 0": 1.5, "stage 1": 2.5, "evaluation 1": 3.5}
+    assert shared.bytes_out == {"north": {"arrays": 5, "site": 2}, "west": {"site": 3}}
+    assert shared.bytes_in == {"north": {"arrays": 7}, "west": {}}
+    expected = new_student(smoke(seed=4)).state_dict()
+    assert list(shared.arrays) == list(expected)
+    assert all(torch.equal(torch.from_numpy(a.numpy().copy()), expected[name]) for name, a in shared.arrays.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "pooled"},
+        {"seed": 1},
+        {"rounds": 1},
+        {"steps_per_stage": 5},
+        {"learning_rate": 1e-3},
+        {"precision": "fp32"},
+        {"inertia": 0.5},
+        {"sampling_steps": 3},
+        {"test_share": 0.4},
+        {"coarse_channels": (8, 8)},
+        {"sites": SITES[::-1]},
+        {"sites": SITES[:1]},
+        {"sites": (SITES[0], Site("west", "brats2021", "/scans/west", ("west-1",)))},
+        {"sites": (Site("north", "brats2021", "/scans/north", ("north-1", "north-2"), ("north-1",)), SITES[1])},
+    ],
+    ids=str,
+)
+def test_a_first_stage_of_another_experiment_is_refused(first: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"its stage 1 is not that of this .* run"):
+        FirstStage.load(first, smoke(**changes))
+
+
+def test_a_run_that_did_more_than_a_first_stage_is_none(first: Path) -> None:
+    about = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps({**about, "method": "ser-diff"}))
+    with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff run"):
+        FirstStage.load(first, smoke())
+
+
+def test_what_the_first_stage_does_not_depend_on_is_at_its_default() -> None:
+    config = smoke(method="ewc", ewc_weight=3.0, map_noise=0.5, rehearsal_share=1.0, seed=3, learning_rate=0.1)
+    first = config.of_first_stage()
+    default = ExperimentConfig()
+    assert first.method == "fine-tune"
+    assert (first.ewc_weight, first.map_noise) == (default.ewc_weight, default.map_noise)
+    assert first.rehearsal_share == default.rehearsal_share
+    assert (first.seed, first.learning_rate, first.sites) == (3, 0.1, SITES)
+    assert first.of_first_stage() == first

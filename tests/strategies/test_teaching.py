@@ -1,0 +1,156 @@
+"""What travels beside the student: teachers, importance of weights, banks."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from fedserdiff import wire
+from fedserdiff.config import make_config
+from fedserdiff.errors import FederationError
+from fedserdiff.report.events import RunEvents
+from strategies.base import ArrivalStrategy, Stage
+from strategies.distill import Distill
+from strategies.ewc import Ewc
+from strategies.image_replay import ImageReplay
+from strategies.ser_diff import SerDiff
+
+SITES = ("north", "east", "west")
+NOTHING = RecordDict()
+
+
+def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
+    return kind(make_config("smoke", **changes), RunEvents())
+
+
+def weights(value: float) -> ArrayRecord:
+    return ArrayRecord({"a": Array(np.full((2, 3), value, np.float32)), "b": Array(np.full(4, value, np.float32))})
+
+
+def fisher(**values: object) -> RecordDict:
+    return RecordDict({wire.FISHER: ArrayRecord({k: Array(np.asarray(v, np.float32)) for k, v in values.items()})})
+
+
+def maps(value: int) -> RecordDict:
+    return RecordDict({wire.ERROR_MAPS: ArrayRecord({"maps": Array(np.full((2, 3, 16, 24), value, np.int8))})})
+
+
+def begin(method: ArrivalStrategy, stage: int, *participants: str) -> None:
+    nodes = {site: number for number, site in enumerate(participants)}
+    method.begin_stage(stage, Stage(participants[-1], participants), nodes)
+    method.standing = weights(0)
+
+
+def teacher_in(method: ArrivalStrategy, site: str, server_round: int = 1) -> float | None:
+    """The value of the teacher's weights that a site is sent, if it is."""
+    records = method.records_for(site, server_round)
+    return float(records[wire.TEACHER]["a"].numpy()[0, 0]) if wire.TEACHER in records else None
+
+
+@pytest.mark.parametrize("kind", [SerDiff, Distill])
+def test_the_first_student_teaches_for_ever_and_reaches_each_site_once(kind: type[ArrivalStrategy]) -> None:
+    method = strategy(kind)
+    begin(method, 1, "north")
+    assert method.records_for("north", 1) == {}
+    method.receive("north", NOTHING)
+    method.end_stage(weights(1))
+    begin(method, 2, "north", "east")
+    assert method.teacher_stage == 1
+    assert [teacher_in(method, site) for site in ("north", "east")] == [1, 1]
+    method.receive("east", NOTHING)
+    assert [teacher_in(method, site, 2) for site in ("north", "east")] == [1, None], "north has not answered"
+    method.receive("north", NOTHING)
+    method.end_stage(weights(2))
+    begin(method, 3, *SITES)
+    assert [teacher_in(method, site) for site in SITES] == [None, None, 1]
+    assert method.teacher_stage == 1
+
+
+@pytest.mark.parametrize("kind", [SerDiff, Distill])
+def test_the_latest_student_teaches_the_next_stage_and_travels_again(kind: type[ArrivalStrategy]) -> None:
+    method = strategy(kind, teacher="latest")
+    for stage in (1, 2, 3):
+        begin(method, stage, "north")
+        assert teacher_in(method, "north") == (None if stage == 1 else stage - 1)
+        method.receive("north", NOTHING)
+        assert teacher_in(method, "north", 2) is None
+        method.end_stage(weights(stage))
+        assert method.teacher_stage == stage
+
+
+def test_the_bank_travels_with_every_round_to_every_site() -> None:
+    method = strategy(SerDiff)
+    begin(method, 1, "north")
+    method.keep("north", maps(7))
+    method.end_stage(weights(1))
+    begin(method, 2, "east")
+    for server_round in (1, 2):
+        records = method.records_for("east", server_round)
+        assert records[wire.ERROR_MAPS]["maps"].numpy().tolist() == np.full((2, 3, 16, 24), 7).tolist()
+        method.receive("east", NOTHING)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_banks_expect_samples_on_the_grid_of_the_config(dims: int) -> None:
+    grid = (16, 24, 16)[:dims]
+    begun = strategy(ImageReplay, spatial_dims=dims), strategy(SerDiff, spatial_dims=dims)
+    images = {"images": np.zeros((2, 4, *grid), np.float16), "masks": np.zeros((2, 3, *grid), np.uint8)}
+    kinds = ((wire.SYNTHETIC_IMAGES, images), (wire.ERROR_MAPS, {"maps": np.zeros((2, 3, *grid), np.int8)}))
+    for method, (name, arrays) in zip(begun, kinds, strict=True):
+        assert method.records_for("east", 1) == {}
+        method.keep("north", RecordDict({name: ArrayRecord({k: Array(v) for k, v in arrays.items()})}))
+        assert set(method.records_for("east", 1)) == {name}
+        for key, array in arrays.items():
+            longer = {**arrays, key: np.concatenate([array, array], -1)}
+            with pytest.raises(FederationError, match=f"east shared {key}"):
+                method.keep("east", RecordDict({name: ArrayRecord({k: Array(v) for k, v in longer.items()})}))
+
+
+@pytest.mark.parametrize("teacher", ["first", "latest"])
+def test_weights_are_anchored_to_the_last_student_by_the_sum_of_earlier_stages(teacher: str) -> None:
+    method = strategy(Ewc, teacher=teacher)
+    begin(method, 1, "north")
+    assert method.records_for("north", 1) == {}
+    method.keep("north", fisher(a=np.arange(6).reshape(2, 3), b=[1, 2, 3, 4]))
+    method.end_stage(weights(1))
+    begin(method, 2, "east")
+    assert teacher_in(method, "east") == 1
+    method.keep("east", fisher(a=np.full((2, 3), 10), b=[0.5, 0, 0, 0]))
+    method.end_stage(weights(2))
+    begin(method, 3, "west")
+    assert teacher_in(method, "west") == 2
+    assert method.teacher_stage == 2
+    for server_round in (1, 2):
+        sent = method.records_for("west", server_round)[wire.FISHER]
+        assert sent["a"].numpy().tolist() == [[10, 11, 12], [13, 14, 15]]
+        assert sent["b"].numpy().tolist() == [1.5, 2, 3, 4]
+        assert {str(array.numpy().dtype) for array in sent.values()} == {"float32"}
+        method.receive("west", NOTHING)
+
+
+def test_sites_of_one_stage_share_its_fisher_information() -> None:
+    method = strategy(Ewc, participation="cumulative")
+    begin(method, 1, "north")
+    method.keep("north", fisher(b=[1, 1, 1, 1]))
+    begin(method, 2, "north", "east")
+    method.keep("north", fisher(b=[2, 0, 0, 0]))
+    method.keep("east", fisher(b=[4, 6, 0, 0]))
+    assert method.records_for("east", 1)[wire.FISHER]["b"].numpy().tolist() == [4, 4, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (fisher(a=np.ones((3, 2))), "east: Fisher information of a does not fit the student"),
+        (fisher(b=np.ones((4, 1))), "east: Fisher information of b does not fit the student"),
+        (fisher(c=np.ones(4)), "east: Fisher information of c does not fit the student"),
+        (fisher(b=[1, np.nan, 0, 0]), "east: Fisher information of b is not finite"),
+        (fisher(b=[1, np.inf, 0, 0]), "east: Fisher information of b is not finite"),
+    ],
+    ids=["another shape", "one axis more", "unknown weight", "nan", "infinite"],
+)
+def test_fisher_information_that_does_not_fit_is_refused_and_not_kept(content: RecordDict, says: str) -> None:
+    method = strategy(Ewc)
+    begin(method, 1, "east")
+    with pytest.raises(FederationError, match=f"^{says}$"):
+        method.keep("east", content)
+    assert method.records_for("east", 1) == {}

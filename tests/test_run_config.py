@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from fedserdiff.errors import ConfigError
+from fedserdiff.run_config import experiment_of
+
+
+def run_config(home: Path, **values: bool | float | int | str) -> dict[str, bool | float | int | str]:
+    return {"profile": "smoke", "sites": 1, "phantom-patients": 2, "home": str(home)} | values
+
+
+@pytest.mark.parametrize("method", ["rehearsal", "pooled"])
+def test_methods_that_break_privacy_are_refused_before_anything_is_written(tmp_path: Path, method: str) -> None:
+    home = tmp_path / "home"
+    with pytest.raises(ConfigError, match=f"method {method} breaks privacy: it runs in scripts/simulate.py only"):
+        experiment_of(run_config(home, method=method))
+    assert not home.exists()
+
+
+def test_other_methods_run_with_their_settings_on_phantoms_under_home(tmp_path: Path) -> None:
+    values = {"method": "ewc", "ewc-weight": 5.0, "map-noise": 0.25, "rehearsal-share": 0.5}
+    config, home = experiment_of(run_config(tmp_path / "home", **values))
+    assert home == tmp_path / "home"
+    assert (config.method, config.profile) == ("ewc", "smoke")
+    assert (config.ewc_weight, config.map_noise, config.rehearsal_share) == (5.0, 0.25, 0.5)
+    (site,) = config.sites
+    assert Path(site.path).is_dir()
+    assert Path(site.path).is_relative_to(home / "cache" / "phantom")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"ewc-wieght": 1.0}, "run config: .*ewc_wieght"),
+        ({"ewc-weight": -1.0}, "ewc_weight: -1.0 is less than 0"),
+        ({"rehearsal-share": 1.5}, "rehearsal_share: 1.5 is not in"),
+        ({"sites": "many"}, "run config: sites: 'many' is not a number"),
+        ({"sites": 0}, "sites: 0 is less than 1"),
+        ({"profile": "huge"}, "unknown profile 'huge'"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, values: dict[str, float | int | str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        experiment_of(run_config(tmp_path / "home", **values))
