@@ -141,7 +141,7 @@ class ExperimentConfig:
     learning_rate: float = 2e-3
     precision: Precision = "bf16"
     sampling_steps: int = 4
-    replay_batch: int = 4
+    replay_batch: int = 8
     conditional_maps: int = 192
     shared_maps: int = 64
     cpus_per_site: float = 2

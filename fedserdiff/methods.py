@@ -86,6 +86,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 
+def label(name: str) -> str:
+    """Return a method's name as people are to read it: what breaks privacy says so."""
+    return f"{name} (breaks privacy)" if get_method(name).breaks_privacy else name
+
+
 def get_method(name: str) -> Method:
     """Return the method called `name`.
 

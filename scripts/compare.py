@@ -12,7 +12,7 @@ from rich.markup import escape
 from fedserdiff.comparison.studies import Study
 from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.tables import print_comparison, print_study
 
 from command import clear_errors
@@ -28,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     methods: Annotated[
-        str, typer.Option(help=f"Methods, with commas between; of {', '.join(METHODS)}.")
+        str, typer.Option(help=f"Methods, with commas between; of {', '.join(map(label, METHODS))}.")
     ] = "ser-diff,fine-tune,rehearsal,pooled",
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, with commas between; 0,1,2 by default, and 0 for a study.")

@@ -15,6 +15,7 @@ from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
 from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import Data, compare_runs
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.methods import label
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from strategies.run_directory import RunDirectory
@@ -77,7 +78,10 @@ def compare_methods(
     (folder / _CASES).unlink(missing_ok=True)
     if setting.phantom or show_cases:
         seed = setting.seeds[0]
-        shown = {m: examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
+        shown = {
+            label(m).replace(" (", "\n("): examples(first, RunDirectory(by_seed[seed].path))
+            for m, by_seed in runs.items()
+        }
         plot_methods(
             shown, f"{setting.data} data, seed {seed}, refined masks at the end of the stream", folder / _CASES
         )

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,12 @@ class RunPool:
                 continue
             values = json.loads(about.read_text())
             versions = values.get("versions", {})
-            current = all(version(name) == made for name, made in versions.items() if name != "python")
             try:
+                current = all(version(name) == made for name, made in versions.items() if name != "python")
                 if current and ExperimentConfig.from_dict(values) == config:
                     return run
-            except ConfigError:
-                continue  # of another version of this software
+            except (ConfigError, PackageNotFoundError):
+                continue  # of another version of this software, or of what it was made with
         return None
 
     def _found(self, folder: Path, config: ExperimentConfig) -> Path:

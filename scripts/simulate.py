@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.live import LiveView
 from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
@@ -30,7 +30,7 @@ def main(
     federation: Annotated[
         Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "ser-diff",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(map(label, METHODS))}.")] = "ser-diff",
     profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seeds everything: phantom patients, weights, batches, noise.")] = 0,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds a stage.")] = None,
@@ -80,9 +80,8 @@ def _run(console: Console, opened: Federation, run: RunDirectory, data: str, ray
     with LiveView(console, run.hospitals) as view:
         results = run_simulation(opened, run, CASES, view, ray_address)
     print_results(console, results, data)
-    title = (
-        f"{config.method}, seed {config.seed}, {data} data, final student; Dice of the whole volume, mean of regions"
-    )
+    about = f"{label(config.method)}, seed {config.seed}, {data} data"
+    title = f"{about}, final student; Dice of the whole volume, mean of regions"
     plot_examples(examples(opened, run), title, run.path / "examples.png")
     files = "results.json, results.csv, examples.png, student.pt, config.json"
     console.print(f"Results in {escape(str(run.path))}: {files}")

@@ -9,7 +9,7 @@ import numpy as np
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, label
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
@@ -154,7 +154,7 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         )
         sentences += _regained(final, loss)
     else:
-        shown = "; ".join(f"{name} {_percent(estimate)}" for name, estimate in final.items())
+        shown = "; ".join(f"{label(name)} {_percent(estimate)}" for name, estimate in final.items())
         sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
     for baseline in ("fine-tune", "distill"):
         if "ser-diff" in final and baseline in final:
@@ -171,8 +171,7 @@ def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
         if name not in ("pooled", "fine-tune"):
             gain = estimate - final["fine-tune"]
             share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates).interval()
-            private = " (breaks privacy)" if get_method(name).breaks_privacy else ""
-            shares[f"{name}{private}"] = f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]"
+            shares[label(name)] = f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]"
     if not shares:
         return []
     return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]

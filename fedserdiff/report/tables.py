@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
+from fedserdiff.methods import label
 
 _SMALL = ("metrics", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
@@ -26,8 +27,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
     counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
-    about = f"{results['method']}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
-    console.print(_site_table(results, f"After the last stage, by site ({about})"))
+    about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
+    console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
     console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
     console.print(_stream_table(results, "The stream"))
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
@@ -45,9 +46,9 @@ def _table(title: str, *columns: str) -> Table:
 def _site_table(results: Mapping[str, Any], title: str) -> Table:
     keys = [*(region.upper() for region in REGIONS), "mean"]
     table = _table(title, "site", "mask", *(f"Dice %\n{k}" for k in keys), *(f"HD95 mm\n{k}" for k in keys))
-    for column, site in enumerate(results["sites"]):
+    for column, (site, row) in enumerate(zip(results["sites"], results["deployed"], strict=True)):
         for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
-            last = {m: {k: results[key][m][k][-1][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
+            last = {m: {k: results[key][m][k][row][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
             table.add_row(
                 site,
                 mask,
@@ -94,7 +95,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         f"seeds {', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]
-    named = {m["name"]: m["name"] + ("\n(breaks privacy)" if m["breaks_privacy"] else "") for m in methods}
+    named = {m["name"]: label(m["name"]).replace(" (", "\n(") for m in methods}
     scores = _table(
         f"At the end of the stream, with 95 % intervals ({about})",
         "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgotten",
