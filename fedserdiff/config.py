@@ -124,7 +124,7 @@ class ExperimentConfig:
     participation: Participation = "arriving"
     shared_error_maps: SharedErrorMaps = "null"
     map_noise: float = 0.0
-    ewc_weight: float = 1000.0
+    ewc_weight: float = 10000.0
     rehearsal_share: float = 0.25
     inertia: float = 0.0
     spatial_dims: Literal[2, 3] = 2

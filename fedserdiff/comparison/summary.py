@@ -171,7 +171,7 @@ def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
         if name not in ("pooled", "fine-tune"):
             gain = estimate - final["fine-tune"]
             share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates).interval()
-            shares[label(name)] = f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]"
+            shares[label(name)] = _minus(f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]")
     if not shares:
         return []
     return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]
@@ -190,13 +190,17 @@ def verdict(method: str, baseline: str, difference: Estimate) -> str:
 
 def _percent(estimate: Estimate) -> str:
     i = estimate.interval()
-    return f"{100 * i.value:.1f} % [{100 * i.low:.1f}, {100 * i.high:.1f}]"
+    return _minus(f"{100 * i.value:.1f} % [{100 * i.low:.1f}, {100 * i.high:.1f}]")
 
 
 def _points(estimate: Estimate, signed: bool = False) -> str:
     i = estimate.interval()
     sign = "+" if signed else ""
-    return f"{100 * i.value:{sign}.1f} [{100 * i.low:{sign}.1f}, {100 * i.high:{sign}.1f}]"
+    return _minus(f"{100 * i.value:{sign}.1f} [{100 * i.low:{sign}.1f}, {100 * i.high:{sign}.1f}]")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from fedserdiff.report.labels import label_points
 
@@ -179,6 +180,7 @@ def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
         marks.append((place, value, low, high, text, colour))
     axis.set_xscale("log")
     axis.set_xlim(left, right)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # less than a decade still gets numbers
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.xaxis.set_minor_formatter("")
     axis.margins(y=0.08)

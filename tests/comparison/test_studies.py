@@ -84,7 +84,7 @@ def test_a_study_says_in_words_where_error_maps_do_not_beat_what_they_are_compar
     levels = {"full synthetic images": better, "nothing": [[0.1, 0.1], [0.8, 0.2], [0.3, 0.7]]}
     sentences = described(ABLATION, write_run, levels)["sentences"]
     assert any(s.startswith("Replaying error maps beats replaying nothing (fine-tune): +10.0") for s in sentences)
-    assert any(s.startswith("Replaying error maps loses to replaying full synthetic images: -10.0") for s in sentences)
+    assert any(s.startswith("Replaying error maps loses to replaying full synthetic images: −10.0") for s in sentences)
     assert any(s.startswith("Replaying error maps does not beat distilling") for s in sentences)
 
 

@@ -77,7 +77,7 @@ def test_the_answer_says_what_pooling_gives_and_what_is_won_back(write_run: Writ
 def test_a_method_that_does_not_beat_a_baseline_is_said_not_to(write_run: WriteRun) -> None:
     worse = [[0.1, 0.1], [0.8, 0.2], [0.3, 0.7]]
     lost = compare_runs(runs(write_run, {"ser-diff": worse, "fine-tune": FORGETS, "distill": worse}), PHANTOM)["answer"]
-    assert any(s.startswith("ser-diff loses to fine-tune: -5.0") for s in lost)
+    assert any(s.startswith("ser-diff loses to fine-tune: −5.0") for s in lost)
     assert any(s.startswith("ser-diff does not beat distill: +0.0") and "includes 0" in s for s in lost)
 
 

@@ -90,5 +90,8 @@ def test_a_site_leaves_the_same_patients_whenever_it_is_asked_and_others_by_seed
     by_seed = [tuple(names(buffer(one, smoke(seed=seed)))) for seed in range(5)]
     assert by_seed == [tuple(names(buffer(one, smoke(seed=seed)))) for seed in range(5)]
     assert len(set(by_seed)) > 1
-    numbers = {tuple(int(c.case.patient[-2:]) for c in buffer(h, smoke())) for h in map(hospitals.get, SITES) if h}
-    assert len(numbers) > 1, "not the same places in every hospital's list"
+
+
+def test_hospitals_of_one_size_do_not_all_leave_the_same_places_of_their_lists() -> None:
+    alike = [hospital(site, 12) for site in SITES]
+    assert len({tuple(int(cached.case.patient[-2:]) for cached in buffer(one, smoke())) for one in alike}) > 1
