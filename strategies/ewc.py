@@ -1,5 +1,7 @@
 """Elastic weight consolidation at the coordinator: the Fisher information of all earlier stages, summed."""
 
+from collections import defaultdict
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ class Ewc(TeachingStrategy):
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
-        self._fisher: dict[str, NDArray[np.float32]] = {}
+        self._fisher: dict[int, list[dict[str, NDArray[np.float32]]]] = defaultdict(list)  # by stage
 
     def becomes_teacher(self) -> bool:
         """Every stage's student is the next one's anchor."""
@@ -27,23 +29,30 @@ class Ewc(TeachingStrategy):
         return True
 
     def keep(self, site: str, content: RecordDict) -> None:
-        """Add a participant's share of the stage's Fisher information.
+        """Keep a participant's Fisher information of the stage.
 
         Raises
         ------
         FederationError
-            Where it does not fit the student, or is not finite.
+            Where it does not fit the student, or holds what no mean of squares is.
         """
-        for name, array in content.array_records[wire.FISHER].items():
-            values = array.numpy()
-            if name not in self.standing or values.shape != tuple(self.standing[name].shape):
+        values = {name: array.numpy() for name, array in content.array_records[wire.FISHER].items()}
+        for name in sorted(values.keys() | self.standing.keys()):
+            both = name in values and name in self.standing
+            if not both or values[name].shape != tuple(self.standing[name].shape):
                 raise FederationError(f"{site}: Fisher information of {name} does not fit the student")
-            if not np.isfinite(values).all():
-                raise FederationError(f"{site}: Fisher information of {name} is not finite")
-            share = (values / len(self.plan.participants)).astype(np.float32)
-            self._fisher[name] = self._fisher[name] + share if name in self._fisher else share
+            if not (np.isfinite(values[name]).all() and (values[name] >= 0).all()):
+                raise FederationError(f"{site}: Fisher information of {name} is not finite, or negative")
+        self._fisher[self.stage].append({name: array.astype(np.float32) for name, array in values.items()})
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return the anchor where it is due, and the Fisher information."""
-        fisher = {wire.FISHER: ArrayRecord({k: Array(v) for k, v in self._fisher.items()})} if self._fisher else {}
-        return super().records_for(site, server_round) | fisher
+        """Return the anchor where it is due, and the Fisher information: the sum over stages of participants' mean."""
+        if not self._fisher:
+            return super().records_for(site, server_round)
+        means = [
+            {name: np.mean([one[name] for one in stage], axis=0) for name in stage[0]}
+            for stage in self._fisher.values()
+        ]
+        total = {name: np.asarray(sum(mean[name] for mean in means), np.float32) for name in means[0]}
+        fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
+        return super().records_for(site, server_round) | {wire.FISHER: fisher}

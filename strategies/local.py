@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 from flwr.app import ArrayRecord
 
-from strategies.base import ArrivalStrategy
+from strategies.base import ArrivalStrategy, Stage
 
 
 class Local(ArrivalStrategy):
     """What a hospital has without the others: the lower bound of any collaboration."""
+
+    def stages(self, sites: Sequence[str]) -> list[Stage]:
+        """Return one stage a site, of that site alone whatever the config's participation."""
+        return [Stage(site, (site,)) for site in sites]
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
         """Start every stage from the untrained student."""

@@ -31,6 +31,7 @@ def test_the_methods_are_these_and_two_of_them_break_privacy() -> None:
         "ser-diff", "fine-tune", "distill", "ewc", "image-replay", "local", "rehearsal", "pooled",
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.breaks_privacy} == {"rehearsal", "pooled"}
+    assert {name for name, method in METHODS.items() if not method.federated} == {"local", "pooled"}
 
 
 @pytest.mark.parametrize("name", METHODS)

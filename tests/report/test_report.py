@@ -9,10 +9,10 @@ from fedserdiff.report.tables import print_results
 from strategies.results import Results
 
 
-def results(rows: int) -> Results:
+def results(rows: int, deployed: list[int] | None = None) -> Results:
     """Two sites; Dice of a row is 0.1 × stage + 0.01 × site, HD95 ten times its percent."""
     cases = {site: {"training": 8, "test": 2} for site in ("north", "west")}
-    filled = Results("ser-diff", 3, ["north", "west"], [2, 2], cases)
+    filled = Results("ser-diff", 3, ["north", "west"], deployed or [rows - 1] * 2, cases)
     for stage in range(rows):
         filled.stages.append("untrained" if stage == 0 else ["north", "west"][stage - 1])
         filled.rows.append(
@@ -42,6 +42,14 @@ def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> 
     for expected in ("ser-diff, seed 3, phantom data, 2 + 2 test cases", "21.0", "22.0", "210.0", "1,234,577", "12.3"):
         assert expected in text
     assert "nan" not in text.lower()
+
+
+def test_a_site_is_shown_with_the_student_that_it_uses() -> None:
+    for deployed, dice in (([2, 2], ("21.0", "22.0")), ([1, 2], ("11.0", "22.0"))):
+        table = printed(results(3, deployed)).partition("R: mean Dice")[0].splitlines()
+        for site, value in zip(("north", "west"), dice, strict=True):
+            lines = [line for line in table if line.lstrip("│ ").startswith(site)]
+            assert [line.count(f" {value} ") for line in lines] == [4, 4], "of both masks, each region and their mean"
 
 
 def test_scores_that_a_stream_does_not_have_are_shown_as_such() -> None:

@@ -88,3 +88,8 @@ def test_a_site_uses_the_last_student_or_where_there_is_no_federation_its_own() 
     assert strategy(Local).deployed(SITES) == [1, 2, 3]
     assert strategy(SerDiff).deployed(SITES) == [3, 3, 3]
     assert strategy(Pooled).deployed(SITES) == [1, 1, 1]
+
+
+def test_local_sites_train_alone_whatever_the_participation() -> None:
+    stages = strategy(Local, participation="cumulative").stages(SITES)
+    assert [s.participants for s in stages] == [("north",), ("east",), ("west",)]

@@ -130,23 +130,29 @@ def test_weights_are_anchored_to_the_last_student_by_the_sum_of_earlier_stages(t
 def test_sites_of_one_stage_share_its_fisher_information() -> None:
     method = strategy(Ewc, participation="cumulative")
     begin(method, 1, "north")
-    method.keep("north", fisher(b=[1, 1, 1, 1]))
-    begin(method, 2, "north", "east")
-    method.keep("north", fisher(b=[2, 0, 0, 0]))
-    method.keep("east", fisher(b=[4, 6, 0, 0]))
+    none = np.zeros((2, 3))
+    method.keep("north", fisher(a=none, b=[1, 1, 1, 1]))
+    begin(method, 2, "north", "east", "west")
+    method.keep("north", fisher(a=none, b=[2, 0, 0, 0]))
+    method.keep("east", fisher(a=none, b=[4, 6, 0, 0]))  # the west failed: the mean is of those that answered
     assert method.records_for("east", 1)[wire.FISHER]["b"].numpy().tolist() == [4, 4, 1, 1]
+
+
+A = np.ones((2, 3))
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (fisher(a=np.ones((3, 2))), "east: Fisher information of a does not fit the student"),
-        (fisher(b=np.ones((4, 1))), "east: Fisher information of b does not fit the student"),
-        (fisher(c=np.ones(4)), "east: Fisher information of c does not fit the student"),
-        (fisher(b=[1, np.nan, 0, 0]), "east: Fisher information of b is not finite"),
-        (fisher(b=[1, np.inf, 0, 0]), "east: Fisher information of b is not finite"),
+        (fisher(a=A, b=np.ones((4, 1))), "east: Fisher information of b does not fit the student"),
+        (fisher(a=A, b=np.ones(4), c=np.ones(4)), "east: Fisher information of c does not fit the student"),
+        (fisher(a=A), "east: Fisher information of b does not fit the student"),
+        (fisher(a=A, b=[1, np.nan, 0, 0]), "east: Fisher information of b is not finite, or negative"),
+        (fisher(a=A, b=[1, np.inf, 0, 0]), "east: Fisher information of b is not finite, or negative"),
+        (fisher(a=A, b=[1, -0.1, 0, 0]), "east: Fisher information of b is not finite, or negative"),
     ],
-    ids=["another shape", "one axis more", "unknown weight", "nan", "infinite"],
+    ids=["another shape", "one axis more", "unknown weight", "missing weight", "nan", "infinite", "negative"],
 )
 def test_fisher_information_that_does_not_fit_is_refused_and_not_kept(content: RecordDict, says: str) -> None:
     method = strategy(Ewc)
