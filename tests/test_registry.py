@@ -1,6 +1,7 @@
 """Every method named in the registry has both of its halves."""
 
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,11 @@ def test_only_methods_that_break_privacy_look_into_other_hospitals(name: str) ->
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown method 'magic': choose one of ser-diff, fine-tune, .*pooled"):
         get_method("magic")
+
+
+def test_every_method_has_a_page_that_the_readme_links() -> None:
+    root = Path(__file__).parents[1]
+    pages = {page.stem for page in (root / "docs" / "explanation" / "methods").glob("*.md")}
+    assert pages == set(METHODS)
+    readme = (root / "README.md").read_text()
+    assert all(f"docs/explanation/methods/{name}.md" in readme for name in METHODS)

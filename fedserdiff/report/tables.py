@@ -135,4 +135,4 @@ def _interval(score: Mapping[str, float] | None, factor: float) -> str:
     if score is None:
         return "–"
     value, low, high = (factor * score[key] for key in ("value", "low", "high"))
-    return f"{value:.1f}\n{low:.1f} – {high:.1f}"
+    return f"{value:.1f}\n{low:.0f} … {high:.0f}"

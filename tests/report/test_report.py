@@ -1,11 +1,15 @@
+import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
+import pytest
+from comparisons import BREAKING, make_comparison, make_study
 from rich.console import Console
 
-from fedserdiff.report.plots import Example, plot_examples
-from fedserdiff.report.tables import print_results
+from fedserdiff.report.plots import Example, plot_examples, plot_methods
+from fedserdiff.report.tables import print_comparison, print_results, print_study
 from strategies.results import Results
 
 
@@ -77,3 +81,53 @@ def test_the_picture_shows_masks_in_colour_and_sites_without_teacher(tmp_path: P
     assert picture.shape[0] > 400
     coloured = (picture.max(-1) - picture.min(-1)) > 0.3
     assert 0.005 < float(coloured.mean()) < 0.6
+
+
+def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> None:
+    comparison = make_comparison()
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(console, comparison)
+    text = console.export_text()
+    for method in comparison["methods"]:
+        dice = method["scores"]["dice"]
+        assert f"{100 * dice['value']:.1f}" in text
+        assert f"{100 * dice['low']:.0f} … {100 * dice['high']:.0f}" in text, (
+            "eighty columns hold an interval on a line"
+        )
+        assert f"{method['bytes_out'].get('arrays', 0) / 1e6:.2f}" in text or "arrays" not in method["bytes_out"]
+    assert text.count("(breaks privacy)") == 2 * len(BREAKING)
+    assert "phantom data, 3 sites, 15 test cases a seed" in " ".join(text.split())
+    assert comparison["answer"][0] in " ".join(text.split())
+    assert "nan" not in text.lower()
+
+
+def test_a_study_is_printed_with_all_its_cells_and_sentences() -> None:
+    study = make_study("bars")
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_study(console, study)
+    text = " ".join(console.export_text().split())
+    for row in study["rows"]:
+        for value in row:
+            assert ("–" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)) in text
+    assert all(sentence in text for sentence in study["sentences"])
+
+
+def test_the_picture_of_methods_shows_every_methods_mask(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((3, 20, 24))
+    mask[:, 5:12, 6:14] = 1
+    image = rng.random((20, 24))
+
+    def case(site: str, refined: Any) -> Example:
+        return Example(site, "case-1", image, mask, mask * 0, refined, None, {"coarse": 0.0, "refined": 0.5})
+
+    def coloured(methods: dict[str, list[Example]]) -> int:
+        plot_methods(methods, "title", tmp_path / "cases.png")
+        picture = matplotlib.image.imread(tmp_path / "cases.png")[..., :3]
+        return int(((picture.max(-1) - picture.min(-1)) > 0.3).sum())
+
+    none = coloured({"a": [case("north", mask * 0)], "b": [case("north", mask * 0)]})
+    one = coloured({"a": [case("north", mask)], "b": [case("north", mask * 0)]})
+    both = coloured({"a": [case("north", mask)], "b": [case("north", mask)]})
+    assert none < one < both
+    assert both - one == pytest.approx(one - none, rel=0.05)
