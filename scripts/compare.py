@@ -16,7 +16,7 @@ from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.tables import print_comparison, print_study
 
 from command import clear_errors
-from comparison import STUDIES, Setting, compare_methods, run_study, write_page
+from comparison import STUDIES, Setting, compare_methods, run_studies, write_page
 from run_pool import RunPool
 from simulation import CASES
 
@@ -77,8 +77,8 @@ def main(
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console)
-        for one in studies:
-            print_study(console, run_study(pool, setting, one, folder))
+        for result in run_studies(pool, setting, studies, folder):
+            print_study(console, result)
         if not studies:
             print_comparison(console, compare_methods(pool, setting, names, folder, show_cases))
         write_page(folder)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,22 +88,35 @@ def compare_methods(
     return comparison
 
 
-def run_study(pool: RunPool, setting: Setting, study: Study, folder: Path) -> dict[str, Any]:
-    """Have a study's variants run, and write its table to ``studies/``."""
-    setting = replace(setting, sites=max(setting.sites, study.sites))
-    opened = setting.open()
-    variants = {seed: study.variants(f.config, _first(f)) for seed, f in opened.items()}
-    names = list(variants[setting.seeds[0]])
-    records = _records(pool, {(name, seed): variants[seed][name] for name in names for seed in opened})
-    runs = {name: {seed: records[name, seed] for seed in opened} for name in names}
-    with setting.console.status(f"{study.name}: finished runs are read"):
-        described = study.describe(runs, setting.phantom)
-    result = {"name": study.name, "title": study.title, "question": study.question, "data": _about(setting, opened)}
+def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folder: Path) -> Iterator[dict[str, Any]]:
+    """Have the variants of all studies run, and yield each study's table after writing it to ``studies/``."""
+    opened = {
+        sites: replace(setting, sites=sites).open() for sites in {max(setting.sites, study.sites) for study in studies}
+    }
+    plans = []
+    for study in studies:
+        by_seed = opened[max(setting.sites, study.sites)]
+        variants = {seed: study.variants(f.config, _first(f)) for seed, f in by_seed.items()}
+        names = list(variants[setting.seeds[0]])
+        plans.append((study, by_seed, {(name, seed): variants[seed][name] for name in names for seed in by_seed}))
+    pool.complete([config for _, _, wanted in plans for config in wanted.values()])
     (folder / _STUDIES).mkdir(exist_ok=True)
-    _write_json(folder / _STUDIES / f"{study.name}.json", result | described)
-    with (folder / _STUDIES / f"{study.name}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([described["columns"], *described["rows"]])
-    return result | described
+    for study, by_seed, wanted in plans:
+        records = _records(pool, wanted)
+        runs = {name: {seed: records[name, seed] for seed in by_seed} for name in dict.fromkeys(n for n, _ in wanted)}
+        with setting.console.status(f"{study.name}: finished runs are read"):
+            described = study.describe(runs, setting.phantom)
+        result = {
+            "name": study.name,
+            "title": study.title,
+            "question": study.question,
+            "data": _about(setting, by_seed),
+            **described,
+        }
+        _write_json(folder / _STUDIES / f"{study.name}.json", result)
+        with (folder / _STUDIES / f"{study.name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([described["columns"], *described["rows"]])
+        yield result
 
 
 def write_page(folder: Path) -> None:

@@ -82,9 +82,10 @@ class RunPool:
         self._runs.mkdir(parents=True, exist_ok=True)
         self._firsts.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            missing = [config for config in dict.fromkeys(configs) if self._find(self._runs, config) is None]
+            wanted = list(dict.fromkeys(configs))
+            missing = [config for config in wanted if self._find(self._runs, config) is None]
             if missing:
-                self._console.print(f"{len(configs) - len(missing)} of {len(configs)} runs are done already")
+                self._console.print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done already")
                 firsts = dict.fromkeys(c.of_first_stage() for c in missing if begins_with_first_stage(c))
                 unmade = [config for config in firsts if self._find(self._firsts, config) is None]
                 self._work([*unmade], [*missing])

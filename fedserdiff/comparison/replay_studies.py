@@ -16,9 +16,9 @@ from fedserdiff.comparison.studies import (
 from fedserdiff.comparison.summary import verdict
 from fedserdiff.config import ExperimentConfig
 
-_NULL, _MRI, _NONE = "error maps, null shared", "error maps, mri shared", "error maps, none shared"
+_NULL, _MRI, _NONE = (f"error maps, {shared} shared" for shared in ("null", "mri", "none"))
+_IMAGES, _FEATURES, _NOTHING = "synthetic images (image-replay)", "features alone (distill)", "nothing (fine-tune)"
 _SYNTHETIC = ("error-maps", "synthetic-images")
-_IMAGES, _FEATURES, _NOTHING = "full synthetic images", "nothing, features distilled", "nothing"
 
 
 def _ablation(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
@@ -40,9 +40,9 @@ def _describe_ablation(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         kept = sum(
             size for sent in run.results["bytes_out"].values() for kind, size in sent.items() if kind in _SYNTHETIC
         )
-        rows.append([name, run.config.method, *cells(outcome), f"{kept / 1e6:.2f}"])
+        rows.append([name, *cells(outcome), f"{kept / 1e6:.2f}"])
     return {
-        "columns": ["replayed", "method", *COLUMNS, "synthetic samples out, MB"],
+        "columns": ["replayed", *COLUMNS, "samples out, MB"],
         "rows": rows,
         "plot": {
             "kind": "bars",

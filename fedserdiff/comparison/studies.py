@@ -100,7 +100,7 @@ def required(estimate: Estimate | None) -> Estimate:
     return estimate
 
 
-COLUMNS = ("mean Dice % [95 %]", "HD95 mm [95 %]", "Dice % on the first site", "on the last", "forgetting")
+COLUMNS = ("Dice % [95 %]", "HD95 mm [95 %]", "Dice % on first site", "on last", "forgetting")
 
 
 def cells(outcome: Outcome) -> list[Any]:

@@ -117,7 +117,10 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
 
 def print_study(console: Console, study: Mapping[str, Any]) -> None:
     """Print a study's table and sentences."""
-    table = _table(escape(f"{study['title']} ({study['data']})"), *map(escape, study["columns"]))
+    title = escape(f"{study['title']} ({study['data']})")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(study["columns"]):
+        table.add_column(escape(column), justify="right" if number else "left", min_width=None if number else 14)
     for row in study["rows"]:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)
@@ -128,7 +131,8 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    return escape(text.replace(" [", "\n["))  # an interval on a line of its own
 
 
 def _interval(score: Mapping[str, float] | None, factor: float) -> str:

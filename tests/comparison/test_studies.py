@@ -81,7 +81,7 @@ def test_a_study_says_in_words_where_error_maps_do_not_beat_what_they_are_compar
     write_run: WriteRun,
 ) -> None:
     better = [[0.1, 0.1], [0.8, 0.2], [0.7, 0.7]]
-    levels = {"full synthetic images": better, "nothing": [[0.1, 0.1], [0.8, 0.2], [0.3, 0.7]]}
+    levels = {"synthetic images (image-replay)": better, "nothing (fine-tune)": [[0.1, 0.1], [0.8, 0.2], [0.3, 0.7]]}
     sentences = described(ABLATION, write_run, levels)["sentences"]
     assert any(s.startswith("Replaying error maps beats replaying nothing (fine-tune): +10.0") for s in sentences)
     assert any(s.startswith("Replaying error maps loses to replaying full synthetic images: −10.0") for s in sentences)
@@ -95,8 +95,8 @@ def test_the_figures_of_a_study_are_those_of_its_runs(write_run: WriteRun) -> No
     ends = np.mean([r.results["R"]["dice"]["mean"][-1] for r in (record, other)], axis=0)
     first, last = 100 * ends
     row = next(row for row in result["rows"] if row[0] == "2")
-    assert row[result["columns"].index("Dice % on the first site")] == pytest.approx(first)
-    assert row[result["columns"].index("on the last")] == pytest.approx(last)
+    assert row[result["columns"].index("Dice % on first site")] == pytest.approx(first)
+    assert row[result["columns"].index("on last")] == pytest.approx(last)
     (series,) = result["plot"]["series"]
     place = series["texts"].index("λ = 2")
     assert (series["x"][place], series["y"][place]) == pytest.approx((last, first))
