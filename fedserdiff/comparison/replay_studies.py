@@ -122,7 +122,8 @@ def _describe_teacher_noise(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         verdict(f"The student of maps with noise of σ = {_NOISES[-1]:g}", "that of clean maps", harm),
         verdict("The student of clean maps", "that of no maps (distill)", noisy[0.0].dice - by_name[_NO_MAPS].dice),
     ]
-    if harm.interval().low <= 0 <= harm.interval().high:
+    interval = harm.interval()
+    if interval.low is not None and interval.high is not None and interval.low <= 0 <= interval.high:
         sentences.append("So what the maps show matters little to the student here: features are matched all the same.")
     return {
         "columns": ["noise (σ)", *COLUMNS],

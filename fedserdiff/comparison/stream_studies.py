@@ -11,14 +11,13 @@ from fedserdiff.comparison.studies import (
     Study,
     StudyRuns,
     cells,
-    interval_text,
     mean_of,
     outcomes,
     plain_series,
     required,
     series,
 )
-from fedserdiff.comparison.summary import paired_estimates, verdict
+from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled, verdict
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.releases import REGIONS
@@ -152,9 +151,9 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
                 [
                     length,
                     method,
-                    interval_text(required(dice["final"]), 100),
-                    interval_text(required(hd95["final"]), 1),
-                    None if lost is None else interval_text(lost, 100),
+                    interval_text(scaled(required(dice["final"]), 100)),
+                    interval_text(required(hd95["final"])),
+                    None if lost is None else interval_text(scaled(lost, 100)),
                 ]
             )
     final = {m: [required(by_length[length, "dice"][m]["final"]) for length in lengths] for m in runs}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.comparison.summary import paired_estimates
+from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import Estimate
@@ -106,29 +106,23 @@ COLUMNS = ("Dice % [95 %]", "HD95 mm [95 %]", "Dice % on first site", "on last",
 def cells(outcome: Outcome) -> list[Any]:
     """Return the cells of `COLUMNS`."""
     return [
-        interval_text(outcome.dice, 100),
-        interval_text(outcome.hd95, 1),
+        interval_text(scaled(outcome.dice, 100)),
+        interval_text(outcome.hd95),
         100 * outcome.first,
         100 * outcome.last,
         None if outcome.forgetting is None else 100 * outcome.forgetting.value,
     ]
 
 
-def interval_text(estimate: Estimate, factor: float) -> str:
-    """Return a value with its 95 % interval, times `factor`."""
-    interval = estimate.interval()
-    return f"{factor * interval.value:.1f} [{factor * interval.low:.1f}, {factor * interval.high:.1f}]"
-
-
 def series(label: str, x: Sequence[Any], of: Sequence[Estimate]) -> dict[str, Any]:
     """Return a plot's series of Dice in % with intervals."""
-    intervals = [estimate.interval() for estimate in of]
+    intervals = [scaled(estimate, 100).interval() for estimate in of]
     return {
         "label": label,
         "x": list(x),
-        "y": [100 * i.value for i in intervals],
-        "low": [100 * i.low for i in intervals],
-        "high": [100 * i.high for i in intervals],
+        "y": [i.value for i in intervals],
+        "low": [i.low for i in intervals],
+        "high": [i.high for i in intervals],
         "texts": None,
     }
 

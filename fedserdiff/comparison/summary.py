@@ -164,14 +164,15 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
     """Say which share of what not pooling costs each method wins back, where that is anything to divide by."""
-    if loss.interval().low <= 0:
+    low = loss.interval().low
+    if low is None or low <= 0:
         return ["Nothing can be said of what other methods win back: pooling is not clearly ahead here."]
     shares = {}
     for name, estimate in final.items():
         if name not in ("pooled", "fine-tune"):
             gain = estimate - final["fine-tune"]
-            share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates).interval()
-            shares[label(name)] = _minus(f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]")
+            share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates)
+            shares[label(name)] = interval_text(share, " %", decimals=0)
     if not shares:
         return []
     return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]
@@ -181,6 +182,8 @@ def verdict(method: str, baseline: str, difference: Estimate) -> str:
     """Say whether a method beats a baseline: only where the whole interval of the paired difference is above 0."""
     interval = difference.interval()
     figures = f"{_points(difference, signed=True)} points of mean Dice"
+    if interval.low is None or interval.high is None:
+        return f"Whether {method} beats {baseline} cannot be said: {figures}, with too few test patients."
     if interval.low > 0:
         return f"{method} beats {baseline}: {figures}."
     if interval.high < 0:
@@ -188,15 +191,25 @@ def verdict(method: str, baseline: str, difference: Estimate) -> str:
     return f"{method} does not beat {baseline}: {figures}, an interval that includes 0."
 
 
+def interval_text(estimate: Estimate, unit: str = "", decimals: int = 1, signed: bool = False) -> str:
+    """Return a value with its 95 % interval, where there is one, such as ``56.5 % [49.1, 62.0]``."""
+    interval = estimate.interval()
+    style = f"{'+' if signed else ''}.{decimals}f"
+    ends = "" if interval.low is None else f" [{interval.low:{style}}, {interval.high:{style}}]"
+    return _minus(f"{interval.value:{style}}{unit}{ends}")
+
+
 def _percent(estimate: Estimate) -> str:
-    i = estimate.interval()
-    return _minus(f"{100 * i.value:.1f} % [{100 * i.low:.1f}, {100 * i.high:.1f}]")
+    return interval_text(scaled(estimate, 100), " %")
 
 
 def _points(estimate: Estimate, signed: bool = False) -> str:
-    i = estimate.interval()
-    sign = "+" if signed else ""
-    return _minus(f"{100 * i.value:{sign}.1f} [{100 * i.low:{sign}.1f}, {100 * i.high:{sign}.1f}]")
+    return interval_text(scaled(estimate, 100), signed=signed)
+
+
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """Return an estimate in other units, such as a fraction as per cent."""
+    return Estimate(factor * estimate.value, factor * estimate.replicates)
 
 
 def _minus(text: str) -> str:
@@ -206,9 +219,11 @@ def _minus(text: str) -> str:
 def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
     seeds: Sequence[int] = about["seeds"]
     drawn = "seeds and test patients" if len(seeds) > 1 else "test patients alone, since there is one seed"
+    few = [site for site, count in about["cases"].items() if count["test"] < 2]
     notes = [
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
-        "scored on the same draws.",
+        "scored on the same draws."
+        + (f" There are none where a site has a single test patient, as {', '.join(few)} here." if few else ""),
         "Dice and HD95 are those of the refined masks on whole test volumes, means over TC, WT and ET, over cases and "
         "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
         "Minutes are computation on "

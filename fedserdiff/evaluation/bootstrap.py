@@ -52,13 +52,13 @@ class StreamScores:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % percentile interval, in the value's units."""
+    """A value and its 95 % percentile interval, in the value's units; None where the data cannot give one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """Return the value and the ends by name."""
         return asdict(self)
 
@@ -74,7 +74,7 @@ class Estimate:
     value : float
         Mean over the seeds.
     replicates : array of float64, shape (replicates,)
-        Mean over the drawn seeds.
+        Mean over the drawn seeds; NaN where the data cannot tell how much it varies.
     """
 
     value: float
@@ -85,16 +85,21 @@ class Estimate:
         return Estimate(self.value - other.value, self.replicates - other.replicates)
 
     def interval(self) -> Interval:
-        """Return the value with the 2.5 and 97.5 percentiles of the replicates.
+        """Return the value with the 2.5 and 97.5 percentiles of the replicates, None where these are NaN.
 
         Forgetting may lie below its interval: its maximum over stages grows with noise, and resampling adds noise.
         """
+        if np.isnan(self.replicates).any():
+            return Interval(self.value, None, None)
         low, high = np.percentile(self.replicates, (2.5, 97.5))
         return Interval(self.value, float(low), float(high))
 
 
 class Resampling:
     """The draws of seeds and patients on which every method is scored: the same in whatever order they are given.
+
+    A site with one patient cannot show how much its patients differ: replicates are then NaN, unless every seed brings
+    a patient of its own.
 
     Parameters
     ----------
@@ -124,6 +129,8 @@ class Resampling:
             raise ValueError("no seed to draw from")
         self._patients = {s: {site: tuple(p) for site, p in sorted(patients[s].items())} for s in sorted(patients)}
         first = min(patients)
+        everywhere = all(len(set(of_case)) > 1 for sites in patients.values() for of_case in sites.values())
+        self._varies = everywhere or (len(patients) > 1 and not shared_patients)
         rng = np.random.default_rng(rng_seed)
         self._seeds = rng.choice(list(self._patients), (replicates, len(self._patients)))  # the drawn ones
         # By seed and site: how often each case is in each draw of the seed, after a row of ones, the cases as they are.
@@ -168,7 +175,7 @@ class Resampling:
                 return None
             as_is.append(score[0])
             drawn[self._seeds == seed] = score[1:]
-        return Estimate(float(np.mean(as_is)), drawn.mean(1))
+        return Estimate(float(np.mean(as_is)), drawn.mean(1) if self._varies else np.full(len(drawn), np.nan))
 
     def _check(self, seed: int, patients: Mapping[str, Sequence[str]], other: str) -> None:
         own = self._patients[seed]

@@ -135,8 +135,8 @@ def _cell(value: Any) -> str:
     return escape(text.replace(" [", "\n["))  # an interval on a line of its own
 
 
-def _interval(score: Mapping[str, float] | None, factor: float) -> str:
+def _interval(score: Mapping[str, float | None] | None, factor: float) -> str:
     if score is None:
         return "–"
-    value, low, high = (factor * score[key] for key in ("value", "low", "high"))
-    return f"{value:.1f}\n{low:.0f} … {high:.0f}"
+    value, low, high = (None if score[key] is None else factor * (score[key] or 0) for key in ("value", "low", "high"))
+    return f"{value:.1f}" if low is None else f"{value:.1f}\n{low:.0f} … {high:.0f}"

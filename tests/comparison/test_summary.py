@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,3 +102,32 @@ def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
         "left_out": ["west: X is Y, which north brought first"],
     }
     assert {"torch", "flwr", "python"} <= set(comparison["versions"])
+
+
+def test_a_single_test_patient_gives_no_interval_and_no_verdict(write_run: WriteRun) -> None:
+    given = runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS, "pooled": POOLED}, seeds=(0,))
+    alone = {
+        name: {
+            seed: replace(
+                run,
+                scores={
+                    metric: replace(
+                        scores,
+                        values={site: values[:, :1] for site, values in scores.values.items()},
+                        patients={site: of_case[:1] for site, of_case in scores.patients.items()},
+                    )
+                    for metric, scores in run.scores.items()
+                },
+            )
+            for seed, run in by_seed.items()
+        }
+        for name, by_seed in given.items()
+    }
+    comparison = compare_runs(alone, Data("ours.toml", phantom=False))
+    for method in comparison["methods"]:
+        dice = method["scores"]["dice"]
+        assert dice["low"] is None
+        assert dice["high"] is None
+    assert "not pooling costs 27.5 points" in comparison["answer"][0]
+    assert "Nothing can be said" in comparison["answer"][1]
+    assert comparison["answer"][2].startswith("Whether ser-diff beats fine-tune cannot be said: +10.0 points")

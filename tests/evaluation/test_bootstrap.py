@@ -268,3 +268,25 @@ def test_draws_repeat_by_their_seed_only() -> None:
     assert other is not None
     np.testing.assert_array_equal(first.replicates, again.replicates)
     assert not np.array_equal(first.replicates, other.replicates)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shared", "known"),
+    [((0,), True, False), ((0,), False, False), ((0, 1), True, False), ((0, 1), False, True)],
+)
+def test_a_single_patient_gives_no_interval_unless_every_seed_brings_one_of_its_own(
+    seeds: tuple[int, ...], shared: bool, known: bool
+) -> None:
+    patients = {seed: {"a": ["p"], "b": ["q", "r"]} for seed in seeds}
+    runs = {
+        seed: StreamScores(
+            {"a": np.full((3, 1), 0.1 * (seed + 1)), "b": np.full((3, 2), 0.5)}, patients[seed], {"a": 2, "b": 2}, True
+        )
+        for seed in seeds
+    }
+    final = Resampling(patients, shared_patients=shared, replicates=50).estimates(runs)["final"]
+    assert final is not None
+    interval = final.interval()
+    assert (interval.low is not None) is known
+    assert (interval.high is not None) is known
+    assert interval.value == pytest.approx(np.mean([(0.1 * (seed + 1) + 0.5) / 2 for seed in seeds]))
