@@ -16,7 +16,7 @@ from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.tables import print_comparison, print_study
 
 from command import clear_errors
-from comparison import STUDIES, Setting, compare_methods, run_studies, write_page
+from comparison import STUDIES, Setting, claim, compare_methods, run_studies, write_page
 from run_pool import RunPool
 from simulation import CASES
 
@@ -76,6 +76,7 @@ def main(
             console,
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
+        claim(folder, setting)
         pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console)
         for result in run_studies(pool, setting, studies, folder):
             print_study(console, result)

@@ -15,6 +15,7 @@ from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
 from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import Data, compare_runs
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.errors import ConfigError
 from fedserdiff.methods import label
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
@@ -60,6 +61,28 @@ class Setting:
             seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites)
             for seed in self.seeds
         }
+
+
+def claim(folder: Path, setting: Setting) -> None:
+    """See that a folder holds nothing yet, or what was compared on the same data: one page shows one stream.
+
+    Raises
+    ------
+    ConfigError
+        Where it holds something else.
+    """
+    about = {"data": setting.folder, "profile": setting.config.profile}
+    file = folder / "stream.json"
+    if file.is_file():
+        there = json.loads(file.read_text())
+        if there != about:
+            raise ConfigError(
+                f"{folder}: holds a comparison on {there['data']}, {there['profile']}: give another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: holds something else than a comparison: give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, about)
 
 
 def compare_methods(

@@ -165,6 +165,18 @@ def test_a_study_reuses_the_runs_and_joins_the_page(
     assert "Scores at the end" in page
 
 
+@pytest.mark.usefixtures("finished", "ser_diff")
+def test_a_folder_of_another_stream_is_refused(compare: Compare) -> None:
+    for arguments, said in (
+        (("--sites", "3", "--out", "compared"), "holds a comparison on phantom2, smoke"),
+        (("--sites", "2", "--out", "ser-diff"), "holds something else than a comparison"),
+    ):
+        done = compare("--seeds", "0", "--methods", "ser-diff", *arguments)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
