@@ -114,7 +114,11 @@ _METHODS = ("ser-diff", "fine-tune")
 
 
 def _stream_length(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
-    return {method: config.replace(method=method) for method in _METHODS}
+    """Halve a stage's length, so that ten hospitals take no longer than half an hour where three take ten minutes."""
+    shorter = config.replace(
+        steps_per_stage=-(-config.steps_per_stage // 2), epochs_per_stage=-(-config.epochs_per_stage // 2)
+    )
+    return {method: shorter.replace(method=method) for method in _METHODS}
 
 
 def of_first_sites(scores: StreamScores, count: int) -> StreamScores:
@@ -182,7 +186,10 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             verdict(f"After {length} sites, {_METHODS[0]}", _METHODS[1], final[_METHODS[0]][n] - final[_METHODS[1]][n])
             for n, length in enumerate(lengths)
         ]
-        + ["A shorter stream is the beginning of a longer one: nothing that comes later changes it."],
+        + [
+            "A shorter stream is the beginning of a longer one: nothing that comes later changes it. A stage is half as "
+            "long as in the comparison."
+        ],
     }
 
 

@@ -71,7 +71,7 @@ def test_what_differs_between_variants_is_what_the_study_is_about() -> None:
         "lambda": {"method", "lambda_kd"},
         "teacher-noise": {"method", "map_noise"},
         "teacher-data": {"sites"},
-        "stream-length": {"method"},
+        "stream-length": {"method", "steps_per_stage"},
     }
     assert [c.lambda_kd for c in LAMBDA.variants(CONFIG, FIRST).values() if c.method == "ser-diff"] == [0.1, 0.5, 1, 2]
     assert {c.shared_error_maps for c in ABLATION.variants(CONFIG, FIRST).values()} == {"null", "mri", "none"}
