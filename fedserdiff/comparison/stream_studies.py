@@ -187,8 +187,8 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             for n, length in enumerate(lengths)
         ]
         + [
-            "A shorter stream is the beginning of a longer one: nothing that comes later changes it. A stage is half as "
-            "long as in the comparison."
+            "A shorter stream is the beginning of a longer one: nothing that comes later changes it. A stage is half "
+            "as long as in the comparison."
         ],
     }
 
