@@ -1,6 +1,7 @@
 """How every command line ends when something is wrong: one clear line and an exit code, never a traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ def clear_errors(kept: str) -> Iterator[None]:
 
     `kept` tells whoever stops the command what is not lost.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is a Ctrl-C: nothing is left running
     try:
         yield
     except FedSerDiffError as error:

@@ -13,7 +13,7 @@ from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
 from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
 from fedserdiff.comparison.studies import FirstHospital, Study
-from fedserdiff.comparison.summary import Data, compare_runs
+from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import label
@@ -136,6 +136,8 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
             "data": _about(setting, by_seed),
             **described,
         }
+        if len(setting.seeds) == 1:
+            result["sentences"] = [*described["sentences"], ONE_SEED]
         _write_json(folder / _STUDIES / f"{study.name}.json", result)
         with (folder / _STUDIES / f"{study.name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([described["columns"], *described["rows"]])

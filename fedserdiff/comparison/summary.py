@@ -17,6 +17,11 @@ Runs = Mapping[str, Mapping[int, RunRecord]]
 RAW_SCANS = "raw-scans"
 """Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
 
+ONE_SEED = (
+    "One seed: intervals are over test patients alone, and how much training varies from seed to seed is not in them."
+)
+"""What has to be said beside any verdict from a single seed."""
+
 _REPLICATES = 2000
 _STREAM = ("bwt", "fwt", "forgetting")
 
@@ -159,7 +164,7 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     for baseline in ("fine-tune", "distill"):
         if "ser-diff" in final and baseline in final:
             sentences.append(verdict("ser-diff", baseline, final["ser-diff"] - final[baseline]))
-    return sentences
+    return sentences if len(about["seeds"]) > 1 else [*sentences, ONE_SEED]
 
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
