@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -272,9 +273,8 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axis.xaxis.set_minor_formatter("")
     if categories:
-        crowded = sum(len(str(name)) for name in categories) > 60
-        axis.set_xticks(range(len(categories)), [_short(str(name), 18) for name in categories])
-        axis.tick_params(axis="x", rotation=20 if crowded else 0)
+        wide = max(72 // len(categories), 8)  # characters under a bar
+        axis.set_xticks(range(len(categories)), [textwrap.fill(str(name), wide) for name in categories])
     axis.margins(x=0.12 if any(mark[4] for mark in marks) else 0.05, y=0.1)
     axis.set_xlabel(plot["x_label"])
     axis.set_ylabel(plot["y_label"])
@@ -283,7 +283,8 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
     label_points(axis, marks)
     handles, labels = axis.get_legend_handles_labels()
     if len(series) > 1:
-        figure.legend(handles, labels, loc="lower center", ncols=min(4, len(series)), frameon=False)
+        columns = min(4, len(series)) if sum(map(len, labels)) < 60 else 2
+        figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False)
     return figure
 
 
