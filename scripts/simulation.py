@@ -32,7 +32,7 @@ from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital
 from sites.objectives.base import Objective
-from strategies.base import ArrivalStrategy
+from strategies.base import make_strategy
 from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
@@ -179,7 +179,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     config = federation.config
     by_site = {hospital.site: hospital for hospital in federation.hospitals}
     names = {hospital.site.name: hospital for hospital in federation.hospitals}
-    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, RunEvents())
+    strategy = make_strategy(config, RunEvents())
     objective: Objective = pkgutil.resolve_name(get_method(config.method).objective)(config)
     abroad = set()
     for stage, plan in enumerate(strategy.stages([site.name for site in config.sites]), 1):

@@ -1,6 +1,5 @@
 """The stream: hospitals arrive one after another, and after each the student is scored everywhere."""
 
-import pkgutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +11,8 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import FederationError
-from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
-from strategies.base import ArrivalStrategy, describe_faults
+from strategies.base import ArrivalStrategy, describe_faults, make_strategy
 from strategies.first_stage import FirstStage
 from strategies.results import Results, Scores
 from strategies.roster import Roster
@@ -56,7 +54,7 @@ def run_stream(
     """
     run.write_config(config)
     sites = [site.name for site in config.sites]
-    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
+    strategy = make_strategy(config, events)
     roster = Roster(grid, config, events)
     untrained = wire.weights_to_record(new_student(config))
     started = time.monotonic()

@@ -1,6 +1,7 @@
 """Federated averaging over a stream of arriving hospitals: what every method's coordinator half shares."""
 
 import math
+import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import FederationError
+from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 
 
@@ -199,6 +201,12 @@ class ArrivalStrategy(FedAvg):
                 for name, array in arrays.items()
             }
         )
+
+
+def make_strategy(config: ExperimentConfig, events: RunEvents) -> ArrivalStrategy:
+    """Return the coordinator's half of the config's method."""
+    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
+    return strategy
 
 
 def describe_faults(replies: Sequence[Message], nodes: Mapping[int, str]) -> str:

@@ -1,7 +1,6 @@
 """Stage 1, computed once for every method that begins with it: nothing can be forgotten yet, so all do the same."""
 
 import json
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
-from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
-from strategies.base import ArrivalStrategy, Stage
+from strategies.base import Stage, make_strategy
 from strategies.results import METRICS, Scores
 
 _SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
@@ -72,6 +70,6 @@ class FirstStage:
 
 def begins_with_first_stage(config: ExperimentConfig) -> bool:
     """Say whether the config's method begins with one stage of the first site alone."""
-    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, RunEvents())
+    strategy = make_strategy(config, RunEvents())
     sites = [site.name for site in config.sites]
     return strategy.stages(sites)[0] == Stage(sites[0], (sites[0],))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.summary import estimates_by_metric, interval_text, scaled
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import Estimate
@@ -70,18 +70,12 @@ class Outcome:
 
 def outcomes(runs: StudyRuns, phantom: bool) -> dict[str, Outcome]:
     """Return the outcome of each variant; the Dice estimates' replicates are paired across variants."""
-    by_metric = {
-        metric: paired_estimates(
-            {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
-            phantom,
-        )
-        for metric in ("dice", "hd95")
-    }
+    estimates = estimates_by_metric(runs, phantom)
     return {
         name: Outcome(
-            dice=required(by_metric["dice"][name]["final"]),
-            hd95=required(by_metric["hd95"][name]["final"]),
-            forgetting=by_metric["dice"][name]["forgetting"],
+            dice=required(estimates[name]["dice"]["final"]),
+            hd95=required(estimates[name]["hd95"]["final"]),
+            forgetting=estimates[name]["dice"]["forgetting"],
             first=mean_of(by_seed, lambda run: run.final("dice")[0]),
             last=mean_of(by_seed, lambda run: run.final("dice")[-1]),
         )

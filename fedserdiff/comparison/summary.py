@@ -48,12 +48,7 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
-    scores = {
-        metric: {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
-        for metric in ("dice", "hd95")
-    }
-    by_metric = {metric: paired_estimates(of_metric, data.phantom) for metric, of_metric in scores.items()}
-    estimates = {name: {metric: by_metric[metric][name] for metric in scores} for name in runs}
+    estimates = estimates_by_metric(runs, data.phantom)
     about = {
         "name": data.name,
         "phantom": data.phantom,
@@ -72,6 +67,18 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         "answer": answer(estimates, about),
         "notes": _notes(about, one),
     }
+
+
+def estimates_by_metric(runs: Runs, phantom: bool) -> dict[str, dict[str, dict[str, Estimate | None]]]:
+    """Return `paired_estimates` of whole runs by name, metric (``dice``, ``hd95``) and statistic; raises as it does."""
+    by_metric = {
+        metric: paired_estimates(
+            {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
+            phantom,
+        )
+        for metric in ("dice", "hd95")
+    }
+    return {name: {metric: of_metric[name] for metric, of_metric in by_metric.items()} for name in runs}
 
 
 def paired_estimates(
