@@ -1,10 +1,12 @@
 """The experiment's configuration: one frozen dataclass, and the named profiles that fill it."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -33,12 +35,17 @@ class Site:
 
 _FRACTIONAL = (
     "lambda_kd", "gamma", "map_noise", "ewc_weight", "rehearsal_share", "inertia", "spacing_mm", "test_share",
-    "learning_rate", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s",
+    "learning_rate", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s", "max_update_rms",
+    "egress_quota_mb",
 )  # fmt: skip
 
 _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
     "lambda_kd", "gamma", "teacher", "participation", "shared_error_maps", "map_noise", "ewc_weight",
     "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps",
+)  # fmt: skip
+
+_OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
+    "sites", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s", "max_update_rms", "egress_quota_mb",
 )  # fmt: skip
 
 
@@ -111,6 +118,11 @@ class ExperimentConfig:
         What Ray reserves for a hospital that is at work; torch uses as many threads as CPUs.
     site_timeout_s, stage_timeout_s : float
         How long the coordinator waits for a site to appear, and for a round or evaluation to end.
+    max_update_rms : float
+        The most that a round may change a student's weights, as root mean square over all of them; a hospital sends no
+        other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.018).
+    egress_quota_mb : float
+        Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.
     """
 
     method: str = "ser-diff"
@@ -148,6 +160,8 @@ class ExperimentConfig:
     gpus_per_site: float = 0
     site_timeout_s: float = 120
     stage_timeout_s: float = 7 * 24 * 3600
+    max_update_rms: float = 0.1
+    egress_quota_mb: float = 1000
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -173,7 +187,7 @@ class ExperimentConfig:
             "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
-            "sampling_steps": 1, "test_share": 0,
+            "sampling_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -183,7 +197,9 @@ class ExperimentConfig:
                 raise ConfigError(f"{name}: {value} is less than {minimum}")
             if name not in _FRACTIONAL and not isinstance(value, int):
                 raise ConfigError(f"{name}: {value} is not a whole number")
-        for name in ("spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s"):
+        for name in (
+            "spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s", "max_update_rms", "egress_quota_mb",
+        ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not positive")
         if not 0 <= self.inertia < 1:
@@ -224,6 +240,17 @@ class ExperimentConfig:
         defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in _NOT_OF_FIRST_STAGE}
         return self.replace(**{**defaults, "method": "fine-tune"})
 
+    @property
+    def fingerprint(self) -> int:
+        """A number that tells experiments apart: 63 bits of a SHA-256 of all that determines the result, software too.
+
+        Paths, devices, time-outs and a hospital's own limits on what leaves it do not count.
+        """
+        agreed = {name: value for name, value in self.to_dict().items() if name not in _OF_ONE_MACHINE}
+        agreed["sites"] = [[site.name, site.release] for site in self.sites]
+        text = json.dumps([version("fedserdiff"), agreed], sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
@@ -259,6 +286,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "steps_per_stage": 0, "epochs_per_stage": 200, "learning_rate": 2e-4,
             "coarse_channels": (32, 64, 128, 256), "refiner_channels": (32, 64, 128, 256),
             "phantom_patients": 40, "replay_batch": 4, "conditional_maps": 32, "shared_maps": 16,
+            "egress_quota_mb": 50_000.0,
         },
         # 3D small enough for two cores: to try the 3D code path, not for figures.
         "laptop-3d": {

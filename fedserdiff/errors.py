@@ -15,3 +15,15 @@ class DataError(FedSerDiffError):
 
 class FederationError(FedSerDiffError):
     """The federation could not go on: a site is missing, failed, or answered out of protocol."""
+
+
+class ExperimentError(FederationError):
+    """The coordinator and a hospital were given different experiments."""
+
+
+class ReplyError(FederationError):
+    """A hospital's reply is not what was agreed: it does not leave, or is dropped where it arrives."""
+
+
+class DivergedError(ReplyError):
+    """A weight or a loss is not finite."""

@@ -1,7 +1,8 @@
 """Who is in the federation: a TOML file that names the hospitals in order of arrival, or phantom hospitals."""
 
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,24 @@ from fedserdiff.data.releases import get_release
 from fedserdiff.errors import ConfigError
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
-_REQUIRED = ("name", "release", "path")
+_REQUIRED_ANYWHERE = ("name", "release")
+_REQUIRED = (*_REQUIRED_ANYWHERE, "path")
 
 
-def read_federation(file: Path) -> tuple[Site, ...]:
+def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
     Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others.
 
-    Paths are relative to the file. Sites arrive in the file's order.
+    Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
+    a `path` is optional, and need not exist here.
 
     Raises
     ------
     ConfigError
         Naming file, site and field of the first mistake found.
     """
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    tables = read_toml(file)
     entries = tables.pop("site", None)
     if tables:
         raise ConfigError(f"{file}: unknown entry {', '.join(sorted(tables))}: only [[site]] is known")
@@ -40,42 +38,95 @@ def read_federation(file: Path) -> tuple[Site, ...]:
         raise ConfigError(f"{file}: no [[site]]: name at least one hospital")
     sites: list[Site] = []
     for number, entry in enumerate(entries, 1):
-        site = _site(entry, f"{file}: site {number}", file.parent)
+        site = _site(entry, f"{file}: site {number}", file.parent, paths)
         if site.name in (s.name for s in sites):
             raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
         sites.append(site)
     return tuple(sites)
 
 
-def _site(entry: Any, where: str, base: Path) -> Site:
+def _site(entry: Any, where: str, base: Path, paths: bool) -> Site:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: write it as a [[site]] table")
-    for field in _REQUIRED:
+    check_fields(entry, _FIELDS, _REQUIRED if paths else _REQUIRED_ANYWHERE, where)
+    cases, test_cases = cases_of(entry, where)
+    check_site(entry["name"], entry["release"], where)
+    if not paths:
+        path = os.path.abspath(base / entry["path"]) if "path" in entry else ""  # no symbolic link of this machine
+        return Site(entry["name"], entry["release"], path, cases, test_cases)
+    folder = (base / entry["path"]).resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"{where}: path: {folder} is not a directory")
+    return Site(entry["name"], entry["release"], str(folder), cases, test_cases)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file that a person wrote.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be read or is not valid TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: Collection[str], where: str) -> None:
+    """See that a table holds what is `required`, nothing but what is `known`, and each field as its type, not empty.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first field that is missing, unknown or of another type, after `where`.
+    """
+    for field in required:
         if field not in entry:
             raise ConfigError(f"{where}: {field}: is missing")
     for field, value in entry.items():
-        if field not in _FIELDS:
-            raise ConfigError(f"{where}: {field}: unknown field: choose from {', '.join(_FIELDS)}")
-        if not isinstance(value, _FIELDS[field]) or value in ("", []):
-            raise ConfigError(f"{where}: {field}: {value!r} is not a filled {_FIELDS[field].__name__}")
+        if field not in known:
+            raise ConfigError(f"{where}: {field}: unknown field: choose from {', '.join(known)}")
+        if not isinstance(value, known[field]) or value in ("", []):
+            raise ConfigError(f"{where}: {field}: {value!r} is not a filled {known[field].__name__}")
+
+
+def cases_of(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the `cases` and `test_cases` that a site's table names; empty where it names none.
+
+    Raises
+    ------
+    ConfigError
+        Where one is no string, or is held out without being one of the cases.
+    """
     cases, test_cases = entry.get("cases", []), entry.get("test_cases", [])
     for field, names in (("cases", cases), ("test_cases", test_cases)):
         if not all(isinstance(case, str) for case in names):
             raise ConfigError(f"{where}: {field}: every case is named by a string")
     if cases and not set(test_cases) <= set(cases):
         raise ConfigError(f"{where}: test_cases: {sorted(set(test_cases) - set(cases))[0]!r} is none of the cases")
-    if not set(entry["name"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
-        raise ConfigError(f"{where}: name: {entry['name']!r} may hold letters, digits, '-', '_' and '.' only")
-    if not entry["name"].strip("."):  # a site's records lie in a folder of its name
-        raise ConfigError(f"{where}: name: {entry['name']!r} is not a name for a folder")
+    return tuple(cases), tuple(test_cases)
+
+
+def check_site(name: str, release: str, where: str) -> None:
+    """See that a site's name can name a folder and that its release is known.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field after `where`.
+    """
+    if not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
+        raise ConfigError(f"{where}: name: {name!r} may hold letters, digits, '-', '_' and '.' only")
+    if not name.strip("."):  # a site's records lie in a folder of its name
+        raise ConfigError(f"{where}: name: {name!r} is not a name for a folder")
     try:
-        get_release(entry["release"])
+        get_release(release)
     except ConfigError as error:
         raise ConfigError(f"{where}: release: {error}") from None
-    path = (base / entry["path"]).resolve()
-    if not path.is_dir():
-        raise ConfigError(f"{where}: path: {path} is not a directory")
-    return Site(entry["name"], entry["release"], str(path), tuple(cases), tuple(test_cases))
 
 
 def phantom_federation(

@@ -22,6 +22,10 @@ class Method:
         The coordinator's half, ``module:class`` within `strategies`.
     objective : str
         The hospital's half, ``module:class`` within `sites.objectives`.
+    terms : tuple of str
+        Names of the loss terms that its objective may report.
+    hands_over : str
+        The record that a hospital hands over of a stage that has ended, by its name in `fedserdiff.wire`; none if "".
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
     federated : bool
@@ -32,6 +36,8 @@ class Method:
     summary: str
     strategy: str
     objective: str
+    terms: tuple[str, ...] = ("segmentation",)
+    hands_over: str = ""
     breaks_privacy: bool = False
     federated: bool = True
 
@@ -42,6 +48,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "teacher features distilled at replayed synthetic error maps (arXiv 2510.06283)",
             "strategies.ser_diff:SerDiff",
             "sites.objectives.ser_diff:SerDiffObjective",
+            terms=("segmentation", "distillation"),
+            hands_over="error-maps",
         ),
         "fine-tune": Method(
             "each hospital trains the model it is handed, nothing is done against forgetting",
@@ -52,16 +60,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "teacher features distilled on the hospital's own scans, no error maps",
             "strategies.distill:Distill",
             "sites.objectives.distill:DistillObjective",
+            terms=("segmentation", "distillation"),
         ),
         "ewc": Method(
             "weights that earlier hospitals need are held in place (arXiv 1612.00796)",
             "strategies.ewc:Ewc",
             "sites.objectives.ewc:EwcObjective",
+            terms=("segmentation", "consolidation"),
+            hands_over="fisher",
         ),
         "image-replay": Method(
             "whole synthetic scans with masks are replayed, from a diffusion model of the first hospital's images",
             "strategies.image_replay:ImageReplay",
             "sites.objectives.image_replay:ImageReplayObjective",
+            terms=("segmentation", "replay"),
+            hands_over="synthetic-images",
         ),
         "local": Method(
             "each hospital alone, with a student of its own: no federation",

@@ -9,7 +9,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.methods import get_method
 
-_OWN = ("profile", "sites", "home")
+_OWN = ("profile", "sites", "home", "federation")
 
 
 def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[ExperimentConfig, Path]:
@@ -32,6 +32,8 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
 def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tuple[ExperimentConfig, Path]:
     values = {key.replace("-", "_"): value for key, value in items}
     own = {key: values.pop(key) for key in _OWN if key in values}
+    if own.get("federation"):
+        raise ConfigError("a real hospital runs its own app: start it by scripts/hospital.py")
     try:
         config = make_config(str(own.get("profile", "laptop")), **values)
     except TypeError as error:

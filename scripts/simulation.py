@@ -29,6 +29,7 @@ from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
 from sites.client_app import Premises, make_client_app
+from sites.egress import LEDGER_FILE
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital
 from sites.objectives.base import Objective
@@ -145,7 +146,7 @@ def run_simulation(
     shared = None if first_stage is None else FirstStage.load(first_stage, config)
     if first_stage is not None:  # each hospital's own scores of rows 0 and 1
         shutil.copytree(
-            first_stage / "hospitals", run.hospitals, ignore=lambda d, files: [f for f in files if f == "hospital.log"]
+            first_stage / "hospitals", run.hospitals, ignore=shutil.ignore_patterns("hospital.log", LEDGER_FILE)
         )
     try:
         simulate(

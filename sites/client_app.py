@@ -1,7 +1,6 @@
 """What runs inside a hospital: answers to the coordinator's query, train and evaluate messages."""
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,16 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, MetricRecordValues, RecordDict
+from flwr.app import Context, Message, MetricRecord, MetricRecordValues, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.errors import ConfigError, ExperimentError, FederationError
 from fedserdiff.run_config import experiment_of
-from sites.egress import answer_or_fault, fault_reply, hospital_log
+from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
 from sites.training import Order, consolidate, run_round
@@ -27,7 +26,6 @@ PROGRESS_FILE = "progress.json"
 """In a hospital's folder: how far its training is, for whoever watches that hospital."""
 
 _PROGRESS_EVERY_S = 0.5
-_COUNTS_ROUNDED_TO = 5
 
 
 @dataclass(frozen=True)
@@ -38,27 +36,26 @@ class Premises:
     records: Path
 
 
-def make_client_app(config: ExperimentConfig, premises: Premises) -> ClientApp:
-    """Return the app of every hospital of `config`; a node is the site at its ``partition-id``.
+def make_client_app(config: ExperimentConfig, premises: Premises, site: int | None = None) -> ClientApp:
+    """Return the app of the hospital with number `site`, or else of whichever a node's ``partition-id`` names.
 
-    A run config, which ``flwr run`` hands over, overrides `config` and `premises`.
+    Where `site` is None a run config, which ``flwr run`` hands over, overrides `config` and `premises`. A hospital of
+    its own, with a `site`, takes nothing of what the coordinator configures: it goes by its own experiment.
     """
-    app = ClientApp()
+
+    def desk(context: Context) -> _Desk:
+        if site is not None:
+            return _Desk(site, config, premises)
+        return _desk(config, premises, context)
+
+    app = GuardedApp(lambda context: desk(context).door)
 
     def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
         def answer(message: Message, context: Context) -> Message:
-            try:
-                here = _desk(config, premises, context)
-                log = hospital_log(here.records)
-            except Exception as error:  # noqa: BLE001 - a hospital that cannot open its folders tells no path either
-                return fault_reply(message, error, logging.getLogger("fedserdiff.hospital"))
-
-            def handle(message: Message, context: Context) -> Message:
-                torch.set_num_threads(int(here.config.cpus_per_site))
-                torch.use_deterministic_algorithms(True, warn_only=True)  # for GPUs; a CPU's sums repeat anyway
-                return Message(handler(message, here), reply_to=message)
-
-            return answer_or_fault(message, context, handle, log)
+            here = desk(context)
+            torch.set_num_threads(int(here.config.cpus_per_site))
+            torch.use_deterministic_algorithms(True, warn_only=True)  # for GPUs; a CPU's sums repeat anyway
+            return Message(handler(message, here), reply_to=message)
 
         return answer
 
@@ -76,7 +73,7 @@ def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_D
     number = context.node_config.get("partition-id")
     if not isinstance(number, int) or not 0 <= number < len(config.sites):
         raise ConfigError("this node is no site of the experiment")
-    return _Desk(config.sites[number], config, premises)
+    return _Desk(number, config, premises)
 
 
 @lru_cache(maxsize=64)
@@ -86,11 +83,19 @@ def _opened(site: Site, config: ExperimentConfig, cache: Path) -> Hospital:
 
 @dataclass(frozen=True)
 class _Desk:
-    """One hospital at work on one message."""
+    """One hospital, the site with this `number`, at work on one message."""
 
-    site: Site
+    number: int
     config: ExperimentConfig
     premises: Premises
+
+    @property
+    def site(self) -> Site:
+        return self.config.sites[self.number]
+
+    @property
+    def door(self) -> Door:
+        return Door(self.records, self.config, self.number)
 
     @property
     def hospital(self) -> Hospital:
@@ -132,37 +137,28 @@ class _Desk:
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:
     """Say which site this is and, rounded, how many cases it has."""
-    hospital = desk.hospital
-    return RecordDict(
-        {
-            wire.SITE: ConfigRecord(
-                {
-                    "name": desk.site.name,
-                    "release": desk.site.release,
-                    "training-cases": _rounded(len(hospital.training)),
-                    "test-cases": _rounded(len(hospital.test)),
-                }
-            )
-        }
-    )
+    if message.content.config_records[wire.CONFIG]["experiment"] != desk.config.fingerprint:
+        raise ExperimentError("the coordinator runs another experiment, or another version of this software")
+    counts = {"training-cases": _rounded(len(desk.hospital.training)), "test-cases": _rounded(len(desk.hospital.test))}
+    return RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
 
 
 def _rounded(count: int) -> int:
-    """Round to the nearest 5, never down to 0: exact enrolment figures stay in the hospital."""
-    return max(_COUNTS_ROUNDED_TO, _COUNTS_ROUNDED_TO * round(count / _COUNTS_ROUNDED_TO))
+    """Round to the nearest 5, never down to 0."""
+    return max(wire.COUNTS_ROUNDED_TO, wire.COUNTS_ROUNDED_TO * round(count / wire.COUNTS_ROUNDED_TO))
 
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round and return the student and the losses."""
     orders = message.content.config_records[wire.CONFIG]
+    student, hospital = desk.student(message), desk.hospital
     order = Order(
         stage=int(str(orders["stage"])),
         server_round=int(str(orders["server-round"])),
         length=int(str(orders["length"])),
         teacher=desk.teacher(message, int(str(orders["teacher-stage"]))),
-        memory=wire.memory_of(message.content),
+        memory=wire.memory_of(message.content, student),
     )
-    student, hospital = desk.student(message), desk.hospital
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
     losses = run_round(student, order, hospital, desk.open, desk.config, progress)
     metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in losses.items()}

@@ -1,13 +1,113 @@
-"""What may leave a hospital: for now, no exception's text, which can hold a patient's path."""
+"""What may leave a hospital: the guard that every answer to the coordinator has to pass, default deny."""
 
 import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 
-from fedserdiff.errors import ConfigError, DataError, FederationError
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.errors import ConfigError, DataError, DivergedError, ExperimentError, FederationError, ReplyError
+from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
+from sites.ledger import Ledger, Released
+
+LEDGER_FILE = "ledger.jsonl"
+"""In a hospital's folder: one line for every answer that left it or was held back."""
+
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Door:
+    """One hospital's door: what passes it is agreed in `config`, and is entered in the ledger in `records` first.
+
+    `site` is the hospital's number, from 0.
+    """
+
+    records: Path
+    config: ExperimentConfig
+    site: int
+
+    @property
+    def ledger(self) -> Ledger:
+        """The hospital's ledger."""
+        return Ledger(self.records / LEDGER_FILE)
+
+    def reply(self, message: Message, content: RecordDict) -> Message:
+        """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
+        received = message.content.array_records.get(wire.ARRAYS)
+        try:
+            allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, received))
+            check_update(allowed, received, self.config)
+            self._check_quota(allowed)
+        except ReplyError as refusal:
+            hospital_log(self.records).error("%s refused: %s", message.metadata.message_type, refusal)
+            self._enter(message, "refused", str(refusal), _described(content))
+            fault = Fault.DIVERGED if isinstance(refusal, DivergedError) else Fault.BLOCKED
+            return _error(message, fault)
+        self._enter(message, "sent", "", _described(allowed))
+        return Message(allowed, reply_to=message)
+
+    def fault(self, message: Message, error: Exception) -> Message:
+        """Return an error reply that tells the kind of an exception alone; its text goes to the hospital's log."""
+        fault = _fault_of(error)
+        hospital_log(self.records).error("%s failed", message.metadata.message_type, exc_info=error)
+        self._enter(message, "fault", fault.name, [])
+        return _error(message, fault)
+
+    def _check_quota(self, content: RecordDict) -> None:
+        size = sum(wire.bytes_by_kind(content).values())
+        if self.ledger.bytes_sent() + size > self.config.egress_quota_mb * _MEGABYTE:
+            raise ReplyError(f"egress_quota_mb = {self.config.egress_quota_mb:g} is used up")
+
+    def _enter(self, message: Message, verdict: str, reason: str, records: Iterable[Released]) -> None:
+        self.records.mkdir(parents=True, exist_ok=True)
+        orders = message.content.config_records.get(wire.CONFIG) if message.has_content() else None
+        number = {name: value for name, value in (orders or {}).items() if type(value) is int}
+        self.ledger.append(
+            run=message.metadata.run_id,
+            message=message.metadata.message_type,
+            stage=number.get("stage"),
+            server_round=number.get("server-round"),
+            verdict=verdict,
+            reason=reason,
+            records=tuple(records),
+        )
+
+
+class GuardedApp(ClientApp):
+    """A ClientApp of which nothing leaves but by its hospital's door: answers, refusals, and no exception's text.
+
+    The guard is outermost: around handlers and mods, and around what Flower itself raises where there is no handler.
+
+    Parameters
+    ----------
+    door : callable
+        Finds the hospital's door from Flower's context.
+    """
+
+    def __init__(self, door: Callable[[Context], Door]) -> None:
+        super().__init__()
+        self._door = door
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message; never raises."""
+        try:
+            door = self._door(context)
+            try:
+                reply = super().__call__(message, context)
+                if reply.has_error():
+                    raise FederationError("a handler returned an error of its own")
+                return door.reply(message, reply.content)
+            except Exception as error:  # noqa: BLE001 - nothing may pass: Flower would send the exception's text
+                return door.fault(message, error)
+        except Exception as error:
+            logging.getLogger("fedserdiff.hospital").error("no answer could be recorded", exc_info=error)
+            return _error(message, _fault_of(error))
 
 
 def hospital_log(folder: Path) -> logging.Logger:
@@ -23,26 +123,31 @@ def hospital_log(folder: Path) -> logging.Logger:
     return log
 
 
-def answer_or_fault(message: Message, context: Context, handler: ClientAppCallable, log: logging.Logger) -> Message:
-    """Return the handler's reply, or, where it raises, an error reply with a fixed code; the text goes to `log`."""
-    try:
-        return handler(message, context)
-    except Exception as error:  # noqa: BLE001 - nothing may pass: Flower would send the exception's text
-        return fault_reply(message, error, log)
-
-
-def fault_reply(message: Message, error: Exception, log: logging.Logger) -> Message:
-    """Write an exception to the hospital's `log` and return the error reply that tells its kind alone."""
-    log.error("%s failed", message.metadata.message_type, exc_info=error)
-    fault = _fault_of(error)
+def _error(message: Message, fault: Fault) -> Message:
     return Message(Error(code=int(fault), reason=fault.name), reply_to=message)
 
 
 def _fault_of(error: Exception) -> Fault:
     if isinstance(error, DataError):
         return Fault.DATA
+    if isinstance(error, ExperimentError):
+        return Fault.EXPERIMENT
     if isinstance(error, ConfigError | FederationError):
         return Fault.PROTOCOL
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return Fault.MEMORY
     return Fault.INTERNAL
+
+
+def _described(content: RecordDict) -> Iterable[Released]:
+    """Describe records for the ledger; the digest is Flower's object id, a SHA-256 of what crosses the wire."""
+    sizes = wire.bytes_by_kind(content)
+    for name, record in content.items():
+        arrays = record.items() if isinstance(record, ArrayRecord) else ()
+        yield Released(
+            name=name,
+            kind=type(record).__name__,
+            arrays={key: f"{array.dtype}{list(array.shape)}" for key, array in arrays},
+            bytes=sizes[name],
+            sha256=record.object_id,
+        )

@@ -1,21 +1,22 @@
 """Federated averaging over a stream of arriving hospitals: what every method's coordinator half shares."""
 
-import math
 import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.errors import FederationError
+from fedserdiff.errors import FederationError, ReplyError
 from fedserdiff.methods import get_method
+from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.report.events import RunEvents
+from strategies.faults import describe_faults
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,13 @@ class ArrivalStrategy(FedAvg):
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Take the stage's final student."""
 
+    def kept(self) -> dict[str, Any]:
+        """Return what the method keeps between stages besides the teacher, as `torch.save` can write it: nothing."""
+        return {}
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """Go on with what `kept` returned in a process that has ended."""
+
     # Flower's side
 
     def configure_train(
@@ -125,26 +133,21 @@ class ArrivalStrategy(FedAvg):
         Raises
         ------
         FederationError
-            Where no participant returned a student, or a loss or weight is not finite: the stage has failed.
+            Where no participant returned a student that was agreed on: the stage has failed.
         """
         order = {node: place for place, node in enumerate(self._nodes)}
         answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
-        for message in answers:
-            if not message.has_error():
-                site = self._nodes[message.metadata.src_node_id]
-                self.count(self.bytes_out, site, message.content)
-                self.receive(site, message.content)
-        failed = describe_faults(answers, self._nodes)
-        where = f"stage {self.stage} ({self.plan.name}), round {server_round}"
-        arrays, metrics = super().aggregate_train(server_round, answers)
+        accepted, failed = self.accept(answers, MessageType.TRAIN, self.standing, self._nodes)
+        for site, content in accepted.items():
+            self.receive(site, content)
+        kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
+        arrays, metrics = super().aggregate_train(server_round, kept)
         if arrays is None or metrics is None:
+            where = f"stage {self.stage} ({self.plan.name}), round {server_round}"
             raise FederationError(f"{where}: no student came back: {failed}")
         if failed:
             self.events.sites_failed(failed)
         losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
-        finite = all(map(math.isfinite, losses.values())) and all(np.isfinite(a.numpy()).all() for a in arrays.values())
-        if not finite:
-            raise FederationError(f"{where}: training diverged: a loss or a weight is not finite; λ may be too large")
         self.events.round_finished(losses)
         return self._with_inertia(arrays), metrics
 
@@ -154,7 +157,7 @@ class ArrivalStrategy(FedAvg):
         Raises
         ------
         FederationError
-            Where no participant handed anything over, or what one handed over is not as agreed.
+            Where no participant handed over what was agreed.
         """
         if not self.consolidates():
             return
@@ -164,8 +167,7 @@ class ArrivalStrategy(FedAvg):
         timeout = self.config.stage_timeout_s
         messages = [Message(content, node, wire.CONSOLIDATE, ttl=timeout) for node in self._nodes]
         replies = list(grid.send_and_receive(messages, timeout=timeout))
-        answers = {self._nodes[m.metadata.src_node_id]: m.content for m in replies if not m.has_error()}
-        failed = describe_faults(replies, self._nodes)
+        answers, failed = self.accept(replies, wire.CONSOLIDATE, arrays, self._nodes)
         if not answers:
             raise FederationError(f"stage {self.stage} ({self.plan.name}), consolidation: {failed}")
         if failed:
@@ -173,7 +175,6 @@ class ArrivalStrategy(FedAvg):
         for site in self._nodes.values():
             self.count(self.bytes_in, site, content)
             if site in answers:
-                self.count(self.bytes_out, site, answers[site])
                 self.keep(site, answers[site])
 
     def configure_evaluate(
@@ -184,6 +185,30 @@ class ArrivalStrategy(FedAvg):
 
     def summary(self) -> None:
         """Say nothing: the run's events tell what FedAvg's summary would (and its sampling is not used)."""
+
+    def accept(
+        self, replies: Iterable[Message], message_type: str, sent: ArrayRecord, nodes: Mapping[int, str]
+    ) -> tuple[dict[str, RecordDict], str]:
+        """Return, by site, the contents of the replies that hold what was agreed, and say what was wrong elsewhere.
+
+        The bytes of every reply that came are counted, whether it is accepted or dropped.
+        """
+        replies = list(replies)
+        places = {site.name: place for place, site in enumerate(self.config.sites)}
+        accepted, dropped = {}, []
+        for message in replies:
+            if message.has_error():
+                continue
+            site = nodes[message.metadata.src_node_id]
+            self.count(self.bytes_out, site, message.content)
+            try:
+                content = admit(message.content, reply_rules(message_type, self.config, places[site], sent))
+                check_update(content, sent, self.config)
+            except ReplyError as error:
+                dropped.append(f"{site} sent what was not agreed, dropped ({error})")
+            else:
+                accepted[site] = content
+        return accepted, "; ".join(filter(None, [describe_faults(replies, nodes), *dropped]))
 
     def count(self, ledger: dict[str, dict[str, int]], site: str, content: RecordDict) -> None:
         """Add a message's payload bytes to a ledger, by site and kind of record."""
@@ -207,18 +232,3 @@ def make_strategy(config: ExperimentConfig, events: RunEvents) -> ArrivalStrateg
     """Return the coordinator's half of the config's method."""
     strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
     return strategy
-
-
-def describe_faults(replies: Sequence[Message], nodes: Mapping[int, str]) -> str:
-    """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
-    told = {nodes[message.metadata.src_node_id]: _fault(message.error) for message in replies if message.has_error()}
-    answered = {message.metadata.src_node_id for message in replies}
-    told |= {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
-    return "; ".join(f"{site} {what}" for site, what in told.items())
-
-
-def _fault(error: Error) -> str:
-    """Say what an error reply means; a text that is not ours may hold anything, so it is not repeated."""
-    if error.code in set(wire.Fault):
-        return f"answered {wire.Fault(error.code).name} (code {error.code}), its own log says why"
-    return f"failed outside its own app (code {error.code})"

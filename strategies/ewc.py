@@ -1,14 +1,15 @@
 """Elastic weight consolidation at the coordinator: the Fisher information of all earlier stages, summed."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
 from strategies.teaching import TeachingStrategy
 
@@ -18,7 +19,7 @@ class Ewc(TeachingStrategy):
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
-        self._fisher: dict[int, list[dict[str, NDArray[np.float32]]]] = defaultdict(list)  # by stage
+        self._fisher: dict[int, list[dict[str, NDArray[Any]]]] = defaultdict(list)  # by stage
 
     def becomes_teacher(self) -> bool:
         """Every stage's student is the next one's anchor."""
@@ -29,21 +30,21 @@ class Ewc(TeachingStrategy):
         return True
 
     def keep(self, site: str, content: RecordDict) -> None:
-        """Keep a participant's Fisher information of the stage.
+        """Keep a participant's Fisher information of the stage."""
+        values = content.array_records[wire.FISHER].items()
+        self._fisher[self.stage].append({name: array.numpy() for name, array in values})
 
-        Raises
-        ------
-        FederationError
-            Where it does not fit the student, or holds what no mean of squares is.
-        """
-        values = {name: array.numpy() for name, array in content.array_records[wire.FISHER].items()}
-        for name in sorted(values.keys() | self.standing.keys()):
-            both = name in values and name in self.standing
-            if not both or values[name].shape != tuple(self.standing[name].shape):
-                raise FederationError(f"{site}: Fisher information of {name} does not fit the student")
-            if not (np.isfinite(values[name]).all() and (values[name] >= 0).all()):
-                raise FederationError(f"{site}: Fisher information of {name} is not finite, or negative")
-        self._fisher[self.stage].append({name: array.astype(np.float32) for name, array in values.items()})
+    def kept(self) -> dict[str, Any]:
+        """Return the Fisher information of each stage's participants."""
+        return {
+            str(stage): [{name: torch.from_numpy(values) for name, values in one.items()} for one in those]
+            for stage, those in self._fisher.items()
+        }
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """Go on with the Fisher information of earlier stages."""
+        for stage, those in kept.items():
+            self._fisher[int(stage)] = [{name: values.numpy() for name, values in one.items()} for one in those]
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the anchor where it is due, and the Fisher information: the sum over stages of participants' mean."""

@@ -1,10 +1,11 @@
 """Image replay at the coordinator: a bank of synthetic images with masks."""
 
+from typing import Any
+
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy
 from strategies.replay_bank import ReplayBank
@@ -15,9 +16,7 @@ class ImageReplay(ArrivalStrategy):
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
-        grid = config.grid[: config.spatial_dims]
-        arrays = {"images": ("float16", (len(MODALITIES), *grid)), "masks": ("uint8", (len(REGIONS), *grid))}
-        self.bank = ReplayBank(arrays, config.shared_maps)
+        self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
         """Ask for images wherever SER-Diff would make a teacher."""
@@ -26,6 +25,14 @@ class ImageReplay(ArrivalStrategy):
     def keep(self, site: str, content: RecordDict) -> None:
         """Add a site's images to the bank."""
         self.bank.add(site, content.array_records[wire.SYNTHETIC_IMAGES])
+
+    def kept(self) -> dict[str, Any]:
+        """Return the bank's samples."""
+        return dict(self.bank.samples)
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """Fill the bank."""
+        self.bank.samples = kept
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the bank."""

@@ -37,7 +37,7 @@ class Results:
         self.sites = list(sites)
         self.deployed = list(deployed)
         self.cases = {site: dict(count) for site, count in cases.items()}
-        self.rows: list[Scores] = []
+        self.rows: list[dict[str, Mapping[str, float]]] = []
         self.stages: list[str] = []
         self.losses: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
@@ -45,11 +45,17 @@ class Results:
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
     def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites)."""
+        """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites).
+
+        A row lacks a site, NaN, until the site has come and scored that row's student.
+        """
         regions = REGIONS if key == "mean" else (key,)
         return np.array(
             [
-                [np.mean([row[site][f"{mask}.{metric}.{region}"] for region in regions]) for site in self.sites]
+                [
+                    np.mean([row[site][f"{mask}.{metric}.{region}"] for region in regions]) if site in row else np.nan
+                    for site in self.sites
+                ]
                 for row in self.rows
             ]
         )
@@ -76,16 +82,17 @@ class Results:
         }
 
     def _continual(self, metric: str, key: str) -> ContinualScores:
-        """Return the stream's scores; there are none where sites do not share one student."""
-        if len(set(self.deployed)) > 1:
+        """Return the stream's scores; there are none where sites do not share one student, or R is not whole yet."""
+        matrix = self.matrix("refined", metric, key)
+        if len(set(self.deployed)) > 1 or np.isnan(matrix).any():
             return ContinualScores(None, None, None, None)
-        return continual_scores(self.matrix("refined", metric, key), metric == "dice")
+        return continual_scores(matrix, metric == "dice")
 
     def _in_order(self, ledger: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         return {site: dict(sorted(ledger.get(site, {}).items())) for site in self.sites}
 
-    def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float]]]]:
-        return {m: {key: self.matrix(mask, m, key).tolist() for key in KEYS} for m in METRICS}
+    def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float | None]]]]:
+        return {m: {key: _with_none(self.matrix(mask, m, key)) for key in KEYS} for m in METRICS}
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per stage, site, mask, metric and region: the contents of ``results.csv``."""
@@ -100,3 +107,8 @@ class Results:
             for metric in METRICS
             for region in REGIONS
         ]  # fmt: skip
+
+
+def _with_none(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[list[float | None]]:
+    """Return a matrix as JSON has it, which knows no NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

@@ -1,10 +1,12 @@
 """Where a run leaves its results: every file appears whole or not at all."""
 
 import csv
+import fcntl
 import io
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,25 @@ class RunDirectory:
             raise ConfigError(f"{path}: is not empty: a run writes into a new directory")
         return cls(path)
 
+    @classmethod
+    def of_federation(cls, path: Path) -> "RunDirectory":
+        """Make the folder of a federation's one run, or open it to go on; it stays this process's until it ends.
+
+        Raises
+        ------
+        ConfigError
+            Where it cannot be made, or another process is at work in it.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never closed: held as long as the process lives
+        except BlockingIOError:
+            raise ConfigError(f"{path}: another process runs this federation: wait for it, or stop it") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
+        return cls(path)
+
     @property
     def hospitals(self) -> Path:
         """In a simulation, the folder under which each hospital keeps what stays in it."""
@@ -63,8 +84,8 @@ class RunDirectory:
         writer.writerows(rows)
         self._replace("results.csv", text.getvalue().encode())
 
-    def write_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
-        """Write ``{name}.pt``, a state dictionary that `torch.load(weights_only=True)` reads."""
+    def write_weights(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write ``{name}.pt``, tensors by name and what else `torch.load(weights_only=True)` reads."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._replace(f"{name}.pt", buffer.getvalue())

@@ -1,10 +1,11 @@
 """SER-Diff at the coordinator: a teacher that travels when it changes, and a bank of synthetic error maps."""
 
+from typing import Any
+
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.report.events import RunEvents
 from strategies.replay_bank import ReplayBank
 from strategies.teaching import TeachingStrategy
@@ -15,8 +16,7 @@ class SerDiff(TeachingStrategy):
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
-        one_map = (len(REGIONS), *config.grid[: config.spatial_dims])
-        self.bank = ReplayBank({"maps": ("int8", one_map)}, config.shared_maps)
+        self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
         """Ask for maps of every student that becomes a teacher, where the config lets maps leave."""
@@ -25,6 +25,14 @@ class SerDiff(TeachingStrategy):
     def keep(self, site: str, content: RecordDict) -> None:
         """Add a site's maps to the bank."""
         self.bank.add(site, content.array_records[wire.ERROR_MAPS])
+
+    def kept(self) -> dict[str, Any]:
+        """Return the bank's samples."""
+        return dict(self.bank.samples)
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """Fill the bank."""
+        self.bank.samples = kept
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the teacher where it is due, and the bank."""

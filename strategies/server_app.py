@@ -5,9 +5,12 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
 
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.deployment.kit import Coordinator
 from fedserdiff.report.events import RunEvents
+from fedserdiff.report.live import LiveView
 from fedserdiff.run_config import experiment_of
 from strategies.arrival import run_stream
 from strategies.first_stage import FirstStage
@@ -24,20 +27,33 @@ def make_server_app(
 ) -> ServerApp:
     """Return the coordinator's app; when it ends, its results are in `run`.
 
-    A run config, which ``flwr run`` hands over, overrides `config` and `run`. What remains is
+    A run config, which ``flwr run`` hands over, overrides `config` and `run`; where it names a coordinator's folder as
+    ``federation``, the hospitals are those of that folder, and the results are in its ``run``. What remains is
     `run_stream`'s.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        if context.run_config:
+        if federation := context.run_config.get("federation"):
+            _run_federation(grid, Path(str(federation)))
+        elif context.run_config:
             from_run, home = experiment_of(context.run_config)
             run_stream(grid, from_run, RunDirectory.new(home / "runs" / str(context.run_id)), events)
         else:
             run_stream(grid, config, run, events, cases, first_stage, only_first)
 
     return app
+
+
+def _run_federation(grid: Grid, folder: Path) -> None:
+    """Run, or go on with, the federation of real hospitals that a coordinator's folder describes."""
+    coordinator = Coordinator.load(folder)
+    run = RunDirectory.of_federation(coordinator.folder / "run")
+    console = Console(width=120)  # its lines reach whoever streams the run's log
+    with LiveView(console, run.hospitals) as view:
+        run_stream(grid, coordinator.config, run, view, keys=coordinator.keys)
+    console.print(f"Results in {run.path}: results.json, results.csv, student.pt, config.json", soft_wrap=True)
 
 
 app = make_server_app(ExperimentConfig(), RunDirectory(Path("run")), RunEvents())

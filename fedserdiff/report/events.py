@@ -7,7 +7,16 @@ class RunEvents:
     """Receives the events of a run; this one ignores them all. `scores` are keyed ``refined.dice.tc`` and so on."""
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
-        """The coordinator waits for sites to appear."""
+        """The coordinator waits for sites that are not there."""
+
+    def site_turned_away(self, who: str, why: str) -> None:
+        """A node is not taken for the site that it says it is, or could not introduce itself."""
+
+    def sent_again(self, site: str) -> None:
+        """A site was started anew while it had a message, which it is sent again."""
+
+    def went_on(self, stage: int) -> None:
+        """A run whose coordinator had ended goes on after this stage."""
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """A stage begins; `participants` train in it."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fedserdiff.evaluation.summary import mean_over_regions
@@ -57,8 +58,16 @@ class LiveView(RunEvents):
         self._progress.stop()
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
-        if sites:
-            self._show(f"waiting for {', '.join(sites)} (up to {timeout_s:.0f} s)")
+        self._console.print(f"waiting for {', '.join(sites)} (up to {timeout_s:.0f} s)")
+
+    def site_turned_away(self, who: str, why: str) -> None:
+        self._console.print(f"  [yellow]turned away:[/yellow] {escape(who)} {escape(why)}")
+
+    def sent_again(self, site: str) -> None:
+        self._console.print(f"  [yellow]{site} was started anew:[/yellow] it gets its message again")
+
+    def went_on(self, stage: int) -> None:
+        self._console.print(f"[bold]going on[/bold] after stage {stage}")
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         self._title = f"stage {stage}/{stages} · {name}"

@@ -1,0 +1,213 @@
+"""What a reply may hold, default deny: a hospital checks it before anything leaves, the coordinator on arrival."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, MetricRecordValues, RecordDict
+from numpy.typing import NDArray
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.errors import DivergedError, ReplyError
+from fedserdiff.methods import get_method
+
+_MOST_CASES = 1_000_000
+_WORST_MM = 10_000.0
+_HUGE = 1e12
+
+
+@dataclass(frozen=True)
+class ArrayRule:
+    """One array: its `dtype`, `shape` and range of values.
+
+    Where `most` is above 0 the array holds from 1 to `most` samples, and `shape` is that of one of them.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    most: int = 0
+    least: float = -np.inf
+    greatest: float = np.inf
+
+
+@dataclass(frozen=True)
+class NumberRule:
+    """One scalar: an ``int`` that is a multiple of `step`, or, where `step` is 0, a finite ``float``; and its range."""
+
+    least: float
+    greatest: float
+    step: int = 0
+    optional: bool = False
+
+
+Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
+"""The records that a reply has to hold, all of them and no other, by name; then their arrays or scalars by name."""
+
+
+def reply_rules(message_type: str, config: ExperimentConfig, site: int, received: ArrayRecord | None) -> Rules:
+    """Return what the reply to a message may hold.
+
+    Parameters
+    ----------
+    message_type : str
+        Flower's type of the message that is answered.
+    config : ExperimentConfig
+        The experiment that both sides agreed on.
+    site : int
+        The number of the answering site, from 0.
+    received : ArrayRecord or None
+        The student that came with the message: the reply's weights have its names, types and shapes.
+
+    Raises
+    ------
+    ReplyError
+        Where no reply to such a message was agreed.
+    """
+    if message_type == MessageType.QUERY:
+        count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
+        return {wire.SITE: {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}}
+    if message_type == MessageType.TRAIN and received is not None:
+        return {wire.ARRAYS: _like(received), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
+    if message_type == MessageType.EVALUATE:
+        return {wire.METRICS: {**_SCORES, wire.WEIGHT: _WEIGHT}}
+    if message_type == wire.CONSOLIDATE and received is not None and (handed := _handed_over(config, received)):
+        return handed
+    raise ReplyError(f"no reply to a {message_type} message was agreed")
+
+
+_WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
+_SCORES = {
+    f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
+    for mask in ("coarse", "refined")
+    for region in REGIONS
+    for metric in ("dice", "hd95")
+}
+
+
+def _losses(config: ExperimentConfig) -> dict[str, NumberRule]:
+    terms = get_method(config.method).terms
+    return {f"loss-{term}": NumberRule(-_HUGE, _HUGE, optional=term != "segmentation") for term in terms}
+
+
+def _like(received: ArrayRecord, least: float = -np.inf) -> dict[str, ArrayRule]:
+    return {name: ArrayRule(array.dtype, tuple(array.shape), least=least) for name, array in received.items()}
+
+
+def _handed_over(config: ExperimentConfig, received: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
+    """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
+    grid = config.grid[: config.spatial_dims]
+    masks = (len(REGIONS), *grid)
+    most = config.shared_maps
+    maps_leave = config.shared_error_maps != "none"
+    known: dict[str, dict[str, ArrayRule]] = {
+        wire.ERROR_MAPS: {"maps": ArrayRule("int8", masks, most, -127, 127)} if maps_leave else {},
+        wire.SYNTHETIC_IMAGES: {
+            "images": ArrayRule("float16", (len(MODALITIES), *grid), most),
+            "masks": ArrayRule("uint8", masks, most, 0, 1),
+        },
+        wire.FISHER: _like(received, least=0),
+    }
+    name = get_method(config.method).hands_over
+    return {name: known[name]} if known.get(name) else {}
+
+
+def admit(content: RecordDict, rules: Rules) -> RecordDict:
+    """Return a reply built anew of exactly what the rules name, in their order.
+
+    Nothing that the reply holds besides, in the encoding of an array say, gets into the copy; that it holds anything
+    besides is an error all the same.
+
+    Raises
+    ------
+    DivergedError
+        Where a value that is otherwise as agreed is not finite.
+    ReplyError
+        Where anything is missing, added or other than agreed. The text names agreed records only: it repeats nothing
+        that a reply holds.
+    """
+    if set(content) != set(rules):
+        raise ReplyError(f"records other than {', '.join(sorted(rules))}")
+    admitted: dict[str, ArrayRecord | MetricRecord] = {}
+    for record, agreed in rules.items():
+        value = content[record]
+        required = {name for name, rule in agreed.items() if not (isinstance(rule, NumberRule) and rule.optional)}
+        wanted: type[ArrayRecord | MetricRecord] = (
+            ArrayRecord if isinstance(next(iter(agreed.values())), ArrayRule) else MetricRecord
+        )
+        if type(value) is not wanted:
+            raise ReplyError(f"{record}: is no {wanted.__name__}")
+        if not required <= set(value) <= set(agreed):
+            raise ReplyError(f"{record}: names other than agreed")
+        if isinstance(value, ArrayRecord):
+            rules_of = {name: rule for name, rule in agreed.items() if isinstance(rule, ArrayRule)}
+            arrays = {name: _array(value[name], rule, f"{record}: {name}") for name, rule in rules_of.items()}
+            if len({len(arrays[name]) for name, rule in rules_of.items() if rule.most}) > 1:
+                raise ReplyError(f"{record}: arrays of unequal numbers of samples")
+            admitted[record] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        else:
+            numbers: dict[str, MetricRecordValues] = {
+                n: _number(value[n], rule, f"{record}: {n}")
+                for n, rule in agreed.items()
+                if isinstance(rule, NumberRule) and n in value
+            }
+            admitted[record] = MetricRecord(numbers)
+    return RecordDict(dict(admitted))
+
+
+def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
+    """Return an array's values, read from exactly the bytes that Flower would write for them."""
+    shape, dtype = tuple(array.shape), np.dtype(rule.dtype)
+    samples = shape[0] if rule.most and shape else 1
+    if rule.most and not (isinstance(samples, int) and 1 <= samples <= rule.most):
+        raise ReplyError(f"{where}: not from 1 to {rule.most} samples")
+    if shape != ((samples, *rule.shape) if rule.most else rule.shape) or array.dtype != rule.dtype:
+        raise ReplyError(f"{where}: of another shape or type")
+    header, size = _header(rule.dtype, shape)
+    if array.stype != "numpy.ndarray" or len(array.data) != size or array.data[: len(header)] != header:
+        raise ReplyError(f"{where}: encoded in another way")
+    values = np.frombuffer(bytes(array.data), dtype, offset=len(header)).reshape(shape)
+    if np.issubdtype(dtype, np.floating) and not np.isfinite(values).all():
+        raise DivergedError(f"{where}: not finite")
+    if values.size and (values.min() < rule.least or values.max() > rule.greatest):
+        raise ReplyError(f"{where}: values out of range")
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _header(dtype: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
+    """Return how Flower's encoding of such an array begins, and how long it is."""
+    encoded = Array(np.zeros(shape, dtype)).data
+    return encoded[: len(encoded) - int(np.prod(shape)) * np.dtype(dtype).itemsize], len(encoded)
+
+
+def _number(value: object, rule: NumberRule, where: str) -> int | float:
+    if rule.step:
+        if type(value) is not int or value % rule.step:
+            raise ReplyError(f"{where}: is not a multiple of {rule.step}")
+    elif type(value) is not float:
+        raise ReplyError(f"{where}: is not one floating-point number")
+    elif not np.isfinite(value):
+        raise DivergedError(f"{where}: not finite")
+    if not rule.least <= value <= rule.greatest:
+        raise ReplyError(f"{where}: out of range")
+    return value
+
+
+def check_update(content: RecordDict, received: ArrayRecord | None, config: ExperimentConfig) -> None:
+    """See that a student, where the reply holds one, moved no further from the one received than the config allows.
+
+    Raises
+    ------
+    ReplyError
+        Where the root mean square of the weights' changes exceeds `max_update_rms`.
+    """
+    if received is None or wire.ARRAYS not in content.array_records:
+        return
+    sent = content.array_records[wire.ARRAYS]
+    changes = [array.numpy().astype(np.float64) - received[name].numpy() for name, array in sent.items()]
+    rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
+    if not rms <= config.max_update_rms:
+        raise ReplyError(f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.max_update_rms:g}")

@@ -1,0 +1,118 @@
+"""Flower's grid, made to outlast a hospital that restarts: its message is sent again once it is back."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+_POLL_S = 0.2
+_MOST_SENDINGS = 4
+"""A hospital whose process ends again and again at the same message is not sent it for ever."""
+
+_LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """A message on its way, when the node it went to had last been activated, and how often it was sent."""
+
+    message: Message
+    activated: str | None
+    count: int
+
+
+class PatientGrid(Grid):
+    """Wraps Flower's grid; only `send_and_receive` differs.
+
+    A SuperNode forgets everything when it ends, so a message that it had taken is lost with it, and Flower waits for
+    the reply until the message expires. Here the message goes out again when the node has been activated anew.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's own.
+    sent_again : callable
+        Told the node whose message is sent again.
+    """
+
+    def __init__(self, grid: Grid, sent_again: Callable[[int], None] = lambda node: None) -> None:
+        self._grid = grid
+        self._sent_again = sent_again
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and return the replies that come within `timeout` seconds, None being no limit.
+
+        A node that is not there counts as not answering: Flower's own errors about it are not returned.
+        """
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        activations = self._activations()
+        waiting = dict(self._send(message, activations, 1) for message in messages)
+        replies: list[Message] = []
+        while waiting and time.monotonic() < end:
+            lost = set()
+            for reply in self._grid.pull_messages(list(waiting)):
+                if reply.has_error() and reply.error.code in _LOST:
+                    lost.add(reply.metadata.reply_to_message_id)
+                else:
+                    waiting.pop(reply.metadata.reply_to_message_id)
+                    replies.append(reply)
+            activations = self._activations()
+            for identifier, sending in list(waiting.items()):
+                node = sending.message.metadata.dst_node_id
+                gone = identifier in lost or activations.get(node, sending.activated) != sending.activated
+                if gone and node in activations:
+                    del waiting[identifier]
+                    if sending.count < _MOST_SENDINGS:
+                        self._sent_again(node)
+                        waiting.update([self._send(_copy(sending.message), activations, sending.count + 1)])
+            if waiting:
+                time.sleep(_POLL_S)
+        return replies
+
+    def _send(self, message: Message, activations: dict[int, str | None], count: int) -> tuple[str, _Sending]:
+        (identifier,) = self._grid.push_messages([message])
+        return identifier, _Sending(message, activations.get(message.metadata.dst_node_id), count)
+
+    def _activations(self) -> dict[int, str | None]:
+        """Return when each node that is there now was last activated."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
+    # Flower's grid, as it is
+
+    def set_run(self, run: Any) -> None:
+        """Set the run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Flower's run."""
+        return self._grid.run
+
+    def create_message(self, *arguments: Any, **options: Any) -> Message:
+        """Create a message (deprecated by Flower)."""
+        return self._grid.create_message(*arguments, **options)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that are there now."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return what Flower knows of the nodes that are there now, their authenticated keys included."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have come."""
+        return self._grid.pull_messages(message_ids)
+
+
+def _copy(message: Message) -> Message:
+    about = message.metadata
+    return Message(message.content, about.dst_node_id, about.message_type, ttl=about.ttl)

@@ -1,0 +1,34 @@
+"""A federation of two hospitals, provisioned once a test."""
+
+from pathlib import Path
+
+import pytest
+
+from fedserdiff.config import ExperimentConfig, Site, make_config
+from fedserdiff.deployment.kit import Coordinator
+from fedserdiff.deployment.provisioning import provision
+
+ADDRESS = "federation.example.org:8443"
+
+
+@pytest.fixture
+def experiment() -> ExperimentConfig:
+    """What whoever provisions knows: two hospitals, and where one keeps which scans."""
+    north = Site("north", "brats2021", "", ("BraTS2021_00007", "BraTS2021_00008"), ("BraTS2021_00008",))
+    return make_config("smoke", sites=(north, Site("east", "brats2023-gli", "scans-of-east")), rounds=3, gamma=0.5)
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path, experiment: ExperimentConfig) -> Coordinator:
+    """The coordinator of the federation under ``tmp_path / "kits"``; both hospitals' scans are there."""
+    (tmp_path / "scans-of-north").mkdir()
+    (tmp_path / "kits").mkdir()
+    made = provision(tmp_path / "kits", experiment, ADDRESS, {"north": str(tmp_path / "scans-of-north")})
+    (tmp_path / "kits" / "sites" / "east" / "scans-of-east").mkdir()
+    return made
+
+
+@pytest.fixture
+def kits(tmp_path: Path, coordinator: Coordinator) -> Path:
+    """The folder of that federation."""
+    return tmp_path / "kits"
