@@ -105,9 +105,9 @@ class GuardedApp(ClientApp):
                 return door.reply(message, reply.content)
             except Exception as error:  # noqa: BLE001 - nothing may pass: Flower would send the exception's text
                 return door.fault(message, error)
-        except Exception as error:
+        except Exception as error:  # no site of the experiment, or a ledger that cannot be read or written
             logging.getLogger("fedserdiff.hospital").error("no answer could be recorded", exc_info=error)
-            return _error(message, _fault_of(error))
+            return _error(message, Fault.PROTOCOL if isinstance(error, ConfigError) else Fault.INTERNAL)
 
 
 def hospital_log(folder: Path) -> logging.Logger:

@@ -16,8 +16,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -41,9 +40,13 @@ from fedserdiff.errors import FederationError
 from sites.egress import hospital_log
 
 _LOOPBACK = "127.0.0.1"
-_START_S = 60
-_STOP_S = 10
 _POLL_S = 0.2
+_STOP_S = 10
+_SLOW_S = 15
+_UNREACHABLE_S = 24 * 3600
+_LET_IN_S = 120  # a connection that was cut lapses at the coordinator after two heartbeats, a minute
+_AGAIN_S = 15
+_NOT_LET_IN = "Failed to activate SuperNode"  # Flower says no more to whoever is refused
 _LAST_LINES = 6
 
 Tell = Callable[[str], None]
@@ -56,65 +59,130 @@ def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
     Raises
     ------
     FederationError
-        Where the SuperNode does not start. Where it ends later, because the coordinator refuses its key say, this
-        process ends with exit code 1.
+        Where the coordinator is not reached within a day, or does not let this hospital in. Where the SuperNode ends
+        later, this process ends with exit code 1.
     """
     kit.records.mkdir(parents=True, exist_ok=True)
-    log = kit.records / "supernode.log"
     secret = secrets.token_bytes(32)
     with tempfile.TemporaryDirectory() as folder:
         secret_file = Path(folder) / "superexec-secret"
         secret_file.touch(mode=0o600)
         secret_file.write_bytes(secret)
-        with _supernode(kit, secret_file, log, tell) as address:
+        with _SuperNode(kit, secret_file, tell) as address:
             _answer_messages(address, secret, app, kit, tell)
 
 
-@contextmanager
-def _supernode(kit: HospitalKit, secret_file: Path, log: Path, tell: Tell) -> Iterator[str]:
-    """Run Flower's SuperNode for as long as the context lasts; yield the address of its Runtime API on this machine."""
-    port = _free_port()
-    command = [
-        str(Path(sysconfig.get_path("scripts")) / "flower-supernode"),
-        *("--superlink", kit.coordinator),
-        *("--root-certificates", str(kit.ca)),
-        *("--auth-supernode-private-key", str(kit.key)),
-        *("--isolation", "process"),
-        *("--superexec-auth-secret-file", str(secret_file)),
-        *("--host", _LOOPBACK),
-        *("--port", str(port)),
-    ]
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(kit.records / "flower")}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, preexec_fn=_die_with_parent
-        )
-    stopping = threading.Event()
+class _SuperNode:
+    """Flower's SuperNode, connected to the coordinator for as long as the context lasts.
 
-    def watch() -> None:
-        code = process.wait()
-        if not stopping.is_set():
-            tell(_ended(code, log))
+    Entering yields the address of its Runtime API on this machine's loopback.
+    """
+
+    def __init__(self, kit: HospitalKit, secret_file: Path, tell: Tell) -> None:
+        self._kit = kit
+        self._secret_file = secret_file
+        self._tell = tell
+        self._log = kit.records / "supernode.log"
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> str:
+        self._tell(f"connecting to the coordinator at {self._kit.coordinator}")
+        end = time.monotonic() + _LET_IN_S
+        while True:
+            port = self._start()
+            said = self._wait_until_connected()
+            if said is None:
+                break
+            if _NOT_LET_IN not in said or time.monotonic() > end:
+                raise FederationError(self._ended(said))
+            self._tell(
+                "not let in: the coordinator does not know this hospital's key, or holds its earlier connection, which "
+                f"takes a minute to lapse; trying for {end - time.monotonic():.0f} s more"
+            )
+            time.sleep(_AGAIN_S)
+        self._tell("the coordinator knows this hospital's key: connected, waiting for its messages")
+        threading.Thread(target=self._watch, daemon=True).start()
+        return f"{_LOOPBACK}:{port}"
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopping.set()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _start(self) -> int:
+        """Start the process and return the port of its Runtime API."""
+        with socket.socket() as probe:
+            probe.bind((_LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+        kit = self._kit
+        command = [
+            str(Path(sysconfig.get_path("scripts")) / "flower-supernode"),
+            *("--superlink", kit.coordinator),
+            *("--root-certificates", str(kit.ca)),
+            *("--auth-supernode-private-key", str(kit.key)),
+            *("--max-wait-time", str(_UNREACHABLE_S)),
+            *("--isolation", "process"),
+            *("--superexec-auth-secret-file", str(self._secret_file)),
+            *("--host", _LOOPBACK, "--port", str(port)),
+        ]
+        quiet = {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(kit.records / "flower"),
+        }
+        with self._log.open("ab") as output:
+            self._from = output.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **quiet},
+                preexec_fn=_die_with_parent,
+            )
+        return port
+
+    def _wait_until_connected(self) -> str | None:
+        """Return None once the coordinator has let the SuperNode in, or what a SuperNode that ended has said."""
+        begun = time.monotonic()
+        told = False
+        while True:
+            ended = self._process.poll() is not None
+            said = self._said()
+            if "SuperNode ID" in said:
+                return None
+            if ended:
+                return said
+            waited = time.monotonic() - begun
+            if waited > _UNREACHABLE_S:
+                raise FederationError(f"the coordinator at {self._kit.coordinator} was not reached within a day")
+            if waited > _SLOW_S and not told:
+                told = True
+                self._tell(f"no coordinator at {self._kit.coordinator} yet: trying for a day (see {self._log})")
+            time.sleep(_POLL_S)
+
+    def _watch(self) -> None:
+        self._process.wait()
+        if not self._stopping.is_set():
+            self._tell(self._ended(self._said()))
             os._exit(1)  # the main thread may be in the middle of training, for nobody
 
-    try:
-        _wait_until_listening(port, process, log)
-        threading.Thread(target=watch, daemon=True).start()
-        threading.Thread(target=_tell_when_connected, args=(log, log.stat().st_size, tell), daemon=True).start()
-        yield f"{_LOOPBACK}:{port}"
-    finally:
-        stopping.set()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    def _said(self) -> str:
+        """Return the log of this SuperNode alone: the file holds those of earlier ones, too."""
+        with self._log.open("rb") as file:
+            file.seek(self._from)
+            return file.read().decode(errors="replace")
+
+    def _ended(self, said: str) -> str:
+        lines = [line.strip() for line in said.splitlines() if line.strip() and "INFO" not in line]
+        return f"Flower's SuperNode ended: {' '.join(lines[-_LAST_LINES:])} (see {self._log})"
 
 
 def _answer_messages(address: str, secret: bytes, app: ClientApp, kit: HospitalKit, tell: Tell) -> None:
     signed = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=["/flwr.proto.Runtime/AcquireTask"])
     client = _client(address, signed)
-    tell(f"waiting for the coordinator at {kit.coordinator}")
     while True:
         task = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if not task.token:
@@ -163,44 +231,8 @@ def _client(address: str, interceptor: ProtobufClientInterceptor) -> RuntimeHttp
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end:
-        if (code := process.poll()) is not None:
-            raise FederationError(_ended(code, log))
-        try:
-            socket.create_connection((_LOOPBACK, port), 1).close()
-        except OSError:
-            time.sleep(_POLL_S)
-        else:
-            return
-    raise FederationError(f"Flower's SuperNode did not start within {_START_S} s: see {log}")
-
-
-def _tell_when_connected(log: Path, begin: int, tell: Tell) -> None:
-    """Read the SuperNode's log, from where it stood when this SuperNode started, until it has been let in."""
-    while True:
-        with log.open("rb") as file:
-            file.seek(begin)
-            if b"SuperNode ID" in file.read():
-                tell("the coordinator knows this hospital's key: connected")
-                return
-        time.sleep(1)
-
-
-def _ended(code: int, log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"Flower's SuperNode ended (exit code {code}): {' / '.join(lines[-_LAST_LINES:])} (all of it: {log})"
-
-
 def _die_with_parent() -> None:
-    """Have Linux end the SuperNode should this process be killed: nobody else would answer its messages."""
+    """Have Linux end the SuperNode, which then takes its leave, should this process be killed."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

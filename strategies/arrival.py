@@ -145,7 +145,8 @@ class _Stream:
 
     def _catch_up(self) -> None:
         """Let every site that is there score what it has not scored yet."""
-        self._scoring.catch_up(self._roster.meet())
+        there = self._roster.meet()
+        self._scoring.catch_up({site: there[site] for site in self._sites if site in there})
 
     def _write(self) -> None:
         told = self._cases or self._roster.cases

@@ -1,0 +1,226 @@
+"""A federation's coordinator and hospitals as separate processes on this machine's loopback, each as in real life."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.deployment.provisioning import provision
+from fedserdiff.errors import FederationError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+_START_S = 90
+_STOP_S = 20
+_COMMAND_S = 120
+
+
+class LocalFederation:
+    """Flower's SuperLink and one ``hospital.py`` a site, with TLS and keys, in a folder of their own.
+
+    Parameters
+    ----------
+    folder : Path
+        New or empty: certificates, keys, every hospital's records, and the log of every process.
+    config : ExperimentConfig
+        Its sites name their data and cases; each hospital is told its own alone.
+    """
+
+    def __init__(self, folder: Path, config: ExperimentConfig) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.coordinator = provision(folder, config, f"localhost:{self.port}", {})
+        self.folder = folder.resolve()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **os.environ,
+            "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",  # SuperExec looks there
+            "FLWR_HOME": str(self.coordinator.folder / "flower"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+        }
+
+    def __enter__(self) -> "LocalFederation":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._processes):
+            self.stop(name)
+
+    @property
+    def run(self) -> Path:
+        """The run's folder at the coordinator."""
+        return self.coordinator.folder / "run"
+
+    def kit(self, site: str) -> Path:
+        """Return a hospital's folder."""
+        return self.folder / "sites" / site
+
+    def ledger(self, site: str) -> Path:
+        """Return a hospital's ledger."""
+        return self.kit(site) / "records" / site / "ledger.jsonl"
+
+    def log(self, name: str) -> Path:
+        """Return the log of a process: ``coordinator``, ``run`` or a site's name."""
+        return self.folder / f"{name}.log"
+
+    def start_coordinator(self) -> None:
+        """Start the SuperLink and make the hospitals' keys known to it.
+
+        Raises
+        ------
+        FederationError
+            Where it does not listen in time, or refuses a key.
+        """
+        folder = self.coordinator.folder
+        self._start(
+            "coordinator",
+            [
+                "flower-superlink",
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+                *("--ssl-certfile", str(folder / "server.crt")),
+                *("--ssl-keyfile", str(folder / "server.key")),
+                *("--ssl-ca-certfile", str(folder / "ca.crt")),
+                *("--enable-supernode-auth", "--database", str(folder / "superlink.db")),
+                "--disable-runtime-dependency-installation",
+            ],
+        )
+        end = time.monotonic() + _START_S
+        while socket.socket().connect_ex(("127.0.0.1", self.port)):
+            if time.monotonic() > end or self._processes["coordinator"].poll() is not None:
+                raise FederationError(
+                    f"Flower's SuperLink did not start within {_START_S} s: see {self.log('coordinator')}"
+                )
+            time.sleep(0.2)
+        known = json.loads(self.flower("supernode", "list", "federation", "--format", "json"))["nodes"]
+        if not known:  # otherwise the database remembers them
+            for site in self.coordinator.keys:
+                self.flower("supernode", "register", str(folder / "keys" / f"{site}.pub"), "federation")
+
+    def start_hospital(self, site: str, kit: Path | None = None) -> None:
+        """Start a site's ``hospital.py``, with its own folder unless `kit` names another."""
+        script = PROJECT / "scripts" / "hospital.py"
+        self._start(site, [sys.executable, str(script), str(kit or self.kit(site))])
+
+    def start_run(self) -> None:
+        """Start the run, or go on with it, and follow its log."""
+        config = f'federation="{self.coordinator.folder}"'
+        self._start("run", ["flwr", "run", ".", "federation", "--stream", "--run-config", config])
+
+    def wait_for_run(self, timeout_s: float, tell: Callable[[str], None] = lambda line: None) -> None:
+        """Wait until the run has ended, telling each line of its log that is not Flower's own.
+
+        Raises
+        ------
+        FederationError
+            Where it does not end in time, or ends without all of its results; the text says what the coordinator said.
+        """
+        end = time.monotonic() + timeout_s
+        process = self._processes["run"]
+        with self.log("run").open(errors="replace") as log:
+            self._follow(log, process, end, tell)
+        if process.poll() is None:
+            raise FederationError(f"the run did not end within {timeout_s:.0f} s: see {self.log('run')}")
+        if not self.finished():
+            lines = [line.strip() for line in self.log("run").read_text(errors="replace").splitlines()]
+            said = [line for line in lines if "Error: " in line] or lines[-1:]
+            raise FederationError(
+                f"the run did not finish: {said[-1] if said else 'it said nothing'} (see {self.log('run')})"
+            )
+
+    def finished(self) -> bool:
+        """Say whether the run's results are whole."""
+        file = self.run / "results.json"
+        if not file.exists():
+            return False
+        rows = json.loads(file.read_text())["R"]["dice"]["mean"]
+        stages = len(self.coordinator.config.sites)
+        return len(rows) == stages + 1 and all(None not in row for row in rows)
+
+    def stop(self, name: str) -> None:
+        """Ask a process, and those it started, to end; end it where it does not."""
+        process = self._processes.pop(name)
+        _signal_group(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+    def kill(self, name: str) -> None:
+        """End a process, and those it started, with no warning: as a power cut would."""
+        process = self._processes.pop(name)
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+    def crash(self, name: str) -> None:
+        """End a process alone with no warning: as an operating system that is out of memory would."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def exit_code(self, name: str, timeout_s: float) -> int:
+        """Wait for a process to end by itself and return its exit code.
+
+        Raises
+        ------
+        FederationError
+            Where it goes on.
+        """
+        try:
+            return self._processes[name].wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise FederationError(f"{name} did not end within {timeout_s:.0f} s") from None
+
+    def flower(self, *arguments: str) -> str:
+        """Run Flower's command line as the coordinator does and return what it printed.
+
+        Raises
+        ------
+        FederationError
+            Where it fails.
+        """
+        done = subprocess.run(
+            ["flwr", *arguments], env=self._environment, cwd=PROJECT, capture_output=True, text=True, timeout=_COMMAND_S
+        )
+        if done.returncode:
+            raise FederationError(f"flwr {' '.join(arguments)}: {(done.stdout + done.stderr).strip()}")
+        return done.stdout
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with self.log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                cwd=PROJECT,
+                start_new_session=True,  # so that a process and those it starts are stopped as one
+            )
+
+    def _follow(self, log: IO[str], process: subprocess.Popen[bytes], end: float, tell: Callable[[str], None]) -> None:
+        while time.monotonic() < end:
+            ended = process.poll() is not None
+            while line := log.readline():
+                if line.strip() and "INFO" not in line:
+                    tell(line.rstrip())
+            if ended:
+                return
+            time.sleep(0.2)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,217 @@
+"""Ways to get something out of a hospital: each is a change that makes an honest reply hold what was not agreed."""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
+from guarded import smoke, student
+from numpy.typing import NDArray
+from traffic import SECRET, moved
+
+from fedserdiff import wire
+
+QUERY, TRAIN, CONSOLIDATE, EVALUATE = MessageType.QUERY, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE
+ANY = (QUERY, TRAIN, CONSOLIDATE, EVALUATE)
+
+CONFIG = smoke()
+SENT = student(CONFIG)
+DRAWS = np.random.default_rng(0)
+VOLUME = (DRAWS.normal(size=(4, 16, 24, 16)) * 30).clip(-127, 127)
+"""A scan's four modalities on the working grid."""
+
+MAPS = DRAWS.integers(-127, 128, (2, 3, 16, 24), np.int8)
+
+Change = Callable[[RecordDict], None]
+Attempt = tuple[str, str, Change]
+"""The type of the message that is answered, what is attempted, and the change."""
+
+
+def record(name: str, value: ArrayRecord | MetricRecord | ConfigRecord | NDArray[np.generic]) -> Change:
+    """A record of this name and no other, whether it is a new one or takes the place of another."""
+    new = ArrayRecord({"volume": Array(value)}) if isinstance(value, np.ndarray) else value
+
+    def change(content: RecordDict) -> None:
+        content.pop(name, None)
+        content[name] = new
+
+    return change
+
+
+def put(name: str, key: str, value: object) -> Change:
+    """One array or number."""
+
+    def change(content: RecordDict) -> None:
+        content[name][key] = Array(value) if isinstance(value, np.ndarray) else value  # type: ignore[assignment]
+
+    return change
+
+
+def drop(name: str, key: str = "") -> Change:
+    def change(content: RecordDict) -> None:
+        if key:
+            del content[name][key]
+        else:
+            del content[name]
+
+    return change
+
+
+def declared(name: str, key: str, **about: object) -> Change:
+    """The array of the honest reply, its bytes as they were unless they are given, under another description."""
+
+    def change(content: RecordDict) -> None:
+        array = content.array_records[name][key]
+        told = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype, "data": array.data, **about}
+        content.array_records[name][key] = Array(**told)  # type: ignore[arg-type]
+
+    return change
+
+
+def bytes_of(name: str, key: str, edit: Callable[[bytes], bytes]) -> Change:
+    return lambda content: declared(name, key, data=edit(content.array_records[name][key].data))(content)
+
+
+def npy(values: NDArray[np.generic], version: tuple[int, int]) -> bytes:
+    buffer = BytesIO()
+    np.lib.format.write_array(buffer, values, version=version)
+    return buffer.getvalue()
+
+
+def padded(data: bytes, text: bytes = b"") -> bytes:
+    """An encoding whose header is longer by 64 bytes of one's choice; of blanks NumPy takes no notice."""
+    header = data[10:127] + text.ljust(64) + b"\n"
+    longer = data[:8] + len(header).to_bytes(2, "little") + header + data[128:]
+    if not text:
+        assert np.array_equal(np.load(BytesIO(longer)), np.load(BytesIO(data)))
+    return longer
+
+
+def of_header(text: bytes) -> Callable[[bytes], bytes]:
+    """Write into the padding of a header, which stays as long as it was."""
+    return lambda data: data[: 127 - len(text)] + text + data[127:]
+
+
+def weights(edit: Callable[[NDArray[np.float32]], NDArray[np.generic]]) -> Change:
+    """The student's weights, edited."""
+
+    def change(content: RecordDict) -> None:
+        student = content.array_records[wire.ARRAYS]
+        student["weights"] = Array(edit(student["weights"].numpy()))
+
+    return change
+
+
+RECORDS: list[Attempt] = [
+    *((kind, "an array record more", record("more", VOLUME.astype(np.float32))) for kind in ANY),
+    *((kind, "a metric record more", record("more", MetricRecord({"loss": 1.0}))) for kind in ANY),
+    *((kind, "an empty record more", record("more", MetricRecord())) for kind in ANY),
+    *((kind, "bytes", record("more", ConfigRecord({"scan": VOLUME.tobytes()}))) for kind in ANY),
+    *((kind, "text", record("more", ConfigRecord({"path": SECRET}))) for kind in ANY),
+    *((kind, "no text", record("more", ConfigRecord({"path": ""}))) for kind in ANY),
+    *((kind, "a list of bytes", record("more", ConfigRecord({"scan": [SECRET.encode()]}))) for kind in ANY),
+    *((kind, "a list of nothing", record("more", ConfigRecord({"scan": []}))) for kind in ANY),
+    *((kind, "a record named by a path", record(SECRET, MetricRecord())) for kind in ANY),
+    *((kind, "a teacher", record(wire.TEACHER, moved(SENT))) for kind in ANY),
+    *((kind, "a student", record(wire.ARRAYS, moved(SENT))) for kind in (QUERY, CONSOLIDATE, EVALUATE)),
+    *((kind, "maps", record(wire.ERROR_MAPS, ArrayRecord({"maps": Array(MAPS)}))) for kind in (QUERY, TRAIN, EVALUATE)),
+    *((kind, "importances", record(wire.FISHER, moved(SENT))) for kind in ANY),
+    (QUERY, "no introduction", drop(wire.SITE)),
+    (TRAIN, "no student", drop(wire.ARRAYS)),
+    (TRAIN, "no losses", drop(wire.METRICS)),
+    (CONSOLIDATE, "no maps", drop(wire.ERROR_MAPS)),
+    (EVALUATE, "no scores", drop(wire.METRICS)),
+    (QUERY, "a config for an introduction", record(wire.SITE, ConfigRecord({"site": SECRET}))),
+    (TRAIN, "a config for losses", record(wire.METRICS, ConfigRecord({"loss-segmentation": 0.5, wire.WEIGHT: 10}))),
+    (TRAIN, "numbers for a student", record(wire.ARRAYS, MetricRecord({"weights": [1.0] * 9}))),
+    (EVALUATE, "arrays for scores", record(wire.METRICS, VOLUME)),
+]  # fmt: skip
+
+ARRAYS: list[Attempt] = [
+    (TRAIN, "an array more", put(wire.ARRAYS, "volume", VOLUME)),
+    (TRAIN, "an array named by a path", put(wire.ARRAYS, SECRET, np.zeros(1, np.float32))),
+    (TRAIN, "no array", drop(wire.ARRAYS, "weights")),
+    *((TRAIN, f"a volume for weights, {t}", put(wire.ARRAYS, "weights", VOLUME.astype(t))) for t in ("f4", "f2", "i2")),
+    *((TRAIN, f"a volume's voxels, {t}", put(wire.ARRAYS, "weights", VOLUME.astype(t).ravel())) for t in ("f4", "i2")),
+    (TRAIN, "a volume for a student", record(wire.ARRAYS, VOLUME.astype(np.float32))),
+    (TRAIN, "weights of two axes", weights(lambda values: values.reshape(2, -1))),
+    (TRAIN, "weights less one", weights(lambda values: values[:-1])),
+    (TRAIN, "weights, float64", weights(lambda values: values.astype(np.float64))),
+    (TRAIN, "weights, float16", weights(lambda values: values.astype(np.float16))),
+    (TRAIN, "weights, big-endian", weights(lambda values: values.astype(">f4"))),
+    (TRAIN, "weights, integers", weights(lambda values: values.view(np.int32))),
+    (TRAIN, "weights moved too far", record(wire.ARRAYS, moved(SENT, by=0.11))),
+    (TRAIN, "one weight far away", weights(lambda values: np.append(values[:-1], np.float32(1e6)))),
+    (TRAIN, "bytes after the array", bytes_of(wire.ARRAYS, "weights", lambda data: data + SECRET.encode())),
+    (TRAIN, "bytes before the array", bytes_of(wire.ARRAYS, "weights", lambda data: SECRET.encode() + data)),
+    (TRAIN, "fewer bytes", bytes_of(wire.ARRAYS, "weights", lambda data: data[:-4])),
+    (TRAIN, "no bytes", bytes_of(wire.ARRAYS, "weights", lambda data: b"")),
+    (TRAIN, "a padded header", bytes_of(wire.ARRAYS, "weights", padded)),
+    (TRAIN, "a padded header that tells", bytes_of(wire.ARRAYS, "weights", lambda d: padded(d, SECRET.encode()))),
+    (TRAIN, "a header that tells", bytes_of(wire.ARRAYS, "weights", of_header(SECRET.encode()))),
+    (TRAIN, "NumPy's other format", bytes_of(wire.ARRAYS, "weights", lambda d: npy(np.load(BytesIO(d)), (2, 0)))),
+    (TRAIN, "another shape than the bytes", declared(wire.ARRAYS, "weights", shape=(2, 44788))),
+    (TRAIN, "another type than the bytes", declared(wire.ARRAYS, "weights", dtype="int32")),
+    (TRAIN, "a type that tells", declared(wire.ARRAYS, "weights", dtype=SECRET)),
+    (TRAIN, "another encoding", declared(wire.ARRAYS, "weights", stype="torch.tensor")),
+    (TRAIN, "an encoding that tells", declared(wire.ARRAYS, "weights", stype=SECRET)),
+    (CONSOLIDATE, "an array more", put(wire.ERROR_MAPS, "scan", VOLUME)),
+    (CONSOLIDATE, "another name", record(wire.ERROR_MAPS, ArrayRecord({"volume": Array(MAPS)}))),
+    *(
+        (CONSOLIDATE, f"a volume for maps, {t}", put(wire.ERROR_MAPS, "maps", VOLUME.astype(t)))
+        for t in ("f4", "f2", "i2", "i1")
+    ),
+    (CONSOLIDATE, "a volume's slices", put(wire.ERROR_MAPS, "maps", np.moveaxis(VOLUME, 3, 0)[:, :3].astype(np.int8))),
+    (CONSOLIDATE, "too many maps", put(wire.ERROR_MAPS, "maps", np.repeat(MAPS, 3, 0)[:5])),
+    (CONSOLIDATE, "maps of none", put(wire.ERROR_MAPS, "maps", MAPS[:0])),
+    (CONSOLIDATE, "maps, float32", put(wire.ERROR_MAPS, "maps", MAPS.astype(np.float32))),
+    (CONSOLIDATE, "maps, uint8", put(wire.ERROR_MAPS, "maps", MAPS.view(np.uint8))),
+    (CONSOLIDATE, "maps of four channels", put(wire.ERROR_MAPS, "maps", np.concatenate([MAPS, MAPS[:, :1]], 1))),
+    (CONSOLIDATE, "maps of another grid", put(wire.ERROR_MAPS, "maps", MAPS.reshape(2, 3, 24, 16))),
+    (CONSOLIDATE, "one map without its axis", put(wire.ERROR_MAPS, "maps", MAPS[0])),
+    (CONSOLIDATE, "a single number", put(wire.ERROR_MAPS, "maps", np.array(1, np.int8))),
+    (CONSOLIDATE, "transposed in memory", put(wire.ERROR_MAPS, "maps", np.asfortranarray(MAPS))),
+    (CONSOLIDATE, "a level that no map has", put(wire.ERROR_MAPS, "maps", np.where(MAPS == 7, np.int8(-128), MAPS))),
+    (CONSOLIDATE, "bytes after the array", bytes_of(wire.ERROR_MAPS, "maps", lambda data: data + SECRET.encode())),
+]  # fmt: skip
+
+COUNTS = (7, 0, -5, 5.0)
+
+NUMBERS: list[Attempt] = [
+    *((kind, "a number too great for Flower", put(wire.METRICS, "n", 2**70)) for kind in (TRAIN, EVALUATE)),
+    *((kind, "a name that Flower cannot write", put(wire.METRICS, "\ud800", 1.0)) for kind in (TRAIN, EVALUATE)),
+    *((kind, "a number more", put(name, "age", 61)) for kind, name in ((QUERY, wire.SITE), (TRAIN, wire.METRICS))),
+    *((kind, "text in a name", put(wire.METRICS, SECRET, 1.0)) for kind in (TRAIN, EVALUATE)),
+    *((kind, "a number less", drop(wire.METRICS, wire.WEIGHT)) for kind in (TRAIN, EVALUATE)),
+    *((kind, "a list", put(wire.METRICS, wire.WEIGHT, [5, 10])) for kind in (TRAIN, EVALUATE)),
+    *((kind, f"a count of {n}", put(wire.METRICS, wire.WEIGHT, n)) for kind in (TRAIN, EVALUATE) for n in COUNTS),
+    (TRAIN, "a count of two million", put(wire.METRICS, wire.WEIGHT, 2_000_000)),
+    (TRAIN, "a list of losses", put(wire.METRICS, "loss-segmentation", [0.5])),
+    (TRAIN, "a loss of an integer", put(wire.METRICS, "loss-segmentation", 1)),
+    (TRAIN, "a loss of another method", put(wire.METRICS, "loss-consolidation", 0.5)),
+    (TRAIN, "no loss", drop(wire.METRICS, "loss-segmentation")),
+    (TRAIN, "a loss beyond measure", put(wire.METRICS, "loss-segmentation", 1e300)),
+    *((EVALUATE, f"a Dice of {v}", put(wire.METRICS, "refined.dice.wt", v)) for v in (1.5, -0.1, 1, [0.5])),
+    *((EVALUATE, f"an HD95 of {v}", put(wire.METRICS, "refined.hd95.wt", v)) for v in (1e6, -1.0)),
+    (EVALUATE, "a case's own score", put(wire.METRICS, "refined.dice.wt.patient-007", 0.5)),
+    (EVALUATE, "a score less", drop(wire.METRICS, "refined.dice.wt")),
+    *((QUERY, f"a count of {n}", put(wire.SITE, "training-cases", n)) for n in (*COUNTS, [5, 5])),
+    *((QUERY, f"site {n}", put(wire.SITE, "site", n)) for n in (0, 2, 7, -1, 1.0, [1])),
+]  # fmt: skip
+
+
+def telling_nan(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights the first of which are NaN, with a text in those bits of theirs that mean nothing."""
+    text = np.frombuffer(SECRET.encode(), np.uint8).astype(np.uint32)
+    return np.concatenate([(np.uint32(0x7FC00000) | text).view(np.float32), values[len(text) :]])
+
+
+NOT_FINITE: list[Attempt] = [
+    *((TRAIN, f"a weight of {v}", weights(lambda w, v=v: np.append(w[:-1], np.float32(v)))) for v in (np.nan, np.inf)),
+    (TRAIN, "a weight of -inf", weights(lambda values: np.append(np.float32(-np.inf), values[1:]))),
+    (TRAIN, "no weight that is a number", weights(lambda values: np.full_like(values, np.nan))),
+    (TRAIN, "text in NaNs", weights(telling_nan)),
+    *((TRAIN, f"a loss of {v}", put(wire.METRICS, "loss-segmentation", v)) for v in (np.nan, np.inf, -np.inf)),
+    (EVALUATE, "a score that is no number", put(wire.METRICS, "refined.dice.wt", np.nan)),
+    (EVALUATE, "a distance without end", put(wire.METRICS, "refined.hd95.wt", np.inf)),
+]  # fmt: skip

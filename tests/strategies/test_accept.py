@@ -1,0 +1,210 @@
+"""What the coordinator makes of replies: it checks each by the rules that the hospitals agreed to, and goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from traffic import SECRET, answer, handed_over, honest, moved
+
+from fedserdiff import wire
+from fedserdiff.config import Site, make_config
+from fedserdiff.errors import FederationError
+from fedserdiff.report.events import RunEvents
+from fedserdiff.wire import Fault
+from strategies.base import ArrivalStrategy, Stage
+from strategies.fine_tune import FineTune
+from strategies.ser_diff import SerDiff
+
+TRAIN = MessageType.TRAIN
+SITES = ("north", "east", "west")
+NODES = {11: "north", 12: "east", 13: "west"}
+SENT = ArrayRecord({"weights": Array(np.linspace(-1, 1, 50, dtype=np.float32))})
+
+
+class Heard(RunEvents):
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.losses: list[dict[str, float]] = []
+
+    def sites_failed(self, what: str) -> None:
+        self.failed.append(what)
+
+    def round_finished(self, losses: Any) -> None:
+        self.losses.append(dict(losses))
+
+
+def strategy(kind: type[ArrivalStrategy] = FineTune, method: str = "fine-tune", **changes: Any) -> ArrivalStrategy:
+    """A strategy in stage 2, of three participants, that has sent them its student."""
+    sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in SITES)
+    begun = kind(make_config("smoke", method=method, sites=sites, **changes), Heard())
+    begun.begin_stage(2, Stage("east", SITES), {site: node for node, site in NODES.items()})
+    begun.standing = SENT
+    return begun
+
+
+def heard(begun: ArrivalStrategy) -> Heard:
+    assert isinstance(begun.events, Heard)
+    return begun.events
+
+
+def trained(begun: ArrivalStrategy, node: int, by: float = 0.01, cases: int = 10) -> Message:
+    content = honest(TRAIN, begun.config, SENT)
+    content[wire.ARRAYS] = moved(SENT, by)
+    content.metric_records[wire.METRICS][wire.WEIGHT] = cases
+    return answer(node, TRAIN, content)
+
+
+def spoilt(begun: ArrivalStrategy, node: int, spoil: Callable[[RecordDict], object]) -> Message:
+    message = trained(begun, node)
+    spoil(message.content)
+    return message
+
+
+def weights(value: float) -> Callable[[RecordDict], object]:
+    return lambda content: content.array_records[wire.ARRAYS].update({"weights": Array(np.full(50, value, np.float32))})
+
+
+def metric(name: str, value: Any) -> Callable[[RecordDict], object]:
+    return lambda content: content.metric_records[wire.METRICS].update({name: value})
+
+
+def more(name: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> Callable[[RecordDict], object]:
+    return lambda content: content.update({name: record})
+
+
+SPOILT = {
+    "weights that are no numbers": (weights(np.nan), "arrays: weights: not finite"),
+    "infinite weights": (weights(np.inf), "arrays: weights: not finite"),
+    "a loss that is no number": (metric("loss-segmentation", np.nan), "metrics: loss-segmentation: not finite"),
+    "weights far off": (weights(1e6), "arrays: the weights changed by more than max_update_rms = 0.1"),
+    "all the say": (metric(wire.WEIGHT, 10**9), "metrics: num-examples: out of range"),
+    "no say": (metric(wire.WEIGHT, 0), "metrics: num-examples: out of range"),
+    "a say below none": (metric(wire.WEIGHT, -10), "metrics: num-examples: out of range"),
+    "text for a name": (metric(SECRET, 0.5), "metrics: names other than agreed"),
+    "another record": (more(SECRET, MetricRecord()), "records other than arrays, metrics"),
+    "text": (more("why", ConfigRecord({"why": SECRET})), "records other than arrays, metrics"),
+    "an empty text": (more("why", ConfigRecord({"why": ""})), "records other than arrays, metrics"),
+    "an empty list": (more("why", ConfigRecord({"why": []})), "records other than arrays, metrics"),
+    "no student": (lambda content: content.pop(wire.ARRAYS), "records other than arrays, metrics"),
+    "nothing": (lambda content: content.clear(), "records other than arrays, metrics"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "why"), SPOILT.values(), ids=SPOILT)
+def test_a_reply_that_was_not_agreed_is_dropped_by_its_sites_name_and_the_others_are_kept(
+    spoil: Callable[[RecordDict], object], why: str
+) -> None:
+    begun = strategy()
+    replies = [trained(begun, 11), spoilt(begun, 12, spoil), trained(begun, 13)]
+    accepted, failed = begun.accept(replies, TRAIN, SENT, NODES)
+    assert set(accepted) == {"north", "west"}
+    assert accepted["north"] == replies[0].content
+    assert failed == f"east sent what was not agreed, dropped ({why})"
+
+
+def test_weights_of_another_kind_than_were_sent_are_dropped() -> None:
+    begun = strategy()
+    for other in (np.zeros(51, np.float32), np.zeros((5, 10), np.float32), np.zeros(50), np.zeros(50, np.int8)):
+        record = ArrayRecord({"weights": Array(other)})
+        accepted, failed = begun.accept([spoilt(begun, 12, more(wire.ARRAYS, record))], TRAIN, SENT, {12: "east"})
+        assert accepted == {}
+        assert failed == "east sent what was not agreed, dropped (arrays: weights: of another shape or type)"
+
+
+def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_site_is() -> None:
+    begun = strategy()
+    replies = [answer(11, TRAIN, Error(int(Fault.MEMORY), SECRET)), spoilt(begun, 12, more(SECRET, MetricRecord()))]
+    accepted, failed = begun.accept(replies, TRAIN, SENT, NODES)
+    assert accepted == {}
+    assert failed == (
+        "north answered MEMORY (code 212), its own log says why; west did not answer in time; "
+        "east sent what was not agreed, dropped (records other than arrays, metrics)"
+    )
+    strange, blocked = answer(11, TRAIN, Error(7, SECRET)), answer(12, TRAIN, Error(int(Fault.BLOCKED), SECRET))
+    _, failed = begun.accept([strange, blocked], TRAIN, SENT, {11: "north", 12: "east"})
+    assert failed == (
+        "north failed outside its own app (code 7); "
+        "east answered BLOCKED (code 214), its own guard held the answer back: its ledger says why"
+    )
+
+
+def test_the_bytes_of_every_reply_that_came_are_counted() -> None:
+    begun = strategy()
+    replies = [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), answer(13, TRAIN, Error(int(Fault.DATA)))]
+    begun.accept(replies, TRAIN, SENT, NODES)
+    size = {wire.ARRAYS: len("weights") + 128 + 50 * 4, wire.METRICS: len("loss-segmentation" + "num-examples") + 2 * 8}
+    assert begun.bytes_out == {"north": size, "east": size}
+    begun.accept(replies[:1], TRAIN, SENT, {11: "north"})
+    assert begun.bytes_out == {"north": {kind: 2 * n for kind, n in size.items()}, "east": size}
+
+
+def test_what_a_site_called_a_record_that_was_not_agreed_is_written_nowhere() -> None:
+    """Bytes by kind of record go to results.json and to the report: a name that a site made up may hold anything."""
+    begun = strategy()
+    scan = ArrayRecord({"scan": Array(np.zeros(1000, np.int8))})
+    begun.accept([spoilt(begun, 12, more(SECRET, scan))], TRAIN, SENT, {12: "east"})
+    assert sum(begun.bytes_out["east"].values()) > 1000
+    assert SECRET not in begun.bytes_out["east"]
+
+
+@pytest.mark.parametrize("message_type", [wire.CONSOLIDATE, MessageType.EVALUATE])
+def test_maps_and_scores_are_checked_on_arrival_too(message_type: str) -> None:
+    begun = strategy(SerDiff, method="ser-diff")
+    good, bad = (honest(message_type, begun.config, SENT) for _ in range(2))
+    if message_type == wire.CONSOLIDATE:
+        bad = handed_over(begun.config, SENT, begun.config.shared_maps + 1)
+    else:
+        bad.metric_records[wire.METRICS]["refined.dice.wt"] = 1.01
+    replies = [answer(11, message_type, good), answer(12, message_type, bad)]
+    accepted, failed = begun.accept(replies, message_type, SENT, {11: "north", 12: "east"})
+    assert accepted == {"north": good}
+    assert failed.startswith("east sent what was not agreed, dropped (")
+
+
+def test_a_round_goes_on_with_those_whose_students_were_agreed_and_says_who_failed() -> None:
+    begun = strategy()
+    replies = [trained(begun, 13, by=0.04, cases=30), spoilt(begun, 11, weights(np.nan)), trained(begun, 12, cases=10)]
+    arrays, _ = begun.aggregate_train(1, replies)
+    assert arrays is not None
+    expected = SENT["weights"].numpy() + (30 * 0.04 + 10 * 0.01) / 40
+    np.testing.assert_allclose(arrays["weights"].numpy(), expected, rtol=1e-5)
+    assert heard(begun).failed == ["north sent what was not agreed, dropped (arrays: weights: not finite)"]
+    assert heard(begun).losses == [{"segmentation": 0.5}]
+
+
+def test_a_round_in_which_all_is_well_tells_of_no_failure() -> None:
+    begun = strategy()
+    arrays, _ = begun.aggregate_train(1, [trained(begun, node) for node in NODES])
+    assert arrays is not None
+    np.testing.assert_allclose(arrays["weights"].numpy(), SENT["weights"].numpy() + 0.01, rtol=1e-5)
+    assert heard(begun).failed == []
+
+
+def test_a_round_without_one_student_that_was_agreed_fails_by_stage_and_site() -> None:
+    begun = strategy()
+    replies = [spoilt(begun, 12, weights(np.nan)), answer(13, TRAIN, Error(int(Fault.DIVERGED), SECRET))]
+    with pytest.raises(FederationError, match=r"^stage 2 \(east\), round 3: no student came back: ") as caught:
+        begun.aggregate_train(3, replies)
+    for site in ("east sent what was not agreed", "west answered DIVERGED", "north did not answer in time"):
+        assert site in str(caught.value)
+    assert "λ may be too large" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert heard(begun).losses == []
+
+
+def test_a_site_whose_reply_was_dropped_is_sent_the_teacher_again() -> None:
+    begun = strategy(SerDiff, method="ser-diff")
+    begun.teacher, begun.teacher_stage = SENT, 1
+    begun.aggregate_train(1, [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), trained(begun, 13)])
+    assert [wire.TEACHER in begun.records_for(site, 2) for site in SITES] == [False, True, False]
+
+
+def test_sites_that_tell_unlike_losses_are_averaged_all_the_same() -> None:
+    """A loss that a stage may lack is agreed either way: Flower's own check of replies must not end the run."""
+    begun = strategy(SerDiff, method="ser-diff")
+    lacking = spoilt(begun, 12, lambda content: content.metric_records[wire.METRICS].pop("loss-distillation"))
+    arrays, _ = begun.aggregate_train(1, [trained(begun, 11, by=0.03), lacking])
+    assert arrays is not None
+    np.testing.assert_allclose(arrays["weights"].numpy(), SENT["weights"].numpy() + 0.02, rtol=1e-5)

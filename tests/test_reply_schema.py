@@ -1,0 +1,270 @@
+"""What each method's replies may hold, and what of them is turned down; both sides go by these rules."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from traffic import SECRET, TYPES, handed_over, honest, moved
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.errors import DivergedError, ReplyError
+from fedserdiff.methods import METHODS
+from fedserdiff.reply_schema import admit, check_update, reply_rules
+
+KEEPERS = ("ser-diff", "ewc", "image-replay")
+"""The methods that keep something of a stage."""
+
+WEIGHTS = np.random.default_rng(1).normal(size=1000).astype(np.float32)
+SENT = ArrayRecord({"weights": Array(WEIGHTS)})
+
+
+def smoke(**changes: Any) -> ExperimentConfig:
+    return make_config("smoke", **changes)
+
+
+def admitted(message_type: str, content: RecordDict, **changes: Any) -> RecordDict:
+    return admit(content, reply_rules(message_type, smoke(**changes), 0, SENT))
+
+
+def arrays(**values: NDArray[np.generic]) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in values.items()})
+
+
+def images(count: int = 2, dims: int = 2) -> NDArray[np.float16]:
+    return np.full((count, 4, *(16, 24, 16)[:dims]), 0.5, np.float16)
+
+
+def masks(count: int = 2, dims: int = 2) -> NDArray[np.uint8]:
+    return np.ones((count, 3, *(16, 24, 16)[:dims]), np.uint8)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("message_type", TYPES)
+def test_every_methods_honest_replies_are_admitted_as_they_are(message_type: str, method: str, dims: int) -> None:
+    config = smoke(method=method, spatial_dims=dims)
+    if message_type == wire.CONSOLIDATE and method not in KEEPERS:
+        with pytest.raises(ReplyError, match=r"^no reply to a train\.consolidate message was agreed$"):
+            reply_rules(message_type, config, 0, SENT)
+        return
+    content = honest(message_type, config, SENT)
+    found = admit(content, reply_rules(message_type, config, 0, SENT))
+    assert found == content
+    assert found is not content
+    assert all(found[name] is not content[name] for name in content)
+
+
+@pytest.mark.parametrize("message_type", [MessageType.TRAIN, wire.CONSOLIDATE])
+def test_without_a_student_there_is_nothing_to_answer(message_type: str) -> None:
+    with pytest.raises(ReplyError, match="was agreed"):
+        reply_rules(message_type, smoke(), 0, None)
+
+
+@pytest.mark.parametrize("message_type", ["train.everything", "evaluate.cases", "query.patients", "", "system"])
+def test_no_reply_to_another_kind_of_message_is_agreed(message_type: str) -> None:
+    with pytest.raises(ReplyError, match="was agreed"):
+        reply_rules(message_type, smoke(), 0, SENT)
+
+
+def test_where_no_maps_are_shared_none_is_handed_over() -> None:
+    config = smoke(shared_error_maps="none")
+    with pytest.raises(ReplyError, match="was agreed"):
+        reply_rules(wire.CONSOLIDATE, config, 0, SENT)
+    for kept in ("null", "mri"):
+        assert set(reply_rules(wire.CONSOLIDATE, smoke(shared_error_maps=kept), 0, SENT)) == {wire.ERROR_MAPS}
+    assert set(reply_rules(wire.CONSOLIDATE, config.replace(method="ewc"), 0, SENT)) == {wire.FISHER}, "nothing to do"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_a_stage_does_not_have_may_be_missing_and_no_other(method: str) -> None:
+    """In stage 1 there is no past to keep, so only segmentation is lost."""
+    content = honest(MessageType.TRAIN, smoke(method=method), SENT)
+    losses = content.metric_records[wire.METRICS]
+    for name in [name for name in losses if name not in ("loss-segmentation", wire.WEIGHT)]:
+        del losses[name]
+        assert admitted(MessageType.TRAIN, content, method=method) == content
+    for name in list(losses):
+        lacking = RecordDict({**content, wire.METRICS: MetricRecord({k: v for k, v in losses.items() if k != name})})
+        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+            admitted(MessageType.TRAIN, lacking, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_of_another_method_is_turned_down(method: str) -> None:
+    foreign = {term for other in METHODS.values() for term in other.terms} - set(METHODS[method].terms)
+    assert foreign
+    for term in foreign:
+        content = honest(MessageType.TRAIN, smoke(method=method), SENT)
+        content.metric_records[wire.METRICS][f"loss-{term}"] = 0.5
+        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+            admitted(MessageType.TRAIN, content, method=method)
+
+
+BAD_FISHER = {
+    "another shape": arrays(weights=np.ones((2, 500), np.float32)),
+    "one weight less": arrays(weights=np.ones(999, np.float32)),
+    "unknown weights": arrays(weights=np.ones(1000, np.float32), more=np.ones(4, np.float32)),
+    "no weights": ArrayRecord(),
+    "another name": arrays(importance=np.ones(1000, np.float32)),
+    "float64": arrays(weights=np.ones(1000)),
+    "negative": arrays(weights=np.append(np.ones(999, np.float32), np.float32(-1e-30))),
+}
+BAD_IMAGES = {
+    "more images than masks": arrays(images=images(3), masks=masks(2)),
+    "more masks than images": arrays(images=images(2), masks=masks(3)),
+    "too many": arrays(images=images(5), masks=masks(5)),
+    "none": arrays(images=images(0), masks=masks(0)),
+    "images alone": arrays(images=images()),
+    "masks alone": arrays(masks=masks()),
+    "labels for masks": arrays(images=images(), masks=masks() * 2),
+    "signed masks": arrays(images=images(), masks=masks().astype(np.int8)),
+    "masks that are not of 0 and 1": arrays(images=images(), masks=np.full_like(masks(), 255)),
+    "a finer type": arrays(images=images().astype(np.float32), masks=masks()),
+    "volumes": arrays(images=images(dims=3), masks=masks(dims=3)),
+    "the grid turned": arrays(images=images().swapaxes(2, 3), masks=masks().swapaxes(2, 3)),
+}
+BAD_MAPS = {
+    "too many": arrays(maps=np.zeros((5, 3, 16, 24), np.int8)),
+    "none": arrays(maps=np.zeros((0, 3, 16, 24), np.int8)),
+    "another shape": arrays(maps=np.zeros((1, 3, 16, 25), np.int8)),
+    "volumes": arrays(maps=np.zeros((1, 3, 16, 24, 16), np.int8)),
+    "float": arrays(maps=np.zeros((1, 3, 16, 24), np.float32)),
+    "another name": arrays(scan=np.zeros((1, 3, 16, 24), np.int8)),
+    "one name more": arrays(maps=np.zeros((1, 3, 16, 24), np.int8), scan=np.zeros((1, 3, 16, 24), np.int8)),
+    "a single number": arrays(maps=np.array(1, np.int8)),
+    "below the least level": arrays(maps=np.full((1, 3, 16, 24), -128, np.int8)),
+    "empty": ArrayRecord(),
+}
+BAD = [
+    pytest.param(method, name, record, id=f"{name}: {what}")
+    for method, name, bad in (
+        ("ewc", wire.FISHER, BAD_FISHER),
+        ("image-replay", wire.SYNTHETIC_IMAGES, BAD_IMAGES),
+        ("ser-diff", wire.ERROR_MAPS, BAD_MAPS),
+    )
+    for what, record in bad.items()
+]
+
+
+@pytest.mark.parametrize(("method", "name", "record"), BAD)
+def test_what_was_not_agreed_to_be_handed_over_is_turned_down(method: str, name: str, record: ArrayRecord) -> None:
+    with pytest.raises(ReplyError, match=f"^{name}: ") as caught:
+        admitted(wire.CONSOLIDATE, RecordDict({name: record}), method=method)
+    assert not isinstance(caught.value, DivergedError)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("method", "name", "key"), [("ewc", wire.FISHER, "weights"), ("image-replay", wire.SYNTHETIC_IMAGES, "images")]
+)
+def test_what_is_handed_over_and_is_not_finite_has_diverged(method: str, name: str, key: str, value: float) -> None:
+    content = handed_over(smoke(method=method), SENT)
+    values = content.array_records[name][key].numpy().copy()
+    values.flat[-1] = value
+    content.array_records[name][key] = Array(values)
+    with pytest.raises(DivergedError, match=f"^{name}: {key}: not finite$"):
+        admitted(wire.CONSOLIDATE, content, method=method)
+
+
+@pytest.mark.parametrize("method", ["ser-diff", "image-replay"])
+def test_a_reply_of_as_many_samples_as_were_agreed_passes_and_of_one(method: str) -> None:
+    config = smoke(method=method, shared_maps=7)
+    for samples in (1, 7):
+        content = handed_over(config, SENT, samples)
+        assert admitted(wire.CONSOLIDATE, content, method=method, shared_maps=7) == content
+    with pytest.raises(ReplyError, match="not from 1 to 7 samples"):
+        admitted(wire.CONSOLIDATE, handed_over(config, SENT, 8), method=method, shared_maps=7)
+
+
+def test_the_importance_of_a_real_students_weights_fits() -> None:
+    """It is told for its parameters, and the student by its state: one vector each, equally long."""
+    config = smoke(method="ewc")
+    student = new_student(config)
+    fisher = {name: weight.detach().square() for name, weight in student.named_parameters()}
+    content = RecordDict(dict(wire.memory_to_records({wire.FISHER: fisher})))
+    rules = reply_rules(wire.CONSOLIDATE, config, 0, wire.weights_to_record(student))
+    assert admit(content, rules) == content
+
+
+@pytest.mark.parametrize("site", [0, 1, 5])
+def test_a_site_introduces_itself_by_its_own_number(site: int) -> None:
+    rules = reply_rules(MessageType.QUERY, smoke(), site, None)
+    assert admit(honest(MessageType.QUERY, smoke(), SENT, site), rules)
+    for other in {0, 1, 5} - {site}:
+        with pytest.raises(ReplyError, match=r"^site: site: "):
+            admit(honest(MessageType.QUERY, smoke(), SENT, other), rules)
+
+
+@pytest.mark.parametrize(
+    ("message_type", "spoil"),
+    [
+        (MessageType.QUERY, lambda content: content.metric_records[wire.SITE].update({SECRET: 1})),
+        (MessageType.TRAIN, lambda content: content.array_records[wire.ARRAYS].update(arrays(**{SECRET: WEIGHTS}))),
+        (MessageType.EVALUATE, lambda content: content.update({SECRET: MetricRecord()})),
+    ],
+)
+def test_why_a_reply_is_turned_down_repeats_nothing_of_it(
+    message_type: str, spoil: Callable[[RecordDict], None]
+) -> None:
+    content = honest(message_type, smoke(), SENT)
+    spoil(content)
+    with pytest.raises(ReplyError) as caught:
+        admitted(message_type, content)
+    assert "patient" not in str(caught.value)
+
+
+def test_what_is_admitted_no_longer_depends_on_what_was_given() -> None:
+    content = honest(MessageType.TRAIN, smoke(), SENT)
+    found = admitted(MessageType.TRAIN, content)
+    content.array_records[wire.ARRAYS]["weights"].data = SECRET.encode()
+    content.metric_records[wire.METRICS][SECRET] = 1.0
+    assert found == honest(MessageType.TRAIN, smoke(), SENT)
+
+
+def updated(*changes: NDArray[np.float64]) -> tuple[ArrayRecord, RecordDict]:
+    """A student of several arrays as it was sent, and the reply in which it changed by these."""
+    sent = [np.random.default_rng(2).normal(size=change.shape).astype(np.float32) for change in changes]
+    come = [start + change.astype(np.float32) for start, change in zip(sent, changes, strict=True)]
+    before, after = (ArrayRecord({str(i): Array(v) for i, v in enumerate(values)}) for values in (sent, come))
+    return before, RecordDict({wire.ARRAYS: after})
+
+
+def test_an_update_is_measured_over_all_weights_alike() -> None:
+    """Of arrays of unequal size, against the root mean square computed here."""
+    draws = np.random.default_rng(3)
+    sent, content = updated(draws.normal(size=(40, 50)) * 0.03, draws.normal(size=7) * 0.5)
+    before, after = (np.concatenate([a.numpy().ravel() for a in r.values()]) for r in (sent, content[wire.ARRAYS]))
+    rms = float(np.sqrt(np.mean((after.astype(float) - before.astype(float)) ** 2)))
+    assert 0.03 < rms < 0.1
+    check_update(content, sent, smoke(max_update_rms=rms * (1 + 1e-9)))
+    with pytest.raises(ReplyError, match=r"^arrays: the weights changed by more than max_update_rms = 0\.0"):
+        check_update(content, sent, smoke(max_update_rms=rms * (1 - 1e-9)))
+
+
+def test_an_update_of_exactly_the_limit_is_within_it() -> None:
+    zeros = ArrayRecord({"weights": Array(np.zeros(64, np.float32))})
+    eighth = np.where(np.arange(64) % 2, np.float32(0.125), np.float32(-0.125))
+    content = RecordDict({wire.ARRAYS: arrays(weights=eighth)})
+    check_update(content, zeros, smoke(max_update_rms=0.125))
+    content.array_records[wire.ARRAYS]["weights"] = Array(np.append(eighth[:-1], np.nextafter(np.float32(0.125), 1)))
+    with pytest.raises(ReplyError, match="max_update_rms"):
+        check_update(content, zeros, smoke(max_update_rms=0.125))
+
+
+def test_an_update_too_great_for_single_precision_is_refused_not_lost() -> None:
+    far = np.full(64, np.finfo(np.float32).max)
+    content = RecordDict({wire.ARRAYS: arrays(weights=far)})
+    with pytest.raises(ReplyError, match="max_update_rms"):
+        check_update(content, ArrayRecord({"weights": Array(-far)}), smoke(max_update_rms=1e30))
+
+
+def test_what_holds_no_student_is_no_update() -> None:
+    check_update(handed_over(smoke(), SENT), SENT, smoke(max_update_rms=1e-9))
+    check_update(honest(MessageType.EVALUATE, smoke(), SENT), SENT, smoke(max_update_rms=1e-9))
+    with pytest.raises(ReplyError):
+        check_update(RecordDict({wire.ARRAYS: moved(SENT)}), SENT, smoke(max_update_rms=1e-9))

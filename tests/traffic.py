@@ -1,0 +1,103 @@
+"""Messages made by hand, since outside a run Flower addresses none, and the replies that a hospital owes to them."""
+
+import time
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    MetricRecord,
+    MetricRecordValues,
+    RecordDict,
+)
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.methods import get_method
+
+TYPES = (MessageType.QUERY, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE)
+
+SECRET = "/scans/patient-007"
+"""What no reply may hold, in whatever way."""
+
+RUN, COORDINATOR, GROUP = 7, 1, "of the coordinator"
+
+
+def request(message_type: str, content: RecordDict, node: int = 2) -> Message:
+    """A message to a hospital's node, as it arrives there."""
+    metadata = Metadata(
+        run_id=RUN,
+        message_id="message-1",
+        src_node_id=COORDINATOR,
+        dst_node_id=node,
+        reply_to_message_id="",
+        group_id=GROUP,
+        created_at=time.time(),
+        ttl=3600,
+        message_type=message_type,
+    )
+    return Message(metadata=metadata, content=content)
+
+
+def order(message_type: str, sent: ArrayRecord) -> Message:
+    """A request of stage 2, round 1, with a student, for the types that bring one."""
+    if message_type == MessageType.QUERY:
+        return request(message_type, RecordDict({wire.CONFIG: ConfigRecord({"experiment": 1})}))
+    orders = {"stage": 2, "server-round": 1} if message_type == MessageType.TRAIN else {"stage": 2}
+    return request(message_type, RecordDict({wire.ARRAYS: copy(sent), wire.CONFIG: ConfigRecord(dict(orders))}))
+
+
+def answer(node: int, message_type: str, content: RecordDict | Error) -> Message:
+    """What a node answers, as it arrives at the coordinator."""
+    return Message(content, reply_to=request(message_type, RecordDict(), node))
+
+
+def copy(record: ArrayRecord) -> ArrayRecord:
+    return ArrayRecord(dict(record))
+
+
+def moved(sent: ArrayRecord, by: float = 0.01) -> ArrayRecord:
+    """A student each of whose weights changed by as much."""
+    return ArrayRecord({name: Array(array.numpy() + np.float32(by)) for name, array in sent.items()})
+
+
+def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site: int = 0) -> RecordDict:
+    """A reply as agreed, its values drawn where any do."""
+    metrics: dict[str, MetricRecordValues]
+    if message_type == MessageType.QUERY:
+        return RecordDict({wire.SITE: MetricRecord({"site": site, "training-cases": 10, "test-cases": 5})})
+    if message_type == MessageType.TRAIN:
+        metrics = {f"loss-{term}": 0.5 for term in get_method(config.method).terms}
+        return RecordDict({wire.ARRAYS: moved(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
+    if message_type == MessageType.EVALUATE:
+        masks, regions = ("coarse", "refined"), ("tc", "wt", "et")
+        metrics = {f"{mask}.dice.{region}": 0.75 for mask in masks for region in regions}
+        metrics |= {f"{mask}.hd95.{region}": 12.5 for mask in masks for region in regions}
+        return RecordDict({wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 5})})
+    return handed_over(config, sent)
+
+
+def handed_over(config: ExperimentConfig, sent: ArrayRecord, samples: int = 2) -> RecordDict:
+    """What the config's method hands over of a stage that has ended; nothing for a method that keeps nothing."""
+    draws = np.random.default_rng(0)
+    grid = config.grid[: config.spatial_dims]
+    maps = draws.integers(-127, 128, (samples, 3, *grid), np.int8)
+    images = draws.normal(size=(samples, 4, *grid)).astype(np.float16)
+    known = {
+        wire.ERROR_MAPS: {"maps": maps},
+        wire.SYNTHETIC_IMAGES: {"images": images, "masks": (maps > 0).astype(np.uint8)},
+        wire.FISHER: {name: np.abs(array.numpy()) for name, array in sent.items()},
+    }
+    name = get_method(config.method).hands_over
+    return RecordDict({name: ArrayRecord({k: Array(v) for k, v in known[name].items()})} if name else {})
+
+
+def on_the_wire(what: InflatableObject) -> bytes:
+    """Every byte that Flower would send for it: a message's or a record's objects, all the way down."""
+    return b"".join(part.deflate() for part in get_all_nested_objects(what).values())
