@@ -31,6 +31,9 @@ def main(
     ] = "ser-diff",
     profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seeds everything: weights, batches, noise.")] = 0,
+    site_timeout: Annotated[
+        float, typer.Option(help="Hours that the coordinator waits for the next hospital to come.")
+    ] = 7 * 24,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds a stage.")] = None,
     lambda_kd: Annotated[
         float | None, typer.Option("--lambda", help="Weight of distillation against segmentation.")
@@ -48,6 +51,7 @@ def main(
     with clear_errors("nothing was written"):
         get_method(method)
         given: dict[str, Any] = {
+            "site_timeout_s": 3600 * site_timeout,
             "rounds": rounds,
             "lambda_kd": lambda_kd,
             "teacher": teacher,

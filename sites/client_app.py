@@ -113,6 +113,8 @@ class _Desk:
         return torch.device("cuda" if self.config.gpus_per_site > 0 and torch.cuda.is_available() else "cpu")
 
     def student(self, message: Message, record: str = wire.ARRAYS) -> Student:
+        if record not in message.content.array_records:
+            raise FederationError(f"the coordinator sent no {record}")
         student = Student(self.config)
         wire.load_weights(student, message.content.array_records[record])
         return student.to(self.device)
@@ -137,7 +139,8 @@ class _Desk:
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:
     """Say which site this is and, rounded, how many cases it has."""
-    if message.content.config_records[wire.CONFIG]["experiment"] != desk.config.fingerprint:
+    asked = message.content.config_records.get(wire.CONFIG)
+    if asked is None or asked.get("experiment") != desk.config.fingerprint:
         raise ExperimentError("the coordinator runs another experiment, or another version of this software")
     counts = {"training-cases": _rounded(len(desk.hospital.training)), "test-cases": _rounded(len(desk.hospital.test))}
     return RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
@@ -150,13 +153,13 @@ def _rounded(count: int) -> int:
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round and return the student and the losses."""
-    orders = message.content.config_records[wire.CONFIG]
+    sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.hospital
     order = Order(
-        stage=int(str(orders["stage"])),
-        server_round=int(str(orders["server-round"])),
-        length=int(str(orders["length"])),
-        teacher=desk.teacher(message, int(str(orders["teacher-stage"]))),
+        stage=_ordered(message, "stage", 1, sites),
+        server_round=_ordered(message, "server-round", 1, desk.config.rounds),
+        length=_ordered(message, "length", 1, sites),
+        teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
         memory=wire.memory_of(message.content, student),
     )
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
@@ -168,18 +171,27 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
     """Hand over what the method keeps of a stage that has ended."""
-    stage = int(str(message.content.config_records[wire.CONFIG]["stage"]))
+    stage = _ordered(message, "stage", 1, len(desk.config.sites))
     kept = consolidate(desk.student(message), stage, desk.hospital, desk.config)
     return RecordDict(dict(wire.memory_to_records(kept)))
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     """Score the student that was sent on this hospital's test cases."""
-    stage = int(str(message.content.config_records[wire.CONFIG]["stage"]))
+    stage = _ordered(message, "stage", 0, len(desk.config.sites))
     hospital = desk.hospital
     scores = evaluate(desk.student(message), hospital.test, desk.config, stage, desk.records / "scores.csv")
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.test)), **scores}
     return RecordDict({wire.METRICS: MetricRecord(metrics)})
+
+
+def _ordered(message: Message, name: str, least: int, most: int) -> int:
+    """Return a number of the coordinator's order, if it is one that the experiment has."""
+    orders = message.content.config_records.get(wire.CONFIG)
+    value = None if orders is None else orders.get(name)
+    if type(value) is not int or not least <= value <= most:
+        raise FederationError(f"the coordinator ordered {name} = {value!r}, not a number from {least} to {most}")
+    return value
 
 
 class _ProgressFile:

@@ -36,7 +36,7 @@ _FEDERATION_FIELDS = {"experiment": dict, "address": str, "sites": list}
 _KEY_FIELDS = {"name": str, "release": str, "public_key": str}
 _SITE_FIELDS = {
     "name": str, "release": str, "coordinator": str, "data": str, "cache": str, "cases": list, "test_cases": list,
-    "egress": dict,
+    "cpus": int, "gpus": int, "egress": dict,
 }  # fmt: skip
 _SITE_REQUIRED = ("name", "release", "coordinator", "data")
 
@@ -162,8 +162,15 @@ class HospitalKit:
         sites = list(config.sites)
         sites[number] = replace(sites[number], path=str(data), cases=cases, test_cases=test_cases)
         limits = _stricter(entry.get("egress", {}), config, f"{file}: egress")
+        for field, resource in (("cpus", "cpus_per_site"), ("gpus", "gpus_per_site")):
+            if field in entry:
+                limits[resource] = entry[field]
         cache = folder / entry.get("cache", "cache")
-        kit = cls(folder, config.replace(sites=tuple(sites), **limits), number, cache, entry["coordinator"])
+        try:
+            config = config.replace(sites=tuple(sites), **limits)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        kit = cls(folder, config, number, cache, entry["coordinator"])
         for needed in (kit.ca, kit.key):
             if not needed.is_file():
                 raise ConfigError(

@@ -164,6 +164,8 @@ def _site_toml(site: Site, shared: ExperimentConfig, address: str, data: str) ->
         f"coordinator = {_toml_string(address)}",
         f"data = {_toml_string(data or _NO_DATA_YET)}  # folder of the scans, relative to this file or absolute",
         'cache = "cache"  # prepared cases; safe to delete',
+        f"# cpus = {shared.cpus_per_site:g}  # threads of training; another number gives slightly other sums",
+        f"# gpus = {shared.gpus_per_site:g}  # 1 trains on this machine's GPU",
     ]
     for field, names in (("cases", site.cases), ("test_cases", site.test_cases)):
         if names:

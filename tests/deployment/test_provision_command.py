@@ -66,7 +66,7 @@ def test_one_command_makes_a_federation_of_a_file(tmp_path: Path) -> None:
     done = provision(
         tmp_path, "--federation", "federation.toml", "--coordinator", "192.0.2.7:8443", "--out", "kits", "--method",
         "ewc", "--seed", "4", "--rounds", "1", "--lambda", "0.5", "--teacher", "latest", "--participation",
-        "cumulative", "--shared-error-maps", "mri",
+        "cumulative", "--shared-error-maps", "mri", "--site-timeout", "1.5",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     kits = tmp_path / "kits"
@@ -75,7 +75,7 @@ def test_one_command_makes_a_federation_of_a_file(tmp_path: Path) -> None:
     assert coordinator.address == "192.0.2.7:8443"
     assert coordinator.config == make_config(
         "smoke", method="ewc", seed=4, rounds=1, lambda_kd=0.5, teacher="latest", participation="cumulative",
-        shared_error_maps="mri", sites=named,
+        shared_error_maps="mri", sites=named, site_timeout_s=5400,
     )  # fmt: skip
     east = HospitalKit.load(kits / "sites" / "east").config.sites[1]
     assert east == Site("east", "brats2023-gli", str(tmp_path / "scans"), (), ("BraTS-GLI-00000-000",))

@@ -135,11 +135,13 @@ def test_each_hospital_was_told_of_its_own_cases_alone(deployed: LocalFederation
     secrets = {site["name"]: [site["path"], *site["cases"]] for site in config["sites"]}
     folders = {site: deployed.kit(site) for site in secrets} | {"coordinator": deployed.coordinator.folder}
     for owner, folder in folders.items():
-        files = [file for file in folder.rglob("*") if file.is_file() and "apps" not in file.parts]  # the bundle's code
-        texts = [file.read_bytes() for file in files]
-        for site, words in secrets.items():
-            told = [word for word in words if any(word.encode() in text for text in texts)]
-            assert told == (words if site == owner else []), (owner, site)
+        texts = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for site, (path, *cases) in secrets.items():
+            expected = site == owner
+            assert any(path.encode() in text for text in texts.values()) == expected, (owner, site)
+            ours = [text for file, text in texts.items() if file.suffix in (".json", ".toml", ".csv", ".jsonl", ".pt")]
+            named = [case for case in cases if any(case.encode() in text for text in ours)]
+            assert named == (cases if expected else []), (owner, site)
 
 
 FOREIGN_PROJECT = """
