@@ -49,6 +49,10 @@ class SuperNode:
         self._there.set()
         return self
 
+    def pause(self) -> None:
+        """Take no message until started anew."""
+        self._there.clear()
+
     def end(self) -> None:
         """End the node's process: what it has taken and not answered is lost with it."""
         self._there.clear()
@@ -98,6 +102,8 @@ class SuperLink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for node in self._nodes:
             node.close()

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import pytest
+from flwr.app import ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from fedserdiff.config import PROFILES, ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError
@@ -78,6 +80,13 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("learning_rate", math.nan),
         ("site_timeout_s", 0),
         ("stage_timeout_s", -1),
+        ("max_update_rms", 0),
+        ("max_update_rms", -0.1),
+        ("max_update_rms", math.nan),
+        ("max_update_rms", math.inf),
+        ("egress_quota_mb", 0),
+        ("egress_quota_mb", -1),
+        ("egress_quota_mb", math.nan),
         ("inertia", 1),
         ("inertia", -0.1),
         ("test_share", 0),
@@ -136,3 +145,85 @@ def test_stored_configuration_with_a_strange_field_is_refused() -> None:
 def test_stored_configuration_with_a_bad_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="inertia: 2 is not in"):
         ExperimentConfig.from_dict(make_config("smoke").to_dict() | {"inertia": 2})
+
+
+SITES = (Site("north", "brats2021", "/scans/north", ("a", "b"), ("b",)), Site("east", "brats2020", "/scans/east"))
+
+
+def smoke(**changes: Any) -> ExperimentConfig:
+    return make_config("smoke", **{"sites": SITES, **changes})
+
+
+OF_ONE_MACHINE: dict[str, dict[str, Any]] = {
+    "cpus_per_site": {"cpus_per_site": 3},
+    "gpus_per_site": {"gpus_per_site": 1},
+    "site_timeout_s": {"site_timeout_s": 5},
+    "stage_timeout_s": {"stage_timeout_s": 5},
+    "max_update_rms": {"max_update_rms": 0.01},
+    "egress_quota_mb": {"egress_quota_mb": 1},
+    "paths": {"sites": tuple(dataclasses.replace(site, path=f"/elsewhere/{site.name}") for site in SITES)},
+    "cases": {"sites": (dataclasses.replace(SITES[0], cases=("c", "b")), SITES[1])},
+    "test cases": {"sites": (dataclasses.replace(SITES[0], test_cases=("a",)), SITES[1])},
+}
+
+OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
+    "a site's name": {"sites": (dataclasses.replace(SITES[0], name="west"), SITES[1])},
+    "a site's release": {"sites": (dataclasses.replace(SITES[0], release="brats2020"), SITES[1])},
+    "order of arrival": {"sites": SITES[::-1]},
+    "fewer sites": {"sites": SITES[:1]},
+    "epochs_per_stage": {"steps_per_stage": 0, "epochs_per_stage": 4},
+    "method": {"method": "ewc"},
+    "profile": {"profile": "laptop"},
+    "teacher": {"teacher": "latest"},
+    "participation": {"participation": "cumulative"},
+    "shared_error_maps": {"shared_error_maps": "mri"},
+    "precision": {"precision": "fp32"},
+    "spatial_dims": {"spatial_dims": 3},
+    "grid": {"grid": (16, 24, 24)},
+    "coarse_channels": {"coarse_channels": (8, 8)},
+    "refiner_channels": {"refiner_channels": (8, 8)},
+    "rehearsal_share": {"rehearsal_share": 0.5},
+    **{name: {name: 1} for name in ("seed", "rounds", "stem_factor", "ewc_weight")},
+    **{name: {name: 0.5} for name in ("lambda_kd", "gamma", "map_noise", "inertia", "test_share", "learning_rate")},
+    **{name: {name: 5} for name in ("phantom_patients", "steps_per_stage", "batch_size", "spacing_mm")},
+    **{name: {name: 3} for name in ("sampling_steps", "replay_batch", "conditional_maps", "shared_maps")},
+}
+
+
+@pytest.mark.parametrize("changes", OF_ONE_MACHINE.values(), ids=OF_ONE_MACHINE)
+def test_two_sides_of_one_experiment_have_one_fingerprint(changes: dict[str, Any]) -> None:
+    assert smoke(**changes) != smoke()
+    assert smoke(**changes).fingerprint == smoke().fingerprint
+
+
+@pytest.mark.parametrize("changes", OF_THE_EXPERIMENT.values(), ids=OF_THE_EXPERIMENT)
+def test_another_experiment_has_another_fingerprint(changes: dict[str, Any]) -> None:
+    assert smoke(**changes).fingerprint != smoke().fingerprint
+
+
+def test_of_every_field_it_is_decided_whether_two_sides_have_to_agree_on_it() -> None:
+    fields = {field.name for field in dataclasses.fields(ExperimentConfig)} - {"sites"}
+    assert fields <= set(OF_ONE_MACHINE) | set(OF_THE_EXPERIMENT)
+
+
+def test_another_version_of_the_software_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = smoke().fingerprint
+    monkeypatch.setattr("fedserdiff.config.version", lambda name: "99.0")
+    assert smoke().fingerprint != before
+
+
+def test_equal_configurations_have_equal_fingerprints_whichever_way_they_were_read() -> None:
+    config = smoke(lambda_kd=1, learning_rate=1 / 3)
+    stored = ExperimentConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert stored.fingerprint == config.fingerprint
+    assert config == smoke(lambda_kd=1.0, learning_rate=1 / 3)
+    assert config.fingerprint == smoke(lambda_kd=1.0, learning_rate=1 / 3).fingerprint
+
+
+def test_fingerprints_travel_as_flowers_integers() -> None:
+    sent = [smoke(seed=seed).fingerprint for seed in range(64)]
+    record = RecordDict({"asked": ConfigRecord({"experiments": sent})})
+    arrived = recorddict_from_proto(recorddict_to_proto(record)).config_records["asked"]["experiments"]
+    assert arrived == sent
+    assert 0 <= min(sent) <= max(sent) < 2**63
+    assert len(set(sent)) == len(sent)

@@ -44,3 +44,17 @@ def test_other_methods_run_with_their_settings_on_phantoms_under_home(tmp_path: 
 def test_a_mistake_is_named(tmp_path: Path, values: dict[str, float | int | str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         experiment_of(run_config(tmp_path / "home", **values))
+
+
+def test_a_hospitals_app_does_not_take_the_coordinators_federation_for_phantoms(tmp_path: Path) -> None:
+    """Its own scans are named in its own folder: ``flwr run`` must not make it train on phantoms instead."""
+    home = tmp_path / "home"
+    with pytest.raises(ConfigError, match=r"a real hospital runs its own app: .*scripts/hospital\.py"):
+        experiment_of(run_config(home, federation=str(tmp_path / "federation")))
+    assert not home.exists()
+
+
+def test_a_run_config_whose_federation_is_empty_is_a_simulations(tmp_path: Path) -> None:
+    """As ``pyproject.toml`` has it where nobody names one."""
+    config, _ = experiment_of(run_config(tmp_path / "home", federation=""))
+    assert [site.name for site in config.sites] == ["site-1"]

@@ -174,7 +174,8 @@ from flwr.serverapp import ServerApp
 
 LOOT = Path("LOOT")
 LOOT.joinpath("imported-" + __name__.replace(".", "-") + "-" + str(__import__("os").getpid())).touch()
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 
 def steal(message, context):
@@ -197,21 +198,19 @@ def main(grid, context):
         ("train", {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": 0}), ("train", {}),
         ("train.consolidate", {"stage": 1}), ("evaluate", {"stage": 0}), ("evaluate.scans", {}), ("system", {}),
     ]
+    arrays = ArrayRecord({"weights": Array(np.zeros(7, np.float32))})
+    messages = [
+        Message(RecordDict({"arrays": arrays, "config": ConfigRecord(orders)}), node, kind)
+        for kind, orders in asks
+        for node in grid.get_node_ids()
+    ]
     said = []
-    for kind, orders in asks:
-        arrays = ArrayRecord({"weights": Array(np.zeros(7, np.float32))})
-        content = RecordDict({"arrays": arrays, "config": ConfigRecord(orders)})
-        for node in list(grid.get_node_ids()):
-            try:
-                replies = list(grid.send_and_receive([Message(content, node, kind)], timeout=30))
-            except Exception as error:
-                said.append([kind, "not sent", str(error)[:80]])
-                continue
-            for reply in replies:
-                if reply.has_error():
-                    said.append([kind, reply.error.code, reply.error.reason])
-                else:
-                    said.append([kind, "content", {name: dict(record) for name, record in reply.content.items()}])
+    for reply in grid.send_and_receive(messages, timeout=120):
+        kind = reply.metadata.message_type
+        if reply.has_error():
+            said.append([kind, reply.error.code, reply.error.reason])
+        else:
+            said.append([kind, "content", {name: dict(record) for name, record in reply.content.items()}])
     LOOT.joinpath("replies.json").write_text(json.dumps(said))
 """
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -30,3 +32,21 @@ def test_sites_with_students_of_their_own_have_none_but_keep_the_matrix() -> Non
     for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
         assert {value for by_key in values[name].values() for value in by_key.values()} == {None}
     assert np.allclose(values["R"]["dice"]["mean"], R)
+
+
+def test_a_row_that_a_site_has_not_scored_yet_has_holes_and_the_stream_no_scores() -> None:
+    whole = results([3, 3, 3])
+    late = whole.rows[1].pop("west")
+    values = whole.to_dict()
+    for matrix in (values["R"]["dice"]["mean"], values["R_coarse"]["hd95"]["tc"]):
+        assert matrix[1] == pytest.approx([0.9, 0.3, None])
+        assert [matrix[k] for k in (0, 2, 3)] == pytest.approx(R[[0, 2, 3]])
+    json.dumps(values, allow_nan=False)  # as the run directory writes it
+    for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
+        assert {value for by_key in values[name].values() for value in by_key.values()} == {None}
+    assert ("west", 1) not in {(line["site"], line["stage"]) for line in whole.table()}
+
+    whole.rows[1]["west"] = late
+    assert whole.to_dict() == results([3, 3, 3]).to_dict()
+    for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
+        assert isinstance(whole.to_dict()[name]["dice"]["mean"], float)
