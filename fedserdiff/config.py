@@ -246,7 +246,11 @@ class ExperimentConfig:
 
         Paths, devices, time-outs and a hospital's own limits on what leaves it do not count.
         """
-        agreed = {name: value for name, value in self.to_dict().items() if name not in _OF_ONE_MACHINE}
+        agreed = {
+            name: float(value) if name in _FRACTIONAL else value  # 1 and 1.0 are one setting
+            for name, value in self.to_dict().items()
+            if name not in _OF_ONE_MACHINE
+        }
         agreed["sites"] = [[site.name, site.release] for site in self.sites]
         text = json.dumps([version("fedserdiff"), agreed], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

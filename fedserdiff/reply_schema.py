@@ -47,7 +47,7 @@ Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
 """The records that a reply has to hold, all of them and no other, by name; then their arrays or scalars by name."""
 
 
-def reply_rules(message_type: str, config: ExperimentConfig, site: int, received: ArrayRecord | None) -> Rules:
+def reply_rules(message_type: str, config: ExperimentConfig, site: int, student: ArrayRecord | None) -> Rules:
     """Return what the reply to a message may hold.
 
     Parameters
@@ -58,8 +58,9 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, received
         The experiment that both sides agreed on.
     site : int
         The number of the answering site, from 0.
-    received : ArrayRecord or None
-        The student that came with the message: the reply's weights have its names, types and shapes.
+    student : ArrayRecord or None
+        A student of the experiment, whose names, types and shapes a reply's weights have; an introduction needs none.
+        A hospital takes one that it made by its own experiment, never the one that came with the message.
 
     Raises
     ------
@@ -69,11 +70,11 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, received
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
         return {wire.SITE: {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}}
-    if message_type == MessageType.TRAIN and received is not None:
-        return {wire.ARRAYS: _like(received), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
+    if message_type == MessageType.TRAIN and student is not None:
+        return {wire.ARRAYS: _like(student), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
     if message_type == MessageType.EVALUATE:
         return {wire.METRICS: {**_SCORES, wire.WEIGHT: _WEIGHT}}
-    if message_type == wire.CONSOLIDATE and received is not None and (handed := _handed_over(config, received)):
+    if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student)):
         return handed
     raise ReplyError(f"no reply to a {message_type} message was agreed")
 
@@ -92,11 +93,11 @@ def _losses(config: ExperimentConfig) -> dict[str, NumberRule]:
     return {f"loss-{term}": NumberRule(-_HUGE, _HUGE, optional=term != "segmentation") for term in terms}
 
 
-def _like(received: ArrayRecord, least: float = -np.inf) -> dict[str, ArrayRule]:
-    return {name: ArrayRule(array.dtype, tuple(array.shape), least=least) for name, array in received.items()}
+def _like(student: ArrayRecord, least: float = -np.inf) -> dict[str, ArrayRule]:
+    return {name: ArrayRule(array.dtype, tuple(array.shape), least=least) for name, array in student.items()}
 
 
-def _handed_over(config: ExperimentConfig, received: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
+def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
     """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
     grid = config.grid[: config.spatial_dims]
     masks = (len(REGIONS), *grid)
@@ -108,7 +109,7 @@ def _handed_over(config: ExperimentConfig, received: ArrayRecord) -> dict[str, d
             "images": ArrayRule("float16", (len(MODALITIES), *grid), most),
             "masks": ArrayRule("uint8", masks, most, 0, 1),
         },
-        wire.FISHER: _like(received, least=0),
+        wire.FISHER: _like(student, least=0),
     }
     name = get_method(config.method).hands_over
     return {name: known[name]} if known.get(name) else {}
@@ -202,11 +203,13 @@ def check_update(content: RecordDict, received: ArrayRecord | None, config: Expe
     Raises
     ------
     ReplyError
-        Where the root mean square of the weights' changes exceeds `max_update_rms`.
+        Where the root mean square of the weights' changes exceeds `max_update_rms`, or none was received.
     """
-    if received is None or wire.ARRAYS not in content.array_records:
+    if wire.ARRAYS not in content.array_records:
         return
     sent = content.array_records[wire.ARRAYS]
+    if received is None or _like(received) != _like(sent):
+        raise ReplyError(f"{wire.ARRAYS}: not a student like the one received")
     changes = [array.numpy().astype(np.float64) - received[name].numpy() for name, array in sent.items()]
     rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
     if not rms <= config.max_update_rms:

@@ -130,5 +130,5 @@ def bytes_by_kind(content: RecordDict) -> dict[str, int]:
 def _size(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
     try:
         return record.count_bytes()
-    except ValueError:  # Flower cannot count an empty string; no reply that holds one is ever accepted
+    except (ValueError, IndexError):  # Flower cannot count nothing, such as an empty list; no such reply is accepted
         return 0

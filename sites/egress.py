@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError, DivergedError, ExperimentError, FederationError, ReplyError
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
@@ -41,7 +44,8 @@ class Door:
         """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
         received = message.content.array_records.get(wire.ARRAYS)
         try:
-            allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, received))
+            student = _any_student(self.config)
+            allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, student))
             check_update(allowed, received, self.config)
             self._check_quota(allowed)
         except ReplyError as refusal:
@@ -99,7 +103,7 @@ class GuardedApp(ClientApp):
         try:
             door = self._door(context)
             try:
-                reply = super().__call__(message, context)
+                reply = super().__call__(deepcopy(message), context)  # the request that is answered stays as it came
                 if reply.has_error():
                     raise FederationError("a handler returned an error of its own")
                 return door.reply(message, reply.content)
@@ -123,6 +127,11 @@ def hospital_log(folder: Path) -> logging.Logger:
     return log
 
 
+@lru_cache(maxsize=4)
+def _any_student(config: ExperimentConfig) -> ArrayRecord:
+    return wire.weights_to_record(Student(config))
+
+
 def _error(message: Message, fault: Fault) -> Message:
     return Message(Error(code=int(fault), reason=fault.name), reply_to=message)
 
@@ -139,6 +148,13 @@ def _fault_of(error: Exception) -> Fault:
     return Fault.INTERNAL
 
 
+def _digest(record: ArrayRecord | ConfigRecord | MetricRecord) -> str:
+    try:
+        return record.object_id
+    except Exception:  # noqa: BLE001 - what Flower cannot encode, such as an int beyond 64 bits, never leaves
+        return ""
+
+
 def _described(content: RecordDict) -> Iterable[Released]:
     """Describe records for the ledger; the digest is Flower's object id, a SHA-256 of what crosses the wire."""
     sizes = wire.bytes_by_kind(content)
@@ -149,5 +165,5 @@ def _described(content: RecordDict) -> Iterable[Released]:
             kind=type(record).__name__,
             arrays={key: f"{array.dtype}{list(array.shape)}" for key, array in arrays},
             bytes=sizes[name],
-            sha256=record.object_id,
+            sha256=_digest(record),
         )

@@ -141,6 +141,7 @@ class ArrivalStrategy(FedAvg):
         for site, content in accepted.items():
             self.receive(site, content)
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
+        _keep_common_losses(kept)
         arrays, metrics = super().aggregate_train(server_round, kept)
         if arrays is None or metrics is None:
             where = f"stage {self.stage} ({self.plan.name}), round {server_round}"
@@ -191,7 +192,8 @@ class ArrivalStrategy(FedAvg):
     ) -> tuple[dict[str, RecordDict], str]:
         """Return, by site, the contents of the replies that hold what was agreed, and say what was wrong elsewhere.
 
-        The bytes of every reply that came are counted, whether it is accepted or dropped.
+        The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
+        anything, so all such are ``other``.
         """
         replies = list(replies)
         places = {site.name: place for place, site in enumerate(self.config.sites)}
@@ -200,9 +202,11 @@ class ArrivalStrategy(FedAvg):
             if message.has_error():
                 continue
             site = nodes[message.metadata.src_node_id]
-            self.count(self.bytes_out, site, message.content)
+            rules = reply_rules(message_type, self.config, places[site], sent)
+            for kind, size in wire.bytes_by_kind(message.content).items():
+                self.bytes_out[site][kind if kind in rules else "other"] += size
             try:
-                content = admit(message.content, reply_rules(message_type, self.config, places[site], sent))
+                content = admit(message.content, rules)
                 check_update(content, sent, self.config)
             except ReplyError as error:
                 dropped.append(f"{site} sent what was not agreed, dropped ({error})")
@@ -232,3 +236,11 @@ def make_strategy(config: ExperimentConfig, events: RunEvents) -> ArrivalStrateg
     """Return the coordinator's half of the config's method."""
     strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
     return strategy
+
+
+def _keep_common_losses(replies: Sequence[Message]) -> None:
+    """Leave out losses that not every participant tells: Flower averages replies of the same metrics alone."""
+    metrics = [message.content.metric_records[wire.METRICS] for message in replies]
+    for one in metrics:
+        for name in [name for name in one if any(name not in other for other in metrics)]:
+            del one[name]

@@ -17,6 +17,7 @@ from strategies.scoring import Scoring
 
 FILE = "checkpoint.pt"
 
+_ANEW = "move its folder away to begin anew"
 _OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases")
 
 
@@ -43,9 +44,9 @@ class Checkpoint:
         try:
             saved = torch.load(file, weights_only=True)
         except Exception as error:  # noqa: BLE001 - unpickling fails in many ways; all mean one thing to a user
-            raise ConfigError(
-                f"{file}: cannot be read ({type(error).__name__}): begin anew in another folder"
-            ) from None
+            raise ConfigError(f"{file}: cannot be read ({type(error).__name__}): {_ANEW}") from None
+        if not isinstance(saved, dict) or "experiment" not in saved:
+            raise ConfigError(f"{file}: cannot be read (it is no checkpoint): {_ANEW}")
         if saved["experiment"] != config.fingerprint:
             raise ConfigError(f"{file}: belongs to another experiment, or to another version of fedserdiff")
         return cls(saved["stage"], _record(saved["arrays"]), saved)

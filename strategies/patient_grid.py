@@ -13,16 +13,19 @@ _POLL_S = 0.2
 _MOST_SENDINGS = 4
 """A hospital whose process ends again and again at the same message is not sent it for ever."""
 
-_LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
+_ABOUT_NODES = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
+"""Flower's own errors: no answer of a hospital."""
 
 
-@dataclass(frozen=True)
-class _Sending:
-    """A message on its way, when the node it went to had last been activated, and how often it was sent."""
+@dataclass
+class _Errand:
+    """A message, the copies of it that are out, when its node was last activated as the last copy went, their count."""
 
     message: Message
+    copies: set[str]
     activated: str | None
-    count: int
+    sendings: int = 1
+    unreachable: bool = False
 
 
 class PatientGrid(Grid):
@@ -50,32 +53,43 @@ class PatientGrid(Grid):
         """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         activations = self._activations()
-        waiting = dict(self._send(message, activations, 1) for message in messages)
+        errands = [
+            _Errand(message, {self._send(message)}, activations.get(message.metadata.dst_node_id))
+            for message in messages
+        ]
         replies: list[Message] = []
-        while waiting and time.monotonic() < end:
-            lost = set()
-            for reply in self._grid.pull_messages(list(waiting)):
-                if reply.has_error() and reply.error.code in _LOST:
-                    lost.add(reply.metadata.reply_to_message_id)
-                else:
-                    waiting.pop(reply.metadata.reply_to_message_id)
+        while errands and time.monotonic() < end:
+            by_copy = {copy: errand for errand in errands for copy in errand.copies}
+            for reply in self._grid.pull_messages(list(by_copy)):
+                errand = by_copy[reply.metadata.reply_to_message_id]
+                if reply.has_error() and reply.error.code in _ABOUT_NODES:
+                    errand.copies.discard(reply.metadata.reply_to_message_id)
+                    errand.unreachable |= reply.error.code == ErrorCode.NODE_UNAVAILABLE
+                elif errand in errands:  # the first answer counts, to whichever copy
+                    errands.remove(errand)
                     replies.append(reply)
             activations = self._activations()
-            for identifier, sending in list(waiting.items()):
-                node = sending.message.metadata.dst_node_id
-                gone = identifier in lost or activations.get(node, sending.activated) != sending.activated
-                if gone and node in activations:
-                    del waiting[identifier]
-                    if sending.count < _MOST_SENDINGS:
-                        self._sent_again(node)
-                        waiting.update([self._send(_copy(sending.message), activations, sending.count + 1)])
-            if waiting:
+            errands = [errand for errand in errands if self._see_to(errand, activations)]
+            if errands:
                 time.sleep(_POLL_S)
         return replies
 
-    def _send(self, message: Message, activations: dict[int, str | None], count: int) -> tuple[str, _Sending]:
+    def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:
+        """Send a message again where its node has lost it; return whether there is an answer to wait for."""
+        node = errand.message.metadata.dst_node_id
+        if node not in activations or not (errand.unreachable or activations[node] != errand.activated):
+            return True
+        if errand.sendings == _MOST_SENDINGS:
+            return False
+        self._sent_again(node)
+        errand.copies.add(self._send(_copy(errand.message)))
+        errand.activated, errand.unreachable = activations[node], False
+        errand.sendings += 1
+        return True
+
+    def _send(self, message: Message) -> str:
         (identifier,) = self._grid.push_messages([message])
-        return identifier, _Sending(message, activations.get(message.metadata.dst_node_id), count)
+        return identifier
 
     def _activations(self) -> dict[int, str | None]:
         """Return when each node that is there now was last activated."""

@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedserdiff import wire
@@ -13,7 +16,17 @@ from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.report.events import RunEvents
 from strategies.faults import describe_fault
 
-_POLL_S = 0.5
+_POLL_S = 0.2
+_INTRODUCTION_S = 30
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that is out: its message, the site whose key the node has, when the node was last activated."""
+
+    message: str
+    owner: str | None
+    activated: str | None
 
 
 class Roster:
@@ -43,6 +56,7 @@ class Roster:
         self._events = events
         self._tell = introduced
         self._owners = None if keys is None else {key: site for site, key in keys.items()}
+        self._asked: dict[int, _Asked] = {}
         self._turned_away: dict[int, str | None] = {}  # when the node had last been activated
         self._why: dict[str, str] = {}
         self._sites = [site.name for site in config.sites]
@@ -82,55 +96,66 @@ class Roster:
         return next((site for site, known in self.nodes.items() if known == node), f"node {node}")
 
     def meet(self) -> dict[str, int]:
-        """Let nodes that are new introduce themselves; return the node of every site that is there now."""
-        nodes = list(self._grid.get_nodes())
-        known = set(self.nodes.values())
-        fresh = {}
-        for node in nodes:
-            owner = None if self._owners is None else self._owners.get(bytes(node.public_key))
-            foreign = self._owners is not None and owner is None
-            again = self._turned_away.get(node.node_id, "never") == node.last_activated_at
-            if node.node_id in known or again:
-                continue
-            if foreign:
-                self._turn_away(
-                    node.node_id, node.last_activated_at, f"node {node.node_id}", "its key belongs to no site"
-                )
-            else:
-                fresh[node.node_id] = owner
-        if fresh:
-            self._query(fresh, {node.node_id: node.last_activated_at for node in nodes})
-        there = {node.node_id for node in nodes}
-        return {site: node for site, node in self.nodes.items() if node in there}
+        """Let nodes that are new introduce themselves; return the node of every site that is there now.
 
-    def _query(self, owners: Mapping[int, str | None], activations: Mapping[int, str | None]) -> None:
-        """Ask nodes who they are. A hospital prepares its cases before it answers, perhaps as long as a stage."""
-        timeout = self._config.stage_timeout_s
-        asked = RecordDict({wire.CONFIG: ConfigRecord({"experiment": self._config.fingerprint})})
-        messages = [Message(asked, node, MessageType.QUERY, ttl=timeout) for node in owners]
-        replies = {
-            reply.metadata.src_node_id: reply for reply in self._grid.send_and_receive(messages, timeout=timeout)
-        }
-        for node, owner in owners.items():
+        A hospital prepares its cases before it answers, perhaps for hours: it is waited for half a minute here, and its
+        answer is taken in at a later call.
+        """
+        end = time.monotonic() + _INTRODUCTION_S
+        while True:
+            nodes = {node.node_id: node for node in self._grid.get_nodes()}
+            for node in nodes.values():
+                self._ask(node)
+            self._listen()
+            awaited = [node for node in self._asked if node in nodes]
+            if not awaited or time.monotonic() > end:
+                return {site: node for site, node in self.nodes.items() if node in nodes}
+            time.sleep(_POLL_S)
+
+    def _ask(self, node: NodeInfo) -> None:
+        """Ask a node who it is, unless that is known, or was asked since the node was last activated."""
+        activated = node.last_activated_at
+        asked = self._asked.get(node.node_id)
+        turned_away = self._turned_away.get(node.node_id, "never") == activated
+        if node.node_id in self.nodes.values() or turned_away or (asked and asked.activated == activated):
+            return
+        owner = None if self._owners is None else self._owners.get(bytes(node.public_key))
+        if self._owners is not None and owner is None:
+            self._turn_away(node.node_id, activated, f"node {node.node_id}", "its key belongs to no site")
+            return
+        content = RecordDict({wire.CONFIG: ConfigRecord({"experiment": self._config.fingerprint})})
+        message = Message(content, node.node_id, MessageType.QUERY, ttl=self._config.stage_timeout_s)
+        (identifier,) = self._grid.push_messages([message])
+        self._asked[node.node_id] = _Asked(identifier, owner, activated)
+
+    def _listen(self) -> None:
+        """Take in the introductions that have come."""
+        by_message = {asked.message: node for node, asked in self._asked.items()}
+        for reply in self._grid.pull_messages(list(by_message)) if by_message else []:
+            node = by_message[reply.metadata.reply_to_message_id]
+            asked = self._asked.pop(node)
+            if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                continue  # it is asked anew when it is back
             try:
-                name = self._introduced(node, owner, replies.get(node))
+                name = self._introduced(node, asked.owner, reply)
             except FederationError as error:
                 if self._owners is None:
                     raise
-                self._turn_away(node, activations[node], str(owner), str(error))
+                self._turn_away(node, asked.activated, str(asked.owner), str(error))
             else:
                 self.nodes[name] = node
+                self._why.pop(name, None)
 
-    def _introduced(self, node: int, owner: str | None, reply: Message | None) -> str:
+    def _introduced(self, node: int, owner: str | None, reply: Message) -> str:
         """Return the name of the site that a node is."""
-        if reply is None or reply.has_error():
-            fault = "did not answer in time" if reply is None else describe_fault(reply.error)
+        if reply.has_error():
+            fault = describe_fault(reply.error)
             raise FederationError(fault if owner else f"node {node} {fault}")
         try:
             claimed = int(str(reply.content.metric_records[wire.SITE]["site"]))
             about = admit(reply.content, reply_rules(MessageType.QUERY, self._config, claimed, None))
-            name = self._sites[claimed] if claimed >= 0 else ""
-        except (KeyError, ValueError, IndexError, ReplyError):
+            name = dict(enumerate(self._sites))[claimed]
+        except (KeyError, ValueError, ReplyError):
             raise FederationError(f"{'' if owner else f'node {node} '}introduced itself out of protocol") from None
         if owner not in (None, name):
             raise FederationError(f"claims to be {name}, whose key it does not hold")

@@ -151,7 +151,7 @@ SITES = (Site("north", "brats2021", "/scans/north", ("a", "b"), ("b",)), Site("e
 
 
 def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", **{"sites": SITES, **changes})
+    return make_config("smoke", sites=SITES).replace(**changes)
 
 
 OF_ONE_MACHINE: dict[str, dict[str, Any]] = {

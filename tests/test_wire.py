@@ -52,7 +52,8 @@ def test_weights_of_another_configuration_are_refused_and_change_nothing(
     other = new_student(CONFIG)
     with pytest.raises(FederationError, match="do not fit this configuration's student"):
         wire.load_weights(other, record)
-    assert all(torch.equal(w, new_student(CONFIG).state_dict()[name]) for name, w in other.state_dict().items())
+    before = new_student(CONFIG).state_dict()
+    assert all(torch.equal(values, before[name]) for name, values in other.state_dict().items())
 
 
 def test_each_weights_importance_comes_back_as_its_own(student: Student) -> None:

@@ -202,7 +202,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_words(link: SuperLink, run: 
     with pytest.raises(ConfigError) as caught:
         Checkpoint.load(run, smoke())
     assert str(caught.value).startswith(f"{file}: cannot be read")
-    assert str(caught.value).endswith("begin anew in another folder")
+    assert str(caught.value).endswith("move its folder away to begin anew")
 
 
 @contextmanager
