@@ -1,9 +1,11 @@
 """A dress rehearsal: the federation of `simulate.py` as separate processes with TLS and keys, on this machine."""
 
 import json
+import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -47,7 +49,9 @@ def main(
     with clear_errors("what the processes wrote is kept"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
-        opened = open_named(console, make_config(profile, method=method, seed=seed), federation, sites or 3)
+        config = make_config(profile, method=method, seed=seed)
+        config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
+        opened = open_named(console, config, federation, 3 if sites is None else sites)
         folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-loopback-{method}-seed{seed}"
         RunDirectory.new(folder)
         names = [site.name for site in opened.config.sites]
@@ -71,19 +75,15 @@ def main(
             raise FederationError("the deployment and the simulation, or the ledgers and the coordinator, disagree")
 
 
-def _compare_bytes(
-    console: Console, site: str, deployed: LocalFederation, results: dict[str, dict[str, dict[str, int]]]
-) -> int:
+def _compare_bytes(console: Console, site: str, deployed: LocalFederation, results: Mapping[str, Any]) -> int:
     """Print what a hospital's ledger says has left and what the coordinator received; return the difference."""
-    left = sum(entry.bytes for entry in read_ledger(deployed.ledger(site)))
-    received = sum(results["bytes_out"][site].values())
-    console.print(f"{site}: its ledger says {left:,} bytes left, the coordinator received {received:,}")
+    left: int = sum(entry.bytes for entry in read_ledger(deployed.ledger(site)))
+    received: int = sum(results["bytes_out"][site].values())
+    console.print(f"{site}: its ledger says {left:,} bytes left, the coordinator received {received:,}", soft_wrap=True)
     return left - received
 
 
-def _largest_difference(
-    one: dict[str, dict[str, dict[str, object]]], other: dict[str, dict[str, dict[str, object]]]
-) -> float:
+def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """Return the largest absolute difference between two runs' Dice, over masks, regions, sites and stages."""
     return max(
         float(np.abs(np.array(one[mask]["dice"][key]) - np.array(other[mask]["dice"][key])).max())
