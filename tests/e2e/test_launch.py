@@ -1,5 +1,6 @@
 """Both halves on the real engine, where something is unusual: faults, absent sites, more than one worker."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedserdiff.federation import phantom_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
 from sites.client_app import Premises, make_client_app
-from sites.egress import answer_or_fault, hospital_log
+from sites.egress import Door, GuardedApp
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
 
@@ -34,20 +35,28 @@ def premises(tmp_path: Path) -> Premises:
     return Premises(tmp_path / "cache", tmp_path / "hospitals")
 
 
+def behind_the_guard(
+    handler: Callable[[Message, Context], Message], tmp_path: Path, config: ExperimentConfig, site: int
+) -> GuardedApp:
+    """A hospital that trains by another handler."""
+    door = Door(tmp_path / "hospitals" / config.sites[site].name, config, site)
+    app = GuardedApp(lambda context: door)
+    app.train()(handler)
+    return app
+
+
 def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hospital(
     config: ExperimentConfig, tmp_path: Path
 ) -> None:
     real = make_client_app(config, premises(tmp_path))
 
+    def handler(message: Message, context: Context) -> Message:
+        raise RuntimeError(f"cannot open {SECRET}")
+
+    broken = behind_the_guard(handler, tmp_path, config, 0)
+
     def cannot_train(message: Message, context: Context) -> Message:
-        if message.metadata.message_type != "train":
-            return real(message, context)
-
-        def handler(message: Message, context: Context) -> Message:
-            raise RuntimeError(f"cannot open {SECRET}")
-
-        log = hospital_log(tmp_path / "hospitals" / "site-1")
-        return answer_or_fault(message, context, handler, log)
+        return (broken if message.metadata.message_type == "train" else real)(message, context)
 
     run = RunDirectory.new(tmp_path / "run")
     log = tmp_path / "flower.log"
@@ -91,15 +100,15 @@ def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_pa
 def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:
     config = config.replace(participation="cumulative")
     real = make_client_app(config, premises(tmp_path))
-    second = config.sites[1].name
+
+    def handler(message: Message, context: Context) -> Message:
+        raise MemoryError
+
+    broken = behind_the_guard(handler, tmp_path, config, 1)
 
     def second_cannot_train(message: Message, context: Context) -> Message:
-        def handler(message: Message, context: Context) -> Message:
-            raise MemoryError
-
-        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
-            return answer_or_fault(message, context, handler, hospital_log(tmp_path / "hospitals" / second))
-        return real(message, context)
+        fails = message.metadata.message_type == "train" and context.node_config["partition-id"] == 1
+        return (broken if fails else real)(message, context)
 
     class Heard(RunEvents):
         failures: list[str] = []  # noqa: RUF012 - one instance
