@@ -49,6 +49,7 @@ class LocalFederation:
             "FLWR_HOME": str(self.coordinator.folder / "flower"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "PYTHONUNBUFFERED": "1",  # logs are read while they grow
         }
 
     def __enter__(self) -> "LocalFederation":

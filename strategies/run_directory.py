@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -45,20 +46,24 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def of_federation(cls, path: Path) -> "RunDirectory":
+    def of_federation(cls, path: Path, patience_s: float = 30) -> "RunDirectory":
         """Make the folder of a federation's one run, or open it to go on; it stays this process's until it ends.
+
+        A process whose SuperLink was killed ends some seconds later: it is waited for, for `patience_s`.
 
         Raises
         ------
         ConfigError
-            Where it cannot be made, or another process is at work in it.
+            Where it cannot be made, or another process is still at work in it.
         """
+        end = time.monotonic() + patience_s
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never closed: held as long as the process lives
-        except BlockingIOError:
-            raise ConfigError(f"{path}: another process runs this federation: wait for it, or stop it") from None
+            while not _locked(lock):  # never closed: held as long as the process lives
+                if time.monotonic() > end:
+                    raise ConfigError(f"{path}: another process runs this federation: wait for it, or stop it")
+                time.sleep(0.2)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
         return cls(path)
@@ -101,3 +106,12 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path / name)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file, unless another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -55,6 +55,7 @@ def deployed(
         federation.start_run()
         wait_until_says(federation.log("run"), "waiting for site-2")
 
+        federation.kill("impostor")
         federation.kill("run")
         federation.kill("coordinator")
         federation.start_coordinator()
@@ -62,7 +63,6 @@ def deployed(
         wait_until_says(federation.log("run"), "going on after stage 1")
         wait_until_says(federation.log("run"), "waiting for site-2", 2)
 
-        federation.kill("impostor")
         federation.start_hospital("site-3")  # comes late by itself: its key's cut connection has to lapse first
         federation.start_hospital("site-2")
         wait_until_says(federation.log("site-2"), "train: at work")
@@ -202,7 +202,7 @@ def main(grid, context):
     messages = [
         Message(RecordDict({"arrays": arrays, "config": ConfigRecord(orders)}), node, kind)
         for kind, orders in asks
-        for node in grid.get_node_ids()
+        for node in list(grid.get_node_ids())[:1]
     ]
     said = []
     for reply in grid.send_and_receive(messages, timeout=120):
@@ -234,14 +234,13 @@ def test_an_app_of_a_hostile_coordinator_never_runs_in_a_hospital(deployed: Loca
         time.sleep(0.5)
     said = json.loads((loot / "replies.json").read_text())
     assert {kind for kind, *_ in said} >= {"query", "query.scans", "train", "train.consolidate", "evaluate"}
-    told = [what["site"] for _, code, what in said if code == "content"]  # the true introductions, counts rounded to 5
-    assert sorted(told, key=lambda one: one["site"]) == [
-        {"site": number, "training-cases": 5, "test-cases": 5} for number in range(3)
-    ]
+    told = [what["site"] for _, code, what in said if code == "content"]  # the true introduction, counts rounded to 5
+    assert [(one["training-cases"], one["test-cases"]) for one in told] == [(5, 5)]
     refusals = {(code, what) for _, code, what in said if code != "content"}
     assert refusals <= {(fault.value, fault.name) for fault in Fault}
     imported = [file.name.split("-")[0] for file in loot.iterdir()]
     assert sorted(imported) == ["imported", "replies.json"]  # once, at the coordinator
+    asked = f"site-{told[0]['site'] + 1}"
     for site, ledger in ledgers.items():
         verdicts = [entry.verdict for entry in read_ledger(ledger)[before[site] :]]
-        assert (len(verdicts), verdicts.count("sent")) == (len(said) / 3, 1)
+        assert (len(verdicts), verdicts.count("sent")) == ((len(said), 1) if site == asked else (0, 0))

@@ -92,9 +92,9 @@ def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_pa
         return real(message, context)
 
     run = RunDirectory.new(tmp_path / "run")
-    server = make_server_app(config.replace(stage_timeout_s=45), run, RunEvents())
+    server = make_server_app(config.replace(stage_timeout_s=30), run, RunEvents())
     with pytest.raises(FederationError, match="site-1 did not answer in time"):
-        simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log", 45)  # type: ignore[arg-type]
+        simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log", 30)  # type: ignore[arg-type]
 
 
 def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:

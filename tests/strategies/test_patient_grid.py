@@ -168,6 +168,20 @@ def test_a_node_that_was_away_before_it_took_its_message_gets_one_copy(
     assert len(node.seen) == 1
 
 
+def test_a_message_that_the_superlink_lost_is_sent_again(link: SuperLink, grid: PatientGrid, told: list[int]) -> None:
+    """As it loses one whose objects did not all reach it; the node itself was there all the time."""
+
+    def answer(node: SuperNode, message: Message) -> RecordDict:
+        if len(node.seen) == 1:
+            link.state.delete_messages({message.metadata.message_id})
+        return echo(node, message)
+
+    node = link.node(answer).start()
+    (reply,) = grid.send_and_receive([to(node)], timeout=LONG_S)
+    assert said(reply) == "hello to you"
+    assert told == [node.id]
+
+
 def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLink, grid: PatientGrid) -> None:
     """It started anew unnoticed and took what was there: it must not work for days on what nobody waits for."""
 

@@ -132,19 +132,22 @@ def test_rows_that_are_whole_are_not_measured_again_and_their_students_are_let_g
 
 
 def test_the_bytes_and_the_seconds_of_late_scores_are_counted_too(stream: Scored) -> None:
-    def slow(node: SuperNode, message: Message) -> RecordDict | Error | None:
-        time.sleep(0.4)
-        return scorer(1)(node, message)
+    def slow(place: int) -> Answer:
+        def answer(node: SuperNode, message: Message) -> RecordDict | Error | None:
+            time.sleep(0.5)
+            return scorer(place)(node, message)
 
-    stream.join("north")
+        return answer
+
+    stream.join("north", slow(0))
     stream.add()
     stream.catch_up()
     sent = dict(stream.strategy.bytes_in["north"])
     first = stream.results.seconds["evaluation 0"]
-    assert first > 0
-    stream.join("east", slow)
+    assert first > 0.5
+    stream.join("east", slow(1))
     stream.catch_up()
-    assert stream.results.seconds["evaluation 0"] > first + 0.4
+    assert stream.results.seconds["evaluation 0"] > first + 0.5
     assert stream.strategy.bytes_in["east"] == sent
     assert stream.strategy.bytes_out["east"] == stream.strategy.bytes_out["north"]
     assert sent[wire.ARRAYS] > 40
