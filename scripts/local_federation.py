@@ -163,7 +163,9 @@ class LocalFederation:
     def kill(self, name: str) -> None:
         """End a process, and those it started, with no warning: as a power cut would."""
         process = self._processes.pop(name)
-        _signal_group(process, signal.SIGKILL)
+        for started in [process.pid, *_descendants(process.pid)]:  # Flower's SuperExec has a group of its own
+            with suppress(ProcessLookupError):
+                os.kill(started, signal.SIGKILL)
         process.wait()
 
     def crash(self, name: str) -> None:
@@ -220,6 +222,11 @@ class LocalFederation:
             if ended:
                 return
             time.sleep(0.2)
+
+
+def _descendants(process: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [*children, *(grandchild for child in children for grandchild in _descendants(child))]
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -45,7 +45,7 @@ _STOP_S = 10
 _SLOW_S = 15
 _UNREACHABLE_S = 24 * 3600
 _LET_IN_S = 120  # a connection that was cut lapses at the coordinator after two heartbeats, a minute
-_AGAIN_S = 15
+_AGAIN_S = 8
 _NOT_LET_IN = "Failed to activate SuperNode"  # Flower says no more to whoever is refused
 _LAST_LINES = 6
 

@@ -46,10 +46,10 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def of_federation(cls, path: Path, patience_s: float = 30) -> "RunDirectory":
+    def of_federation(cls, path: Path, patience_s: float = 120) -> "RunDirectory":
         """Make the folder of a federation's one run, or open it to go on; it stays this process's until it ends.
 
-        A process whose SuperLink was killed ends some seconds later: it is waited for, for `patience_s`.
+        A process whose SuperLink was killed ends half a minute later: it is waited for, for `patience_s`.
 
         Raises
         ------

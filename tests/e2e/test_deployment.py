@@ -55,7 +55,6 @@ def deployed(
         federation.start_run()
         wait_until_says(federation.log("run"), "waiting for site-2")
 
-        federation.kill("impostor")
         federation.kill("run")
         federation.kill("coordinator")
         federation.start_coordinator()
@@ -63,6 +62,7 @@ def deployed(
         wait_until_says(federation.log("run"), "going on after stage 1")
         wait_until_says(federation.log("run"), "waiting for site-2", 2)
 
+        federation.kill("impostor")
         federation.start_hospital("site-3")  # comes late by itself: its key's cut connection has to lapse first
         federation.start_hospital("site-2")
         wait_until_says(federation.log("site-2"), "train: at work")
