@@ -25,7 +25,7 @@ class _Errand:
     copies: set[str]
     activated: str | None
     sendings: int = 1
-    unreachable: bool = False
+    lost: bool = False
 
 
 class PatientGrid(Grid):
@@ -64,7 +64,8 @@ class PatientGrid(Grid):
                 errand = by_copy[reply.metadata.reply_to_message_id]
                 if reply.has_error() and reply.error.code in _ABOUT_NODES:
                     errand.copies.discard(reply.metadata.reply_to_message_id)
-                    errand.unreachable |= reply.error.code == ErrorCode.NODE_UNAVAILABLE
+                    about = errand.message.metadata
+                    errand.lost |= time.time() < about.created_at + about.ttl  # a message that expired is not lost
                 elif errand in errands:  # the first answer counts, to whichever copy
                     errands.remove(errand)
                     replies.append(reply)
@@ -77,13 +78,13 @@ class PatientGrid(Grid):
     def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:
         """Send a message again where its node has lost it; return whether there is an answer to wait for."""
         node = errand.message.metadata.dst_node_id
-        if node not in activations or not (errand.unreachable or activations[node] != errand.activated):
+        if node not in activations or not (errand.lost or activations[node] != errand.activated):
             return True
         if errand.sendings == _MOST_SENDINGS:
             return False
         self._sent_again(node)
         errand.copies.add(self._send(_copy(errand.message)))
-        errand.activated, errand.unreachable = activations[node], False
+        errand.activated, errand.lost = activations[node], False
         errand.sendings += 1
         return True
 

@@ -256,3 +256,23 @@ def test_a_site_that_leaves_before_it_introduced_itself_does_not_hold_up_the_oth
     started = time.monotonic()
     assert roster.wait_for([NORTH]) == {NORTH: north.id}
     assert time.monotonic() - started < 4
+
+
+def test_a_site_that_takes_long_to_introduce_itself_is_asked_once_and_taken_in_when_it_has(
+    link: SuperLink, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strategies.roster._INTRODUCTION_S", 0.3)  # half a minute would be long for a test
+    prepared = threading.Event()
+
+    def prepares(node: SuperNode, message: Message) -> RecordDict:
+        assert prepared.wait(30)
+        return introduction(1)
+
+    roster = make_roster(link, heard, site_timeout_s=30)
+    north, east = join(link, NORTH), join(link, EAST, prepares)
+    assert roster.wait_for([NORTH]) == {NORTH: north.id}
+    assert roster.meet() == {NORTH: north.id}
+    heard.on_waiting = prepared.set
+    assert roster.wait_for([EAST]) == {EAST: east.id}
+    assert [len(node.seen) for node in (north, east)] == [1, 1]
+    assert heard.turned_away == []
