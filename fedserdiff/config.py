@@ -16,6 +16,7 @@ Teacher = Literal["first", "latest"]
 Participation = Literal["arriving", "cumulative"]
 SharedErrorMaps = Literal["null", "mri", "none"]
 Precision = Literal["bf16", "fp32"]
+SiteFailure = Literal["fail", "go-on"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to kee
 
 _OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
     "sites", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s", "max_update_rms", "egress_quota_mb",
+    "retries", "site_failure",
 )  # fmt: skip
 
 
@@ -118,11 +120,19 @@ class ExperimentConfig:
         What Ray reserves for a hospital that is at work; torch uses as many threads as CPUs.
     site_timeout_s, stage_timeout_s : float
         How long the coordinator waits for a site to appear, and for a round or evaluation to end.
+    retries : int
+        How often a site gets a message again that it failed at for a reason that may pass: its worker was killed, its
+        memory was full, an error inside it (our choice: 2). The same message gives the same answer, to the last bit.
+    site_failure : {"fail", "go-on"}
+        What becomes of a stage when a participant has failed for good: it fails, or goes on without the site where
+        others take part; the results then name the round. A stage that nobody trained fails in either case.
     max_update_rms : float
         The most that a round may change a student's weights, as root mean square over all of them; a hospital sends no
         other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.018).
     egress_quota_mb : float
         Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.
+    allow_overlap : bool
+        Keep patients that an earlier site brought already: a leak into the test set, and the results say so.
     """
 
     method: str = "ser-diff"
@@ -160,8 +170,11 @@ class ExperimentConfig:
     gpus_per_site: float = 0
     site_timeout_s: float = 120
     stage_timeout_s: float = 7 * 24 * 3600
+    retries: int = 2
+    site_failure: SiteFailure = "fail"
     max_update_rms: float = 0.1
     egress_quota_mb: float = 1000
+    allow_overlap: bool = False
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -174,11 +187,14 @@ class ExperimentConfig:
             "participation": get_args(Participation),
             "shared_error_maps": get_args(SharedErrorMaps),
             "precision": get_args(Precision),
+            "site_failure": get_args(SiteFailure),
             "spatial_dims": (2, 3),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
+        if not isinstance(self.allow_overlap, bool):  # not among the choices: 1 == True
+            raise ConfigError(f"allow_overlap: {self.allow_overlap!r} is not True or False")
 
     def _check_numbers(self) -> None:
         least: dict[str, float] = {
@@ -188,6 +204,7 @@ class ExperimentConfig:
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
             "sampling_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
+            "retries": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -241,10 +258,10 @@ class ExperimentConfig:
         return self.replace(**{**defaults, "method": "fine-tune"})
 
     @property
-    def fingerprint(self) -> int:
-        """A number that tells experiments apart: 63 bits of a SHA-256 of all that determines the result, software too.
+    def agreed(self) -> dict[str, Any]:
+        """What coordinator and hospitals of one experiment agree on: all that determines the result, JSON-ready.
 
-        Paths, devices, time-outs and a hospital's own limits on what leaves it do not count.
+        Paths, devices, time-outs, what happens on failures and a hospital's own limits on what leaves it do not count.
         """
         agreed = {
             name: float(value) if name in _FRACTIONAL else value  # 1 and 1.0 are one setting
@@ -252,7 +269,12 @@ class ExperimentConfig:
             if name not in _OF_ONE_MACHINE
         }
         agreed["sites"] = [[site.name, site.release] for site in self.sites]
-        text = json.dumps([version("fedserdiff"), agreed], sort_keys=True)
+        return agreed
+
+    @property
+    def fingerprint(self) -> int:
+        """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
+        text = json.dumps([version("fedserdiff"), self.agreed], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -268,7 +290,7 @@ class ExperimentConfig:
         ConfigError
             Where a field is unknown or its value is not allowed.
         """
-        values = {name: value for name, value in values.items() if name != "versions"}  # of a run's config.json
+        values = {name: value for name, value in values.items() if name not in ("versions", "data")}  # a run's
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"unknown field {', '.join(unknown)}")

@@ -13,6 +13,7 @@ from fedserdiff.data.releases import get_release
 from fedserdiff.errors import ConfigError
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
+_OF_ALL_SITES = {"name_mapping": str}
 _REQUIRED_ANYWHERE = ("name", "release")
 _REQUIRED = (*_REQUIRED_ANYWHERE, "path")
 
@@ -20,7 +21,8 @@ _REQUIRED = (*_REQUIRED_ANYWHERE, "path")
 def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
-    Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others.
+    Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others, and above the first site
+    ``name_mapping``, which `name_mapping_of` reads.
 
     Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
     a `path` is optional, and need not exist here.
@@ -32,8 +34,10 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """
     tables = read_toml(file)
     entries = tables.pop("site", None)
-    if tables:
-        raise ConfigError(f"{file}: unknown entry {', '.join(sorted(tables))}: only [[site]] is known")
+    unknown = sorted(set(tables) - set(_OF_ALL_SITES))
+    if unknown:
+        raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only name_mapping and [[site]] are known")
+    check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{file}: no [[site]]: name at least one hospital")
     sites: list[Site] = []
@@ -45,9 +49,27 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def name_mapping_of(file: Path) -> Path | None:
+    """Return the table of patients' names that a federation file names as ``name_mapping``; None where it has none.
+
+    The path is relative to the file; `fedserdiff.data.name_mapping.read_name_mapping` reads the table.
+
+    Raises
+    ------
+    ConfigError
+        As `read_toml`, and where the entry is not a path.
+    """
+    given = {name: value for name, value in read_toml(file).items() if name in _OF_ALL_SITES}
+    check_fields(given, _OF_ALL_SITES, (), str(file))
+    return (file.parent / given["name_mapping"]).resolve() if given else None
+
+
 def _site(entry: Any, where: str, base: Path, paths: bool) -> Site:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: write it as a [[site]] table")
+    for field in _OF_ALL_SITES:
+        if field in entry:  # TOML counts what stands below a [[site]] to it
+            raise ConfigError(f"{where}: {field}: is not one site's: write it above the first [[site]]")
     check_fields(entry, _FIELDS, _REQUIRED if paths else _REQUIRED_ANYWHERE, where)
     cases, test_cases = cases_of(entry, where)
     check_site(entry["name"], entry["release"], where)

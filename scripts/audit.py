@@ -1,4 +1,4 @@
-"""Read what a hospital keeps about itself: verify its ledger and tell in words what left it."""
+"""Audits: a hospital's ledger, verified and told in words; and the patients who are in a federation twice."""
 
 import json
 from collections import Counter
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.comparison.summary import RAW_SCANS
+from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError, DataError
 from sites.ledger import REFUSED, SENT, VERDICTS, Entry, read_ledger
 
@@ -25,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback()
 def main() -> None:
-    """Read what a hospital keeps about itself."""
+    """Audit what left a hospital, and who is in a federation twice."""
 
 
 @app.command()
@@ -55,6 +56,21 @@ def ledger(
         _show_span(console, chain, entries)
         if arrived is not None:
             _compare(console, entries, arrived)
+
+
+@app.command()
+def overlap(
+    federation: Annotated[Path, typer.Argument(help="TOML file that names the hospitals.")],
+    profile: Annotated[
+        str, typer.Option(help=f"Whose prepared cases are used, or made; one of {', '.join(PROFILES)}.")
+    ] = "laptop",
+) -> None:
+    """Say which cases of a federation are of patients who are there already: by voxels, patient id and name mapping."""
+    with clear_errors("prepared cases are kept, and an audit changes nothing else"):
+        config = make_config(profile)
+        from audit_overlap import show_overlap  # with torch and Ray, for which a ledger's audit should not wait
+
+        show_overlap(Console(highlight=False), federation, config)
 
 
 def _check_head(file: Path, chain: Sequence[Entry], expected: str | None) -> None:

@@ -45,6 +45,9 @@ def main(
     show_cases: Annotated[
         bool, typer.Option("--show-cases", help="Show example cases of your own data in the page; phantoms always are.")
     ] = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Keep patients that an earlier site brought: the scores leak.")
+    ] = False,
     cpus_per_site: Annotated[float, typer.Option(help="CPUs for a site at work: torch's threads.")] = 1,
     gpus_per_site: Annotated[
         float | None, typer.Option(help="GPUs for a site at work; 1 where this machine has one, else 0.")
@@ -69,7 +72,7 @@ def main(
         studies = [] if study is None else _studies(study)
         gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
         setting = Setting(
-            make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus),
+            make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus, allow_overlap=allow_overlap),
             [_seed(text) for text in _listed(seeds or ("0" if studies else "0,1,2"), "--seeds")],
             federation,
             3 if sites is None else sites,

@@ -17,6 +17,7 @@ from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import label
+from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from strategies.run_directory import RunDirectory
@@ -53,7 +54,8 @@ class Setting:
     @property
     def folder(self) -> str:
         """What the data are called in a folder's name."""
-        return f"phantom{self.sites}" if self.federation is None else self.federation.stem
+        name = f"phantom{self.sites}" if self.federation is None else self.federation.stem
+        return f"{name}-allow-overlap" if self.config.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
         """Open the hospitals by seed: phantom patients differ from seed to seed."""
@@ -91,11 +93,13 @@ def compare_methods(
     """Have every method and seed run, and write ``comparison.json``, ``comparison.csv`` and the example cases."""
     opened = setting.open()
     wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
-    records = _records(pool, wanted)
+    records = _records(pool, wanted, opened)
     runs = {method: {seed: records[method, seed] for seed in opened} for method in methods}
     first = opened[setting.seeds[0]]
-    left_out = tuple(str(overlap) for overlap in first.overlaps)
-    comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out))
+    leak = leak_warning(first.overlap_of(first.config))
+    overlaps = tuple(str(overlap) for overlap in first.overlaps)
+    left_out, kept = ((), overlaps) if setting.config.allow_overlap else (overlaps, ())
+    comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
     _write_json(folder / _COMPARISON, comparison)
     _write_csv(folder / "comparison.csv", comparison)
     (folder / _CASES).unlink(missing_ok=True)
@@ -105,9 +109,8 @@ def compare_methods(
             label(m).replace(" (", "\n("): examples(first, RunDirectory(by_seed[seed].path))
             for m, by_seed in runs.items()
         }
-        plot_methods(
-            shown, f"{setting.data} data, seed {seed}, refined masks at the end of the stream", folder / _CASES
-        )
+        title = f"{setting.data} data, seed {seed}, refined masks at the end of the stream"
+        plot_methods(shown, title if leak is None else f"{title}\n{leak}", folder / _CASES)
     return comparison
 
 
@@ -125,15 +128,18 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
     pool.complete([config for _, _, wanted in plans for config in wanted.values()])
     (folder / _STUDIES).mkdir(exist_ok=True)
     for study, by_seed, wanted in plans:
-        records = _records(pool, wanted)
+        records = _records(pool, wanted, by_seed)
         runs = {name: {seed: records[name, seed] for seed in by_seed} for name in dict.fromkeys(n for n, _ in wanted)}
         with setting.console.status(f"{study.name}: finished runs are read"):
             described = study.describe(runs, setting.phantom)
+        leak = next(filter(None, (leak_warning(record.results["overlap"]) for record in records.values())), None)
+        about = _about(setting, by_seed)
         result = {
             "name": study.name,
             "title": study.title,
             "question": study.question,
-            "data": _about(setting, by_seed),
+            "data": about if leak is None else f"{about}, leaking into the test set",
+            "leak": leak,
             **described,
         }
         if len(setting.seeds) == 1:
@@ -155,8 +161,19 @@ def write_page(folder: Path) -> None:
     _replace(folder / "report.html", page)
 
 
-def _records(pool: RunPool, wanted: dict[tuple[str, int], ExperimentConfig]) -> dict[tuple[str, int], RunRecord]:
-    return {key: load_run(run) for key, run in zip(wanted, pool.complete(list(wanted.values())), strict=True)}
+def _records(
+    pool: RunPool, wanted: dict[tuple[str, int], ExperimentConfig], opened: dict[int, Federation]
+) -> dict[tuple[str, int], RunRecord]:
+    """Have the runs done and load them; each is told what was left out of its cases, or kept."""
+    records = {}
+    for (name, seed), run in zip(wanted, pool.complete(list(wanted.values())), strict=True):
+        record = load_run(run)
+        overlap = opened[seed].overlap_of(record.config)
+        if record.results.get("overlap") != overlap:  # a run sees its own cases alone, and no name mapping
+            record = replace(record, results={**record.results, "overlap": overlap})
+            _write_json(run / "results.json", dict(record.results))
+        records[name, seed] = record
+    return records
 
 
 def _first(federation: Federation) -> FirstHospital:
@@ -179,6 +196,7 @@ def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
         {
             "method": method["name"],
             "breaks privacy": method["breaks_privacy"],
+            "leaks": comparison["data"]["leak"] is not None,
             **{
                 f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
                 for score, interval in method["scores"].items()

@@ -5,7 +5,7 @@ import pytest
 
 from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import phantom_federation, read_federation
+from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
 
 GOOD = """\
 [[site]]
@@ -66,6 +66,22 @@ def test_relative_file_and_absolute_paths_work_too(folder: Path, monkeypatch: py
     assert [Path(site.path) for site in sites] == [folder / "scans" / "north", folder / "scans" / "east"]
 
 
+def test_name_mapping_is_relative_to_the_file_and_optional(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "scans")
+    assert name_mapping_of(_write(folder, GOOD)) is None
+    for given in ("tables/m.csv", (folder / "tables" / "m.csv").as_posix()):
+        file = _write(folder, f'name_mapping = "{given}"\n{GOOD}')
+        assert name_mapping_of(Path("../federation.toml")) == (folder / "tables" / "m.csv").resolve()
+        assert [site.name for site in read_federation(file)] == ["north", "East_2.b"]
+        assert read_federation(file, paths=False) == read_federation(_write(folder, GOOD), paths=False)
+
+
+def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
+    file = _write(folder, f"name_mapping = []\n{GOOD}")
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: name_mapping: [] is not a filled str")):
+        name_mapping_of(file)
+
+
 # What is changed in the good file, and what the error says after the file's name.
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
@@ -98,7 +114,18 @@ def test_relative_file_and_absolute_paths_work_too(folder: Path, monkeypatch: py
         ('"north"\n', '"nörd"\n', "site 1: name: 'nörd' may hold letters, digits"),
         ('"north"\n', '"north pole"\n', "site 1: name: 'north pole' may hold letters, digits"),
         ('"north"\n', '".."\n', "site 1: name: '..' is not a name for a folder"),
-        ("[[site]]\nname", "rounds = 2\n[[site]]\nname", "unknown entry rounds: only .*site.* is known"),
+        (
+            "[[site]]\nname",
+            "rounds = 2\n[[site]]\nname",
+            "unknown entry rounds: only name_mapping and .*site.* are known",
+        ),
+        ("[[site]]\nname", "name_mapping = 3\n[[site]]\nname", "name_mapping: 3 is not a filled str"),
+        ("[[site]]\nname", 'name_mapping = ""\n[[site]]\nname', "name_mapping: '' is not a filled str"),
+        (
+            'path = "scans/north"\n',
+            'path = "scans/north"\nname_mapping = "m.csv"\n',
+            r"site 1: name_mapping: is not one site's: write it above the first \[\[site\]\]",
+        ),
     ],
 )
 def test_mistake_is_refused_naming_file_site_and_field(folder: Path, old: str, new: str, complaint: str) -> None:

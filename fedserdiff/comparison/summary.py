@@ -28,11 +28,16 @@ _STREAM = ("bwt", "fwt", "forgetting")
 
 @dataclass(frozen=True)
 class Data:
-    """What the scores were measured on: `name`, whether it is phantom data, and the overlapping cases left out."""
+    """What the scores were measured on: `name`, whether it is phantom data, and the cases whose patients came before.
+
+    These were `left_out`, or `kept`: then `leak` is the sentence that warns of the scores.
+    """
 
     name: str
     phantom: bool
     left_out: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    leak: str | None = None
 
 
 def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
@@ -58,6 +63,8 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         "cases": one.results["cases"],
         "seeds": seeds,
         "left_out": list(data.left_out),
+        "kept": list(data.kept),
+        "leak": data.leak,
     }
     return {
         "data": about,

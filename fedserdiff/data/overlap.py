@@ -1,49 +1,141 @@
 """The same patient or scan at two places: the releases overlap, and a leak into the test set flatters every score."""
 
+import dataclasses
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from fedserdiff.data.cache import CachedCase
+
+VOXELS = "same brain voxels"
+PATIENT_ID = "same patient id"
+NAME_MAPPING = "name mapping"
+ANOTHER_SCAN = "same brain voxels of another scan"
+"""The patient is the same, by voxels of a scan that is not the one in question."""
+
+_Place = tuple[str, str]  # a site, and a patient's name there
+_NO_MAPPING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """A case that is left out of `site`, because `first_site` brought its patient before, as `first_case`."""
+    """A case of `site` whose patient is there already: `first_site` brought `first_case` before.
+
+    `first_case` is the very same scan where `found_by` is `VOXELS`; else it is a scan of the same patient. `found_by`
+    names the identities that lead from the one to the other, with commas between: it takes several where each place
+    knows the patient by another name.
+    """
 
     site: str
     case: str
     first_site: str
     first_case: str
+    found_by: str
 
     def __str__(self) -> str:
-        return f"{self.site}: {self.case} is {self.first_case}, which {self.first_site} brought first"
+        is_ = "is" if self.found_by == VOXELS else "is of the same patient as"
+        return f"{self.site}: {self.case} {is_} {self.first_case}, which {self.first_site} brought first" + (
+            f" ({self.found_by})"
+        )
 
 
-def find_overlap(sites: Mapping[str, Sequence[CachedCase]]) -> list[Overlap]:
-    """Return every case to leave out so that each patient stays at the first site that brings it.
+def find_overlap(
+    sites: Mapping[str, Sequence[CachedCase]], same_patient: Mapping[str, str] = _NO_MAPPING
+) -> list[Overlap]:
+    """Return every case to leave out so that each patient stays at the first site that brings it, under one name.
 
-    Two cases are one patient's where their patient identities are equal, or where their canonical brain voxels are
-    (the same scan under two releases' names, or twice in one site). All of a patient's scans share its fate.
+    Two patients are one where they have the same patient id, a scan with the same canonical brain voxels, or one
+    person in `same_patient`; and so are all that such steps connect, over however many sites and names. Of a patient
+    who has two names within a site, the first is kept: which scans are whose cannot be told otherwise, and the split
+    into training and test goes by name (our choice). All of a patient's scans share its fate.
 
     Parameters
     ----------
     sites : mapping
         Cases by site, in order of arrival.
+    same_patient : mapping of str to str
+        Person by patient id, as `fedserdiff.data.name_mapping.read_name_mapping` returns it.
+
+    Returns
+    -------
+    list of Overlap
+        By site, and in the order of its cases.
     """
-    owner_of_patient: dict[str, tuple[str, str]] = {}  # patient -> (site, a case)
-    owner_of_voxels: dict[str, tuple[str, str, str]] = {}  # hash -> (site, case, patient)
+    cases: dict[_Place, list[CachedCase]] = {}
+    for site, own in sites.items():
+        for cached in own:
+            cases.setdefault((site, cached.case.patient), []).append(cached)
+    reached = _reached(cases, same_patient)
     overlaps = []
-    for site, cases in sites.items():
-        taken: dict[str, tuple[str, str]] = {}  # patient at this site -> earlier (site, case)
-        for cached in cases:
-            patient, voxels = cached.case.patient, cached.prepared.voxel_hash
-            earlier = owner_of_patient.get(patient)
-            if earlier is not None and earlier[0] != site:
-                taken.setdefault(patient, earlier)
-            same = owner_of_voxels.get(voxels)
-            if same is not None and (same[0] != site or same[2] != patient):
-                taken.setdefault(patient, same[:2])
-            owner_of_patient.setdefault(patient, (site, cached.case.name))
-            owner_of_voxels.setdefault(voxels, (site, cached.case.name, patient))
-        overlaps += [Overlap(site, c.case.name, *taken[c.case.patient]) for c in cases if c.case.patient in taken]
+    for site, own in sites.items():
+        for cached in own:
+            first, steps = reached[site, cached.case.patient]
+            if first != (site, cached.case.patient):
+                overlaps.append(_overlap(site, cached, first[0], cases[first], steps))
     return overlaps
+
+
+def _reached(
+    cases: Mapping[_Place, Sequence[CachedCase]], same_patient: Mapping[str, str]
+) -> dict[_Place, tuple[_Place, tuple[str, ...]]]:
+    """Return, for each place, the first one of the same patient, and the fewest steps that lead back to it."""
+    identities = {place: _identities(place[1], own, same_patient) for place, own in cases.items()}
+    holders: dict[tuple[str, str], list[_Place]] = {}
+    for place, own_identities in identities.items():
+        for identity in own_identities:
+            holders.setdefault(identity, []).append(place)
+    reached: dict[_Place, tuple[_Place, tuple[str, ...]]] = {}
+    for first in cases:
+        if first in reached:
+            continue
+        reached[first] = first, ()
+        queue = deque([first])
+        while queue:  # breadth first: the shortest explanation
+            here = queue.popleft()
+            for identity in identities[here]:
+                for place in holders.pop(identity, ()):  # whoever shares it is reached from here, or was already
+                    if place not in reached:
+                        reached[place] = first, (identity[0], *reached[here][1])
+                        queue.append(place)
+    return reached
+
+
+def _identities(patient: str, own: Sequence[CachedCase], same_patient: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what a patient at a site is known by, the strongest evidence first."""
+    found = [(VOXELS, cached.prepared.voxel_hash) for cached in own]
+    found.append((PATIENT_ID, patient))
+    return [*found, (NAME_MAPPING, same_patient[patient])] if patient in same_patient else found
+
+
+def _overlap(
+    site: str, cached: CachedCase, first_site: str, of_first: Sequence[CachedCase], steps: Sequence[str]
+) -> Overlap:
+    name, voxels = cached.case.name, cached.prepared.voxel_hash
+    for other in of_first:
+        if other.prepared.voxel_hash == voxels:
+            return Overlap(site, name, first_site, other.case.name, VOXELS)
+    kinds = list(dict.fromkeys(steps))
+    return Overlap(
+        site, name, first_site, of_first[0].case.name, ANOTHER_SCAN if kinds == [VOXELS] else ", ".join(kinds)
+    )
+
+
+def overlap_record(overlaps: Sequence[Overlap], kept: bool) -> dict[str, Any]:
+    """Return the ``overlap`` of a run's ``results.json``.
+
+    Returns
+    -------
+    dict
+        ``leaks``, whether patients are in a run twice; ``left_out`` and ``kept``, numbers of cases by site, without
+        sites that have none; ``cases``, what is known of each. A coordinator that may not know names has all but
+        ``cases``.
+    """
+    counts = dict(Counter(overlap.site for overlap in overlaps))
+    return {
+        "leaks": bool(overlaps) and kept,
+        "left_out": {} if kept else counts,
+        "kept": counts if kept else {},
+        "cases": [dataclasses.asdict(overlap) for overlap in overlaps],
+    }

@@ -12,11 +12,11 @@ class RunEvents:
     def site_turned_away(self, who: str, why: str) -> None:
         """A node is not taken for the site that it says it is, or could not introduce itself."""
 
-    def sent_again(self, site: str) -> None:
-        """A site was started anew while it had a message, which it is sent again."""
+    def sent_again(self, site: str, why: str) -> None:
+        """A site failed at a message for a reason that may pass, such as a restart, and is sent it again."""
 
-    def went_on(self, stage: int) -> None:
-        """A run whose coordinator had ended goes on after this stage."""
+    def went_on(self, position: str, damaged: str) -> None:
+        """A run whose coordinator had ended goes on after `position`; `damaged` is why not from a later one, or ""."""
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """A stage begins; `participants` train in it."""

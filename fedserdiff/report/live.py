@@ -63,11 +63,13 @@ class LiveView(RunEvents):
     def site_turned_away(self, who: str, why: str) -> None:
         self._console.print(f"  [yellow]turned away:[/yellow] {escape(who)} {escape(why)}")
 
-    def sent_again(self, site: str) -> None:
-        self._console.print(f"  [yellow]{site} was started anew:[/yellow] it gets its message again")
+    def sent_again(self, site: str, why: str) -> None:
+        self._console.print(f"  [yellow]{site} {escape(why)}:[/yellow] it gets its message again")
 
-    def went_on(self, stage: int) -> None:
-        self._console.print(f"[bold]going on[/bold] after stage {stage}")
+    def went_on(self, position: str, damaged: str) -> None:
+        if damaged:
+            self._console.print(f"[yellow]{escape(damaged)}:[/yellow] the state before it is taken", soft_wrap=True)
+        self._console.print(f"[bold]going on[/bold] after {position}")
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         self._title = f"stage {stage}/{stages} · {name}"

@@ -14,7 +14,7 @@ from fedserdiff.report.charts import dice_across_stages, heat_maps, png_uri, stu
 _NOTHING = "–"
 _SHEET = 9.5  # inches of height that a picture may have
 _WORDS = 24  # a longer text in a table's cell is words, not a figure
-_KINDS = ("arrays", "error-maps", "metrics", "site", "raw-scans")  # any others follow in alphabetical order
+_KINDS = ("arrays", "error-maps", "metrics", "scan-hashes", "site", "raw-scans")  # others follow by name
 _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
 _BADGE = Markup('<span class="badge">breaks privacy</span>')
 
@@ -75,6 +75,8 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
     views = [_method_view(method, kinds, data["sites"], mark) for method in methods]
     return {
         "data": data,
+        "leak": data.get("leak"),
+        "kept": data.get("kept", []),
         "facts": _facts(data),
         "cases": [
             (site, release, data["cases"][site]["training"], data["cases"][site]["test"])
@@ -125,7 +127,7 @@ def _facts(data: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, data["seeds"]))
     places = f"{len(tests)} site{'s' if len(tests) > 1 else ''}"
     facts = f"{data['name']} data, profile {data['profile']}, {places}, {counts} test cases, {word} {seeds}"
-    return _capital(facts)
+    return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the test set")
 
 
 def _figures(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
@@ -187,6 +189,7 @@ def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
         "name": study["name"],
         "title": study["title"],
         "question": study["question"],
+        "leak": study.get("leak"),
         "data": f"{_capital(study['data'])}.",
         "columns": [(mark(column), kind) for column, kind in zip(study["columns"], classes, strict=True)],
         "rows": [

@@ -107,7 +107,9 @@ def _finish(figure: Figure, title: str, file: Path) -> None:
     handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(REGIONS), frameon=False)
     figure.suptitle(title)
-    figure.savefig(file, dpi=110)
+    partial = file.with_suffix(".partial")
+    figure.savefig(partial, dpi=110, format="png")
+    partial.replace(file)
 
 
 def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating]) -> None:

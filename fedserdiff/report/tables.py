@@ -9,8 +9,9 @@ from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
 from fedserdiff.methods import label
+from fedserdiff.report.overlap import leak_warning, left_out_note
 
-_SMALL = ("metrics", "site")  # a few kB, left to the page
+_SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
 
 
@@ -26,6 +27,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     data : str
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
+    _print_warning(console, leak_warning(results.get("overlap")))
     counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
     console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
@@ -34,6 +36,14 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
     seconds = " · ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items())
     console.print(f"Seconds: {seconds}")
+    if note := left_out_note(results.get("overlap")):
+        console.print(escape(note), highlight=False)
+    _print_warning(console, leak_warning(results.get("overlap")))
+
+
+def _print_warning(console: Console, warning: str | None) -> None:
+    if warning is not None:
+        console.print(f"[bold red]{escape(warning)}[/bold red]", highlight=False)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -89,6 +99,7 @@ def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
 def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     """Print methods side by side and the answer, from the contents of ``comparison.json``."""
     data = comparison["data"]
+    _print_warning(console, data.get("leak"))
     tests = sum(cases["test"] for cases in data["cases"].values())
     about = (
         f"{escape(data['name'])} data, {len(data['sites'])} sites, {tests} test cases a seed, "
@@ -113,10 +124,12 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     console.print(costs)
     for sentence in comparison["answer"]:
         console.print(sentence, highlight=False, markup=False)
+    _print_warning(console, data.get("leak"))
 
 
 def print_study(console: Console, study: Mapping[str, Any]) -> None:
     """Print a study's table and sentences."""
+    _print_warning(console, study.get("leak"))
     title = escape(f"{study['title']} ({study['data']})")
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(study["columns"]):

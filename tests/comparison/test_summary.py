@@ -100,8 +100,16 @@ def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
         "cases": {site: {"training": 8, "test": 3} for site in ("north", "west")},
         "seeds": [0, 1],
         "left_out": ["west: X is Y, which north brought first"],
+        "kept": [],
+        "leak": None,
     }
     assert {"torch", "flwr", "python"} <= set(comparison["versions"])
+
+
+def test_comparison_of_leaking_runs_says_so(write_run: WriteRun) -> None:
+    data = Data("ours.toml", phantom=False, kept=("west: X is Y",), leak="Leaking: scores are too good")
+    about = compare_runs(runs(write_run, {"fine-tune": FORGETS}), data)["data"]
+    assert (about["left_out"], about["kept"], about["leak"]) == ([], ["west: X is Y"], "Leaking: scores are too good")
 
 
 def test_a_single_test_patient_gives_no_interval_and_no_verdict(write_run: WriteRun) -> None:

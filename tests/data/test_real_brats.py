@@ -14,7 +14,7 @@ import torch
 from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
-from fedserdiff.data.overlap import Overlap, find_overlap
+from fedserdiff.data.overlap import VOXELS, Overlap, find_overlap
 from fedserdiff.data.releases import RELEASES
 
 FOLDER = os.environ.get("FEDSERDIFF_BRATS")
@@ -87,6 +87,6 @@ def test_mask_on_the_working_grid_agrees_with_the_scans_own(sites: Sites, folder
 
 def test_the_two_duplicates_are_found_from_voxels_alone(sites: Sites) -> None:
     assert find_overlap(sites) == [
-        Overlap("BraTS2023-GLI", "BraTS-GLI-00000-000", "BraTS2021", "BraTS2021_00000"),
-        Overlap("BraTS2023-GLI", "BraTS-GLI-00002-000", "BraTS2021", "BraTS2021_00002"),
+        Overlap("BraTS2023-GLI", "BraTS-GLI-00000-000", "BraTS2021", "BraTS2021_00000", VOXELS),
+        Overlap("BraTS2023-GLI", "BraTS-GLI-00002-000", "BraTS2021", "BraTS2021_00002", VOXELS),
     ]

@@ -255,6 +255,26 @@ def test_names_from_outside_are_text_and_never_tags() -> None:
 
 
 @pytest.mark.usefixtures("no_charts")
+def test_leak_stands_in_the_head_under_every_picture_and_with_the_cases_that_were_kept() -> None:
+    values, study = make_comparison(phantom=False), make_study()
+    clean = render_page(values, [study], b"picture")
+    assert "eaking" not in clean
+    values["data"] |= {"leak": "Leaking: 2 cases & more", "kept": ["west: X is <Y>"]}
+    study |= {"leak": "Leaking: 1 case", "data": f"{study['data']}, leaking into the test set"}
+
+    text = render_page(values, [study], b"picture")
+
+    head = Page(f"<body>{text.partition('<header>')[2].partition('</header>')[0]}</body>")
+    assert "Leaking: 2 cases & more." in head.text
+    assert '<p class="warning" id="leak">' in text
+    page = Page(text)
+    assert len(page.captions) == len(page.pictures) > 4
+    assert all("leaking into the test set" in caption for caption in page.captions)
+    assert "west: X is <Y>" in page.text
+    assert page.text.count("Leaking: 1 case.") == 1
+
+
+@pytest.mark.usefixtures("no_charts")
 def test_missing_and_odd_scores_are_shown_as_such() -> None:
     values = make_comparison(methods=("ewc",))
     method = values["methods"][0]

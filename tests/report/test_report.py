@@ -56,6 +56,54 @@ def test_a_site_is_shown_with_the_student_that_it_uses() -> None:
             assert [line.count(f" {value} ") for line in lines] == [4, 4], "of both masks, each region and their mean"
 
 
+def told_of(overlap: dict[str, Any] | None) -> str:
+    """What tables say of a run with this ``overlap``, and, between ⟪ and ⟫, what of it is red."""
+    console = Console(width=150, record=True, file=io.StringIO())
+    values = results(3).to_dict() | ({} if overlap is None else {"overlap": overlap})
+    print_results(console, values, "phantom")
+    return console.export_text(styles=True).replace("\x1b[1;31m", "⟪").replace("\x1b[0m", "⟫")
+
+
+def test_leaking_run_is_stamped_in_red_above_and_below_its_tables() -> None:
+    text = told_of({"leaks": True, "left_out": {}, "kept": {"north": 1, "west[x]": 2}})
+    warning = "Leaking: 3 cases (1 of north, 2 of west[x]) are of patients who are in the federation already"
+    lines = text.strip().splitlines()
+    assert lines[0] == lines[-1] == f"⟪{warning}: test scores are too good⟫"
+    assert "Left out" not in text
+
+
+def test_deployment_that_allowed_overlap_is_stamped_though_nobody_counted() -> None:
+    text = told_of({"leaks": True, "left_out": {}, "kept": {}, "cases": []})
+    warning = "Leaking: nobody looked for patients who are at several sites: test scores may be too good"
+    assert text.strip().splitlines()[0] == f"⟪{warning}⟫"
+
+
+def test_tables_count_what_was_left_out_by_site_without_need_of_names() -> None:
+    text = told_of({"leaks": False, "left_out": {"west": 1}, "kept": {}})
+    assert text.strip().splitlines()[-1] == "Left out: 1 case (1 of west) of patients who are in the federation already"
+    assert "Leaking" not in text
+
+
+def test_tables_say_nothing_of_overlap_where_there_is_none_or_none_is_known() -> None:
+    clean = told_of({"leaks": False, "left_out": {}, "kept": {}, "cases": []})
+    assert clean == told_of(None)
+    assert "already" not in clean
+
+
+def test_leaking_comparison_and_study_are_stamped_in_red() -> None:
+    def printed_red(leak: str | None) -> list[int]:
+        console = Console(width=150, record=True, file=io.StringIO())
+        comparison, study = make_comparison(), make_study() | {"leak": leak}
+        comparison["data"]["leak"] = leak
+        print_comparison(console, comparison)
+        stamps = [console.export_text(styles=True).count("\x1b[1;31mLeaking [all]\x1b[0m")]
+        print_study(console, study)
+        return [*stamps, console.export_text(styles=True).count("\x1b[1;31mLeaking [all]\x1b[0m")]
+
+    assert printed_red("Leaking [all]") == [2, 1]
+    assert printed_red(None) == [0, 0]
+
+
 def test_scores_that_a_stream_does_not_have_are_shown_as_such() -> None:
     text = printed(results(2))
     assert "–" in text

@@ -1,0 +1,74 @@
+"""Which names of several releases are one patient's: the tables that the challenges publish."""
+
+import csv
+import io
+from pathlib import Path
+
+from fedserdiff.data.releases import RELEASES
+from fedserdiff.errors import ConfigError
+
+
+def read_name_mapping(file: Path) -> dict[str, str]:
+    """Read a CSV whose rows name one patient each, in as many releases as have it.
+
+    Made for BraTS 2020's ``name_mapping.csv`` and for the mapping of BraTS 2023's glioma cases, exported as CSV.
+    Columns may have any name and order: every cell that is a case name of a release we know counts, all others (``NA``,
+    grades, TCGA's ids, older releases) are passed over. Rows that share a patient are one person's. Fields are
+    separated by commas, semicolons or tabs, whichever the first line has most of (our choice: spreadsheets write all
+    three).
+
+    Returns
+    -------
+    dict of str to str
+        By patient id (`Release.patient_of`), the person: one of the person's patient ids, the same for all of them.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, is no CSV in UTF-8, or holds no case name.
+    """
+    text = _text(file)
+    first_line = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count), strict=True)
+    persons: dict[str, str] = {}
+    try:
+        for row in rows:
+            _join(persons, [patient for cell in row if (patient := _patient_of(cell.strip()))])
+    except csv.Error as error:
+        raise ConfigError(f"{file}: line {rows.line_num}: not a CSV table: {error}") from None
+    if not persons:
+        examples = ", ".join(dict.fromkeys(release.example for release in RELEASES.values()))
+        raise ConfigError(
+            f"{file}: none of its {rows.line_num} lines has a case name: a name mapping's rows hold names such as "
+            f"{examples}"
+        )
+    return {patient: _person(persons, patient) for patient in persons}
+
+
+def _text(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        return content.decode("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}: line {line}: not text in UTF-8: save the table as CSV in UTF-8") from None
+
+
+def _patient_of(cell: str) -> str | None:
+    return next((patient for release in RELEASES.values() if (patient := release.patient_of(cell))), None)
+
+
+def _person(persons: dict[str, str], patient: str) -> str:
+    while persons[patient] != patient:
+        patient = persons[patient]
+    return patient
+
+
+def _join(persons: dict[str, str], patients: list[str]) -> None:
+    """Make the patients of a row one person: each knows another, or itself, on the way to the person."""
+    for patient in patients:
+        persons.setdefault(patient, patient)
+        persons[_person(persons, patient)] = _person(persons, patients[0])

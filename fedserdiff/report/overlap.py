@@ -1,0 +1,28 @@
+"""What a report says of patients who are in a federation twice, from the ``overlap`` of a run's ``results.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def leak_warning(overlap: Mapping[str, Any] | None) -> str | None:
+    """Return the sentence that stamps a leaking run's results; None where nothing leaks, or nothing is known."""
+    if overlap is None or not overlap["leaks"]:
+        return None
+    if not overlap["kept"]:  # a deployment that allows overlap asks nobody
+        return "Leaking: nobody looked for patients who are at several sites: test scores may be too good"
+    what, are = _cases(overlap["kept"])
+    return f"Leaking: {what} {are} of patients who are in the federation already: test scores are too good"
+
+
+def left_out_note(overlap: Mapping[str, Any] | None) -> str | None:
+    """Return a sentence on what was left out; None where nothing was, or nothing is known."""
+    if overlap is None or not overlap["left_out"]:
+        return None
+    what, _ = _cases(overlap["left_out"])
+    return f"Left out: {what} of patients who are in the federation already"
+
+
+def _cases(counts: Mapping[str, int]) -> tuple[str, str]:
+    total = sum(counts.values())
+    by_site = ", ".join(f"{count} of {site}" for site, count in counts.items())
+    return (f"{total} cases ({by_site})", "are") if total != 1 else (f"1 case ({by_site})", "is")

@@ -1,0 +1,82 @@
+"""Who is in a federation twice: ``audit.py overlap``."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cache import CachedCase, cached_cases
+from fedserdiff.data.cases import find_cases
+from fedserdiff.data.overlap import Overlap, find_overlap
+from fedserdiff.data.releases import get_release
+from fedserdiff.errors import DataError
+from fedserdiff.federation import read_federation
+
+from simulation import CASES, progress_bars, same_patient_of
+
+
+def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -> None:
+    """Print which cases of a federation file's hospitals are of patients who are there already.
+
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    federation : Path
+        The TOML file.
+    config : ExperimentConfig
+        Whose working grid the cases are prepared for: what is found does not depend on it, only what can be reused.
+
+    Raises
+    ------
+    ConfigError
+        As `read_federation` and `same_patient_of`.
+    DataError
+        As `find_cases` and `cached_cases`; the text begins with the site's name.
+    """
+    sites = read_federation(federation)
+    same_patient = same_patient_of(federation)
+    with progress_bars(console) as show:
+        found = {site.name: _cases(site, config, partial(show, f"preparing cases of {site.name}")) for site in sites}
+    overlaps = find_overlap(found, same_patient)
+    if overlaps:
+        console.print(_table(overlaps))
+    for sentence in _summary(overlaps, sum(map(len, found.values())), len(found)):
+        console.print(sentence, soft_wrap=True)
+
+
+def _cases(site: Site, config: ExperimentConfig, progress: Callable[[int, int], None]) -> list[CachedCase]:
+    """Find and prepare a site's cases, of which an audit needs no split into training and test."""
+    try:
+        release = get_release(site.release)
+        cases = find_cases(Path(site.path), release, site.cases)
+        return cached_cases(cases, release, config.grid, config.spacing_mm, CASES, progress)
+    except DataError as error:
+        raise DataError(f"site {site.name}: {error}") from None
+
+
+def _table(overlaps: Sequence[Overlap]) -> Table:
+    table = Table(title="Patients who are there already", title_justify="left", title_style="bold")
+    for column in ("site", "case", "is", "at site", "found by"):
+        table.add_column(column, overflow="fold")
+    for one in overlaps:
+        table.add_row(*map(escape, (one.site, one.case, one.first_case, one.first_site, one.found_by)))
+    return table
+
+
+def _summary(overlaps: Sequence[Overlap], cases: int, sites: int) -> list[str]:
+    elsewhere = sum(one.site != one.first_site for one in overlaps)
+    twice = len(overlaps) - elsewhere
+    sentences = ["no patient is at two sites"]
+    if elsewhere:
+        case, are = ("case", "is") if elsewhere == 1 else ("cases", "are")
+        sentences = [f"{elsewhere} {case} of {cases} at {sites} sites {are} at an earlier site already"]
+    if twice:
+        sentences.append(f"{twice} case{' is' if twice == 1 else 's are'} at the same site under another name already")
+    if overlaps:
+        sentences.append("A run leaves them out; --allow-overlap keeps them, and its results are stamped as leaking.")
+    return sentences
