@@ -1,8 +1,12 @@
-"""What a reply may hold, default deny: a hospital checks it before anything leaves, the coordinator on arrival."""
+"""What a reply may hold, default deny: a hospital checks it before anything leaves, the coordinator on arrival.
+
+By the same means a hospital checks what an order may hold that names scans to leave out.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, MetricRecordValues, RecordDict
@@ -15,6 +19,7 @@ from fedserdiff.errors import DivergedError, ReplyError
 from fedserdiff.methods import get_method
 
 _MOST_CASES = 1_000_000
+_MOST_SCANS = 100_000  # whose hashes are told: 3.2 MB
 _WORST_MM = 10_000.0
 _HUGE = 1e12
 
@@ -23,7 +28,9 @@ _HUGE = 1e12
 class ArrayRule:
     """One array: its `dtype`, `shape` and range of values.
 
-    Where `most` is above 0 the array holds from 1 to `most` samples, and `shape` is that of one of them.
+    Where `most` is above 0 the array holds from 1 to `most` samples, and `shape` is that of one of them. Their number
+    is a multiple of `step`. Where they are `ascending`, each is greater than the one before, byte by byte: no two are
+    equal, and their order tells nothing.
     """
 
     dtype: str
@@ -31,6 +38,8 @@ class ArrayRule:
     most: int = 0
     least: float = -np.inf
     greatest: float = np.inf
+    step: int = 1
+    ascending: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,10 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
     """
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
-        return {wire.SITE: {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}}
+        about = {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}
+        if config.allow_overlap:
+            return {wire.SITE: about}
+        return {wire.SITE: about, wire.SCANS: _SCANS}
     if message_type == MessageType.TRAIN and student is not None:
         return {wire.ARRAYS: _like(student), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
     if message_type == MessageType.EVALUATE:
@@ -79,7 +91,14 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
     raise ReplyError(f"no reply to a {message_type} message was agreed")
 
 
+def left_out_rules() -> Rules:
+    """Return what an order may hold that tells a hospital which of its scans an earlier one brought."""
+    hashes = ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, ascending=True)
+    return {wire.LEFT_OUT: {wire.HASHES: hashes, wire.SALT: ArrayRule("uint8", (wire.SALT_BYTES,))}}
+
+
 _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
+_SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
 _SCORES = {
     f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
     for mask in ("coarse", "refined")
@@ -164,6 +183,8 @@ def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
     samples = shape[0] if rule.most and shape else 1
     if rule.most and not (isinstance(samples, int) and 1 <= samples <= rule.most):
         raise ReplyError(f"{where}: not from 1 to {rule.most} samples")
+    if samples % rule.step:
+        raise ReplyError(f"{where}: not a multiple of {rule.step} samples")
     if shape != ((samples, *rule.shape) if rule.most else rule.shape) or array.dtype != rule.dtype:
         raise ReplyError(f"{where}: of another shape or type")
     header, size = _header(rule.dtype, shape)
@@ -174,6 +195,8 @@ def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
         raise DivergedError(f"{where}: not finite")
     if values.size and (values.min() < rule.least or values.max() > rule.greatest):
         raise ReplyError(f"{where}: values out of range")
+    if rule.ascending and not all(one.tobytes() < other.tobytes() for one, other in pairwise(values)):
+        raise ReplyError(f"{where}: not in ascending order")
     return values
 
 

@@ -12,7 +12,8 @@ from fedserdiff.errors import FederationError
 # Coordinator to hospital
 ARRAYS = "arrays"  # the student's weights; also the hospital's reply
 TEACHER = "teacher"  # the teacher's weights, only when they changed
-CONFIG = "config"  # stage, server-round, length, teacher-stage; in a query the experiment's fingerprint
+CONFIG = "config"  # stage, server-round, length, teacher-stage; in a query the experiment's fingerprint and a salt
+LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: salted hashes, and their salt
 
 # Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it
 # consolidates a stage; the coordinator sends what it made of it with each later round.
@@ -23,6 +24,13 @@ FISHER = "fisher"  # importance of each weight
 # Hospital to coordinator
 METRICS = "metrics"  # named scalars
 SITE = "site"  # answer to the discovery query: the site's number in order of arrival, and rounded counts of its cases
+SCANS = "scan-hashes"  # beside it: a salted hash of each scan, unless the experiment allows overlap
+
+HASHES, SALT = "hashes", "salt"
+"""Arrays of the records above, uint8 of shape (n, `HASH_BYTES`) and (`SALT_BYTES`,); a query's salt is plain bytes."""
+
+SALT_BYTES = 16
+HASH_BYTES = 32
 
 WEIGHT = "num-examples"
 """The metric by which the coordinator weighs a hospital's students and scores."""
@@ -106,7 +114,9 @@ def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
 
 
 def memory_of(content: RecordDict, student: Student) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the memory in a message to a hospital that trains `student`: every array record but student and teacher.
+    """Return the memory in a message to a hospital that trains `student`.
+
+    That is every array record but the student, the teacher, and the hashes of scans to leave out.
 
     Raises
     ------
@@ -118,7 +128,7 @@ def memory_of(content: RecordDict, student: Student) -> dict[str, dict[str, torc
         if name == FISHER
         else {key: torch.from_numpy(array.numpy().copy()) for key, array in record.items()}
         for name, record in content.array_records.items()
-        if name not in (ARRAYS, TEACHER)
+        if name not in (ARRAYS, TEACHER, LEFT_OUT)
     }
 
 

@@ -19,7 +19,9 @@ from fedserdiff.errors import ConfigError, ExperimentError, FederationError
 from fedserdiff.run_config import experiment_of
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
+from sites.files import write_whole
 from sites.hospital import Hospital, open_hospital
+from sites.overlap import hashes_to_tell, without_shared
 from sites.training import Order, consolidate, run_round
 
 PROGRESS_FILE = "progress.json"
@@ -112,6 +114,10 @@ class _Desk:
     def device(self) -> torch.device:
         return torch.device("cuda" if self.config.gpus_per_site > 0 and torch.cuda.is_available() else "cpu")
 
+    def at_work(self, message: Message) -> Hospital:
+        """Return the hospital without the scans that an earlier one brought, as the order in `message` has it."""
+        return without_shared(self.hospital, message.content, self.config, self.records)
+
     def student(self, message: Message, record: str = wire.ARRAYS) -> Student:
         if record not in message.content.array_records:
             raise FederationError(f"the coordinator sent no {record}")
@@ -125,11 +131,10 @@ class _Desk:
             return None
         file = self.records / f"teacher-{stage}.pt"
         if wire.TEACHER in message.content:
-            for old in self.records.glob("teacher-*.pt"):
+            state = self.student(message, wire.TEACHER).state_dict()
+            write_whole(file, lambda opened: torch.save(state, opened))
+            for old in set(self.records.glob("teacher-*.pt")) - {file}:
                 old.unlink()
-            partial = file.with_suffix(".partial")
-            torch.save(self.student(message, wire.TEACHER).state_dict(), partial)
-            partial.replace(file)
         if not file.is_file():
             raise FederationError(f"the coordinator counts on teacher {stage}, which this hospital never got")
         teacher = Student(self.config)
@@ -138,12 +143,18 @@ class _Desk:
 
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:
-    """Say which site this is and, rounded, how many cases it has."""
+    """Say which site this is, how many cases it has, rounded, and, unless overlap is allowed, their salted hashes."""
     asked = message.content.config_records.get(wire.CONFIG)
     if asked is None or asked.get("experiment") != desk.config.fingerprint:
         raise ExperimentError("the coordinator runs another experiment, or another version of this software")
-    counts = {"training-cases": _rounded(len(desk.hospital.training)), "test-cases": _rounded(len(desk.hospital.test))}
-    return RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
+    hospital = desk.hospital
+    counts = {"training-cases": _rounded(len(hospital.training)), "test-cases": _rounded(len(hospital.test))}
+    told = RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
+    if not desk.config.allow_overlap:
+        # Never fewer than scans, as rounding takes away 2 of each at most; and no news to whoever knows the counts.
+        rows = sum(counts.values()) + wire.COUNTS_ROUNDED_TO
+        told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
+    return told
 
 
 def _rounded(count: int) -> int:
@@ -154,7 +165,7 @@ def _rounded(count: int) -> int:
 def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round and return the student and the losses."""
     sites = len(desk.config.sites)
-    student, hospital = desk.student(message), desk.hospital
+    student, hospital = desk.student(message), desk.at_work(message)
     order = Order(
         stage=_ordered(message, "stage", 1, sites),
         server_round=_ordered(message, "server-round", 1, desk.config.rounds),
@@ -172,15 +183,15 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
     """Hand over what the method keeps of a stage that has ended."""
     stage = _ordered(message, "stage", 1, len(desk.config.sites))
-    kept = consolidate(desk.student(message), stage, desk.hospital, desk.config)
+    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config)
     return RecordDict(dict(wire.memory_to_records(kept)))
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     """Score the student that was sent on this hospital's test cases."""
     stage = _ordered(message, "stage", 0, len(desk.config.sites))
-    hospital = desk.hospital
-    scores = evaluate(desk.student(message), hospital.test, desk.config, stage, desk.records / "scores.csv")
+    student, hospital = desk.student(message), desk.at_work(message)
+    scores = evaluate(student, hospital.test, desk.config, stage, desk.records / "scores.csv")
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.test)), **scores}
     return RecordDict({wire.METRICS: MetricRecord(metrics)})
 

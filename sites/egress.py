@@ -22,6 +22,7 @@ LEDGER_FILE = "ledger.jsonl"
 """In a hospital's folder: one line for every answer that left it or was held back."""
 
 _MEGABYTE = 1_000_000
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _fault_of(error: Exception) -> Fault:
         return Fault.EXPERIMENT
     if isinstance(error, ConfigError | FederationError):
         return Fault.PROTOCOL
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or any(told in str(error).lower() for told in _OUT_OF_MEMORY):
         return Fault.MEMORY
     return Fault.INTERNAL
 

@@ -1,7 +1,8 @@
 """Score a student on a hospital's test cases: means leave as named scalars, per-case scores stay on its disk."""
 
 import csv
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.seeding import generator
+from sites.files import write_whole
 
 
 def predict_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> Prediction:
@@ -53,13 +55,26 @@ def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -
 def evaluate(
     student: Student, cases: Sequence[CachedCase], config: ExperimentConfig, stage: int, table: Path
 ) -> dict[str, float]:
-    """Return the mean over `cases` of every score, and add each case's scores to the hospital's own `table` (CSV)."""
+    """Return the mean over `cases` of every score, and enter each case's scores in the hospital's own `table` (CSV).
+
+    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
+    """
     rows = [score_case(student, cached, config) for cached in cases]
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, ["stage", "case", *rows[0]])
-        if new:
-            writer.writeheader()
-        for cached, row in zip(cases, rows, strict=True):
-            writer.writerow({"stage": stage, "case": cached.case.name, **row})
+    entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
+    _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:
+    """Rewrite the table with these rows as those of the stage; the file is at all times whole."""
+    columns = list(entries[0])
+    others: list[Mapping[str, object]] = []
+    if table.exists():
+        with table.open(newline="") as file:
+            whole = (row for row in csv.DictReader(file) if list(row) == columns and None not in row.values())
+            others = [row for row in whole if row["stage"] != str(stage)]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(sorted([*others, *entries], key=lambda row: int(str(row["stage"]))))
+    write_whole(table, lambda opened: opened.write(text.getvalue().encode()))

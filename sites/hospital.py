@@ -1,7 +1,7 @@
 """One hospital's own data: its cases, split by patient, prepared and held on its own disk."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,11 @@ class Hospital:
     site: Site
     training: tuple[CachedCase, ...]
     test: tuple[CachedCase, ...]
+
+    @property
+    def cases(self) -> tuple[CachedCase, ...]:
+        """All of them, by name."""
+        return tuple(sorted((*self.training, *self.test), key=lambda cached: cached.case.name))
 
 
 def open_hospital(
@@ -62,6 +67,27 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfi
         training=tuple(c for c in cases if c.case.patient in training),
         test=tuple(c for c in cases if c.case.patient in test),
     )
+
+
+def leave_out(hospital: Hospital, names: Collection[str], config: ExperimentConfig) -> Hospital:
+    """Return the hospital without the cases of these names, its other patients split anew.
+
+    Raises
+    ------
+    DataError
+        Where no case is left, or none of the site's `test_cases`; and as `hospital_of`.
+    """
+    if not names:
+        return hospital
+    site = hospital.site
+    kept = [c for c in hospital.cases if c.case.name not in names]
+    if not kept:
+        raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
+    held_out = tuple(case for case in site.test_cases if case not in names)
+    if site.test_cases and not held_out:
+        raise DataError(f"site {site.name}: an earlier site brought every patient of its test_cases")
+    named = replace(site, cases=tuple(c.case.name for c in kept), test_cases=held_out)
+    return hospital_of(named, kept, config)
 
 
 def _split(site: Site, cases: Sequence[Case], config: ExperimentConfig) -> tuple[set[str], set[str]]:

@@ -1,6 +1,7 @@
 """Which node is which hospital: by its authenticated key, where hospitals have one, and by what it says of itself."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import FederationError, ReplyError
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.report.events import RunEvents
-from strategies.faults import describe_fault
+from strategies.faults import describe_fault, may_pass
+from strategies.overlap import SharedScans
 
 _POLL_S = 0.2
 _INTRODUCTION_S = 30
@@ -41,6 +43,8 @@ class Roster:
         with other keys are not addressed at all. None, in a simulation, takes every node for what it says it is.
     introduced : callable
         Told a site's name and the content of its introduction.
+    scans : SharedScans, optional
+        Asks sites for the hashes of their scans, and takes them in; one of the roster's own unless given.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Roster:
         events: RunEvents,
         keys: Mapping[str, bytes] | None = None,
         introduced: Callable[[str, RecordDict], None] = lambda site, content: None,
+        scans: SharedScans | None = None,
     ) -> None:
         self._grid = grid
         self._config = config
@@ -59,7 +64,9 @@ class Roster:
         self._asked: dict[int, _Asked] = {}
         self._turned_away: dict[int, str | None] = {}  # when the node had last been activated
         self._why: dict[str, str] = {}
+        self._faults: Counter[int] = Counter()
         self._sites = [site.name for site in config.sites]
+        self.scans = SharedScans(config) if scans is None else scans
         self.nodes: dict[str, int] = {}
         self.cases: dict[str, dict[str, int]] = {}
 
@@ -106,9 +113,9 @@ class Roster:
             nodes = {node.node_id: node for node in self._grid.get_nodes()}
             for node in nodes.values():
                 self._ask(node)
-            self._listen()
+            to_ask_again = self._listen()
             awaited = [node for node in self._asked if node in nodes]
-            if not awaited or time.monotonic() > end:
+            if not (awaited or to_ask_again) or time.monotonic() > end:
                 return {site: node for site, node in self.nodes.items() if node in nodes}
             time.sleep(_POLL_S)
 
@@ -123,19 +130,26 @@ class Roster:
         if self._owners is not None and owner is None:
             self._turn_away(node.node_id, activated, f"node {node.node_id}", "its key belongs to no site")
             return
-        content = RecordDict({wire.CONFIG: ConfigRecord({"experiment": self._config.fingerprint})})
+        question = ConfigRecord({"experiment": self._config.fingerprint, **self.scans.question()})
+        content = RecordDict({wire.CONFIG: question})
         message = Message(content, node.node_id, MessageType.QUERY, ttl=self._config.stage_timeout_s)
         (identifier,) = self._grid.push_messages([message])
         self._asked[node.node_id] = _Asked(identifier, owner, activated)
 
-    def _listen(self) -> None:
-        """Take in the introductions that have come."""
+    def _listen(self) -> bool:
+        """Take in the introductions that have come; return whether a node failed for a reason that may pass."""
+        to_ask_again = False
         by_message = {asked.message: node for node, asked in self._asked.items()}
         for reply in self._grid.pull_messages(list(by_message)) if by_message else []:
             node = by_message[reply.metadata.reply_to_message_id]
             asked = self._asked.pop(node)
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
                 continue  # it is asked anew when it is back
+            if reply.has_error() and may_pass(reply.error) and self._faults[node] < self._config.retries:
+                self._faults[node] += 1
+                self._events.sent_again(asked.owner or f"node {node}", describe_fault(reply.error))
+                to_ask_again = True
+                continue
             try:
                 name = self._introduced(node, asked.owner, reply)
             except FederationError as error:
@@ -145,6 +159,7 @@ class Roster:
             else:
                 self.nodes[name] = node
                 self._why.pop(name, None)
+        return to_ask_again
 
     def _introduced(self, node: int, owner: str | None, reply: Message) -> str:
         """Return the name of the site that a node is."""
@@ -162,6 +177,8 @@ class Roster:
         if name in self.nodes:
             raise FederationError(f"nodes {self.nodes[name]} and {node} both claim to be {name}")
         self._tell(name, about)
+        if wire.SCANS in about:
+            self.scans.add(name, about.array_records[wire.SCANS][wire.HASHES].numpy())
         counts = about.metric_records[wire.SITE]
         self.cases[name] = {kind: int(str(counts[f"{kind}-cases"])) for kind in ("training", "test")}
         return name

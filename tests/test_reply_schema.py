@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from traffic import SECRET, TYPES, handed_over, honest, moved
+from traffic import SECRET, TYPES, handed_over, hashes, honest, moved
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, make_config
@@ -198,6 +198,46 @@ def test_a_site_introduces_itself_by_its_own_number(site: int) -> None:
     for other in {0, 1, 5} - {site}:
         with pytest.raises(ReplyError, match=r"^site: site: "):
             admit(honest(MessageType.QUERY, smoke(), SENT, other), rules)
+
+
+def introduced(rows: NDArray[np.generic], **changes: Any) -> RecordDict:
+    content = RecordDict({**honest(MessageType.QUERY, smoke(), SENT), wire.SCANS: arrays(hashes=rows)})
+    return admitted(MessageType.QUERY, content, **changes)
+
+
+@pytest.mark.parametrize("rows", [5, 20, 1000])
+def test_hashes_of_scans_are_told_by_fives(rows: int) -> None:
+    told = hashes(3, rows)["hashes"].numpy()
+    np.testing.assert_array_equal(introduced(told).array_records[wire.SCANS]["hashes"].numpy(), told)
+    for exact in (rows - 1, rows - 4):
+        with pytest.raises(ReplyError, match=r"^scan-hashes: hashes: not a multiple of 5 samples$"):
+            introduced(told[:exact])
+
+
+def test_hashes_that_differ_in_their_last_byte_alone_are_in_order_by_it() -> None:
+    told = np.zeros((5, 32), np.uint8)
+    told[:, 31] = [0, 1, 127, 128, 255]
+    introduced(told)
+    for other in ([0, 1, 128, 127, 255], [0, 1, 127, 127, 255]):
+        told[:, 31] = other
+        with pytest.raises(ReplyError, match=r"^scan-hashes: hashes: not in ascending order$"):
+            introduced(told)
+
+
+def test_hashes_of_more_scans_than_any_hospital_has_are_turned_down() -> None:
+    told = np.zeros((100_005, 32), np.uint8)
+    told[:, 28:] = np.arange(100_005, dtype=">u4").view(np.uint8).reshape(-1, 4)
+    introduced(told[:100_000])
+    with pytest.raises(ReplyError, match="not from 1 to 100000 samples"):
+        introduced(told)
+
+
+def test_where_overlap_is_allowed_an_introduction_holds_no_hashes() -> None:
+    alone = honest(MessageType.QUERY, smoke(allow_overlap=True), SENT)
+    assert set(alone) == {wire.SITE}
+    assert admitted(MessageType.QUERY, alone, allow_overlap=True) == alone
+    with pytest.raises(ReplyError, match=r"^records other than site$"):
+        introduced(hashes(3)["hashes"].numpy(), allow_overlap=True)
 
 
 @pytest.mark.parametrize(

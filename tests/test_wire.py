@@ -65,7 +65,9 @@ def test_each_weights_importance_comes_back_as_its_own(student: Student) -> None
     assert all(torch.equal(values, fisher[name]) for name, values in returned[wire.FISHER].items())
 
 
-def test_a_memory_is_every_array_record_but_student_and_teacher_each_tensor_in_its_type(student: Student) -> None:
+def test_a_memory_is_every_array_record_but_student_teacher_and_hashes_each_tensor_in_its_type(
+    student: Student,
+) -> None:
     kept = {
         wire.ERROR_MAPS: {"maps": torch.full((1, 3, 16, 24), -127, dtype=torch.int8)},
         wire.SYNTHETIC_IMAGES: {
@@ -75,6 +77,7 @@ def test_a_memory_is_every_array_record_but_student_and_teacher_each_tensor_in_i
     }
     weights = wire.weights_to_record(student)
     message = RecordDict({wire.ARRAYS: weights, wire.TEACHER: weights, wire.CONFIG: ConfigRecord({"stage": 1})})
+    message[wire.LEFT_OUT] = ArrayRecord({"hashes": Array(np.zeros((1, 32), np.uint8))})
     message.update(wire.memory_to_records(kept))
     returned = wire.memory_of(message, student)
     assert {name: set(tensors) for name, tensors in returned.items()} == {name: set(t) for name, t in kept.items()}

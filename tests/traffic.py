@@ -28,6 +28,8 @@ SECRET = "/scans/patient-007"
 
 RUN, COORDINATOR, GROUP = 7, 1, "of the coordinator"
 
+SALT = bytes(range(16))
+
 
 def request(message_type: str, content: RecordDict, node: int = 2) -> Message:
     """A message to a hospital's node, as it arrives there."""
@@ -48,7 +50,7 @@ def request(message_type: str, content: RecordDict, node: int = 2) -> Message:
 def order(message_type: str, sent: ArrayRecord) -> Message:
     """A request of stage 2, round 1, with a student, for the types that bring one."""
     if message_type == MessageType.QUERY:
-        return request(message_type, RecordDict({wire.CONFIG: ConfigRecord({"experiment": 1})}))
+        return request(message_type, RecordDict({wire.CONFIG: ConfigRecord({"experiment": 1, "salt": SALT})}))
     orders = {"stage": 2, "server-round": 1} if message_type == MessageType.TRAIN else {"stage": 2}
     return request(message_type, RecordDict({wire.ARRAYS: copy(sent), wire.CONFIG: ConfigRecord(dict(orders))}))
 
@@ -71,7 +73,8 @@ def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site:
     """A reply as agreed, its values drawn where any do."""
     metrics: dict[str, MetricRecordValues]
     if message_type == MessageType.QUERY:
-        return RecordDict({wire.SITE: MetricRecord({"site": site, "training-cases": 10, "test-cases": 5})})
+        about = RecordDict({wire.SITE: MetricRecord({"site": site, "training-cases": 10, "test-cases": 5})})
+        return about if config.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
     if message_type == MessageType.TRAIN:
         metrics = {f"loss-{term}": 0.5 for term in get_method(config.method).terms}
         return RecordDict({wire.ARRAYS: moved(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
@@ -81,6 +84,12 @@ def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site:
         metrics |= {f"{mask}.hd95.{region}": 12.5 for mask in masks for region in regions}
         return RecordDict({wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 5})})
     return handed_over(config, sent)
+
+
+def hashes(seed: int, rows: int = 20) -> ArrayRecord:
+    """As many hashes as rows, as a hospital would tell them of scans and decoys."""
+    drawn = np.random.default_rng(seed).integers(0, 256, (rows, 32), np.uint8)
+    return ArrayRecord({"hashes": Array(drawn[np.lexsort(drawn.T[::-1])])})
 
 
 def handed_over(config: ExperimentConfig, sent: ArrayRecord, samples: int = 2) -> RecordDict:

@@ -194,7 +194,8 @@ client.query("scans")(steal)
 def main(grid, context):
     fingerprint = context.run_config["fingerprint"]
     asks = [
-        ("query", {"experiment": fingerprint}), ("query", {"experiment": 0}), ("query", {}), ("query.scans", {}),
+        ("query", {"experiment": fingerprint, "salt": bytes(16)}), ("query", {"experiment": 0}), ("query", {}),
+        ("query.scans", {}),
         ("train", {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": 0}), ("train", {}),
         ("train.consolidate", {"stage": 1}), ("evaluate", {"stage": 0}), ("evaluate.scans", {}), ("system", {}),
     ]
@@ -210,7 +211,8 @@ def main(grid, context):
         if reply.has_error():
             said.append([kind, reply.error.code, reply.error.reason])
         else:
-            said.append([kind, "content", {name: dict(record) for name, record in reply.content.items()}])
+            told = {n: dict(r) if n == "site" else {k: a.shape for k, a in r.items()} for n, r in reply.content.items()}
+            said.append([kind, "content", told])
     LOOT.joinpath("partial").write_text(json.dumps(said))
     LOOT.joinpath("partial").rename(LOOT.joinpath("replies.json"))
 """
@@ -236,6 +238,7 @@ def test_an_app_of_a_hostile_coordinator_never_runs_in_a_hospital(deployed: Loca
     assert {kind for kind, *_ in said} >= {"query", "query.scans", "train", "train.consolidate", "evaluate"}
     told = [what["site"] for _, code, what in said if code == "content"]  # the true introduction, counts rounded to 5
     assert [(one["training-cases"], one["test-cases"]) for one in told] == [(5, 5)]
+    assert [what["scan-hashes"] for _, code, what in said if code == "content"] == [{"hashes": [15, 32]}]  # with decoys
     refusals = {(code, what) for _, code, what in said if code != "content"}
     assert refusals <= {(fault.value, fault.name) for fault in Fault}
     imported = [file.name.split("-")[0] for file in loot.iterdir()]

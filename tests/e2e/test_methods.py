@@ -94,7 +94,7 @@ def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_secon
     assert all(value > 0 for value in results["losses"][1].values())
 
 
-OUT, IN = {"arrays", "metrics", "site"}, {"arrays", "config"}
+OUT, IN = {"arrays", "metrics", "site", "scan-hashes"}, {"arrays", "config"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 from guarded import smoke, student
 from numpy.typing import NDArray
-from traffic import SECRET, moved
+from traffic import SECRET, hashes, moved
 
 from fedserdiff import wire
 
@@ -117,6 +117,10 @@ RECORDS: list[Attempt] = [
     *((kind, "maps", record(wire.ERROR_MAPS, ArrayRecord({"maps": Array(MAPS)}))) for kind in (QUERY, TRAIN, EVALUATE)),
     *((kind, "importances", record(wire.FISHER, moved(SENT))) for kind in ANY),
     (QUERY, "no introduction", drop(wire.SITE)),
+    (QUERY, "no hashes of scans", drop(wire.SCANS)),
+    (QUERY, "numbers for hashes", record(wire.SCANS, MetricRecord({"hashes": [1] * 9}))),
+    (QUERY, "bytes for hashes", record(wire.SCANS, ConfigRecord({"hashes": bytes(160)}))),
+    *((kind, "hashes", record(wire.SCANS, hashes(1))) for kind in (TRAIN, CONSOLIDATE, EVALUATE)),
     (TRAIN, "no student", drop(wire.ARRAYS)),
     (TRAIN, "no losses", drop(wire.METRICS)),
     (CONSOLIDATE, "no maps", drop(wire.ERROR_MAPS)),
@@ -173,6 +177,26 @@ ARRAYS: list[Attempt] = [
     (CONSOLIDATE, "transposed in memory", put(wire.ERROR_MAPS, "maps", np.asfortranarray(MAPS))),
     (CONSOLIDATE, "a level that no map has", put(wire.ERROR_MAPS, "maps", np.where(MAPS == 7, np.int8(-128), MAPS))),
     (CONSOLIDATE, "bytes after the array", bytes_of(wire.ERROR_MAPS, "maps", lambda data: data + SECRET.encode())),
+]  # fmt: skip
+
+TOLD = hashes(1)["hashes"].numpy()
+
+HASHES: list[Attempt] = [
+    (QUERY, "an array more", put(wire.SCANS, "names", VOLUME)),
+    (QUERY, "hashes by names", record(wire.SCANS, ArrayRecord({SECRET: Array(TOLD)}))),
+    (QUERY, "an exact number of hashes", put(wire.SCANS, "hashes", TOLD[:17])),
+    (QUERY, "no hash", put(wire.SCANS, "hashes", TOLD[:0])),
+    (QUERY, "hashes without end", put(wire.SCANS, "hashes", np.repeat(TOLD, 5001, 0))),
+    (QUERY, "hashes in another order", put(wire.SCANS, "hashes", TOLD[::-1].copy())),
+    (QUERY, "two hashes that changed places", put(wire.SCANS, "hashes", TOLD[[*range(18), 19, 18]])),
+    (QUERY, "one hash many times", put(wire.SCANS, "hashes", TOLD[[0, *range(19)]])),
+    (QUERY, "longer hashes", put(wire.SCANS, "hashes", np.repeat(TOLD, 2, 1))),
+    (QUERY, "shorter hashes", put(wire.SCANS, "hashes", TOLD[:, :16].copy())),
+    (QUERY, "hashes of one axis", put(wire.SCANS, "hashes", TOLD.ravel())),
+    *((QUERY, f"hashes, {t}", put(wire.SCANS, "hashes", TOLD.astype(t))) for t in ("i1", "u2", "f4")),
+    *((QUERY, f"a scan for hashes, {t}", put(wire.SCANS, "hashes", abs(VOLUME).astype(t))) for t in ("f4", "i1", "u1")),
+    (QUERY, "text after the hashes", bytes_of(wire.SCANS, "hashes", lambda data: data + SECRET.encode())),
+    (QUERY, "a header that tells", bytes_of(wire.SCANS, "hashes", of_header(SECRET.encode()))),
 ]  # fmt: skip
 
 COUNTS = (7, 0, -5, 5.0)

@@ -1,6 +1,9 @@
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scene import Scene
 
 from fedserdiff.config import make_config
 from fedserdiff.federation import phantom_federation
@@ -23,3 +26,15 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
     config = make_config("smoke")
     sites = phantom_federation(2, config, folder / "phantom")
     return [open_hospital(site, config, folder / "cache") for site in sites]
+
+
+@pytest.fixture
+def make_scene(
+    tmp_path: Path, draw_volumes: Callable[..., Any], write_case: Callable[..., Path]
+) -> Callable[..., Scene]:
+    """Make a scene of sites, each of scans by name."""
+
+    def make(sites: Mapping[str, Mapping[str, int]], **changes: Any) -> Scene:
+        return Scene(tmp_path, draw_volumes, write_case, sites, **changes)
+
+    return make

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from guarded import SITE, ask, ask_for, assert_fault, context, entries, honest_reply, make_app, smoke, student
@@ -86,6 +87,7 @@ class _Unspeakable(Exception):
         (ExperimentError(SECRET), Fault.EXPERIMENT),
         (MemoryError(SECRET), Fault.MEMORY),
         (RuntimeError(f"CUDA out of memory at {SECRET}"), Fault.MEMORY),
+        (RuntimeError(f"DefaultCPUAllocator: can't allocate memory: {SECRET}"), Fault.MEMORY),
         (FileNotFoundError(errno.ENOENT, "No such file", SECRET), Fault.INTERNAL),
         (KeyError(SECRET), Fault.INTERNAL),
         (ExceptionGroup(SECRET, [ValueError(SECRET)]), Fault.INTERNAL),
@@ -102,6 +104,14 @@ def test_an_exceptions_text_stays_in_the_hospitals_log(door: Door, error: Except
     assert SECRET in (door.records / "hospital.log").read_text()
     (entry,) = entries(door)
     assert (entry.verdict, entry.reason, entry.bytes, entry.records) == ("fault", fault.name, 0, ())
+
+
+def test_torch_that_gets_no_memory_is_told_from_other_errors(door: Door) -> None:
+    def handler(message: Message, context: Context) -> Message:
+        torch.empty(1 << 50)
+        raise AssertionError
+
+    assert_fault(ask(door, MessageType.TRAIN, handler), Fault.MEMORY)
 
 
 def test_an_exception_that_cannot_be_told_is_a_fault_too(door: Door) -> None:

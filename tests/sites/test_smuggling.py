@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from guarded import SITE, ask, ask_for, entries, smoke, student
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traffic import GROUP, TYPES, honest, on_the_wire
+from traffic import GROUP, TYPES, hashes, honest, on_the_wire
 
 from fedserdiff import wire
 from fedserdiff.wire import Fault
@@ -139,7 +139,7 @@ def described_otherwise(draw: st.DrawFn, content: RecordDict) -> None:
 
 
 def no_number(draw: st.DrawFn, content: RecordDict) -> None:
-    """Weights that are NaN, with the scan in their idle bits; or a level or a number that is out of range."""
+    """Weights that are NaN, with the scan in their idle bits; or what is out of range; or hashes out of order."""
     if (record := one_of(draw, content, ArrayRecord)) is not None:
         name = draw(st.sampled_from(list(record)))
         if record[name].dtype == "float32":
@@ -149,6 +149,8 @@ def no_number(draw: st.DrawFn, content: RecordDict) -> None:
             record[name] = Array(values)
         elif record[name].dtype == "int8":
             record[name] = Array(np.full_like(record[name].numpy(), -128))
+        else:  # hashes, whose order would tell something
+            record[name] = Array(record[name].numpy()[::-1].copy())
     elif (record := one_of(draw, content, MetricRecord)) is not None:
         record[draw(st.sampled_from(list(record)))] = draw(st.sampled_from([np.nan, np.inf, -1e15, -(10**9), 1e15]))
 
@@ -244,6 +246,8 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
         if name == "maps":
             drawn = values.integers(-127, 128, (draw(st.integers(1, CONFIG.shared_maps)), 3, 16, 24), np.int8)
             content.array_records[wire.ERROR_MAPS][name] = Array(drawn)
+        elif name == "hashes":
+            content[wire.SCANS] = hashes(draw(st.integers(0, 2**32)), 5 * draw(st.integers(1, 40)))
         else:
             step = values.uniform(-CONFIG.max_update_rms, CONFIG.max_update_rms, array.shape).astype(np.float32)
             content.array_records[wire.ARRAYS][name] = Array(student(CONFIG)[name].numpy() + step)

@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from superlink import Answer, SuperLink, SuperNode
-from traffic import SECRET, honest
+from traffic import SECRET, hashes, honest
 
 from fedserdiff import wire
 from fedserdiff.config import Site, make_config
@@ -15,6 +17,7 @@ from fedserdiff.deployment.certificates import make_node_key, node_key_bytes
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
 from fedserdiff.wire import Fault
+from strategies.overlap import SharedScans
 from strategies.patient_grid import PatientGrid
 from strategies.roster import Roster
 
@@ -32,10 +35,14 @@ class Heard(RunEvents):
     def __init__(self) -> None:
         self.turned_away: list[tuple[str, str]] = []
         self.waited_for: list[list[str]] = []
+        self.again: list[tuple[str, str]] = []
         self.on_waiting: Callable[[], object] = lambda: None
 
     def site_turned_away(self, who: str, why: str) -> None:
         self.turned_away.append((who, why))
+
+    def sent_again(self, site: str, why: str) -> None:
+        self.again.append((site, why))
 
     def waiting(self, sites: object, timeout_s: float) -> None:
         assert isinstance(sites, list)
@@ -82,11 +89,46 @@ def test_sites_are_known_by_their_keys_whatever_order_they_come_in(link: SuperLi
     assert roster.name(123) == "node 123"
     for node in (north, west):
         (asked,) = node.seen
-        assert asked.content == {wire.CONFIG: ConfigRecord({"experiment": CONFIG.fingerprint})}
+        salted = ConfigRecord({"experiment": CONFIG.fingerprint, "salt": roster.scans.salt})
+        assert asked.content == {wire.CONFIG: salted}
     east = join(link, EAST)
     assert roster.meet() == {NORTH: north.id, EAST: east.id, WEST: west.id}
     assert [len(node.seen) for node in (north, west)] == [1, 1], "who is known is not asked again"
     assert heard.turned_away == []
+
+
+def test_hashes_that_sites_told_settle_what_is_left_out_whoever_comes_first(link: SuperLink, heard: Heard) -> None:
+    """WEST comes first and has two scans of NORTH's and one of EAST's; what it leaves out waits for both of them."""
+    own = {NORTH: TOLD[:5], EAST: TOLD[5:10], WEST: TOLD[[1, 3, 7, 15, 16]]}
+
+    def telling_own(site: str) -> Answer:
+        scans = ArrayRecord({"hashes": Array(own[site])})
+        return lambda node, message: RecordDict({**introduction(SITES.index(site)), wire.SCANS: scans})
+
+    scans = SharedScans(CONFIG)
+    roster = Roster(PatientGrid(link.grid), CONFIG, heard, KEYS, scans=scans)
+    for site, unsettled in ((WEST, [NORTH, EAST, WEST]), (NORTH, [EAST, WEST]), (EAST, [])):
+        node = join(link, site, telling_own(site))
+        assert site in roster.meet()
+        assert [other for other in SITES if not scans.settled(other)] == unsettled
+        (asked,) = node.seen
+        assert asked.content.config_records[wire.CONFIG]["salt"] == scans.salt
+    assert scans.counts() == {NORTH: 0, EAST: 0, WEST: 3}
+    assert scans.record_for(NORTH) == scans.record_for(EAST) == {}
+    np.testing.assert_array_equal(scans.record_for(WEST)[wire.LEFT_OUT]["hashes"].numpy(), TOLD[[1, 3, 7]])
+
+
+def test_where_overlap_is_allowed_no_site_is_asked_for_hashes(link: SuperLink, heard: Heard) -> None:
+    config = CONFIG.replace(allow_overlap=True)
+    roster = Roster(PatientGrid(link.grid), config, heard, KEYS)
+    only = RecordDict({wire.SITE: about()[wire.SITE]})
+    east = join(link, EAST, lambda node, message: only)
+    west = join(link, WEST, lambda node, message: introduction(2))
+    assert roster.meet() == {EAST: east.id}
+    assert heard.turned_away == [(WEST, "introduced itself out of protocol")], "hashes were not agreed"
+    for node in (east, west):
+        (asked,) = node.seen
+        assert asked.content == {wire.CONFIG: ConfigRecord({"experiment": config.fingerprint})}
 
 
 def test_a_node_whose_key_belongs_to_no_site_is_never_addressed_and_is_told_of_once(
@@ -152,14 +194,28 @@ def test_a_site_of_another_experiment_is_turned_away_and_told_what_that_means(li
 
 
 def about(**numbers: int | float | list[int]) -> RecordDict:
-    return RecordDict({wire.SITE: MetricRecord({"site": 1, "training-cases": 10, "test-cases": 5, **numbers})})
+    site = MetricRecord({"site": 1, "training-cases": 10, "test-cases": 5, **numbers})
+    return RecordDict({wire.SITE: site, wire.SCANS: hashes(1)})
 
+
+def telling(rows: NDArray[np.generic]) -> RecordDict:
+    return RecordDict({**about(), wire.SCANS: ArrayRecord({"hashes": Array(rows)})})
+
+
+TOLD = hashes(1)["hashes"].numpy()
+WORDS = {"site": "1", "training-cases": SECRET, "test-cases": "5"}
 
 MALFORMED = {
-    "text": RecordDict({wire.SITE: ConfigRecord({"site": "1", "training-cases": SECRET, "test-cases": "5"})}),
+    "text": RecordDict({wire.SITE: ConfigRecord({**WORDS}), wire.SCANS: hashes(1)}),
     "text besides": RecordDict({**about(), "more": ConfigRecord({"why": SECRET})}),
     "nothing": RecordDict(),
-    "an empty record": RecordDict({wire.SITE: MetricRecord()}),
+    "an empty record": RecordDict({wire.SITE: MetricRecord(), wire.SCANS: hashes(1)}),
+    "no hashes": RecordDict({wire.SITE: about()[wire.SITE]}),
+    "as many hashes as scans": telling(TOLD[:17]),
+    "hashes in the order of scans": telling(TOLD[::-1].copy()),
+    "a hash a second time": telling(TOLD[[0, *range(19)]]),
+    "short hashes": telling(TOLD[:, :8].copy()),
+    "hashes of another type": telling(TOLD.astype(np.float64)),
     "exact counts": about(**{"training-cases": 11}),
     "no test cases": about(**{"test-cases": 0}),
     "huge counts": about(**{"training-cases": 10**12}),
@@ -207,6 +263,29 @@ def test_without_keys_a_fault_ends_the_run(link: SuperLink, heard: Heard) -> Non
     node = link.node(lambda node, message: Error(int(Fault.DATA), SECRET)).start()
     with pytest.raises(FederationError, match=rf"^node {node.id} answered DATA \(code 210\), its own log says why$"):
         make_roster(link, heard, keys=None).meet()
+
+
+@pytest.mark.parametrize("keys", [KEYS, None], ids=["keys", "no keys"])
+def test_a_fault_that_may_pass_is_asked_about_again(
+    link: SuperLink, heard: Heard, keys: Mapping[str, bytes] | None
+) -> None:
+    """A simulation's worker is killed, a hospital's memory was full: neither ends the run."""
+    killed = Error(0, SECRET)
+    node = join(link, "north", one_after_another(killed, Error(int(Fault.MEMORY), SECRET), introduction(0)))
+    assert make_roster(link, heard, keys).meet() == {"north": node.id}
+    assert len(node.seen) == 3
+    assert heard.turned_away == []
+    assert [why for _, why in heard.again] == [
+        "lost its worker's process, which was killed or ran out of memory (code 0)",
+        "answered MEMORY (code 212), its own log says why",
+    ]
+
+
+def test_a_fault_that_does_not_pass_is_told_after_so_many_retries(link: SuperLink, heard: Heard) -> None:
+    node = link.node(lambda node, message: Error(int(Fault.MEMORY), SECRET)).start()
+    with pytest.raises(FederationError, match=rf"^node {node.id} answered MEMORY"):
+        make_roster(link, heard, keys=None).meet()
+    assert len(node.seen) == 1 + CONFIG.retries
 
 
 def test_a_known_site_that_went_away_is_waited_for_and_not_asked_again(link: SuperLink, heard: Heard) -> None:
