@@ -13,6 +13,10 @@ class DataError(FedSerDiffError):
     """A case on disk cannot be used; the text names the file and what is wrong with it."""
 
 
+class StorageError(FedSerDiffError):
+    """A file of a run cannot be written: the disk is full, gone or closed to writing."""
+
+
 class FederationError(FedSerDiffError):
     """The federation could not go on: a site is missing, failed, or answered out of protocol."""
 

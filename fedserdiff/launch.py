@@ -19,6 +19,8 @@ from flwr.simulation import run_simulation
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
 
 _KNOCK_S = 10
+_WORKER_RESTARTS = 20
+"""A worker that was killed is replaced; not for ever, or a machine without memory would never say so."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,11 @@ def simulate(
                 _mortal(client_app, timeout_s),
                 num_supernodes=sites,
                 backend_config={
-                    "client_resources": {"num_cpus": resources.cpus_per_site, "num_gpus": resources.gpus_per_site}
+                    "client_resources": {
+                        "num_cpus": resources.cpus_per_site,
+                        "num_gpus": resources.gpus_per_site,
+                        "max_restarts": _WORKER_RESTARTS,  # Flower hands this on to Ray
+                    }
                 },
             )
         except FedSerDiffError:

@@ -1,7 +1,8 @@
-"""Timings, printed and never asserted: what Flower and Ray cost over the same training called directly."""
+"""Timings and memory, printed and never asserted: what Flower and Ray cost, and whether a long stream grows."""
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
+from process_memory import peaks
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,6 +62,48 @@ def overhead(
     for name, value in figures.items():
         table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     console.print(table)
+
+
+@app.command()
+def memory(
+    out: Annotated[Path, typer.Option(help="New directory for the run and memory.json.")],
+    stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage.")] = 20,
+    profile: Annotated[str, typer.Option(help="Profile of the run.")] = "smoke",
+    method: Annotated[str, typer.Option(help="Method of the run.")] = "ser-diff",
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+) -> None:
+    """Print the peak memory of coordinator and worker in every stage of a long stream (Linux)."""
+    console = Console()
+    with clear_errors("nothing: figures stand at the end of a run"):
+        config = make_config(profile, method=method, seed=seed, cpus_per_site=1)
+        with console.status("scanning phantoms"):
+            named = phantom_federation(stages, config, CACHE / "phantom")
+        federation = open_federation(config, named, CASES)
+        run = RunDirectory.new(out)
+        watch = _Memory(console)
+        console.print(f"Peak memory, {method}, {stages} phantom sites, {profile}, seed {seed}")
+        run_simulation(federation, run, CASES, watch, ray_cpus=1)
+        run.write_json("memory.json", {"MiB by stage": watch.peaks})
+        first, last = watch.peaks[min(2, stages)], watch.peaks[-1]
+        grown = {who: last[who] - first[who] for who in last}
+        console.print(
+            f"from stage {min(2, stages)} to {stages}: "
+            + ", ".join(f"{who} {value:+.0f} MiB" for who, value in grown.items())
+        )
+
+
+class _Memory(RunEvents):
+    """Note and print the peaks since the row before, when a row of R is known."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.peaks: list[dict[str, float]] = []
+
+    def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        now = peaks()
+        self.peaks.append(now)
+        told = ", ".join(f"{who} {value:.0f} MiB" for who, value in now.items())
+        self._console.print(f"  stage {stage}: {told}")
 
 
 def _direct(federation: Federation) -> Direct:

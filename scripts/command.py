@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -14,26 +14,28 @@ from fedserdiff.errors import FedSerDiffError
 
 
 @contextmanager
-def clear_errors(kept: str) -> Iterator[None]:
+def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C.
 
-    `kept` tells whoever stops the command what is not lost.
+    `kept` tells whoever stops the command what is not lost; `go_on` says, however it ends, how to go on from there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is a Ctrl-C: nothing is left running
     try:
         yield
     except FedSerDiffError as error:
-        _say("error", str(error))
+        _say("error", str(error), go_on())
         raise typer.Exit(1) from None
     except OSError as error:
-        _say("error", f"{error.filename or 'disk'}: {error.strerror or error}")
+        _say("error", f"{error.filename or 'disk'}: {error.strerror or error}", go_on())
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _say("stopped", kept)
+        _say("stopped", kept, go_on())
         sys.stdout.flush()
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
 
 
-def _say(what: str, text: str) -> None:
+def _say(what: str, text: str, go_on: str) -> None:
     console = Console(stderr=True)
     console.print(f"[bold red]{what}:[/bold red] {escape(text)}", highlight=False, soft_wrap=True)
+    if go_on:
+        console.print(escape(go_on), highlight=False, soft_wrap=True)

@@ -144,6 +144,8 @@ class RunPool:
                 while running or ((firsts or runs) and not failures):
                     while len(running) < self._parallel and not failures:
                         job = self._next(firsts, runs, taken)
+                        if job is None and not running:
+                            raise FederationError(f"{self._firsts}: a shared stage 1 is not what it was made as")
                         if job is None:
                             break
                         running[job] = self._start(job)
@@ -178,8 +180,9 @@ class RunPool:
 
     def _start(self, job: _Job) -> SpawnProcess:
         partial = _partial(job)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if not _goes_on(partial, job.config):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         values = (job.config.to_dict(), partial, self._cache, job.first_stage, job.only_first)
         process = multiprocessing.get_context("spawn").Process(target=_run, args=values)
         process.start()
@@ -189,7 +192,7 @@ class RunPool:
         """Give a finished run its name, or return what went wrong."""
         partial = _partial(job)
         if process.exitcode == 0:
-            for name in (_STATUS, _OUTPUT):
+            for name in (_STATUS, _OUTPUT, _ERROR):
                 (partial / name).unlink(missing_ok=True)
             partial.rename(job.folder)
             seconds = json.loads((job.folder / "results.json").read_text())["seconds"]
@@ -202,6 +205,15 @@ class RunPool:
         error = partial / _ERROR
         text = error.read_text() if error.is_file() else f"its process ended with {process.exitcode}"
         return [f"{job.folder.name}: {text} (see {partial})"]
+
+
+def _goes_on(partial: Path, config: ExperimentConfig) -> bool:
+    """Say whether a folder holds the state of a run of exactly this config, with what is installed now."""
+    run = RunDirectory(partial)
+    try:
+        return run.can_go_on and run.read_config()[0] == config
+    except ConfigError:
+        return False
 
 
 def _partial(job: _Job) -> Path:

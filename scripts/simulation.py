@@ -1,11 +1,13 @@
 """A whole simulated run: hospitals opened on this machine, both halves of the experiment joined on Flower's engine."""
 
+import hashlib
 import json
 import pkgutil
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from rich.progress import Progress, TaskID
 
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
-from fedserdiff.data.overlap import Overlap, find_overlap
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.name_mapping import read_name_mapping
+from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
-from fedserdiff.federation import phantom_federation, read_federation
+from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
@@ -44,19 +48,49 @@ CACHE = Path("cache")
 CASES = CACHE / "cases"
 """Prepared cases."""
 
+PHANTOM = "phantom"
+"""What results say of data that are phantoms."""
+
+
+_AROUND = "start and stop of Flower and Ray"
+
 
 @dataclass(frozen=True)
 class Federation:
-    """Hospitals of a simulation, checked and without overlap: `config` names exactly their cases."""
+    """Hospitals of a simulation, checked: `config` names exactly their cases.
+
+    `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
+    is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
+    ``overlap`` of a run that goes on: its config names only cases that were not left out.
+    """
 
     config: ExperimentConfig
     hospitals: tuple[Hospital, ...]
     overlaps: tuple[Overlap, ...]
+    same_patient: Mapping[str, str] = field(default_factory=dict)
+    data: str = PHANTOM
+    before: Mapping[str, Any] | None = None
 
     @property
     def cases(self) -> dict[str, dict[str, int]]:
         """Exact case counts by site."""
         return {h.site.name: {"training": len(h.training), "test": len(h.test)} for h in self.hospitals}
+
+    def overlap_of(self, config: ExperimentConfig) -> dict[str, Any]:
+        """Return the ``overlap`` of the ``results.json`` of a run on this federation, or on a part of its cases."""
+        if self.before is not None:
+            return dict(self.before)
+        taken = {site.name: site.cases for site in config.sites}
+        if not config.allow_overlap:
+            return overlap_record([overlap for overlap in self.overlaps if overlap.site in taken], kept=False)
+        everyone = _cases_by_site(h for h in self.hospitals if h.site.name in taken)
+        there = {n: [c for c in cases if c.case.name in (taken[n] or c.case.name)] for n, cases in everyone.items()}
+        return overlap_record(find_overlap(there, self.same_patient), kept=True)
+
+
+def _cases_by_site(hospitals: Iterable[Hospital]) -> dict[str, list[CachedCase]]:
+    """Return all cases of each site by name: which of a patient's two names comes first is no matter of the split."""
+    return {h.site.name: sorted((*h.training, *h.test), key=lambda c: c.case.name) for h in hospitals}
 
 
 def open_federation(
@@ -64,18 +98,20 @@ def open_federation(
     sites: tuple[Site, ...],
     cache: Path,
     progress: Callable[[str, int, int], None] = lambda site, done, total: None,
+    same_patient: Mapping[str, str] | None = None,
 ) -> Federation:
-    """Check and prepare every site's cases, leaving out patients that an earlier site brought.
+    """Check and prepare every site's cases, leaving out patients that are there already unless `config` keeps them.
 
     Raises
     ------
     DataError
         As `open_hospital`, and where a site has no case left.
     """
+    same_patient = same_patient or {}
     found = {site.name: open_hospital(site, config, cache, partial(progress, site.name)) for site in sites}
-    everyone = {name: (*h.training, *h.test) for name, h in found.items()}
-    overlaps = find_overlap(everyone)
-    left_out = {(o.site, o.case) for o in overlaps}
+    everyone = _cases_by_site(found.values())
+    overlaps = find_overlap(everyone, same_patient)
+    left_out = set() if config.allow_overlap else {(o.site, o.case) for o in overlaps}
     hospitals = []
     for site in sites:
         kept = [c for c in everyone[site.name] if (site.name, c.case.name) not in left_out]
@@ -92,7 +128,7 @@ def open_federation(
             gone = "; ".join(str(overlap) for overlap in overlaps if overlap.site == site.name)
             raise DataError(f"{error} (left out: {gone})") from None
     config = config.replace(sites=tuple(h.site for h in hospitals))
-    return Federation(config, tuple(hospitals), tuple(overlaps))
+    return Federation(config, tuple(hospitals), tuple(overlaps), same_patient)
 
 
 def open_named(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
@@ -101,8 +137,81 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `phantom_federation` and `open_federation`.
+        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`.
     """
+    with progress_bars(console) as show:
+        if federation is None:
+            same_patient: dict[str, str] = {}
+            named = phantom_federation(
+                sites, config, CACHE / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
+            )
+        else:
+            named, same_patient = read_federation(federation), same_patient_of(federation)
+        opened = open_federation(
+            config, named, CASES, lambda s, d, t: show(f"preparing cases of {s}", d, t), same_patient
+        )
+    what = "[red]kept, which leaks:[/red]" if config.allow_overlap else "[yellow]left out[/yellow]"
+    for overlap in opened.overlaps:
+        console.print(f"{what} {escape(str(overlap))}")
+    for hospital in opened.hospitals:
+        site, counts = hospital.site, opened.cases[hospital.site.name]
+        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
+        console.print(about)
+    return replace(opened, data=PHANTOM if federation is None else federation.name)
+
+
+def reopen(console: Console, run: RunDirectory) -> Federation:
+    """Open the hospitals of a run that was interrupted, each with exactly the cases that the run took.
+
+    Raises
+    ------
+    ConfigError
+        As `RunDirectory.read_config`, and where a scan is not what it was.
+    DataError
+        As `open_hospital`.
+    """
+    config, about = run.read_config()
+    with progress_bars(console) as show:
+        if about["name"] == PHANTOM:  # which may have been deleted with the cache
+            root = Path(config.sites[0].path).parent
+            phantom_federation(len(config.sites), config, root, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
+        hospitals = tuple(
+            open_hospital(site, config, CASES, partial(show, f"preparing cases of {site.name}"))
+            for site in config.sites
+        )
+    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"])
+    now = _scans(federation)
+    changed = [site for site, seal in about["scans"].items() if now[site] != seal]
+    if changed:
+        raise ConfigError(f"{run.path}: scans or segmentations of {', '.join(changed)} have changed since it began")
+    return federation
+
+
+def _scans(federation: Federation) -> dict[str, str]:
+    """Return, by site, what stands for the content of all its scans and segmentations."""
+    return {
+        hospital.site.name: hashlib.sha256(
+            " ".join(sorted(f"{c.case.name}={c.key}" for c in (*hospital.training, *hospital.test))).encode()
+        ).hexdigest()
+        for hospital in federation.hospitals
+    }
+
+
+def same_patient_of(federation: Path) -> dict[str, str]:
+    """Return the person by patient id of the name mapping that a federation file names; nobody where it names none.
+
+    Raises
+    ------
+    ConfigError
+        As `name_mapping_of` and `read_name_mapping`.
+    """
+    file = name_mapping_of(federation)
+    return {} if file is None else read_name_mapping(file)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
     with Progress(console=console, transient=True) as progress:
         bars: dict[str, TaskID] = {}
 
@@ -111,20 +220,7 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
                 bars[what] = progress.add_task(what)
             progress.update(bars[what], completed=done, total=total)
 
-        if federation is None:
-            named = phantom_federation(
-                sites, config, CACHE / "phantom", lambda s, d, t: show(f"scanning phantoms of {s}", d, t)
-            )
-        else:
-            named = read_federation(federation)
-        opened = open_federation(config, named, CASES, lambda s, d, t: show(f"preparing cases of {s}", d, t))
-    for overlap in opened.overlaps:
-        console.print(f"[yellow]left out[/yellow] {escape(str(overlap))}")
-    for hospital in opened.hospitals:
-        site, counts = hospital.site, opened.cases[hospital.site.name]
-        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
-        console.print(about)
-    return opened
+        yield show
 
 
 def run_simulation(
@@ -137,17 +233,22 @@ def run_simulation(
     first_stage: Path | None = None,
     only_first: bool = False,
 ) -> dict[str, Any]:
-    """Run the experiment on Flower and Ray; return the contents of its ``results.json``.
+    """Run the experiment on Flower and Ray, or go on with it; return the contents of its ``results.json``.
 
     `first_stage` is the directory of a run that ended after stage 1 (`only_first`), to go on from.
     """
     config = federation.config
     started = time.time()
+    before = run.read_seconds()
+    overlap = federation.overlap_of(config)
     shared = None if first_stage is None else FirstStage.load(first_stage, config)
-    if first_stage is not None:  # each hospital's own scores of rows 0 and 1
+    going_on = run.begun
+    if first_stage is not None and not going_on:  # each hospital's own scores of rows 0 and 1
         shutil.copytree(
             first_stage / "hospitals", run.hospitals, ignore=shutil.ignore_patterns("hospital.log", LEDGER_FILE)
         )
+    if not going_on:
+        run.write_config(config, {"name": federation.data, "overlap": overlap, "scans": _scans(federation)})
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),
@@ -158,15 +259,16 @@ def run_simulation(
             timeout_s=config.stage_timeout_s,
         )
     except ConfigError:
-        if not (run.path / "config.json").exists():  # Ray refused: the run never began
+        if not going_on and not run.can_go_on:  # Ray refused: the run never began
             shutil.rmtree(run.path)
         raise
     results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
-    already = 0.0 if shared is None else sum(shared.seconds.values())
+    already = sum(before.values()) - before.get(_AROUND, 0) + (0 if shared is None else sum(shared.seconds.values()))
     in_stream = sum(results["seconds"].values()) - already
-    results["seconds"]["start and stop of Flower and Ray"] = time.time() - started - in_stream
+    results["seconds"][_AROUND] = before.get(_AROUND, 0) + max(0.0, time.time() - started - in_stream)
     for site, size in _raw_bytes(federation).items():
         results["bytes_out"][site][RAW_SCANS] = size
+    results["overlap"] = overlap
     run.write_json("results.json", results)
     return results
 

@@ -1,7 +1,7 @@
 """The stream: hospitals arrive one after another, and after each the student is scored everywhere."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from flwr.app import ArrayRecord, RecordDict
@@ -12,8 +12,9 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy, Stage, make_strategy
-from strategies.checkpoint import Checkpoint, save_checkpoint
+from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.first_stage import FirstStage
+from strategies.overlap import SharedScans
 from strategies.patient_grid import PatientGrid
 from strategies.results import Results
 from strategies.roster import Roster
@@ -31,10 +32,10 @@ def run_stream(
     only_first: bool = False,
     keys: Mapping[str, bytes] | None = None,
 ) -> Results:
-    """Run every stage and return the results, which stand in the run directory after each stage.
+    """Run every stage and return the results, which stand in the run directory after each round.
 
     A stage begins when its participants are there; sites that are to come later may come at any time. A run whose
-    directory holds a checkpoint goes on after the stage that it was written at.
+    directory holds a checkpoint goes on after the round, scoring or stage that it was written at.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ def run_stream(
     ------
     FederationError
         Where a site does not appear, fails, or does not answer in time.
+    StorageError
+        Where the run directory cannot be written.
     """
     stream = _Stream(grid, config, run, events, cases, keys)
     stream.go_on()
@@ -81,89 +84,125 @@ class _Stream:
         self._config, self._directory, self._events, self._cases = config, run, events, cases
         self._sites = [site.name for site in config.sites]
         self._strategy = make_strategy(config, events)
-        self._grid = PatientGrid(grid, lambda node: events.sent_again(self._roster.name(node)))
-        self._roster = Roster(self._grid, config, events, keys, self._count_introduction)
+        self._grid = PatientGrid(grid, config.retries, self._told_again)
+        self._scans = SharedScans(config)
+        self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans)
+        self._strategy.left_out = self._scans.record_for
         self.results = Results(
             config.method, config.seed, self._sites, self._strategy.deployed(self._sites), cases or {}
         )
+        self.results.overlap_allowed = config.allow_overlap
         self._scoring = Scoring(self._grid, self._strategy, self.results)
         self._arrays = self._untrained = wire.weights_to_record(new_student(config))
-        self._done = 0
+        self._at = Position()
 
     def go_on(self) -> None:
         """Begin where the run directory's checkpoint was written, if it holds one."""
         before = Checkpoint.load(self._directory, self._config)
-        if before is not None:
-            before.restore(self._strategy, self.results, self._scoring)
-            self._arrays, self._done = before.arrays, before.stage
-            self._events.went_on(self._done)
+        if before is None:
+            return
+        before.restore(self._strategy, self.results, self._scoring, self._scans)
+        self._arrays, self._at = before.arrays, before.position
+        if self._at.stage <= len(self._strategy.stages(self._sites)):
+            self.results.interruptions.append(f"after {self._at}")
+        self._events.went_on(str(self._at), before.damaged)
 
     def run(self, first_stage: FirstStage | None, only_first: bool) -> None:
-        """Run the stages that are left, and write the results after each."""
-        self._directory.write_config(self._config)
-        results, strategy = self.results, self._strategy
-        plans = strategy.stages(self._sites)
-        if not results.rows:
+        """Run the stages that are left, and write state and results after each step."""
+        results = self.results
+        plans = self._strategy.stages(self._sites)
+        if not results.stages:
             results.stages.append("untrained")
             if first_stage is None:
                 self._scoring.add(self._untrained)
         with _timed(results, "discovery"):
-            self._roster.wait_for(plans[min(self._done, len(plans) - 1)].participants)
-        for stage, plan in enumerate(plans[:1] if only_first else plans, 1):
-            if stage <= self._done:
-                continue
-            there = self._roster.wait_for(plan.participants)
-            self._catch_up()
-            results.stages.append(plan.name)
-            strategy.begin_stage(stage, plan, there)
-            if stage == 1 and first_stage is not None:
-                self._arrays = first_stage.arrays
-                _go_on_from(first_stage, strategy, results)
-            else:
-                self._train(stage, len(plans), plan)
-            if stage < len(plans) and not only_first:
-                with _timed(results, f"consolidation {stage}"):
-                    strategy.consolidate(self._grid, self._arrays)
-            strategy.end_stage(self._arrays)
-            _save_weights(self._directory, self._config, strategy, self._arrays)
-            self._done = stage
-            self._write()
+            self._wait_for(plans[min(self._at.stage, len(plans)) - 1].participants)
+        for stage in range(self._at.stage, (1 if only_first else len(plans)) + 1):
+            self._run_stage(stage, plans, first_stage, only_first)
         self._roster.wait_for(self._sites)
         self._catch_up()
-        self._write()
+        self._scoring.see_that_all_is_scored()
+        self._save(self._at)
+
+    def _run_stage(self, stage: int, plans: Sequence[Stage], first_stage: FirstStage | None, only_first: bool) -> None:
+        plan, strategy, results = plans[stage - 1], self._strategy, self.results
+        there = self._wait_for(plan.participants)
+        self._catch_up()
+        if len(results.stages) == stage:  # not that of a run that goes on within it
+            results.stages.append(plan.name)
+        strategy.begin_stage(stage, plan, there)
+        if stage == 1 and first_stage is not None:
+            self._arrays = first_stage.arrays
+            _go_on_from(first_stage, strategy, results)
+        elif not self._at.scored:
+            self._train(stage, len(plans), plan)
+        if stage < len(plans) and not only_first:
+            with _timed(results, f"consolidation {stage}"):
+                results.absences += strategy.consolidate(self._grid, self._arrays)
+        strategy.end_stage(self._arrays)
+        _save_weights(self._directory, self._config, strategy, self._arrays)
+        self._save(Position(stage + 1))
 
     def _train(self, stage: int, stages: int, plan: Stage) -> None:
+        """Do the rounds that are left of a stage, and score what comes of them."""
         strategy, results, config = self._strategy, self.results, self._config
         self._events.stage_started(stage, stages, plan.name, plan.participants)
-        with _timed(results, f"stage {stage}"):
-            start = strategy.initial(self._untrained, self._arrays)
-            result = strategy.start(self._grid, start, num_rounds=config.rounds, timeout=config.stage_timeout_s)
-            self._arrays = result.arrays
-        results.losses.append(_losses(result.train_metrics_clientapp[config.rounds]))
+        if self._at.rounds == 0:
+            self._arrays = strategy.initial(self._untrained, self._arrays)
+        for server_round in range(self._at.rounds + 1, config.rounds + 1):
+            with _timed(results, f"stage {stage}"):
+                self._arrays, losses, absences = strategy.run_round(self._grid, self._arrays, server_round)
+            results.losses[stage - 1 :] = [losses]
+            results.absences += absences
+            self._save(Position(stage, server_round))
         self._scoring.add(self._arrays)
-        self._catch_up()
+        self._at = Position(stage, config.rounds, scored=True)
+        if not self._catch_up():
+            self._save(self._at)
 
-    def _catch_up(self) -> None:
-        """Let every site that is there score what it has not scored yet."""
+    def _wait_for(self, sites: Sequence[str]) -> dict[str, int]:
+        """Return the nodes of sites once it is known which of their scans an earlier site brought."""
+        self._roster.wait_for(self._scans.awaited(sites))
+        return self._roster.wait_for(sites)
+
+    def _catch_up(self) -> bool:
+        """Let every site that is there score what it has not scored yet; return whether anything was.
+
+        A site begins to score when all before it have come once: its test cases may be an earlier one's, too.
+        """
         there = self._roster.meet()
-        self._scoring.catch_up({site: there[site] for site in self._sites if site in there})
+        ready = [site for site in self._sites if site in there and self._scans.settled(site)]
+        scored = self._scoring.catch_up({site: there[site] for site in ready})
+        if scored:
+            self._save(self._at)
+        return scored
 
-    def _write(self) -> None:
+    def _save(self, position: Position) -> None:
+        """Write all that is needed to go on from here, then the results so far."""
+        self._at = position
         told = self._cases or self._roster.cases
         self.results.cases |= {site: dict(told[site]) for site in self._sites if site in told}
         self.results.bytes_out, self.results.bytes_in = self._strategy.bytes_out, self._strategy.bytes_in
-        save_checkpoint(self._directory, self._done, self._arrays, self._strategy, self.results, self._scoring)
+        self.results.left_out = {site: count for site, count in self._scans.counts().items() if count}
+        save_checkpoint(
+            self._directory, position, self._arrays, self._strategy, self.results, self._scoring, self._scans
+        )
         self._directory.write_results(self.results)
 
+    def _told_again(self, node: int, why: str) -> None:
+        self._events.sent_again(self._roster.name(node), why)
+
     def _count_introduction(self, site: str, content: RecordDict) -> None:
-        self._strategy.count(self._strategy.bytes_out, site, content)
+        if wire.SITE not in self._strategy.bytes_out[site]:  # a run that goes on has counted it
+            self._strategy.count(self._strategy.bytes_out, site, content)
 
 
 @contextmanager
 def _timed(results: Results, name: str) -> Iterator[None]:
+    """Add the time that the context takes to what is told of `name`; a run that goes on adds to what it took before."""
     started = time.monotonic()
     yield
-    results.seconds[name] = time.monotonic() - started
+    results.seconds[name] = results.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) -> None:
@@ -175,11 +214,6 @@ def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) 
         ledger.clear()  # the other run has counted discovery already
         for site, kinds in entries.items():
             ledger[site].update(kinds)
-
-
-def _losses(metrics: Mapping[str, object]) -> dict[str, float]:
-    """Return the loss terms of a stage's last round."""
-    return {k.removeprefix("loss-"): float(str(v)) for k, v in metrics.items() if k.startswith("loss-")}
 
 
 def _save_weights(run: RunDirectory, config: ExperimentConfig, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:

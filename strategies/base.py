@@ -2,7 +2,7 @@
 
 import pkgutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from fedserdiff.errors import FederationError, ReplyError
 from fedserdiff.methods import get_method
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.report.events import RunEvents
-from strategies.faults import describe_faults
+from strategies.faults import faults_of, in_words
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class ArrivalStrategy(FedAvg):
         self.bytes_out: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.bytes_in: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.plan = Stage("", ())
+        self.server_round = 0
         self.standing = ArrayRecord()
+        self.left_out: Callable[[str], Mapping[str, ArrayRecord]] = lambda site: {}
+        """By site, the record that tells it which of its scans an earlier site brought; none where there are none."""
+        self._absences: list[dict[str, str | int]] = []
         self._nodes: dict[int, str] = {}
 
     # What a method may override
@@ -104,25 +108,50 @@ class ArrivalStrategy(FedAvg):
 
     # Flower's side
 
+    def run_round(
+        self, grid: Grid, arrays: ArrayRecord, server_round: int
+    ) -> tuple[ArrayRecord, dict[str, float], list[dict[str, str | int]]]:
+        """Do one round of the stage, from 1; return its student, its mean losses, and who was absent.
+
+        A round is one start of Flower's loop, which counts from 1 and keeps no state between rounds: so a run can go on
+        after any of them.
+
+        Raises
+        ------
+        FederationError
+            As `aggregate_train`.
+        """
+        self.server_round, self._absences = server_round, []
+        result = self.start(grid, arrays, num_rounds=1, timeout=self.config.stage_timeout_s)
+        losses = {
+            name.removeprefix("loss-"): float(str(value))
+            for name, value in result.train_metrics_clientapp[1].items()
+            if name.startswith("loss-")
+        }
+        return result.arrays, losses, self._absences
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Address the stage's participants, in order of arrival."""
-        self.events.round_started(server_round, self.config.rounds)
+        """Address the stage's participants, in order of arrival; Flower's number of the round is always 1."""
+        self.events.round_started(self.server_round, self.config.rounds)
         self.standing = arrays
         messages = []
         for node_id, site in self._nodes.items():
             order = ConfigRecord(
                 {
                     "stage": self.stage,
-                    "server-round": server_round,
+                    "server-round": self.server_round,
                     "length": self.plan.length,
                     "teacher-stage": self.teacher_stage,
                 }
             )
-            content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: order, **self.records_for(site, server_round)})
-            self.count(self.bytes_in, site, content)
-            messages.append(Message(content, node_id, MessageType.TRAIN, ttl=self.config.stage_timeout_s))
+            records: dict[str, ArrayRecord | ConfigRecord] = {
+                wire.ARRAYS: arrays,
+                wire.CONFIG: order,
+                **self.records_for(site, self.server_round),
+            }
+            messages.append(self.message_to(site, node_id, MessageType.TRAIN, records))
         return messages
 
     def aggregate_train(
@@ -133,7 +162,8 @@ class ArrivalStrategy(FedAvg):
         Raises
         ------
         FederationError
-            Where no participant returned a student that was agreed on: the stage has failed.
+            Where no participant returned a student that was agreed on, or, unless the config's `site_failure` is to go
+            on, where one did not: the stage has failed.
         """
         order = {node: place for place, node in enumerate(self._nodes)}
         answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
@@ -143,40 +173,60 @@ class ArrivalStrategy(FedAvg):
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
         _keep_common_losses(kept)
         arrays, metrics = super().aggregate_train(server_round, kept)
+        where = f"stage {self.stage} ({self.plan.name}), round {self.server_round}"
         if arrays is None or metrics is None:
-            where = f"stage {self.stage} ({self.plan.name}), round {server_round}"
-            raise FederationError(f"{where}: no student came back: {failed}")
-        if failed:
-            self.events.sites_failed(failed)
+            raise FederationError(f"{where}: no student came back: {in_words(failed)}")
+        self._absences = self._go_on_without(failed, where)
         losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
         self.events.round_finished(losses)
         return self._with_inertia(arrays), metrics
 
-    def consolidate(self, grid: Grid, arrays: ArrayRecord) -> None:
-        """Ask the stage's participants for what the method keeps of it, where it keeps anything.
+    def consolidate(self, grid: Grid, arrays: ArrayRecord) -> list[dict[str, str | int]]:
+        """Ask the stage's participants for what the method keeps of it, if anything; return who was absent.
 
         Raises
         ------
         FederationError
-            Where no participant handed over what was agreed.
+            Where no participant, or not every one that has to, handed over what was agreed.
         """
         if not self.consolidates():
-            return
+            return []
         self.events.consolidation_started(self.stage, list(self._nodes.values()))
         self.standing = arrays
-        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: ConfigRecord({"stage": self.stage})})
-        timeout = self.config.stage_timeout_s
-        messages = [Message(content, node, wire.CONSOLIDATE, ttl=timeout) for node in self._nodes]
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        records: dict[str, ArrayRecord | ConfigRecord] = {
+            wire.ARRAYS: arrays,
+            wire.CONFIG: ConfigRecord({"stage": self.stage}),
+        }
+        messages = [self.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
+        replies = list(grid.send_and_receive(messages, timeout=self.config.stage_timeout_s))
         answers, failed = self.accept(replies, wire.CONSOLIDATE, arrays, self._nodes)
+        where = f"stage {self.stage} ({self.plan.name}), consolidation"
         if not answers:
-            raise FederationError(f"stage {self.stage} ({self.plan.name}), consolidation: {failed}")
-        if failed:
-            self.events.sites_failed(failed)
+            raise FederationError(f"{where}: {in_words(failed)}")
+        absences = self._go_on_without(failed, where)
         for site in self._nodes.values():
-            self.count(self.bytes_in, site, content)
             if site in answers:
                 self.keep(site, answers[site])
+        return absences
+
+    def message_to(
+        self, site: str, node: int, message_type: str, records: Mapping[str, ArrayRecord | ConfigRecord]
+    ) -> Message:
+        """Address a site, and count the bytes; what it is to leave out goes with every message."""
+        content = RecordDict({**records, **self.left_out(site)})
+        self.count(self.bytes_in, site, content)
+        return Message(content, node, message_type, ttl=self.config.stage_timeout_s)
+
+    def _go_on_without(self, failed: Mapping[str, str], where: str) -> list[dict[str, str | int]]:
+        """Go on without sites that failed, saying so, where the config allows it; return them."""
+        if not failed:
+            return []
+        if self.config.site_failure == "fail":
+            raise FederationError(f"{where}: {in_words(failed)}")
+        self.events.sites_failed(in_words(failed))
+        return [
+            {"stage": self.stage, "round": self.server_round, "site": site, "why": why} for site, why in failed.items()
+        ]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -189,15 +239,15 @@ class ArrivalStrategy(FedAvg):
 
     def accept(
         self, replies: Iterable[Message], message_type: str, sent: ArrayRecord, nodes: Mapping[int, str]
-    ) -> tuple[dict[str, RecordDict], str]:
-        """Return, by site, the contents of the replies that hold what was agreed, and say what was wrong elsewhere.
+    ) -> tuple[dict[str, RecordDict], dict[str, str]]:
+        """Return, by site, the contents of the replies that hold what was agreed, and what was wrong elsewhere.
 
         The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
         anything, so all such are ``other``.
         """
         replies = list(replies)
         places = {site.name: place for place, site in enumerate(self.config.sites)}
-        accepted, dropped = {}, []
+        accepted, dropped = {}, {}
         for message in replies:
             if message.has_error():
                 continue
@@ -209,10 +259,10 @@ class ArrivalStrategy(FedAvg):
                 content = admit(message.content, rules)
                 check_update(content, sent, self.config)
             except ReplyError as error:
-                dropped.append(f"{site} sent what was not agreed, dropped ({error})")
+                dropped[site] = f"sent what was not agreed, dropped ({error})"
             else:
                 accepted[site] = content
-        return accepted, "; ".join(filter(None, [describe_faults(replies, nodes), *dropped]))
+        return accepted, faults_of(replies, nodes) | dropped
 
     def count(self, ledger: dict[str, dict[str, int]], site: str, content: RecordDict) -> None:
         """Add a message's payload bytes to a ledger, by site and kind of record."""

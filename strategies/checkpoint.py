@@ -1,8 +1,10 @@
-"""What a coordinator needs to go on after the last stage that ended, should its process end: one file."""
+"""What a coordinator needs to go on where it was, should its process end: one file, sealed by its checksum."""
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,48 +13,82 @@ from flwr.app import Array, ArrayRecord
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from strategies.base import ArrivalStrategy
+from strategies.overlap import SharedScans
 from strategies.results import Results
-from strategies.run_directory import RunDirectory
+from strategies.run_directory import CHECKPOINTS, RunDirectory, installed_versions, other_versions
 from strategies.scoring import Scoring
 
-FILE = "checkpoint.pt"
+_MAGIC = b"fedserdiff checkpoint 1\n"
+_SEAL = len(_MAGIC) + 64 + 1  # magic, SHA-256 in hexadecimal, newline
+_OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences")
 
-_ANEW = "move its folder away to begin anew"
-_OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases")
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a run is.
+
+    Attributes
+    ----------
+    stage : int
+        The stage at work, from 1; one beyond the last when the stream has ended.
+    rounds : int
+        Rounds of it that are done.
+    scored : bool
+        Whether its student has been scored, so that only what the method keeps of the stage is left to ask for.
+    """
+
+    stage: int = 1
+    rounds: int = 0
+    scored: bool = False
+
+    def __str__(self) -> str:
+        if self.scored:
+            return f"stage {self.stage}, scored"
+        if self.rounds:
+            return f"stage {self.stage}, round {self.rounds}"
+        return f"stage {self.stage - 1}" if self.stage > 1 else "the untrained student's scores"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a stage: its number, the standing student, and everything else by name."""
+    """The state after a step of a run: where it was, the standing student, and everything else by name.
 
-    stage: int
+    Adam starts afresh each round and every generator is seeded by stage and round, so no state of theirs is needed.
+    """
+
+    position: Position
     arrays: ArrayRecord
     rest: Mapping[str, Any]
+    damaged: str = ""
+    """What is wrong with the last checkpoint, where this is the one before."""
 
     @classmethod
     def load(cls, run: RunDirectory, config: ExperimentConfig) -> "Checkpoint | None":
-        """Return the last checkpoint of a run directory; None where no stage has ended.
+        """Return the last checkpoint of a run directory that is whole; None where none has been written.
 
         Raises
         ------
         ConfigError
-            Where it cannot be read, or belongs to another experiment.
+            Where neither the last nor the one before can be read, or they belong to another experiment, or were written
+            by other versions of the software.
         """
-        file = run.path / FILE
-        if not file.exists():
-            return None
-        try:
-            saved = torch.load(file, weights_only=True)
-        except Exception as error:  # noqa: BLE001 - unpickling fails in many ways; all mean one thing to a user
-            raise ConfigError(f"{file}: cannot be read ({type(error).__name__}): {_ANEW}") from None
-        if not isinstance(saved, dict) or "experiment" not in saved:
-            raise ConfigError(f"{file}: cannot be read (it is no checkpoint): {_ANEW}")
-        if saved["experiment"] != config.fingerprint:
-            raise ConfigError(f"{file}: belongs to another experiment, or to another version of fedserdiff")
-        return cls(saved["stage"], _record(saved["arrays"]), saved)
+        faults = []
+        for name in CHECKPOINTS:
+            if not (run.path / name).exists():
+                continue
+            try:
+                saved = _read(run, name)
+            except ConfigError as error:
+                faults.append(str(error))
+                continue
+            _check_origin(saved, config, f"{run.path / name}")
+            return cls(Position(**saved["position"]), _record(saved["arrays"]), saved, "; ".join(faults))
+        if faults:
+            raise ConfigError(f"{'; '.join(faults)}: nothing is left to go on with; move {run.path} away to begin anew")
+        return None
 
-    def restore(self, strategy: ArrivalStrategy, results: Results, scoring: Scoring) -> None:
-        """Put everything back as it was when the stage had ended."""
+    def restore(self, strategy: ArrivalStrategy, results: Results, scoring: Scoring, scans: SharedScans) -> None:
+        """Put everything back as it was."""
         for name, value in json.loads(self.rest["results"]).items():
             setattr(results, name, value)
         scoring.students = {int(row): _record(student) for row, student in self.rest["students"].items()}
@@ -60,6 +96,7 @@ class Checkpoint:
             strategy.teacher = _record(self.rest["teacher"])
             strategy.teacher_stage = self.rest["teacher_stage"]
         strategy.take_back(self.rest["kept"])
+        scans.take_back(json.loads(self.rest["scans"]))
         for ledger, saved in ((strategy.bytes_out, "bytes_out"), (strategy.bytes_in, "bytes_in")):
             for site, kinds in self.rest[saved].items():
                 ledger[site].update(kinds)
@@ -67,28 +104,70 @@ class Checkpoint:
 
 def save_checkpoint(
     run: RunDirectory,
-    stage: int,
+    position: Position,
     arrays: ArrayRecord,
     strategy: ArrivalStrategy,
     results: Results,
     scoring: Scoring,
+    scans: SharedScans,
 ) -> None:
-    """Write the state after a stage, in place of the one before."""
-    run.write_weights(
-        "checkpoint",
-        {
-            "experiment": strategy.config.fingerprint,
-            "stage": stage,
-            "arrays": _tensors(arrays),
-            "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
-            "teacher": None if strategy.teacher is None else _tensors(strategy.teacher),
-            "teacher_stage": strategy.teacher_stage,
-            "kept": strategy.kept(),
-            "results": json.dumps({name: getattr(results, name) for name in _OF_RESULTS}),
-            "bytes_out": {site: dict(kinds) for site, kinds in strategy.bytes_out.items()},
-            "bytes_in": {site: dict(kinds) for site, kinds in strategy.bytes_in.items()},
-        },
-    )
+    """Write the state after a step; the one before is kept beside it.
+
+    Raises
+    ------
+    StorageError
+        Where it cannot be written.
+    """
+    state = {
+        "experiment": json.dumps(strategy.config.agreed),
+        "versions": installed_versions(),
+        "position": asdict(position),
+        "arrays": _tensors(arrays),
+        "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
+        "teacher": None if strategy.teacher is None else _tensors(strategy.teacher),
+        "teacher_stage": strategy.teacher_stage,
+        "kept": strategy.kept(),
+        "scans": json.dumps(scans.kept()),
+        "results": json.dumps({name: getattr(results, name) for name in _OF_RESULTS}),
+        "bytes_out": {site: dict(kinds) for site, kinds in strategy.bytes_out.items()},
+        "bytes_in": {site: dict(kinds) for site, kinds in strategy.bytes_in.items()},
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    seal = hashlib.sha256(content).hexdigest().encode()
+    last, previous = CHECKPOINTS
+    run.write_file(last, _MAGIC + seal + b"\n" + content, keep=previous)
+
+
+def _read(run: RunDirectory, name: str) -> dict[str, Any]:
+    file = run.path / name
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    if not content.startswith(_MAGIC):
+        raise ConfigError(f"{file}: is damaged: it is no checkpoint of this version")
+    seal, payload = content[len(_MAGIC) : _SEAL - 1], content[_SEAL:]
+    if hashlib.sha256(payload).hexdigest().encode() != seal:
+        raise ConfigError(f"{file}: is damaged: its checksum differs")
+    saved: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
+    return saved
+
+
+def _check_origin(saved: Mapping[str, Any], config: ExperimentConfig, where: str) -> None:
+    """See that a checkpoint is this experiment's, by this software."""
+    others = other_versions(saved["versions"])
+    if others:
+        raise ConfigError(f"{where}: was written with other versions: {'; '.join(others)}: install those to go on")
+    theirs, ours = json.loads(saved["experiment"]), json.loads(json.dumps(config.agreed))
+    differing = [
+        f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+        for name in sorted({*theirs, *ours})
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise ConfigError(f"{where}: belongs to another experiment: {'; '.join(differing)}")
 
 
 def _tensors(record: ArrayRecord) -> dict[str, torch.Tensor]:

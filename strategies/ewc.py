@@ -35,15 +35,17 @@ class Ewc(TeachingStrategy):
         self._fisher[self.stage].append({name: array.numpy() for name, array in values})
 
     def kept(self) -> dict[str, Any]:
-        """Return the Fisher information of each stage's participants."""
-        return {
+        """Return the Fisher information of each stage's participants, too."""
+        fisher = {
             str(stage): [{name: torch.from_numpy(values) for name, values in one.items()} for one in those]
             for stage, those in self._fisher.items()
         }
+        return super().kept() | {"fisher": fisher}
 
     def take_back(self, kept: dict[str, Any]) -> None:
         """Go on with the Fisher information of earlier stages."""
-        for stage, those in kept.items():
+        super().take_back(kept)
+        for stage, those in kept["fisher"].items():
             self._fisher[int(stage)] = [{name: values.numpy() for name, values in one.items()} for one in those]
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:

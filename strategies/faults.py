@@ -3,18 +3,28 @@
 from collections.abc import Mapping, Sequence
 
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from fedserdiff import wire
 
 
-def describe_faults(replies: Sequence[Message], nodes: Mapping[int, str]) -> str:
+def faults_of(replies: Sequence[Message], nodes: Mapping[int, str]) -> dict[str, str]:
     """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
     told = {
         nodes[message.metadata.src_node_id]: describe_fault(message.error) for message in replies if message.has_error()
     }
     answered = {message.metadata.src_node_id for message in replies}
-    told |= {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
-    return "; ".join(f"{site} {what}" for site, what in told.items())
+    return told | {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
+
+
+def in_words(failed: Mapping[str, str]) -> str:
+    """Join what is known of sites that failed to one line."""
+    return "; ".join(f"{site} {what}" for site, what in failed.items())
+
+
+def may_pass(error: Error) -> bool:
+    """Say whether the same message may be answered next time: what follows from data or message will not pass."""
+    return error.code in _PASSING
 
 
 def describe_fault(error: Error) -> str:
@@ -22,8 +32,17 @@ def describe_fault(error: Error) -> str:
     if error.code in set(wire.Fault):
         meaning = _MEANINGS.get(wire.Fault(error.code), "its own log says why")
         return f"answered {wire.Fault(error.code).name} (code {error.code}), {meaning}"
+    if error.code == ErrorCode.UNKNOWN:
+        return "lost its worker's process, which was killed or ran out of memory (code 0)"
     return f"failed outside its own app (code {error.code})"
 
+
+_PASSING = (
+    wire.Fault.MEMORY,
+    wire.Fault.INTERNAL,
+    ErrorCode.UNKNOWN,  # of a worker's process that was killed, in a simulation
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+)
 
 _MEANINGS = {
     wire.Fault.EXPERIMENT: "it was given another experiment, or another version of this software",

@@ -1,4 +1,4 @@
-"""Flower's grid, made to outlast a hospital that restarts: its message is sent again once it is back."""
+"""Flower's grid, made to outlast a hospital that restarts or fails in passing: its message is sent again."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,6 +8,8 @@ from typing import Any
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+
+from strategies.faults import describe_fault, may_pass
 
 _POLL_S = 0.2
 _MOST_SENDINGS = 4
@@ -26,24 +28,31 @@ class _Errand:
     activated: str | None
     sendings: int = 1
     lost: bool = False
+    faults: int = 0
 
 
 class PatientGrid(Grid):
     """Wraps Flower's grid; only `send_and_receive` differs.
 
     A SuperNode forgets everything when it ends, so a message that it had taken is lost with it, and Flower waits for
-    the reply until the message expires. Here the message goes out again when the node has been activated anew.
+    the reply until the message expires. Here the message goes out again when the node has been activated anew, and
+    when it answered a fault that may pass.
 
     Parameters
     ----------
     grid : Grid
         Flower's own.
+    retries : int
+        How often a node that answered such a fault gets its message again.
     sent_again : callable
-        Told the node whose message is sent again.
+        Told the node whose message is sent again, and why.
     """
 
-    def __init__(self, grid: Grid, sent_again: Callable[[int], None] = lambda node: None) -> None:
+    def __init__(
+        self, grid: Grid, retries: int = 0, sent_again: Callable[[int, str], None] = lambda node, why: None
+    ) -> None:
         self._grid = grid
+        self._retries = retries
         self._sent_again = sent_again
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -66,6 +75,10 @@ class PatientGrid(Grid):
                     errand.copies.discard(reply.metadata.reply_to_message_id)
                     about = errand.message.metadata
                     errand.lost |= time.time() < about.created_at + about.ttl  # a message that expired is not lost
+                elif reply.has_error() and may_pass(reply.error) and errand.faults < self._retries:
+                    errand.copies.discard(reply.metadata.reply_to_message_id)
+                    errand.faults += 1
+                    self._send_again(errand, describe_fault(reply.error))
                 elif errand in errands:  # the first answer counts, to whichever copy
                     errands.remove(errand)
                     replies.append(reply)
@@ -82,11 +95,14 @@ class PatientGrid(Grid):
             return True
         if errand.sendings == _MOST_SENDINGS:
             return False
-        self._sent_again(node)
-        errand.copies.add(self._send(_copy(errand.message)))
+        self._send_again(errand, "was started anew")
         errand.activated, errand.lost = activations[node], False
         errand.sendings += 1
         return True
+
+    def _send_again(self, errand: _Errand, why: str) -> None:
+        self._sent_again(errand.message.metadata.dst_node_id, why)
+        errand.copies.add(self._send(_copy(errand.message)))
 
     def _send(self, message: Message) -> str:
         (identifier,) = self._grid.push_messages([message])

@@ -13,6 +13,8 @@ Scores = Mapping[str, Mapping[str, float]]
 
 METRICS = ("dice", "hd95")
 KEYS = ("mean", *REGIONS)
+COLUMNS = ("method", "seed", "stage", "site", "mask", "metric", "region", "value")
+"""Of ``results.csv``."""
 
 
 class Results:
@@ -22,6 +24,18 @@ class Results:
     ----------
     method, seed, sites, deployed, cases
         As they stand in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
+
+    Attributes
+    ----------
+    overlap_allowed : bool
+        Whether nobody looked for scans that several sites hold.
+    left_out : dict
+        By site, how many of its scans an earlier site brought, so that it works without their patients.
+    absences : list
+        Rounds that went on without a site which failed: stage, round, site, and what is known of why.
+    interruptions : list of str
+        Where the run was when it had to be gone on with in a new process. What was repeated is counted once in the
+        bytes, twice in the hospitals' ledgers.
     """
 
     def __init__(
@@ -41,6 +55,10 @@ class Results:
         self.stages: list[str] = []
         self.losses: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
+        self.overlap_allowed = False
+        self.left_out: dict[str, int] = {}
+        self.interruptions: list[str] = []
+        self.absences: list[dict[str, str | int]] = []
         self.bytes_out: Mapping[str, Mapping[str, int]] = {}
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
@@ -58,10 +76,13 @@ class Results:
                 ]
                 for row in self.rows
             ]
-        )
+        ).reshape(len(self.rows), len(self.sites))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contents of ``results.json``; all but ``seconds`` follow from config and data alone."""
+        """Return the contents of ``results.json``.
+
+        All but ``seconds`` and ``interruptions`` follow from config and data alone, unless a site was absent.
+        """
         values: dict[str, Any] = {
             "method": self.method,
             "seed": self.seed,
@@ -78,6 +99,9 @@ class Results:
             "losses": self.losses,
             "bytes_out": self._in_order(self.bytes_out),
             "bytes_in": self._in_order(self.bytes_in),
+            "overlap": {"leaks": self.overlap_allowed, "left_out": self.left_out, "kept": {}, "cases": []},
+            "absences": self.absences,
+            "interruptions": self.interruptions,
             "seconds": self.seconds,
         }
 

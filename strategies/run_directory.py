@@ -15,10 +15,15 @@ from typing import Any
 import torch
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.errors import ConfigError
-from strategies.results import Results
+from fedserdiff.errors import ConfigError, StorageError
+from strategies.results import COLUMNS, Results
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
+CHECKPOINTS = ("checkpoint", "checkpoint.previous")
+"""A run's state, and the one before for when the disk has lost bits of the last."""
+
+_ABOUT_DATA = ("name", "overlap", "scans")
+_CONFIG, _RESULTS, _LOCK = "config.json", "results.json", "lock"
 
 
 class RunDirectory:
@@ -29,7 +34,7 @@ class RunDirectory:
 
     @classmethod
     def new(cls, path: Path) -> "RunDirectory":
-        """Make the folder of a new run.
+        """Make the folder of a new run; it is this process's until it ends.
 
         Raises
         ------
@@ -42,12 +47,26 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
         if taken:
-            raise ConfigError(f"{path}: is not empty: a run writes into a new directory")
-        return cls(path)
+            raise ConfigError(f"{path}: is not empty: a run writes into a new directory, or goes on by --resume {path}")
+        return cls(path)._held(0)
+
+    @classmethod
+    def of_interrupted(cls, path: Path) -> "RunDirectory":
+        """Open the folder of a run that has ended before its time, to go on; it is this process's until it ends.
+
+        Raises
+        ------
+        ConfigError
+            Where it is no run's folder, or another process is still at work in it.
+        """
+        run = cls(path)
+        if not run.begun:
+            raise ConfigError(f"{path}: is no directory of a run that had begun: it holds no {_CONFIG}")
+        return run._held(0)
 
     @classmethod
     def of_federation(cls, path: Path, patience_s: float = 120) -> "RunDirectory":
-        """Make the folder of a federation's one run, or open it to go on; it stays this process's until it ends.
+        """Make the folder of a federation's one run, or open it to go on; it is this process's until it ends.
 
         A process whose SuperLink was killed ends half a minute later: it is waited for, for `patience_s`.
 
@@ -56,56 +75,139 @@ class RunDirectory:
         ConfigError
             Where it cannot be made, or another process is still at work in it.
         """
-        end = time.monotonic() + patience_s
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR)
-            while not _locked(lock):  # never closed: held as long as the process lives
-                if time.monotonic() > end:
-                    raise ConfigError(f"{path}: another process runs this federation: wait for it, or stop it")
-                time.sleep(0.2)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
-        return cls(path)
+        return cls(path)._held(patience_s)
+
+    def _held(self, patience_s: float) -> "RunDirectory":
+        """Lock the folder for as long as this process lives, waiting for another process so many seconds."""
+        end = time.monotonic() + patience_s
+        try:
+            lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)  # never closed
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be a run directory ({error.strerror})") from None
+        while not _locked(lock):
+            if time.monotonic() > end:
+                os.close(lock)
+                raise ConfigError(f"{self.path}: another process is at work on this run: wait for it, or stop it")
+            time.sleep(0.2)
+        return self
 
     @property
     def hospitals(self) -> Path:
         """In a simulation, the folder under which each hospital keeps what stays in it."""
         return self.path / "hospitals"
 
-    def write_config(self, config: ExperimentConfig) -> None:
-        """Write everything needed to repeat the run."""
-        versions = {name: version(name) for name in _VERSIONED}
-        versions["python"] = platform.python_version()
-        self.write_json("config.json", {**config.to_dict(), "versions": versions})
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is a state to go on from: of a round at least, or of the untrained student's scores."""
+        return any((self.path / name).is_file() for name in CHECKPOINTS)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / _CONFIG).is_file()
+
+    def write_config(self, config: ExperimentConfig, data: Mapping[str, Any] | None = None) -> None:
+        """Write everything needed to repeat the run; `data` is what a simulation knows of its scans."""
+        self.write_json(_CONFIG, {**config.to_dict(), "versions": installed_versions(), "data": data})
+
+    def read_config(self) -> tuple[ExperimentConfig, dict[str, Any]]:
+        """Return the config and data of `write_config`, once this machine can go on with them.
+
+        Raises
+        ------
+        ConfigError
+            Where it cannot be read, or was written with other versions of the software than are installed.
+        """
+        values = self._read_json(_CONFIG)
+        try:
+            others = other_versions(values.get("versions", {}))
+            if others:
+                raise ConfigError(f"was begun with other versions: {'; '.join(others)}: install those to go on")
+            return ExperimentConfig.from_dict(values), {name: values["data"][name] for name in _ABOUT_DATA}
+        except ConfigError as error:
+            raise ConfigError(f"{self.path / _CONFIG}: {error}") from None
+        except (TypeError, AttributeError, KeyError):
+            raise ConfigError(f"{self.path / _CONFIG}: is not what a run writes there") from None
+
+    def read_seconds(self) -> dict[str, float]:
+        """Return the seconds that ``results.json`` tells so far; none where no round has ended."""
+        if not (self.path / _RESULTS).is_file():
+            return {}
+        return {str(name): float(value) for name, value in self._read_json(_RESULTS).get("seconds", {}).items()}
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            values = json.loads((self.path / name).read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{self.path / name}: cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise ConfigError(f"{self.path / name}: is damaged: it is no JSON") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self.path / name}: is not what a run writes there")
+        return values
 
     def write_results(self, results: Results) -> None:
         """Write ``results.json`` and ``results.csv``."""
-        self.write_json("results.json", results.to_dict())
-        rows = results.table()
+        self.write_json(_RESULTS, results.to_dict())
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
+        writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
-        self._replace("results.csv", text.getvalue().encode())
+        writer.writerows(results.table())
+        self.write_file("results.csv", text.getvalue().encode())
 
     def write_weights(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write ``{name}.pt``, tensors by name and what else `torch.load(weights_only=True)` reads."""
+        """Write ``{name}.pt``, tensors by name."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        self._replace(f"{name}.pt", buffer.getvalue())
+        self.write_file(f"{name}.pt", buffer.getvalue())
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file; NaN is refused."""
-        self._replace(name, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        self.write_file(name, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
 
-    def _replace(self, name: str, content: bytes) -> None:
-        partial = self.path / f"{name}.partial"
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path / name)
+    def write_file(self, name: str, content: bytes, keep: str = "") -> None:
+        """Write a file whole or not at all, safe from a power cut; what stood there is kept under the name `keep`.
+
+        Raises
+        ------
+        StorageError
+            Where it cannot be written, on a full disk say; what stood there stands there still.
+        """
+        file, partial = self.path / name, self.path / f"{name}.partial"
+        try:
+            with partial.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            if keep and file.exists():
+                file.replace(self.path / keep)
+            partial.replace(file)
+            _sync_folder(self.path)
+        except OSError as error:
+            _discard(partial)
+            raise StorageError(
+                f"{file}: cannot be written ({error.strerror}): the run stands as it was last written; see to the "
+                "disk, then go on"
+            ) from None
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of all that a run's result may depend on."""
+    return {**{name: version(name) for name in _VERSIONED}, "python": platform.python_version()}
+
+
+def other_versions(versions: Mapping[str, str]) -> list[str]:
+    """Say which of `versions` are not the installed ones; Python's own does not count: it changes no sum."""
+    now = installed_versions()
+    return [
+        f"{name} {made} then, {now.get(name, 'none')} now"
+        for name, made in versions.items()
+        if name != "python" and now.get(name) != made
+    ]
 
 
 def _locked(descriptor: int) -> bool:
@@ -115,3 +217,20 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """See that names in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(partial: Path) -> None:
+    """Make room again; where not even that is possible, a half-written file stays under its own name."""
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Mapping
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType
 from flwr.serverapp import Grid
 
 from fedserdiff import wire
 from fedserdiff.errors import FederationError
 from strategies.base import ArrivalStrategy
+from strategies.faults import in_words
 from strategies.results import Results
 
 
@@ -32,39 +33,59 @@ class Scoring:
         self.students[len(self._results.rows)] = student
         self._results.rows.append({})
 
-    def catch_up(self, nodes: Mapping[str, int]) -> None:
-        """Let the sites that are there, by name, score every student that they have not scored.
+    def catch_up(self, nodes: Mapping[str, int]) -> bool:
+        """Let the sites that are there, by name, score every student that they have not scored; say if any was to do.
 
         Raises
         ------
         FederationError
-            Where one of them fails or does not answer what was agreed.
+            Where one of them fails or does not answer what was agreed, unless the config's `site_failure` is to go on:
+            it is asked again next time.
         """
+        asked = False
         for row, student in list(self.students.items()):
             scores = self._results.rows[row]
             lacking = {site: node for site, node in nodes.items() if site not in scores}
             if lacking:
+                asked = True
                 started = time.monotonic()
                 self._score(row, student, lacking)
                 spent = self._results.seconds.get(f"evaluation {row}", 0.0)
                 self._results.seconds[f"evaluation {row}"] = spent + time.monotonic() - started
             if len(scores) == len(self._results.sites):
                 del self.students[row]
+        return asked
+
+    def see_that_all_is_scored(self) -> None:
+        """End a stream.
+
+        Raises
+        ------
+        FederationError
+            Where a site never scored a student: R is not whole.
+        """
+        holes = {row: [s for s in self._results.sites if s not in self._results.rows[row]] for row in self.students}
+        if holes:
+            told = "; ".join(f"{', '.join(sites)} after stage {row}" for row, sites in sorted(holes.items()))
+            raise FederationError(f"R is not whole, sites failed to score: {told}")
 
     def _score(self, row: int, student: ArrayRecord, nodes: Mapping[str, int]) -> None:
         strategy = self._strategy
-        timeout = strategy.config.stage_timeout_s
         strategy.events.evaluation_started(row, list(nodes))
-        content = RecordDict({wire.ARRAYS: student, wire.CONFIG: ConfigRecord({"stage": row})})
-        messages = [Message(content, node, MessageType.EVALUATE, ttl=timeout) for node in nodes.values()]
-        replies = self._grid.send_and_receive(messages, timeout=timeout)
+        records: dict[str, ArrayRecord | ConfigRecord] = {
+            wire.ARRAYS: student,
+            wire.CONFIG: ConfigRecord({"stage": row}),
+        }
+        messages = [strategy.message_to(site, node, MessageType.EVALUATE, records) for site, node in nodes.items()]
+        replies = self._grid.send_and_receive(messages, timeout=strategy.config.stage_timeout_s)
         by_node = {node: site for site, node in nodes.items()}
         answers, failed = strategy.accept(replies, MessageType.EVALUATE, student, by_node)
+        if failed and strategy.config.site_failure == "fail":
+            raise FederationError(f"evaluation after stage {row}: {in_words(failed)}")
         if failed:
-            raise FederationError(f"evaluation after stage {row}: {failed}")
+            strategy.events.sites_failed(in_words(failed))
         fresh = {}
-        for site in nodes:
-            strategy.count(strategy.bytes_in, site, content)
+        for site in [site for site in nodes if site in answers]:  # in order of arrival, whoever was first to answer
             metrics = answers[site].metric_records[wire.METRICS]
             fresh[site] = {k: float(str(v)) for k, v in metrics.items() if k != wire.WEIGHT}
         self._results.rows[row].update(fresh)

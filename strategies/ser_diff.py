@@ -27,12 +27,13 @@ class SerDiff(TeachingStrategy):
         self.bank.add(site, content.array_records[wire.ERROR_MAPS])
 
     def kept(self) -> dict[str, Any]:
-        """Return the bank's samples."""
-        return dict(self.bank.samples)
+        """Return the bank's samples, too."""
+        return super().kept() | {"bank": dict(self.bank.samples)}
 
     def take_back(self, kept: dict[str, Any]) -> None:
         """Fill the bank."""
-        self.bank.samples = kept
+        super().take_back(kept)
+        self.bank.samples = dict(kept["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the teacher where it is due, and the bank."""

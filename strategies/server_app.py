@@ -39,7 +39,9 @@ def make_server_app(
             _run_federation(grid, Path(str(federation)))
         elif context.run_config:
             from_run, home = experiment_of(context.run_config)
-            run_stream(grid, from_run, RunDirectory.new(home / "runs" / str(context.run_id)), events)
+            own = RunDirectory.new(home / "runs" / str(context.run_id))
+            own.write_config(from_run)
+            run_stream(grid, from_run, own, events)
         else:
             run_stream(grid, config, run, events, cases, first_stage, only_first)
 
@@ -50,6 +52,7 @@ def _run_federation(grid: Grid, folder: Path) -> None:
     """Run, or go on with, the federation of real hospitals that a coordinator's folder describes."""
     coordinator = Coordinator.load(folder)
     run = RunDirectory.of_federation(coordinator.folder / "run")
+    run.write_config(coordinator.config)
     console = Console(width=120)  # its lines reach whoever streams the run's log
     with LiveView(console, run.hospitals) as view:
         run_stream(grid, coordinator.config, run, view, keys=coordinator.keys)

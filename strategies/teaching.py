@@ -1,5 +1,7 @@
 """A frozen student as teacher: what the coordinator's halves of SER-Diff and of its relatives share."""
 
+from typing import Any
+
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
@@ -32,6 +34,14 @@ class TeachingStrategy(ArrivalStrategy):
     def receive(self, site: str, content: RecordDict) -> None:
         """Remember that the site has the teacher."""
         self._teacher_at[site] = self.teacher_stage
+
+    def kept(self) -> dict[str, Any]:
+        """Return which teacher each site has."""
+        return {"teacher_at": dict(self._teacher_at)}
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """Remember which teacher each site has: it keeps it on its own disk."""
+        self._teacher_at = dict(kept["teacher_at"])
 
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Freeze the stage's student where it becomes the teacher."""

@@ -67,6 +67,13 @@ class SuperNode:
         self._over.set()
         self._thread.join()
 
+    def reply(self, message: Message, content: RecordDict | Error) -> None:
+        """Answer a message, which the SuperLink takes or does not."""
+        reply = Message(content, reply_to=message)
+        reply.metadata.__dict__["_message_id"] = str(uuid4())  # as Flower's own engine does
+        if self._state.store_message_res(reply):
+            self.stored.append(reply)
+
     def _live(self) -> None:
         while not self._over.wait(POLL_S):
             if self._there.is_set():
@@ -74,10 +81,7 @@ class SuperNode:
                     self.seen.append(message)
                     content = self._answer(self, message)
                     if content is not None:
-                        reply = Message(content, reply_to=message)
-                        reply.metadata.__dict__["_message_id"] = str(uuid4())  # as Flower's own engine does
-                        if self._state.store_message_res(reply):
-                            self.stored.append(reply)
+                        self.reply(message, content)
 
 
 class SuperLink:

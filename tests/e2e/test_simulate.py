@@ -73,8 +73,8 @@ def test_what_leaves_a_hospital_is_weights_metrics_and_the_teachers_int8_maps(
     ser_diff: dict[str, Any], workplace: Path
 ) -> None:
     sent = ser_diff["bytes_out"]
-    assert set(sent["site-1"]) == {"arrays", "metrics", "error-maps", "site"}
-    assert set(sent["site-2"]) == {"arrays", "metrics", "site"}
+    assert set(sent["site-1"]) == {"arrays", "metrics", "error-maps", "site", "scan-hashes"}
+    assert set(sent["site-2"]) == {"arrays", "metrics", "site", "scan-hashes"}
     voxels = 4 * 3 * 16 * 24  # shared maps × regions × slice, one byte each
     assert voxels <= sent["site-1"]["error-maps"] < voxels + 1000
     student = torch.load(workplace / "ser-diff" / "student.pt", weights_only=True)

@@ -1,31 +1,35 @@
 """What a coordinator that ended goes on with: all of it, or a clear refusal."""
 
+import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from flwr.app import Array, ArrayRecord
 from superlink import SuperLink
 from traffic import handed_over
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site, make_config
-from fedserdiff.errors import ConfigError
+from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.report.events import RunEvents
+from strategies import run_directory
 from strategies.base import ArrivalStrategy, Stage, make_strategy
-from strategies.checkpoint import FILE, Checkpoint, save_checkpoint
+from strategies.checkpoint import Checkpoint, Position, save_checkpoint
+from strategies.overlap import SharedScans
 from strategies.results import Results
-from strategies.run_directory import RunDirectory
+from strategies.run_directory import CHECKPOINTS, RunDirectory
 from strategies.scoring import Scoring
 
 SITES = ("north", "east", "west")
 NODES = {"north": 11, "east": 12, "west": 13}
 STANDING = 2
+AFTER_TWO = Position(3)
+FILE, PREVIOUS = CHECKPOINTS
 
 
 def smoke(method: str = "ser-diff", **changes: Any) -> ExperimentConfig:
@@ -50,9 +54,10 @@ class Coordinator:
         self.strategy = make_strategy(config, RunEvents())
         self.results = Results(config.method, config.seed, SITES, [3, 3, 3], {})
         self.scoring = Scoring(link.grid, self.strategy, self.results)
+        self.scans = SharedScans(config)
 
-    def save(self, run: RunDirectory, stage: int = 2) -> None:
-        save_checkpoint(run, stage, student(STANDING), self.strategy, self.results, self.scoring)
+    def save(self, run: RunDirectory, position: Position = AFTER_TWO) -> None:
+        save_checkpoint(run, position, student(STANDING), self.strategy, self.results, self.scoring, self.scans)
 
 
 def of_two_stages(config: ExperimentConfig, link: SuperLink) -> Coordinator:
@@ -68,6 +73,8 @@ def of_two_stages(config: ExperimentConfig, link: SuperLink) -> Coordinator:
     lived.results.losses += [{"segmentation": 1 / 3}, {"segmentation": 0.1 + 0.2, "distillation": 1e-17}]
     lived.results.seconds |= {"stage 1": 1 / 7, "evaluation 0": 2.5}
     lived.results.cases = {"north": {"training": 10, "test": 5}, "east": {"training": 15, "test": 5}}
+    lived.results.interruptions = ["after stage 1, round 1"]
+    lived.results.absences = [{"stage": 2, "round": 1, "site": "east", "why": "did not answer in time"}]
     lived.scoring.students = {0: student(0), 2: student(2)}
     for site, size in (("north", 100), ("east", 200)):
         lived.strategy.bytes_out[site][wire.ARRAYS] += size
@@ -80,7 +87,7 @@ def restored(config: ExperimentConfig, link: SuperLink, run: RunDirectory) -> tu
     fresh = Coordinator(config, link)
     checkpoint = Checkpoint.load(run, config)
     assert checkpoint is not None
-    checkpoint.restore(fresh.strategy, fresh.results, fresh.scoring)
+    checkpoint.restore(fresh.strategy, fresh.results, fresh.scoring, fresh.scans)
     return checkpoint, fresh
 
 
@@ -116,7 +123,7 @@ def test_the_next_site_is_sent_what_it_would_have_been_sent_bit_for_bit(
     lived = of_two_stages(config, link)
     lived.save(run)
     checkpoint, fresh = restored(config, link, run)
-    assert checkpoint.stage == 2
+    assert checkpoint.position == AFTER_TWO
     assert checkpoint.arrays == student(STANDING)
     expected = sent_to_west(lived.strategy)
     assert set(expected) == travels
@@ -145,7 +152,7 @@ def test_results_ledgers_and_students_that_a_late_site_has_to_score_come_back(
     lived = of_two_stages(smoke(), link)
     lived.save(run)
     _, fresh = restored(smoke(), link, run)
-    for name in ("rows", "stages", "losses", "seconds", "cases"):
+    for name in ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences"):
         assert getattr(fresh.results, name) == getattr(lived.results, name)
     assert fresh.scoring.students == {0: student(0), 2: student(2)}
     assert fresh.strategy.bytes_out == {"north": {wire.ARRAYS: 100}, "east": {wire.ARRAYS: 200}}
@@ -156,6 +163,18 @@ def test_results_ledgers_and_students_that_a_late_site_has_to_score_come_back(
         coordinator.results.bytes_in = coordinator.strategy.bytes_in
     assert fresh.results.to_dict() == lived.results.to_dict()
     assert fresh.results.table() == lived.results.table()
+
+
+def test_what_sites_leave_out_stays_what_it_was_and_by_the_same_salt(link: SuperLink, run: RunDirectory) -> None:
+    lived = of_two_stages(smoke(), link)
+    shared, own = np.full((1, 32), 7, np.uint8), np.full((1, 32), 9, np.uint8)
+    lived.scans.add("north", shared)
+    lived.scans.add("east", np.concatenate([own, shared]))
+    lived.save(run)
+    _, fresh = restored(smoke(), link, run)
+    assert fresh.scans.record_for("east") == lived.scans.record_for("east") != {}
+    assert fresh.scans.question() == lived.scans.question()
+    assert fresh.scans.awaited(["west"]) == ["west"]
 
 
 def test_a_checkpoint_of_a_checkpoint_is_the_same(link: SuperLink, run: RunDirectory, tmp_path: Path) -> None:
@@ -175,13 +194,33 @@ def test_where_no_stage_has_ended_there_is_nothing_to_go_on_with(run: RunDirecto
     assert Checkpoint.load(run, smoke()) is None
 
 
-@pytest.mark.parametrize("other", [{"method": "ewc"}, {"seed": 1}, {"sites": smoke().sites[:2]}], ids=list)
-def test_a_checkpoint_of_another_experiment_is_refused(
-    link: SuperLink, run: RunDirectory, other: dict[str, Any]
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"method": "ewc"}, "method was 'ser-diff', is 'ewc'"),
+        ({"seed": 1, "lambda_kd": 0.5}, "lambda_kd was 1.0, is 0.5; seed was 0, is 1"),
+        ({"sites": smoke().sites[:2]}, "is [['north', 'brats2021'], ['east', 'brats2021']]"),
+    ],
+    ids=["method", "numbers", "sites"],
+)
+def test_a_checkpoint_of_another_experiment_is_refused_with_the_fields_that_differ(
+    link: SuperLink, run: RunDirectory, other: dict[str, Any], told: str
 ) -> None:
     of_two_stages(smoke(), link).save(run)
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt: belongs to another experiment, or to another version"):
+    with pytest.raises(ConfigError, match=r"checkpoint: belongs to another experiment: ") as caught:
         Checkpoint.load(run, smoke(**other))
+    assert str(caught.value).endswith(told)
+
+
+def test_a_checkpoint_of_other_software_is_refused_with_the_versions_that_differ(
+    link: SuperLink, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_two_stages(smoke(), link).save(run)
+    then = run_directory.installed_versions()
+    monkeypatch.setattr(run_directory, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
+    with pytest.raises(ConfigError, match=rf"torch {re.escape(then['torch'])} then, 9\.9 now: install those") as caught:
+        Checkpoint.load(run, smoke())
+    assert "python" not in str(caught.value)
 
 
 def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: SuperLink, run: RunDirectory) -> None:
@@ -190,19 +229,57 @@ def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: Supe
     assert Checkpoint.load(run, smoke(sites=moved, stage_timeout_s=5)) is not None
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "weights", "list"])
-def test_a_file_that_is_no_checkpoint_is_refused_in_words(link: SuperLink, run: RunDirectory, damage: str) -> None:
-    of_two_stages(smoke(), link).save(run)
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "half": lambda whole: whole[: len(whole) // 2],
+    "text": lambda whole: b"not a checkpoint\n",
+    "one bit": lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
+    "seal": lambda whole: whole.replace(whole[24:30], b"ffffff", 1),
+    "one byte more": lambda whole: whole + b"\0",
+    "none": lambda whole: whole,
+}
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "none"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_with(
+    link: SuperLink, run: RunDirectory, damage: str
+) -> None:
+    lived = of_two_stages(smoke(), link)
+    lived.save(run, Position(2, 1))
+    lived.save(run, Position(2, 2))
     file = run.path / FILE
-    whole = file.read_bytes()
-    if damage in ("empty", "half", "text"):
-        file.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"not a checkpoint\n"}[damage])
-    else:
-        torch.save({"weights": torch.zeros(3)} if damage == "weights" else [1, 2], file)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    checkpoint, fresh = restored(smoke(), link, run)
+    assert checkpoint.position == Position(2, 1)
+    assert checkpoint.damaged.startswith(f"{file}: is damaged: it")
+    assert sent_to_west(fresh.strategy) == sent_to_west(lived.strategy)
+    (run.path / PREVIOUS).write_bytes(b"")
     with pytest.raises(ConfigError) as caught:
         Checkpoint.load(run, smoke())
-    assert str(caught.value).startswith(f"{file}: cannot be read")
-    assert str(caught.value).endswith("move its folder away to begin anew")
+    assert str(caught.value).endswith(f"nothing is left to go on with; move {run.path} away to begin anew")
+    assert str(caught.value).count("is damaged") == 2
+
+
+def test_a_process_that_ends_between_two_names_leaves_the_state_before(link: SuperLink, run: RunDirectory) -> None:
+    of_two_stages(smoke(), link).save(run, Position(2, 1))
+    (run.path / FILE).rename(run.path / PREVIOUS)
+    (run.path / f"{FILE}.partial").write_bytes(b"half")
+    checkpoint, _ = restored(smoke(), link, run)
+    assert checkpoint.position == Position(2, 1)
+    assert checkpoint.damaged == ""
+
+
+def test_positions_are_in_the_order_that_a_run_goes_through_them() -> None:
+    passed = [Position(), Position(1, 1), Position(1, 2), Position(1, 2, True), Position(2), Position(2, 1)]
+    assert passed == sorted(passed)
+    assert [str(position) for position in passed] == [
+        "the untrained student's scores",
+        "stage 1, round 1",
+        "stage 1, round 2",
+        "stage 1, scored",
+        "stage 1",
+        "stage 2, round 1",
+    ]
 
 
 @contextmanager
@@ -218,14 +295,34 @@ def disk_of(size: int) -> Iterator[None]:
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(link: SuperLink, run: RunDirectory) -> None:
     lived = of_two_stages(smoke(), link)
-    lived.save(run, stage=1)
+    lived.save(run, Position(2))
     lived.results.losses.append({"segmentation": 0.5})
-    with disk_of(1000), pytest.raises(OSError, match="File too large"):
-        lived.save(run, stage=2)
+    with disk_of(1000), pytest.raises(StorageError, match=r"checkpoint: cannot be written \(File too large\): the run"):
+        lived.save(run)
     checkpoint, fresh = restored(smoke(), link, run)
-    assert checkpoint.stage == 1
+    assert checkpoint.position == Position(2)
     assert len(fresh.results.losses) == 2
-    lived.save(run, stage=2)
+    lived.save(run)
     checkpoint, fresh = restored(smoke(), link, run)
-    assert (checkpoint.stage, len(fresh.results.losses)) == (2, 3)
-    assert [file.name for file in run.path.iterdir()] == [FILE]
+    assert (checkpoint.position, len(fresh.results.losses)) == (AFTER_TWO, 3)
+    assert {file.name for file in run.path.iterdir()} == {FILE, PREVIOUS, "lock"}
+
+
+def test_a_full_disk_is_told_and_half_a_file_makes_room_again(link: SuperLink, run: RunDirectory) -> None:
+    lived = of_two_stages(smoke(), link)
+    lived.save(run, Position(2))
+    (run.path / f"{FILE}.partial").symlink_to("/dev/full")  # the kernel's own full disk
+    with pytest.raises(StorageError, match="No space left on device"):
+        lived.save(run)
+    assert restored(smoke(), link, run)[0].position == Position(2)
+    lived.save(run)
+    assert restored(smoke(), link, run)[0].position == AFTER_TWO
+
+
+def test_a_folder_closed_to_writing_is_told(link: SuperLink, run: RunDirectory) -> None:
+    lived = of_two_stages(smoke(), link)
+    lived.save(run, Position(2))
+    (run.path / f"{FILE}.partial").mkdir()  # which root, too, cannot write as a file
+    with pytest.raises(StorageError, match=r"checkpoint: cannot be written \(Is a directory\)"):
+        lived.save(run)
+    assert restored(smoke(), link, run)[0].position == Position(2)

@@ -56,7 +56,7 @@ def told() -> list[int]:
 
 @pytest.fixture
 def grid(link: SuperLink, told: list[int]) -> PatientGrid:
-    return PatientGrid(link.grid, told.append)
+    return PatientGrid(link.grid, 0, lambda node, why: told.append(node))
 
 
 def test_healthy_nodes_are_sent_their_message_once_and_each_answers_its_own(
@@ -151,6 +151,77 @@ def test_a_fault_that_a_node_answers_is_its_answer(link: SuperLink, grid: Patien
     assert reply.error.code == Fault.MEMORY
     assert len(node.seen) == 1
     assert told == []
+
+
+def test_a_node_that_answers_twice_is_heard_once(link: SuperLink, grid: PatientGrid) -> None:
+    def twice(node: SuperNode, message: Message) -> RecordDict:
+        node.reply(message, word("first"))
+        return word("second")
+
+    def slowly(node: SuperNode, message: Message) -> RecordDict:
+        time.sleep(0.6)
+        return echo(node, message)
+
+    node, slow = link.node(twice).start(), link.node(slowly).start()
+    replies = list(grid.send_and_receive([to(node), to(slow)], timeout=LONG_S))
+    assert sorted(map(said, replies)) == ["first", "hello to you"]
+    assert list(map(said, grid.send_and_receive([to(slow, "again")], timeout=LONG_S))) == ["again to you"]
+
+
+def test_an_answer_to_an_old_round_is_not_taken_for_one_to_this(link: SuperLink, grid: PatientGrid) -> None:
+    """Neither where it comes beside the true one, nor alone: then its node did not answer."""
+
+    def of_the_first_round(node: SuperNode, message: Message) -> RecordDict | None:
+        if len(node.seen) == 1:
+            return echo(node, message)
+        node.reply(node.seen[0], word("stale"))
+        return echo(node, message) if len(node.seen) == 2 else None
+
+    node = link.node(of_the_first_round).start()
+    assert list(map(said, grid.send_and_receive([to(node, "one")], timeout=LONG_S))) == ["one to you"]
+    assert list(map(said, grid.send_and_receive([to(node, "two")], timeout=LONG_S))) == ["two to you"]
+    assert list(grid.send_and_receive([to(node, "three")], timeout=1)) == []
+
+
+def fails_at_first(times: int, error: int) -> Answer:
+    """A node that answers a fault so many times, then as it should."""
+
+    def answer(node: SuperNode, message: Message) -> RecordDict | Error:
+        return Error(error, "") if len(node.seen) <= times else echo(node, message)
+
+    return answer
+
+
+@pytest.mark.parametrize("error", [Fault.MEMORY, Fault.INTERNAL, 0, 2])
+def test_a_fault_that_may_pass_is_answered_by_the_same_message_and_the_reason_is_told(
+    link: SuperLink, error: int
+) -> None:
+    told: list[tuple[int, str]] = []
+    node, healthy = link.node(fails_at_first(2, int(error))).start(), link.node(echo).start()
+    grid = PatientGrid(link.grid, 2, lambda node, why: told.append((node, why)))
+    replies = list(grid.send_and_receive([to(node), to(healthy)], timeout=LONG_S))
+    assert sorted(map(said, replies)) == ["hello to you"] * 2
+    assert [said(message) for message in node.seen] == ["hello"] * 3
+    assert len(healthy.seen) == 1
+    assert [who for who, _ in told] == [node.id] * 2
+    assert f"(code {int(error)})" in told[0][1]
+
+
+def test_a_fault_that_does_not_pass_is_the_answer_after_so_many_retries(link: SuperLink) -> None:
+    node = link.node(fails_at_first(100, int(Fault.MEMORY))).start()
+    (reply,) = PatientGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
+    assert reply.error.code == Fault.MEMORY
+    assert len(node.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.DATA, Fault.PROTOCOL, Fault.BLOCKED, Fault.EXPERIMENT, Fault.DIVERGED], ids=lambda f: f.name
+)
+def test_a_fault_that_follows_from_data_or_message_is_the_answer_at_once(link: SuperLink, fault: Fault) -> None:
+    node = link.node(fails_at_first(1, int(fault))).start()
+    (reply,) = PatientGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
+    assert reply.error.code == fault
+    assert len(node.seen) == 1
 
 
 @pytest.mark.parametrize("away_s", AWAY_S)

@@ -1,0 +1,54 @@
+"""Peak memory of this process and of Ray's workers below it, as Linux tells it."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from fedserdiff.errors import ConfigError
+
+_WORKER = b"ray::ClientAppActor"
+_MIB = 1024.0  # kB
+
+
+def peaks() -> dict[str, float]:
+    """Return the peak resident memory since the last call, in MiB: of the ``coordinator`` and the largest ``worker``.
+
+    Raises
+    ------
+    ConfigError
+        Where the system has no ``/proc`` that tells it.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        raise ConfigError("peak memory is read from Linux's /proc, which this system has not")
+    workers = [pid for pid in _below(os.getpid()) if _is_worker(pid)]
+    return {"coordinator": _peak(os.getpid()), "worker": max((_peak(pid) for pid in workers), default=0.0)}
+
+
+def _peak(pid: int) -> float:
+    """Read a process's peak and set it back; 0 where the process has ended."""
+    folder = Path("/proc") / str(pid)
+    with contextlib.suppress(OSError):
+        status = (folder / "status").read_text()
+        (folder / "clear_refs").write_text("5")  # sets the peak back to what is resident now
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / _MIB
+    return 0.0
+
+
+def _is_worker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().startswith(_WORKER)
+    return False
+
+
+def _below(ancestor: int) -> list[int]:
+    """Return the processes that descend from one."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (folder / "stat").read_text()
+                parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [ancestor]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]

@@ -1,0 +1,179 @@
+"""Runs whose plug is pulled: each goes on to the result of the run that was not disturbed, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kill_points import POINTS, ROOT, results_of, run, same_files
+
+SMOKE = ("--profile", "smoke", "--sites", "3")
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def whole(workplace: Path, ser_diff: dict[str, Any]) -> Path:
+    """The run that nobody disturbed."""
+    return workplace / "ser-diff"
+
+
+@pytest.fixture(scope="module")
+def chain(workplace: Path, whole: Path) -> list[subprocess.CompletedProcess[str]]:
+    """One run that is killed at every point, one after another, and goes on each time; the last process ends it."""
+    first, *rest = POINTS
+    done = [run(*SMOKE, "--out", "chain", cwd=workplace, point=first)]
+    done += [run("--resume", "chain", cwd=workplace, point=point) for point in rest]
+    done.append(run("--resume", "chain", cwd=workplace))
+    return done
+
+
+def test_a_run_that_was_killed_at_every_point_ends_with_the_result_of_the_run_that_was_not(
+    chain: list[subprocess.CompletedProcess[str]], whole: Path, workplace: Path
+) -> None:
+    *killed, last = chain
+    told = dict(zip(POINTS, killed, strict=True))
+    assert {name: process.returncode for name, process in told.items()} == dict.fromkeys(POINTS, KILLED)
+    assert len(killed) >= 12
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert results_of(workplace / "chain") == results_of(whole)
+    assert same_files(workplace / "chain", whole)
+    assert (workplace / "chain" / "examples.png").read_bytes() == (whole / "examples.png").read_bytes()
+
+
+def test_no_finished_round_was_repeated_and_the_results_say_where_the_run_was_gone_on_with(
+    chain: list[subprocess.CompletedProcess[str]], workplace: Path
+) -> None:
+    interruptions = json.loads((workplace / "chain" / "results.json").read_text())["interruptions"]
+    assert interruptions == [
+        "after the untrained student's scores",
+        "after the untrained student's scores",
+        "after stage 1, round 1",
+        "after stage 1, round 2",
+        "after stage 1, scored",
+        "after stage 1, scored",
+        "after stage 1",
+        "after stage 1",
+        "after stage 1",
+        "after stage 2, round 1",
+        "after stage 2, scored",
+        "after stage 3, round 1",
+        "after stage 3, round 1",
+        "after stage 3, scored",
+    ]
+
+
+def test_a_hospital_that_repeated_an_evaluation_holds_each_score_once(
+    chain: list[subprocess.CompletedProcess[str]], whole: Path, workplace: Path
+) -> None:
+    for site in ("site-1", "site-2", "site-3"):
+        table = Path("hospitals") / site / "scores.csv"
+        assert (workplace / "chain" / table).read_text() == (whole / table).read_text()
+
+
+def test_going_on_with_a_finished_run_changes_nothing_and_says_so(
+    chain: list[subprocess.CompletedProcess[str]], workplace: Path
+) -> None:
+    folder = workplace / "chain"
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    again = run("--resume", "chain", cwd=workplace)
+    assert again.returncode == 0
+    assert "chain is finished: there is nothing to go on with" in again.stdout
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--seed", "3", "--method", "ewc"), "method was 'ser-diff', 'ewc' is given; seed was 0, 3 is given"),
+        (("--sites", "2"), "sites were 3, 2 is given"),
+        (("--out", "elsewhere"), "--out: --resume goes on with its own hospitals in its own place"),
+    ],
+    ids=["fields", "sites", "out"],
+)
+def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
+    chain: list[subprocess.CompletedProcess[str]], workplace: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    refused = run("--resume", "chain", *arguments, cwd=workplace)
+    assert refused.returncode == 1
+    assert told in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_worker_that_is_killed_once_costs_a_retry_and_not_a_digit(whole: Path, workplace: Path) -> None:
+    """In training, where the last attempt counts, and in scoring."""
+    for point in ("worker-train", "worker-evaluate"):
+        done = run(*SMOKE, "--out", point, cwd=workplace, point=point)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "it gets its message again" in done.stdout
+        assert results_of(workplace / point) == results_of(whole)
+
+
+def test_without_retries_a_killed_worker_fails_its_stage_by_name_and_the_run_can_be_gone_on_with(
+    whole: Path, workplace: Path
+) -> None:
+    point = "worker-consolidate"
+    failed = run(*SMOKE, "--retries", "0", "--out", point, cwd=workplace, point=point)
+    assert failed.returncode == 1
+    assert "error: stage 1 (site-1), consolidation: site-1 lost its worker's process" in failed.stderr
+    assert f"python scripts/simulate.py --resume {point}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    resumed = run("--resume", point, cwd=workplace)
+    assert resumed.returncode == 0, resumed.stderr
+    assert results_of(workplace / point) == results_of(whole)
+
+
+def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on_and_does(whole: Path, workplace: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), *SMOKE, "--out", "stopped"]
+    started = subprocess.Popen(
+        command,
+        cwd=workplace,
+        env={**os.environ, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    guard = threading.Timer(180, started.kill)  # nothing here may wait for ever
+    guard.start()
+    try:
+        assert started.stdout is not None
+        for line in started.stdout:
+            if line.startswith("stage 2/3"):
+                break
+        started.send_signal(signal.SIGINT)
+        rest = started.stdout.read()
+        assert started.wait(60) == 130
+    finally:
+        guard.cancel()
+        started.kill()
+    assert "stopped" in rest
+    assert "Go on with:\n  python scripts/simulate.py --resume stopped\n" in rest
+    assert "Traceback" not in rest
+    assert len(json.loads((workplace / "stopped" / "results.json").read_text())["R"]["dice"]["mean"]) >= 2
+    assert run("--resume", "stopped", cwd=workplace).returncode == 0
+    assert results_of(workplace / "stopped") == results_of(whole)
+
+
+def test_a_scan_that_changed_since_a_run_began_is_refused(workplace: Path, tmp_path: Path) -> None:
+    """The result would be neither the old data's nor the new data's."""
+    import nibabel as nib
+
+    from fedserdiff.data.phantom.generate import write_phantom_hospital
+
+    folder = write_phantom_hospital(tmp_path, 1, 3, 8.0, seed=0)
+    (tmp_path / "one.toml").write_text(f'[[site]]\nname = "west"\nrelease = "brats2021"\npath = "{folder}"\n')
+    killed = run(
+        "--profile", "smoke", "--federation", str(tmp_path / "one.toml"), "--out", "changed", cwd=workplace,
+        point="round-out",
+    )  # fmt: skip
+    assert killed.returncode == KILLED, killed.stderr
+    scan = sorted(folder.glob("*/*_seg.nii.gz"))[0]
+    image = nib.load(scan)
+    nib.save(nib.Nifti1Image(0 * image.get_fdata().astype("uint8"), image.affine), scan)
+    refused = run("--resume", "changed", cwd=workplace)
+    assert refused.returncode == 1
+    assert "changed: scans or segmentations of west have changed since it began" in refused.stderr
