@@ -3,28 +3,35 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedserdiff.data.cases import Case
+from fedserdiff.data.nifti import open_file
 from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
-from fedserdiff.data.releases import Release
-from fedserdiff.errors import DataError
+from fedserdiff.data.releases import MODALITIES, REGIONS, Release
+from fedserdiff.errors import DataError, StorageError
 
-_FORMAT = 1  # part of the key: raise it when preparation changes
+_FORMAT = 2  # part of the key: raise it when preparation changes
 
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A case and its prepared arrays, which stay on disk until they are read."""
+    """A case and its prepared arrays, which stay on disk until they are read.
+
+    `key` stands for the content of the case's files and for the settings; empty where the case is in no cache.
+    """
 
     case: Case
     prepared: PreparedCase
+    key: str = ""
 
 
 def cached_cases(
@@ -38,38 +45,82 @@ def cached_cases(
     """Return `cases` prepared for `grid`, preparing those that are not in the cache under `root` yet.
 
     An entry appears under its final name only when it is whole, so an interrupted run leaves nothing half-written
-    and two processes may fill one cache.
+    and two processes may fill one cache. One that is damaged all the same is thrown away, and its case prepared anew.
 
     Raises
     ------
     DataError
-        As `prepare_case`.
+        As `prepare_case`, and where a file changes while its case is being prepared.
+    StorageError
+        Where the cache cannot be written.
     """
     ready = []
     for done, case in enumerate(cases):
         progress(done, len(cases))
-        entry = root / _key(case, release, grid, spacing_mm)
-        if not entry.is_dir():
-            _write(entry, prepare_case(case, release, grid, spacing_mm))
-        ready.append(CachedCase(case, _open(entry)))
+        hashes = _hashes(case)
+        entry = root / _key(hashes, release, grid, spacing_mm)
+        prepared = _open(entry, grid)
+        if prepared is None:
+            with _writing(entry):
+                _discard(entry)
+            fresh = prepare_case(case, release, grid, spacing_mm)
+            changed = [path for path, content in _hashes(case).items() if content != hashes[path]]
+            if changed:
+                raise DataError(f"{changed[0]}: changed while it was being read: run again once it stays as it is")
+            with _writing(entry):
+                _write(entry, fresh)
+            prepared = _open(entry, grid)
+        if prepared is None:
+            raise StorageError(f"{entry}: a prepared case cannot be read back: is the disk sound?")
+        ready.append(CachedCase(case, prepared, entry.name))
     progress(len(cases), len(cases))
     return ready
 
 
-def _key(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: float) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {release.name} {grid} {spacing_mm}".encode())
+def _hashes(case: Case) -> dict[Path, bytes]:
+    hashes = {}
     for path in (*case.images, case.seg):
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        with open_file(path) as file:
+            hashes[path] = hashlib.file_digest(file, "sha256").digest()
+    return hashes
+
+
+def _key(hashes: Mapping[Path, bytes], release: Release, grid: tuple[int, int, int], spacing_mm: float) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {release.name} {grid} {spacing_mm}".encode())
+    for content in hashes.values():
+        digest.update(content)
     return digest.hexdigest()[:32]
 
 
-def _write(entry: Path, prepared: PreparedCase) -> None:
+@contextmanager
+def _writing(entry: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"{entry.parent}: prepared cases cannot be kept there ({reason})") from None
+
+
+def _discard(entry: Path) -> None:
+    """Take a damaged entry away in one step: another process never finds a part of it."""
+    away = _partial(entry)
+    try:
+        entry.rename(away)
+    except FileNotFoundError:  # there is none, or another process was faster
+        return
+    if away.is_dir() and not away.is_symlink():
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        away.unlink()
+
+
+def _partial(entry: Path) -> Path:
     # Not the process's number: containers number alike, and a killed run's leftover would stop the next one.
-    partial = entry.with_name(f"{entry.name}.partial-{uuid.uuid4().hex}")
+    return entry.with_name(f"{entry.name}.partial-{uuid.uuid4().hex}")
+
+
+def _write(entry: Path, prepared: PreparedCase) -> None:
+    partial = _partial(entry)
     partial.mkdir(parents=True)
     try:
         np.save(partial / "image.npy", prepared.image)
@@ -86,12 +137,23 @@ def _write(entry: Path, prepared: PreparedCase) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _open(entry: Path) -> PreparedCase:
-    about = json.loads((entry / "case.json").read_text())
-    return PreparedCase(
-        image=np.load(entry / "image.npy", mmap_mode="r"),
-        mask=np.load(entry / "mask.npy", mmap_mode="r"),
-        truth=np.load(entry / "truth.npy", mmap_mode="r"),
-        geometry=Geometry(**{name: tuple(value) for name, value in about["geometry"].items()}),
-        voxel_hash=about["voxel_hash"],
-    )
+def _open(entry: Path, grid: tuple[int, int, int]) -> PreparedCase | None:
+    """Return the entry's case, or None where there is none or it is not whole."""
+    try:
+        about = json.loads((entry / "case.json").read_text())
+        geometry = Geometry(**{name: tuple(value) for name, value in about["geometry"].items()})
+        image, mask, truth = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("image", "mask", "truth"))
+        whole = (
+            _is(image, np.float16, (len(MODALITIES), *grid))
+            and _is(mask, np.uint8, (len(REGIONS), *grid))
+            and _is(truth, np.uint8, (len(REGIONS), *geometry.box_shape))
+            and all(p + n <= size for p, n, size in zip(geometry.pad_before, geometry.inner_shape, grid, strict=True))
+            and re.fullmatch("[0-9a-f]{64}", about["voxel_hash"])
+        )
+        return PreparedCase(image, mask, truth, geometry, about["voxel_hash"]) if whole else None
+    except Exception:  # noqa: BLE001 - whatever damage does to numpy's or JSON's readers: the case is prepared anew
+        return None
+
+
+def _is(array: object, dtype: type, shape: tuple[int, ...]) -> bool:
+    return isinstance(array, np.memmap) and array.dtype == dtype and array.shape == shape

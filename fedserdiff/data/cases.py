@@ -1,10 +1,12 @@
 """Find the cases of a hospital on disk, and split its patients into training and test."""
 
 import hashlib
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedserdiff.data.nifti import check_is_file, unreadable
 from fedserdiff.data.releases import MODALITIES, RELEASES, Release
 from fedserdiff.errors import DataError
 
@@ -41,29 +43,52 @@ def find_cases(folder: Path, release: Release, only: Sequence[str] = ()) -> list
     Raises
     ------
     DataError
-        Where the folder is missing, holds no case of the release, lacks a case of `only`, or a case lacks a file.
+        Where the folder is missing or cannot be read, holds no case of the release, lacks a case of `only`, or a case
+        lacks a file or has something else in its place.
     """
-    if not folder.is_dir():
+    if not _is_directory(folder):
         raise DataError(f"{folder}: no such directory")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and release.patient_of(entry.name))
+    named = [entry for entry in _entries(folder) if release.patient_of(entry.name)]
+    names = sorted(entry.name for entry in named if (not only or entry.name in only) and _is_directory(entry))
+    missing = [name for name in only if name not in names]
+    if named and missing:
+        raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
     if not names:
         raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release)}")
-    missing = [name for name in only if name not in names]
-    if missing:
-        raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
-    return [_case(folder / name, release) for name in (sorted(set(only)) or names)]
+    return [_case(folder / name, release) for name in names]
 
 
 def _what_is_here(folder: Path, release: Release) -> str:
     """Say what a folder without cases of `release` holds instead."""
-    entries = [entry.name for entry in folder.iterdir()]
+    entries = [entry.name for entry in _entries(folder)]
     if not entries:
         return ": the directory is empty"
     for other in RELEASES.values():
         count = sum(other.patient_of(name) is not None for name in entries)
-        if count:
+        if count and other is not release:
             return f", but {count} of {other.name}: is the site's release right?"
     return f"; expected folders such as {release.example}"
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise unreadable(folder, error) from None
+
+
+def _is_directory(path: Path) -> bool:
+    """Tell whether a path leads to a directory, refusing links that lead nowhere: a case would be lost in silence."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise unreadable(path, error) from None
+        return False
+    except ValueError:  # a null character, which no path can have
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _case(folder: Path, release: Release) -> Case:
@@ -81,13 +106,30 @@ def _file(folder: Path, release: Release, channel: str) -> Path:
     stems = [release.file_stem(folder.name, channel)]
     if channel == "seg" and folder.name in release.seg_aliases:
         stems.append(release.seg_aliases[folder.name])
-    for stem in stems:
-        for extension in _EXTENSIONS:
-            path = folder / f"{stem}{extension}"
-            if path.is_file():
-                return path
+    paths = [folder / f"{stem}{extension}" for stem in stems for extension in _EXTENSIONS]
+    refusals = []
+    for path in filter(_is_there, paths):
+        try:
+            check_is_file(path)
+        except DataError as refusal:
+            refusals.append(refusal)
+        else:
+            return path
+    if refusals:
+        raise refusals[0]
     what = "segmentation" if channel == "seg" else f"modality {channel}"
     raise DataError(f"{folder / stems[0]}.nii.gz: {what} of case {folder.name} is missing")
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether anything has this name, were it a link that leads nowhere."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return True
 
 
 def hold_out(cases: Sequence[Case], test_cases: Sequence[str], site: str) -> tuple[set[str], set[str]]:

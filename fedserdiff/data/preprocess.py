@@ -1,29 +1,26 @@
 """NIfTI files to normalised arrays on the working grid, and predictions back to the scan's own grid."""
 
-import gzip
 import hashlib
-import zlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from fedserdiff.data.cases import Case
+from fedserdiff.data.nifti import Volume, read_volume
 from fedserdiff.data.releases import Release
 from fedserdiff.errors import DataError
 
-_CHUNK = 1 << 22
-_AFFINE_TOLERANCE_MM = 1e-2
-_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, ImageFileError, HeaderDataError)
+_APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are not aligned
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
+_LEAST_CONTRAST = 1e-9  # of the standard deviation to the largest value
+_MOST_LABELS = 16  # more than any release has
+_EXACT = 2.0**53  # whole numbers below it are exact in float64
 
 
 @dataclass(frozen=True)
@@ -105,38 +102,42 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
     Raises
     ------
     DataError
-        Where a file cannot be read, volumes disagree in shape or position, a value is not finite, a label is
-        not the release's, or the brain is empty.
+        As `read_volume`, and where volumes disagree in shape or position, a label is not the release's, the brain is
+        empty, or a modality shows nothing in it.
     """
-    first = _read(case.images[0])
-    volumes = [_checked_voxels(path, _read(path), first, case.images[0]) for path in case.images]
-    labels = _checked_voxels(case.seg, _read(case.seg), first, case.images[0])
-    if not np.array_equal(labels, np.round(labels)):
-        raise DataError(f"{case.seg}: labels are not whole numbers: was the segmentation interpolated?")
-    try:
-        truth = release.region_masks(labels.astype(np.int64))
-    except DataError as error:
-        raise DataError(f"{case.seg}: {error}") from None
+    first = read_volume(case.images[0])
+    volumes = [first]
+    for path in case.images[1:]:
+        volumes.append(read_volume(path))
+        _check_aligned(volumes[-1], first)
+    seg = read_volume(case.seg)
+    _check_aligned(seg, first)
+    truth = _regions(seg, release)
 
-    image = np.stack(volumes)
-    brain = (image != 0).any(0)
+    folder = case.images[0].parent
+    brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
-        raise DataError(f"{case.images[0].parent}: every voxel of every modality is 0: there is no brain")
+        raise DataError(f"{folder}: every voxel of every modality is 0: there is no brain")
+    of_brain = _bounding_box(brain)  # labels may differ between releases of one scan
     box = _bounding_box(brain | truth.any(0))
-    of_brain = image[(slice(None), *_bounding_box(brain))]  # labels may differ between releases of one scan
+    hashed = np.stack([volume.voxels[of_brain].astype(np.float32) for volume in volumes])
 
-    spacing = tuple(float(s) for s in voxel_sizes(first.affine))
-    geometry = _place(brain.shape, spacing, box, grid, spacing_mm)
-    scored = np.stack([_zscore(v, brain, p) for v, p in zip(image, case.images, strict=True)])
-    boxed = (slice(None), *box)
-    on_grid = geometry.from_box(torch.from_numpy(scored[boxed]), grid)
-    mask = geometry.from_box(torch.from_numpy(truth[boxed].astype(np.float32)), grid) >= 0.5
+    geometry = _place(brain.shape, first.spacing_mm, box, grid, spacing_mm)
+    scored = np.stack([_zscore(volume.voxels[box], brain[box], volume.path) for volume in volumes])
+    on_grid = geometry.from_box(torch.from_numpy(scored), grid).numpy().astype(np.float16)
+    if not on_grid.any():
+        size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(of_brain, first.spacing_mm, strict=True))
+        raise DataError(
+            f"{folder}: nothing is left of a brain of {size} mm at {spacing_mm:g} mm: are the voxel sizes right?"
+        )
+    in_box = truth[(slice(None), *box)]
+    mask = geometry.from_box(torch.from_numpy(in_box.astype(np.float32)), grid) >= 0.5
     return PreparedCase(
-        image=on_grid.numpy().astype(np.float16),
+        image=on_grid,
         mask=mask.numpy().astype(np.uint8),
-        truth=truth[boxed].astype(np.uint8),
+        truth=in_box.astype(np.uint8),
         geometry=geometry,
-        voxel_hash=hashlib.sha256(np.ascontiguousarray(of_brain, np.float32).tobytes()).hexdigest(),
+        voxel_hash=hashlib.sha256(hashed.tobytes()).hexdigest(),
     )
 
 
@@ -146,56 +147,38 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
 
 
-def _read(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file in canonical orientation."""
+def _check_aligned(volume: Volume, first: Volume) -> None:
+    """Check that a volume lies where the first modality lies: that no corner of it is elsewhere."""
+    if volume.shape != first.shape:
+        raise DataError(f"{volume.path}: shape {volume.shape} differs from {first.shape} of {first.path.name}")
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in first.shape))])
+    apart = np.abs((volume.affine - first.affine)[:3] @ corners.T)
+    if not apart.max() <= _APART_MM:
+        raise DataError(f"{volume.path}: affine differs from that of {first.path.name}: the volumes are not aligned")
+
+
+def _regions(seg: Volume, release: Release) -> NDArray[np.bool_]:
+    """Return the masks of a segmentation's regions, of shape (3, X, Y, Z), after checking its labels."""
+    labels = seg.voxels
+    if labels.dtype.kind == "f":
+        if not np.array_equal(labels, np.round(labels)):
+            raise DataError(f"{seg.path}: labels are not whole numbers: was the segmentation interpolated?")
+        if np.abs(labels).max() < _EXACT:
+            labels = labels.astype(np.int64)
+    count = len(np.unique(labels))
+    if count > _MOST_LABELS:
+        raise DataError(f"{seg.path}: {count} different labels: is it a scan rather than a segmentation?")
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as whole:  # to its end: only there is the checksum, which nibabel may not reach
-                while whole.read(_CHUNK):
-                    pass
-        image = nib.load(path)
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{path}: truncated or damaged ({error})") from None
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable NIfTI file ({error})") from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path}: not a NIfTI file")
-    if len(image.shape) != 3:
-        raise DataError(f"{path}: {len(image.shape)} dimensions, shape {image.shape}: one 3D volume is expected")
-    with ImageOpener(path) as file:  # the header as it is on disk: nibabel turns a size of 0 into 1 mm
-        on_disk = image.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
-    for sizes in (np.abs(on_disk), voxel_sizes(image.affine)):
-        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-            raise DataError(f"{path}: voxel size {tuple(float(s) for s in sizes)} mm is not positive")
-    try:
-        return nib.as_closest_canonical(image)  # reads the voxels already where axes have to turn
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: truncated or damaged ({error})") from None
+        return release.region_masks(labels)
+    except DataError as error:
+        raise DataError(f"{seg.path}: {error}") from None
 
 
-def _checked_voxels(
-    path: Path, image: nib.Nifti1Image, first: nib.Nifti1Image, first_path: Path
-) -> NDArray[np.float32]:
-    """Return an image's voxels after checking that it lies where the first modality lies and is finite."""
-    if image.shape != first.shape:
-        raise DataError(f"{path}: shape {image.shape} differs from {first.shape} of {first_path.name}")
-    if not np.allclose(image.affine, first.affine, atol=_AFFINE_TOLERANCE_MM):
-        raise DataError(f"{path}: affine differs from that of {first_path.name}: the volumes are not aligned")
-    try:
-        voxels = image.get_fdata(dtype=np.float32)
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: truncated or damaged ({error})") from None
-    bad = int(voxels.size - np.isfinite(voxels).sum())
-    if bad:
-        raise DataError(f"{path}: {bad} voxels are NaN or infinite")
-    return np.asarray(voxels)
-
-
-def _zscore(volume: NDArray[np.float32], brain: NDArray[np.bool_], path: Path) -> NDArray[np.float32]:
+def _zscore(volume: NDArray[Any], brain: NDArray[np.bool_], path: Path) -> NDArray[np.float32]:
     """Scale a modality to mean 0 and standard deviation 1 inside the brain, and to 0 outside."""
     inside = volume[brain].astype(np.float64)
     deviation = float(inside.std())
-    if deviation == 0:
+    if deviation <= _LEAST_CONTRAST * float(np.abs(inside).max()):  # rounding gives equal values a deviation, too
         raise DataError(f"{path}: the same value in every brain voxel: nothing was recorded in this modality")
     scored = np.clip((volume - inside.mean()) / deviation, -_CLIP_SIGMA, _CLIP_SIGMA)
     return np.where(brain, scored, 0).astype(np.float32)

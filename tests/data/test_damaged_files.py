@@ -1,16 +1,22 @@
 """Scans that cannot be used: the error names the file and says what is wrong with it."""
 
 import gzip
+import os
 import re
-from collections.abc import Callable
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hostile import watchdog
 from numpy.typing import NDArray
 
+from fedserdiff.data.cache import cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
@@ -22,10 +28,13 @@ WriteCase = Callable[..., Path]
 
 def _refusal(folder: Path, release: str = "brats2021") -> str:
     """Return the text with which the one case under `folder` is refused."""
-    (case,) = find_cases(folder, RELEASES[release])
-    with pytest.raises(DataError) as caught:
-        prepare_case(case, RELEASES[release], (16, 16, 16), 1.0)
-    return str(caught.value)
+    try:
+        with watchdog():
+            (case,) = find_cases(folder, RELEASES[release])
+            prepare_case(case, RELEASES[release], (16, 16, 16), 1.0)
+    except DataError as error:
+        return str(error)
+    pytest.fail("the case is not refused")
 
 
 @pytest.fixture
@@ -166,3 +175,154 @@ def test_modality_without_contrast(tmp_path: Path, volumes: Volumes, write_case:
         re.escape(f"{case / 'BraTS2021_00000_t2.nii.gz'}: the same value in every brain voxel") + ".*",
         _refusal(tmp_path),
     )
+
+
+def _listen(path: Path) -> None:
+    here = os.open(".", os.O_RDONLY)
+    os.chdir(path.parent)  # the address of a socket may have 107 bytes at most
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(path.name)
+    os.fchdir(here)
+    os.close(here)
+
+
+def _loop(path: Path) -> None:
+    path.with_name("other").symlink_to(path)
+    path.symlink_to(path.with_name("other"))
+
+
+PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "nothing": (lambda path: None, "is missing"),
+    "a directory": (Path.mkdir, "a directory, where a NIfTI file is expected"),
+    "a link to a directory": (lambda p: p.symlink_to("/"), "a directory, where a NIfTI file is expected"),
+    "a named pipe": (os.mkfifo, "a named pipe, where a NIfTI file is expected"),
+    "a socket": (_listen, "a socket, where a NIfTI file is expected"),
+    "a link to a device without end": (lambda p: p.symlink_to("/dev/zero"), "a device, where a NIfTI file is expected"),
+    "a link to nothing": (lambda p: p.symlink_to("../gone.nii.gz"), "a symbolic link to what is not there"),
+    "a link to itself": (lambda p: p.symlink_to(p), "cannot be read (Too many levels of symbolic links)"),
+    "a loop of links": (_loop, "cannot be read (Too many levels of symbolic links)"),
+    "a link through a file": (lambda p: p.symlink_to("/dev/null/scan"), "cannot be read (Not a directory)"),
+}
+
+
+@pytest.mark.parametrize("channel", ["t1", "flair", "seg"])
+@pytest.mark.parametrize("kind", PLACES)
+def test_something_else_in_place_of_a_file(
+    tmp_path: Path, volumes: Volumes, write_case: WriteCase, kind: str, channel: str
+) -> None:
+    put, reason = PLACES[kind]
+    path = write_case(tmp_path, volumes) / f"BraTS2021_00000_{channel}.nii.gz"
+    path.unlink()
+    put(path)
+    text = _refusal(tmp_path)
+    assert text.startswith(f"{path}: ")
+    assert reason in text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PLACES if kind != "nothing"])
+def test_something_else_that_takes_a_files_place_after_it_was_found(
+    tmp_path: Path, volumes: Volumes, write_case: WriteCase, kind: str
+) -> None:
+    put, reason = PLACES[kind]
+    path = write_case(tmp_path, volumes) / "BraTS2021_00000_t2.nii.gz"
+    (case,) = find_cases(tmp_path, RELEASES["brats2021"])
+    path.unlink()
+    put(path)
+    for read in (
+        lambda: prepare_case(case, RELEASES["brats2021"], (16, 16, 16), 1.0),
+        lambda: cached_cases([case], RELEASES["brats2021"], (16, 16, 16), 1.0, tmp_path / "cache"),
+    ):
+        with pytest.raises(DataError) as caught, watchdog():
+            read()
+        assert str(caught.value).startswith(f"{path}: ")
+        assert reason in str(caught.value)
+
+
+def test_a_file_that_is_gone_after_it_was_found(tmp_path: Path, volumes: Volumes, write_case: WriteCase) -> None:
+    path = write_case(tmp_path, volumes) / "BraTS2021_00000_t2.nii.gz"
+    (case,) = find_cases(tmp_path, RELEASES["brats2021"])
+    path.unlink()
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read (No such file or directory)")):
+        cached_cases([case], RELEASES["brats2021"], (16, 16, 16), 1.0, tmp_path / "cache")
+
+
+def test_links_to_good_files_and_folders_are_followed(tmp_path: Path, volumes: Volumes, write_case: WriteCase) -> None:
+    kept = write_case(tmp_path / "archive", volumes)
+    for path in list(kept.iterdir()):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(Path("..") / ".." / path.name)
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / kept.name).symlink_to(kept)
+    (case,) = find_cases(tmp_path / "scans", RELEASES["brats2021"])
+    prepared = prepare_case(case, RELEASES["brats2021"], (16, 16, 16), 1.0)
+    np.testing.assert_array_equal(prepared.truth[1], volumes["seg"][2:10, 1:12, 2:8] > 0)
+
+
+def test_a_plain_file_beside_a_directory_of_the_compressed_ones_name_is_read(
+    tmp_path: Path, volumes: Volumes, write_case: WriteCase
+) -> None:
+    case = write_case(tmp_path, volumes, extension=".nii")
+    (case / "BraTS2021_00000_t1.nii.gz").mkdir()
+    (found,) = find_cases(tmp_path, RELEASES["brats2021"])
+    assert found.images[0] == case / "BraTS2021_00000_t1.nii"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [("gone", "a symbolic link to what is not there"), ("BraTS2021_00001", "cannot be read (")]
+)
+def test_a_case_that_is_a_link_to_nowhere_is_not_passed_over(
+    tmp_path: Path, volumes: Volumes, write_case: WriteCase, target: str, reason: str
+) -> None:
+    good = write_case(tmp_path, volumes)
+    link = tmp_path / "BraTS2021_00001"
+    link.symlink_to(target)
+    assert _refusal(tmp_path).startswith(f"{link}: {reason}")
+    (case,) = find_cases(tmp_path, RELEASES["brats2021"], only=[good.name])
+    assert case.name == good.name
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "x" * 300, "file/scans"], ids=["null", "too long", "in a file"])
+def test_a_hospitals_folder_that_cannot_be(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"no such directory|cannot be read \((File name too long|Not a directory)\)"):
+        find_cases(tmp_path / folder, RELEASES["brats2021"])
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that any account may enter; temporary folders of pytest are one account's."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """An account that may read no more than its permissions say, as the superuser's tests would otherwise."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    yield
+    if superuser:
+        os.seteuid(0)
+
+
+CLOSED = {
+    "file": "BraTS2021_00000/BraTS2021_00000_t2.nii.gz",
+    "case": "BraTS2021_00000",
+    "hospital": "",
+}
+
+
+@pytest.mark.parametrize("what", CLOSED)
+def test_what_may_not_be_read_is_named(
+    shared_folder: Path, volumes: Volumes, write_case: WriteCase, request: pytest.FixtureRequest, what: str
+) -> None:
+    write_case(shared_folder / "scans", volumes)
+    closed = shared_folder / "scans" / CLOSED[what]
+    closed.chmod(0)
+    request.getfixturevalue("nobody")
+    text = _refusal(shared_folder / "scans")
+    assert text.startswith(str(closed))
+    assert text.endswith(": cannot be read (Permission denied)")

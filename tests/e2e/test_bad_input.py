@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -76,6 +77,17 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def declare_many_voxels(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[42:48] = b"\xff\x7f" * 3  # 32767 along each axis
+    path.write_bytes(gzip.compress(content))
+
+
 @pytest.mark.parametrize(
     ("channel", "damage", "says"),
     [
@@ -86,8 +98,10 @@ def truncate(path: Path) -> None:
         ("t1n", truncate, "truncated"),
         ("t1n", lambda p: p.write_bytes(gzip.compress(b"not a scan")), "not a readable NIfTI"),
         ("seg", lambda p: edit(p, with_value(4)), "label 4"),
+        ("t2w", become_a_pipe, "a named pipe"),
+        ("t1n", declare_many_voxels, "more than 134217728 voxels"),
     ],
-    ids=["missing modality", "missing seg", "shape", "nan", "truncated", "not nifti", "unknown label"],
+    ids=["missing modality", "missing seg", "shape", "nan", "truncated", "not nifti", "unknown label", "pipe", "huge"],
 )
 def test_a_bad_file_is_named_with_its_site_and_fault(
     hospital: Path, command: Callable[..., str], channel: str, damage: Callable[[Path], None], says: str
