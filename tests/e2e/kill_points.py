@@ -45,6 +45,11 @@ def at(stage: int, server_round: int) -> Condition:
     return lambda strategy, *args, **options: (strategy.stage, strategy.server_round) == (stage, server_round)
 
 
+def runs(stage: int, server_round: int) -> Condition:
+    """As `run_round` is asked for this round of this stage."""
+    return lambda strategy, grid, arrays, asked: (strategy.stage, asked) == (stage, server_round)
+
+
 def saves(stage: int, rounds: int, scored: bool = False) -> Condition:
     """As the state of this position is written; the function is `save_checkpoint`."""
     return lambda run, position, *args, **options: (
@@ -100,7 +105,7 @@ POINTS: dict[str, Point] = {
         when=at(2, 1),
     ),
     "after-aggregation": Point(
-        "stage 2, round 1: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=at(2, 1)
+        "stage 2, round 1: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=runs(2, 1)
     ),
     "half-checkpoint": Point(
         "stage 2, round 1: half of the checkpoint is on disk",
@@ -124,7 +129,7 @@ POINTS: dict[str, Point] = {
         damage=half_a_file,
     ),
     "stage-3": Point(
-        "stage 3, round 2: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=at(3, 2)
+        "stage 3, round 2: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=runs(3, 2)
     ),
     "last-scores": Point(
         "stage 3: scored and written, the stage not closed", f"{STREAM}:save_checkpoint", after=True,
