@@ -80,7 +80,7 @@ def main(
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)
-        pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console)
+        pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console, setting.data)
         for result in run_studies(pool, setting, studies, folder):
             print_study(console, result)
         if not studies:

@@ -60,14 +60,17 @@ class RunPool:
         Runs at a time, each on a Ray of its own with `cpus_per_site` CPUs.
     console : Console
         For progress.
+    data : str
+        Whose scans the runs are on, as results say it.
     """
 
-    def __init__(self, root: Path, cache: Path, parallel: int, console: Console) -> None:
+    def __init__(self, root: Path, cache: Path, parallel: int, console: Console, data: str) -> None:
         self._runs = root / "runs"
         self._firsts = root / "first-stages"
         self._cache = cache
         self._parallel = parallel
         self._console = console
+        self._data = data
 
     def complete(self, configs: Sequence[ExperimentConfig]) -> list[Path]:
         """Return the folder of a finished run of each config, doing those that are missing.
@@ -183,7 +186,7 @@ class RunPool:
         if not _goes_on(partial, job.config):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        values = (job.config.to_dict(), partial, self._cache, job.first_stage, job.only_first)
+        values = (job.config.to_dict(), self._data, partial, self._cache, job.first_stage, job.only_first)
         process = multiprocessing.get_context("spawn").Process(target=_run, args=values)
         process.start()
         return process
@@ -266,7 +269,9 @@ class _StatusFile(RunEvents):
         self._say("", f"scoring after stage {stage}" if stage else "scoring the untrained student")
 
 
-def _run(values: dict[str, Any], folder: Path, cache: Path, first_stage: Path | None, only_first: bool) -> None:
+def _run(
+    values: dict[str, Any], data: str, folder: Path, cache: Path, first_stage: Path | None, only_first: bool
+) -> None:
     """Do one run, in a process and a process group of its own; its error, if any, is left in the folder."""
     os.setsid()
     with (folder / _OUTPUT).open("w") as output:
@@ -276,7 +281,7 @@ def _run(values: dict[str, Any], folder: Path, cache: Path, first_stage: Path | 
     try:
         hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
         run_simulation(
-            Federation(config, hospitals, ()),
+            Federation(config, hospitals, (), data=data),
             RunDirectory(folder),
             cache,
             _StatusFile(folder / _STATUS),

@@ -27,7 +27,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     data : str
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
-    _print_warning(console, leak_warning(results.get("overlap")))
+    _print_warnings(console, results)
     counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
     console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
@@ -38,7 +38,16 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     console.print(f"Seconds: {seconds}")
     if note := left_out_note(results.get("overlap")):
         console.print(escape(note), highlight=False)
+    _print_warnings(console, results)
+
+
+def _print_warnings(console: Console, results: Mapping[str, Any]) -> None:
+    """Print what makes a run's scores other than they seem."""
     _print_warning(console, leak_warning(results.get("overlap")))
+    without = [
+        f"{a['site']} in stage {a['stage']}, round {a['round']} ({a['why']})" for a in results.get("absences", ())
+    ]
+    _print_warning(console, f"Went on without {'; '.join(without)}" if without else None)
 
 
 def _print_warning(console: Console, warning: str | None) -> None:
