@@ -1,8 +1,9 @@
 """What ``compare.py`` does: open the data, have the runs done, and put what they say into files and one page."""
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
+from fedserdiff.files import write_whole
 from fedserdiff.methods import label
 from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.page import render_page
@@ -145,8 +147,7 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
         if len(setting.seeds) == 1:
             result["sentences"] = [*described["sentences"], ONE_SEED]
         _write_json(folder / _STUDIES / f"{study.name}.json", result)
-        with (folder / _STUDIES / f"{study.name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([described["columns"], *described["rows"]])
+        _write_table(folder / _STUDIES / f"{study.name}.csv", [described["columns"], *described["rows"]])
         yield result
 
 
@@ -158,7 +159,7 @@ def write_page(folder: Path) -> None:
     cases = folder / _CASES
     picture = cases.read_bytes() if cases.is_file() else None
     page = render_page(comparison, [done[name] for name in STUDIES if name in done], picture)
-    _replace(folder / "report.html", page)
+    write_whole(folder / "report.html", lambda opened: opened.write(page.encode()))
 
 
 def _records(
@@ -207,17 +208,15 @@ def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
         }
         for method in comparison["methods"]
     ]
-    with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    _write_table(file, [list(rows[0]), *(list(row.values()) for row in rows)])
+
+
+def _write_table(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(file, lambda opened: opened.write(text.getvalue().encode()))
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    _replace(file, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_whole(file, lambda opened: opened.write(text.encode()))

@@ -16,10 +16,10 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, ExperimentError, FederationError
+from fedserdiff.files import write_whole
 from fedserdiff.run_config import experiment_of
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
-from sites.files import write_whole
 from sites.hospital import Hospital, open_hospital
 from sites.overlap import hashes_to_tell, without_shared
 from sites.training import Order, consolidate, run_round

@@ -13,8 +13,8 @@ from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
+from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
-from sites.files import write_whole
 
 
 def predict_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> Prediction:

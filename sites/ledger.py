@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, Literal
 
 from fedserdiff.errors import DataError
+from fedserdiff.files import sync_folder
 
 SENT, REFUSED, FAULT = "sent", "refused", "fault"
 VERDICTS = (SENT, REFUSED, FAULT)
@@ -150,7 +151,7 @@ class Ledger:
             line = _canonical(sealed)
             entry = _verified(line, self._seen)  # nothing is written that would not be read again
             if self._seen.number == 0:
-                _sync_folder(self._file.parent)
+                sync_folder(self._file.parent)
             _write_or_undo(file, line + b"\n", self._seen.size)
             self._seen = self._seen.then(entry, line)
             return entry
@@ -287,12 +288,3 @@ def _write_or_undo(file: io.FileIO, line: bytes, size: int) -> None:
     except BaseException:
         file.truncate(size)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """See a new file's name to the disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

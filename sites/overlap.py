@@ -18,9 +18,9 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.overlap import find_overlap
 from fedserdiff.errors import DataError, FederationError
+from fedserdiff.files import write_whole
 from fedserdiff.reply_schema import admit, left_out_rules
 from sites.egress import hospital_log
-from sites.files import write_whole
 from sites.hospital import Hospital, leave_out
 
 PIN_FILE = "left-out.json"

@@ -103,9 +103,10 @@ class _Stream:
             return
         before.restore(self._strategy, self.results, self._scoring, self._scans)
         self._arrays, self._at = before.arrays, before.position
+        self._events.went_on(str(self._at), before.damaged)
         if self._at.stage <= len(self._strategy.stages(self._sites)):
             self.results.interruptions.append(f"after {self._at}")
-        self._events.went_on(str(self._at), before.damaged)
+            self._save(self._at)  # an interruption is told of, whatever comes
 
     def run(self, first_stage: FirstStage | None, only_first: bool) -> None:
         """Run the stages that are left, and write state and results after each step."""

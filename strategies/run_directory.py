@@ -16,6 +16,7 @@ import torch
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, StorageError
+from fedserdiff.files import write_whole
 from strategies.results import COLUMNS, Results
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
@@ -177,18 +178,10 @@ class RunDirectory:
         StorageError
             Where it cannot be written, on a full disk say; what stood there stands there still.
         """
-        file, partial = self.path / name, self.path / f"{name}.partial"
+        file = self.path / name
         try:
-            with partial.open("wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-            if keep and file.exists():
-                file.replace(self.path / keep)
-            partial.replace(file)
-            _sync_folder(self.path)
+            write_whole(file, lambda opened: opened.write(content), keep_as=self.path / keep if keep else None)
         except OSError as error:
-            _discard(partial)
             raise StorageError(
                 f"{file}: cannot be written ({error.strerror}): the run stands as it was last written; see to the "
                 "disk, then go on"
@@ -217,20 +210,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """See that names in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _discard(partial: Path) -> None:
-    """Make room again; where not even that is possible, a half-written file stays under its own name."""
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:
-        return

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fedserdiff.data.releases import REGIONS
+from fedserdiff.files import write_whole
 
 matplotlib.use("Agg")
 
@@ -107,9 +108,7 @@ def _finish(figure: Figure, title: str, file: Path) -> None:
     handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(REGIONS), frameon=False)
     figure.suptitle(title)
-    partial = file.with_suffix(".partial")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(file)
+    write_whole(file, lambda opened: figure.savefig(opened, dpi=110, format="png"))
 
 
 def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating]) -> None:

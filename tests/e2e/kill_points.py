@@ -149,25 +149,20 @@ WORKER_POINTS: dict[str, str] = {
 
 
 _saved: list[tuple[int, int, bool]] = []
-"""The position whose state was written last, by whichever process, or is being written."""
+"""The position whose state was written last, or is being written; a run that goes on writes the one it found."""
 
 
 def follow() -> None:
     """Keep `_saved`."""
     from strategies import arrival
 
-    save, go_on = arrival.save_checkpoint, arrival._Stream.go_on
-
-    def went_on(stream: Any) -> None:
-        go_on(stream)
-        _saved[:] = [(stream._at.stage, stream._at.rounds, stream._at.scored)]
+    save = arrival.save_checkpoint
 
     def followed(run: Any, position: Any, *args: Any) -> None:
         _saved[:] = [(position.stage, position.rounds, position.scored)]
         save(run, position, *args)
 
     arrival.save_checkpoint = followed
-    arrival._Stream.go_on = went_on
 
 
 def arm(point: Point) -> None:

@@ -51,7 +51,6 @@ def test_no_finished_round_was_repeated_and_the_results_say_where_the_run_was_go
     interruptions = json.loads((workplace / "chain" / "results.json").read_text())["interruptions"]
     assert interruptions == [
         "after the untrained student's scores",
-        "after the untrained student's scores",
         "after stage 1, round 1",
         "after stage 1, round 2",
         "after stage 1, scored",

@@ -16,9 +16,9 @@ from students import lively_student
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.files import write_whole
 from fedserdiff.wire import Fault
 from sites.evaluation import evaluate, score_case
-from sites.files import write_whole
 from sites.hospital import Hospital
 
 CONFIG = make_config("smoke")

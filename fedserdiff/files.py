@@ -1,12 +1,15 @@
-"""Write a file of a hospital's whole or not at all, whatever ends the process or the machine."""
+"""Write a file whole or not at all, whatever ends the process or the machine."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(file: Path, write: Callable[[BinaryIO], object], mode: int = 0o666) -> None:
+def write_whole(
+    file: Path, write: Callable[[BinaryIO], object], mode: int = 0o666, keep_as: Path | None = None
+) -> None:
     """Let `write` fill a file that takes the place of `file` once it is safe on disk.
 
     Parameters
@@ -17,6 +20,8 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object], mode: int = 0o6
         Writes the content to an open file.
     mode : int
         Permissions of the file, which the account's umask narrows.
+    keep_as : Path, optional
+        The name under which the file that stood there is kept.
 
     Raises
     ------
@@ -30,15 +35,24 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object], mode: int = 0o6
             write(opened)
             opened.flush()
             os.fsync(opened.fileno())
+        if keep_as is not None and file.exists():
+            file.replace(keep_as)
         partial.replace(file)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong is told, not that it left a trace
+            partial.unlink(missing_ok=True)
         raise
-    _sync_folder(file.parent)
+    sync_folder(file.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """See that a name in a folder outlives a power cut, not only what is in the file."""
+def sync_folder(folder: Path) -> None:
+    """See that a name in a folder outlives a power cut, not only what is in the file.
+
+    Raises
+    ------
+    OSError
+        Where the disk fails.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
