@@ -1,5 +1,6 @@
 """Both halves on the real engine, where something is unusual: faults, absent sites, more than one worker."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, make_config
-from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.errors import ConfigError, DataError, FederationError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
@@ -45,13 +46,13 @@ def behind_the_guard(
     return app
 
 
-def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hospital(
+def test_a_stage_whose_site_has_bad_data_fails_by_name_and_the_reason_stays_in_the_hospital(
     config: ExperimentConfig, tmp_path: Path
 ) -> None:
     real = make_client_app(config, premises(tmp_path))
 
     def handler(message: Message, context: Context) -> Message:
-        raise RuntimeError(f"cannot open {SECRET}")
+        raise DataError(f"{SECRET}/t1.nii.gz: truncated or damaged")
 
     broken = behind_the_guard(handler, tmp_path, config, 0)
 
@@ -60,7 +61,7 @@ def test_a_stage_whose_site_fails_fails_by_name_and_the_reason_stays_in_the_hosp
 
     run = RunDirectory.new(tmp_path / "run")
     log = tmp_path / "flower.log"
-    with pytest.raises(FederationError, match=r"stage 1 \(site-1\), round 1.*site-1 answered INTERNAL") as caught:
+    with pytest.raises(FederationError, match=r"stage 1 \(site-1\), round 1.*site-1 answered DATA \(code 210\)") as caught:
         simulate(make_server_app(config, run, RunEvents()), cannot_train, 2, Resources(1), log, LIMIT_S)  # type: ignore[arg-type]
     assert SECRET not in str(caught.value)
     assert SECRET not in log.read_text()
@@ -98,7 +99,7 @@ def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_pa
 
 
 def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:
-    config = config.replace(participation="cumulative")
+    config = config.replace(participation="cumulative", site_failure="go-on")
     real = make_client_app(config, premises(tmp_path))
 
     def handler(message: Message, context: Context) -> Message:
@@ -111,7 +112,12 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
         return (broken if fails else real)(message, context)
 
     class Heard(RunEvents):
-        failures: list[str] = []  # noqa: RUF012 - one instance
+        def __init__(self) -> None:
+            self.failures: list[str] = []
+            self.again: list[tuple[str, str]] = []
+
+        def sent_again(self, site: str, why: str) -> None:
+            self.again.append((site, why))
 
         def sites_failed(self, what: str) -> None:
             self.failures.append(what)
@@ -119,8 +125,12 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
     run, heard = RunDirectory.new(tmp_path / "run"), Heard()
     server = make_server_app(config, run, heard)
     simulate(server, second_cannot_train, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
-    assert heard.failures == ["site-2 answered MEMORY (code 212), its own log says why"]
-    assert (run.path / "results.json").exists()
+    why = "answered MEMORY (code 212), its own log says why"
+    assert heard.failures == [f"site-2 {why}"]
+    assert heard.again == [("site-2", why)] * config.retries
+    results = json.loads((run.path / "results.json").read_text())
+    assert results["absences"] == [{"stage": 2, "round": 1, "site": "site-2", "why": why}]
+    assert len(results["R"]["dice"]["mean"]) == 3
 
 
 def test_a_student_that_is_not_finite_fails_its_stage_and_is_not_scored(
