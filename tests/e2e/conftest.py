@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ONE_CPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+"""For runs of one worker: every other one that Ray would start costs a whole import of torch."""
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -28,7 +30,7 @@ def simulate(workplace: Path) -> Simulate:
         return subprocess.run(
             [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--profile", "smoke", *arguments],
             cwd=workplace,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=300,

@@ -212,13 +212,15 @@ def arm_worker(message_type: str, flag: Path) -> None:
 
 
 def pull_the_plug(name: str, arguments: Sequence[str]) -> None:
-    """Run simulate.py in this process, to the point."""
+    """Run simulate.py in this process, to the point; several workers' points are joined by ``+``."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    if name in WORKER_POINTS:
-        arm_worker(WORKER_POINTS[name], Path(arguments[arguments.index("--out") + 1] + ".killed"))
-    else:
-        follow()
-        arm(POINTS[name])
+    out = arguments[arguments.index("--out") + 1] if "--out" in arguments else ""
+    for one in name.split("+"):
+        if one in WORKER_POINTS:
+            arm_worker(WORKER_POINTS[one], Path(f"{out}.{one}"))
+        else:
+            follow()
+            arm(POINTS[one])
     import simulate
 
     sys.argv = ["simulate.py", *arguments]
@@ -231,7 +233,7 @@ def run(*arguments: str, cwd: Path, point: str = "") -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, *script, *arguments],
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "RAY_OVERRIDE_RESOURCES": '{"CPU": 1}', "COLUMNS": "200"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

@@ -28,13 +28,13 @@ Go = Callable[..., Results]
 
 
 @pytest.fixture(scope="module")
-def others(run: Callable[..., Results]) -> Callable[[str], Results]:
+def others(go: Go, fine_tune: Results, workplace: Path) -> Callable[[str], Results]:
     """Two hospitals by any of `OTHERS`, each run once."""
     done: dict[str, Results] = {}
 
     def of(method: str) -> Results:
         if method not in done:
-            done[method] = run(method, "--sites", "2", "--method", method)
+            done[method] = go(method, config_of(workplace / "fine-tune").replace(method=method))
         return done[method]
 
     return of

@@ -96,11 +96,6 @@ def test_losses_show_both_terms_from_the_second_stage_on(ser_diff: dict[str, Any
     assert all(value > 0 for losses in ser_diff["losses"] for value in losses.values())
 
 
-def test_the_same_seed_gives_identical_results_but_for_times(ser_diff: dict[str, Any], run: Run) -> None:
-    again = run("again", "--sites", "3")
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in ser_diff.items() if k != "seconds"}
-
-
 def test_another_seed_meets_other_patients_and_weights(ser_diff: dict[str, Any], run: Run) -> None:
     other = run("other-seed", "--sites", "1", "--seed", "1")
     assert other["R"]["hd95"]["mean"][0][0] != ser_diff["R"]["hd95"]["mean"][0][0]
