@@ -10,18 +10,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedserdiff.errors import FedSerDiffError
+from fedserdiff.errors import ConfigError, FedSerDiffError
 
 
 @contextmanager
 def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C.
 
-    `kept` tells whoever stops the command what is not lost; `go_on` says, however it ends, how to go on from there.
+    `kept` tells whoever stops the command what is not lost; `go_on` says how to go on from there, where that can help.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is a Ctrl-C: nothing is left running
     try:
         yield
+    except ConfigError as error:  # what was asked for cannot be done, going on included
+        _say("error", str(error), "")
+        raise typer.Exit(1) from None
     except FedSerDiffError as error:
         _say("error", str(error), go_on())
         raise typer.Exit(1) from None

@@ -107,6 +107,7 @@ def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
     assert refused.returncode == 1
     assert "method was 'ser-diff', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert "Go on with" not in refused.stderr
 
 
 def test_a_worker_that_is_killed_once_costs_a_retry_and_not_a_digit(whole: Path, workplace: Path) -> None:

@@ -42,7 +42,7 @@ def told(own: Sequence[Iterable[int]], order: Sequence[int] = range(4)) -> Share
 OWN = ([1, 2, 3], [9, 4, 2], [8, 7], [4, 2, 7, 6])
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_each_scan_stays_with_the_first_site_in_order_of_arrival_whoever_told_first(order: Sequence[int]) -> None:
     scans = told(OWN, order)
     assert [scans_of(scans.left_out(site)) for site in SITES] == [[], [2], [], [2, 4, 7]]
