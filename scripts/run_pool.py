@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from fedserdiff.report.events import RunEvents
 from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
 from strategies.first_stage import begins_with_first_stage
-from strategies.run_directory import RunDirectory
+from strategies.run_directory import RunDirectory, other_versions
 
 from simulation import Federation, run_simulation
 
@@ -113,10 +112,9 @@ class RunPool:
             values = json.loads(about.read_text())
             versions = values.get("versions", {})
             try:
-                current = all(version(name) == made for name, made in versions.items() if name != "python")
-                if current and ExperimentConfig.from_dict(values) == config:
+                if not other_versions(versions) and ExperimentConfig.from_dict(values) == config:
                     return run
-            except (ConfigError, PackageNotFoundError):
+            except ConfigError:
                 continue  # of another version of this software, or of what it was made with
         return None
 

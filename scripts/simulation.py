@@ -5,7 +5,7 @@ import json
 import pkgutil
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,6 @@ from rich.progress import Progress, TaskID
 
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
-from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.data.releases import MODALITIES, REGIONS
@@ -35,7 +34,7 @@ from fedserdiff.report.plots import Example
 from sites.client_app import Premises, make_client_app
 from sites.egress import LEDGER_FILE
 from sites.evaluation import predict_case, score_prediction
-from sites.hospital import Hospital, hospital_of, open_hospital
+from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from sites.objectives.base import Objective
 from strategies.base import make_strategy
 from strategies.first_stage import FirstStage
@@ -83,14 +82,9 @@ class Federation:
         taken = {site.name: site.cases for site in config.sites}
         if not config.allow_overlap:
             return overlap_record([overlap for overlap in self.overlaps if overlap.site in taken], kept=False)
-        everyone = _cases_by_site(h for h in self.hospitals if h.site.name in taken)
+        everyone = {h.site.name: h.cases for h in self.hospitals if h.site.name in taken}
         there = {n: [c for c in cases if c.case.name in (taken[n] or c.case.name)] for n, cases in everyone.items()}
         return overlap_record(find_overlap(there, self.same_patient), kept=True)
-
-
-def _cases_by_site(hospitals: Iterable[Hospital]) -> dict[str, list[CachedCase]]:
-    """Return all cases of each site by name: which of a patient's two names comes first is no matter of the split."""
-    return {h.site.name: sorted((*h.training, *h.test), key=lambda c: c.case.name) for h in hospitals}
 
 
 def open_federation(
@@ -109,19 +103,11 @@ def open_federation(
     """
     same_patient = same_patient or {}
     found = {site.name: open_hospital(site, config, cache, partial(progress, site.name)) for site in sites}
-    everyone = _cases_by_site(found.values())
-    overlaps = find_overlap(everyone, same_patient)
-    left_out = set() if config.allow_overlap else {(o.site, o.case) for o in overlaps}
+    overlaps = find_overlap({name: hospital.cases for name, hospital in found.items()}, same_patient)
     hospitals = []
     for site in sites:
-        kept = [c for c in everyone[site.name] if (site.name, c.case.name) not in left_out]
-        if not kept:
-            raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
-        names = tuple(sorted(c.case.name for c in kept))
-        held_out = tuple(case for case in site.test_cases if case in names)
-        if site.test_cases and not held_out:
-            raise DataError(f"site {site.name}: an earlier site brought every patient of its test_cases")
-        named = Site(site.name, site.release, site.path, names, held_out)
+        left_out = set() if config.allow_overlap else {o.case for o in overlaps if o.site == site.name}
+        named, kept = remaining(found[site.name], left_out)
         try:
             hospitals.append(hospital_of(named, kept, config))
         except DataError as error:
@@ -191,7 +177,7 @@ def _scans(federation: Federation) -> dict[str, str]:
     """Return, by site, what stands for the content of all its scans and segmentations."""
     return {
         hospital.site.name: hashlib.sha256(
-            " ".join(sorted(f"{c.case.name}={c.key}" for c in (*hospital.training, *hospital.test))).encode()
+            " ".join(sorted(f"{c.case.name}={c.key}" for c in hospital.cases)).encode()
         ).hexdigest()
         for hospital in federation.hospitals
     }

@@ -75,10 +75,19 @@ def leave_out(hospital: Hospital, names: Collection[str], config: ExperimentConf
     Raises
     ------
     DataError
-        Where no case is left, or none of the site's `test_cases`; and as `hospital_of`.
+        As `remaining` and `hospital_of`.
     """
-    if not names:
-        return hospital
+    return hospital_of(*remaining(hospital, names), config) if names else hospital
+
+
+def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[CachedCase]]:
+    """Return what is left without the cases of these names: the site, which names them, and its cases by name.
+
+    Raises
+    ------
+    DataError
+        Where no case is left, or none of the site's `test_cases`.
+    """
     site = hospital.site
     kept = [c for c in hospital.cases if c.case.name not in names]
     if not kept:
@@ -86,8 +95,7 @@ def leave_out(hospital: Hospital, names: Collection[str], config: ExperimentConf
     held_out = tuple(case for case in site.test_cases if case not in names)
     if site.test_cases and not held_out:
         raise DataError(f"site {site.name}: an earlier site brought every patient of its test_cases")
-    named = replace(site, cases=tuple(c.case.name for c in kept), test_cases=held_out)
-    return hospital_of(named, kept, config)
+    return replace(site, cases=tuple(c.case.name for c in kept), test_cases=held_out), kept
 
 
 def _split(site: Site, cases: Sequence[Case], config: ExperimentConfig) -> tuple[set[str], set[str]]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kill_points import ONE_CPU
 
 ROOT = Path(__file__).parents[2]
-ONE_CPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
-"""For runs of one worker: every other one that Ray would start costs a whole import of torch."""
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 

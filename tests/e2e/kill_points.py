@@ -22,6 +22,8 @@ import typer
 ROOT = Path(__file__).parents[2]
 NOT_COMPARED = ("seconds", "interruptions")
 TIMEOUT_S = 180
+ONE_CPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+"""For runs of one worker: every other one that Ray would start costs a whole import of torch."""
 
 Condition = Callable[..., bool]
 
@@ -233,7 +235,7 @@ def run(*arguments: str, cwd: Path, point: str = "") -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, *script, *arguments],
         cwd=cwd,
-        env={**os.environ, "RAY_OVERRIDE_RESOURCES": '{"CPU": 1}', "COLUMNS": "200"},
+        env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
