@@ -15,7 +15,7 @@ from fedserdiff.errors import ConfigError
 Teacher = Literal["first", "latest"]
 Participation = Literal["arriving", "cumulative"]
 SharedErrorMaps = Literal["null", "mri", "none"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 SiteFailure = Literal["fail", "go-on"]
 
 
@@ -105,8 +105,9 @@ class ExperimentConfig:
         Slices (2D) or volumes (3D) a step.
     learning_rate : float
         Adam's initial rate, annealed to 0 by a cosine over the stage.
-    precision : {"bf16", "fp32"}
-        Precision of the convolutions; losses and weights stay fp32.
+    precision : {"auto", "bf16", "fp32"}
+        Precision of the convolutions; losses and weights stay fp32. ``auto`` is bf16 where the hardware computes in it,
+        else fp32.
     sampling_steps : int
         K, DDIM steps at inference, from 1 to 1000.
     replay_batch : int
@@ -161,7 +162,7 @@ class ExperimentConfig:
     epochs_per_stage: int = 0
     batch_size: int = 16
     learning_rate: float = 2e-3
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     sampling_steps: int = 4
     replay_batch: int = 8
     conditional_maps: int = 192

@@ -16,6 +16,7 @@ from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
+from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital
 from sites.training import Order, run_round
@@ -109,7 +110,7 @@ class _Memory(RunEvents):
 def _direct(federation: Federation) -> Direct:
     """Run every round and every evaluation of a fine-tuning stream by plain calls."""
     config = federation.config
-    torch.set_num_threads(int(config.cpus_per_site))
+    use_cpus(config.cpus_per_site)
     started = time.monotonic()
     student = new_student(config)
     _score(student, federation)

@@ -31,6 +31,7 @@ from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
+from fedserdiff.threads import use_cpus
 from sites.client_app import Premises, make_client_app
 from sites.egress import LEDGER_FILE
 from sites.evaluation import predict_case, score_prediction
@@ -287,6 +288,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     """Return, for the first test case of every site, what its final student and the teacher make of it."""
     config = federation.config
+    use_cpus(config.cpus_per_site)
     teacher = load_student(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
     shown = []
     for hospital in federation.hospitals:

@@ -4,12 +4,12 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import open_hospital
 
@@ -67,7 +67,7 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
 def _score(run: RunRecord, steps: int) -> tuple[dict[str, float], list[float]]:
     """Return one student's mean scores over sites with K = `steps`, and the seconds of each volume but the first."""
     config = run.config.replace(sampling_steps=steps)
-    torch.set_num_threads(int(config.cpus_per_site))
+    use_cpus(config.cpus_per_site)
     student = load_student(config, run.path / "student.pt")
     by_site, seconds = [], []
     for site in config.sites:

@@ -18,6 +18,7 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, ExperimentError, FederationError
 from fedserdiff.files import write_whole
 from fedserdiff.run_config import experiment_of
+from fedserdiff.threads import use_cpus
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
@@ -55,7 +56,7 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
     def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
         def answer(message: Message, context: Context) -> Message:
             here = desk(context)
-            torch.set_num_threads(int(here.config.cpus_per_site))
+            use_cpus(here.config.cpus_per_site)
             torch.use_deterministic_algorithms(True, warn_only=True)  # for GPUs; a CPU's sums repeat anyway
             return Message(handler(message, here), reply_to=message)
 

@@ -3,18 +3,21 @@
 import math
 import pkgutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.diffusion.objective import Lesson, Terms, coarse_terms, refiner_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods import get_method
 from fedserdiff.seeding import generator
+from fedserdiff.threads import beside
 from fedserdiff.wire import Memory
 from sites.hospital import Hospital, TrainingSet
-from sites.objectives.base import Objective
+from sites.objectives.base import DISTILLATION, Objective
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with the steps done in the stage, their total and the step's loss terms."""
@@ -81,29 +84,78 @@ def _train(
     site: str,
     progress: Progress,
 ) -> dict[str, float]:
-    """Take the round's share of the stage's steps. Adam starts afresh; its rate follows one cosine over the stage."""
+    """Take the round's share of the stage's steps. Adam starts afresh; its rate follows one cosine over the stage.
+
+    The two networks share no gradient: while the refiner learns of a step, the coarse network is at the next one.
+    """
     steps = stage_steps(config, len(training_set), order.length)
     first = steps * (order.server_round - 1) // config.rounds
     last = steps * order.server_round // config.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
     noise = generator(config.seed, "noise", site, order.stage, order.server_round)
-    optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate, fused=True)
+    device = next(student.parameters()).device
+    coarse, refiner = (_Learner(name, student, objective, config.learning_rate) for name in ("coarse", "refiner"))
     sums: dict[str, float] = defaultdict(float)
     student.train()
+    of_refiner: Future[dict[str, float]] | None = None
+    of_coarse: dict[str, float] = {}
+
+    def finish(step: int) -> None:
+        """Take in the losses of a step that the refiner has done, too."""
+        values = _sum_by_name(of_coarse, of_refiner.result()) if of_refiner else {}
+        for name, value in values.items():
+            sums[name] += value
+        progress(step, steps, values)
+
     for step in range(first, last):
-        anneal(optimizer, config.learning_rate, step / steps)
         batch = training_set.batch(training_set.draw(config.batch_size, batches))
         if torch.rand(1, generator=batches) < 0.5:  # brains are nearly symmetric
             batch = batch.mirror()
-        terms = objective.terms(student, batch, perturb=step % 2 == 1, noise=noise)
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        for name, value in values.items():
-            sums[name] += value
-        progress(step + 1, steps, values)
+        lessons = objective.lessons(batch, noise)
+        found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
+        losses = coarse.learn({name: terms for name, (terms, _) in found.items()}, step / steps)
+        if of_refiner is not None:
+            finish(step)
+        of_coarse = losses
+        seen = {name: (lesson, found[name][1]) for name, lesson in lessons.items()}
+        of_refiner = beside(device, refiner.learn_refinement, seen, step % 2 == 1, step / steps)
+    if of_refiner is not None:
+        finish(last)
     return {name: value / max(last - first, 1) for name, value in sums.items()}
+
+
+class _Learner:
+    """One of the student's networks in training."""
+
+    def __init__(self, network: str, student: Student, objective: Objective, learning_rate: float) -> None:
+        self._network, self._student, self._objective, self._rate = network, student, objective, learning_rate
+        self._optimizer = torch.optim.Adam(student.get_submodule(network).parameters(), lr=learning_rate, fused=True)
+
+    def learn_refinement(
+        self, seen: Mapping[str, tuple[Lesson, torch.Tensor]], perturb: bool, done: float
+    ) -> dict[str, float]:
+        """Take a step of the refiner on lessons and the coarse network's P of each."""
+        terms = {n: refiner_terms(self._student, lesson, coarse, perturb) for n, (lesson, coarse) in seen.items()}
+        return self.learn(terms, done)
+
+    def learn(self, terms_of_lessons: Mapping[str, Terms], done: float) -> dict[str, float]:
+        """Take a step at the share `done` of the stage; return the weighted terms of the loss."""
+        losses: dict[str, torch.Tensor] = {}
+        for lesson, terms in terms_of_lessons.items():
+            losses[lesson] = self._objective.weight(lesson) * terms.segmentation
+            if terms.distillation is not None:
+                losses[DISTILLATION] = self._objective.weight(DISTILLATION) * terms.distillation
+        losses.update(self._objective.penalties(self._network, self._student))
+        anneal(self._optimizer, self._rate, done)
+        self._optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        self._optimizer.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def _sum_by_name(*parts: Mapping[str, float]) -> dict[str, float]:
+    """Add up the two networks' shares of each term."""
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in {n: None for part in parts for n in part}}
 
 
 def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, done: float) -> None:

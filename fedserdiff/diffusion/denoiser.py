@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import nn
 
@@ -15,6 +17,9 @@ class StemmedUNet(nn.Module):
 
     The stem moves `factor` × `factor` neighbourhoods into channels, so that every convolution runs on a grid
     `factor` times coarser: about three times cheaper a step, at equal Dice (our choice, measured).
+
+    MONAI's forward pass is taken apart here: its features are wanted for distillation, and its first convolution, being
+    linear, need not see again what stays the same from one sampling step to the next.
 
     Parameters
     ----------
@@ -48,21 +53,37 @@ class StemmedUNet(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *grid) at timesteps (B,) to (B, out_channels, *grid)."""
-        y = self.unet(pixelunshuffle(x, self.spatial_dims, self.factor), t)
-        full: torch.Tensor = pixelshuffle(y, self.spatial_dims, self.factor)
-        return full
+        return self.with_features(x, t)[0]
 
     def with_features(self, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return `forward` and the outputs of the middle block and of every up block, deepest first."""
-        features: list[torch.Tensor] = []
+        return self.from_entry(self.entry(x), t)
 
-        def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-            features.append(output)
+    def entry(self, x: torch.Tensor, first: int = 0, bias: bool = True) -> torch.Tensor:
+        """Return what the first convolution makes of the input channels from `first` on, of shape (B, *, *grid).
 
-        blocks = [self.unet.middle_block, *self.unet.up_blocks]
-        handles = [block.register_forward_hook(keep) for block in blocks]
-        try:
-            return self(x, t), features
-        finally:
-            for handle in handles:
-                handle.remove()
+        Entries of all the channels, one of them with the bias, add up to the entry of the whole input.
+        """
+        conv = self.unet.conv_in.conv
+        start = first * self.factor**self.spatial_dims
+        stemmed = pixelunshuffle(x, self.spatial_dims, self.factor)
+        weight = conv.weight[:, start : start + stemmed.shape[1]]
+        convolve = F.conv2d if self.spatial_dims == 2 else F.conv3d
+        return convolve(stemmed, weight, conv.bias if bias else None, padding=conv.padding)
+
+    def from_entry(self, entry: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return `with_features` of the input that has this `entry`."""
+        unet = self.unet
+        embedded = unet.time_embed(get_timestep_embedding(t, unet.block_out_channels[0]))
+        h, skips = entry, [entry]
+        for block in unet.down_blocks:
+            h, outputs = block(hidden_states=h, temb=embedded)
+            skips += outputs
+        h = unet.middle_block(hidden_states=h, temb=embedded)
+        features = [h]
+        for block in unet.up_blocks:
+            here = len(block.resnets)
+            h = block(hidden_states=h, res_hidden_states_list=skips[-here:], temb=embedded)
+            del skips[-here:]
+            features.append(h)
+        return pixelshuffle(unet.out(h), self.spatial_dims, self.factor), features

@@ -7,6 +7,7 @@ from torch import nn
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.denoiser import StemmedUNet
+from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.refiner import random_timesteps
 from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 
@@ -21,7 +22,7 @@ class ImageGenerator(nn.Module):
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self._shape = config.grid[: config.spatial_dims]
-        self._autocast = config.precision == "bf16"
+        self._precision = config.precision
         dims, channels = config.spatial_dims, config.refiner_channels
         self._network = StemmedUNet(dims, _CHANNELS, _CHANNELS, channels, config.stem_factor)
 
@@ -57,6 +58,6 @@ class ImageGenerator(nn.Module):
         return image * _SIGMAS * inside, (masks > 0).float() * inside
 
     def _denoise(self, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self._autocast):
+        with autocast(self._precision, noisy.device):
             clean: torch.Tensor = self._network(noisy, t)
         return clean.float()

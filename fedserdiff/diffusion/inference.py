@@ -5,12 +5,20 @@ import torch
 from numpy.typing import NDArray
 
 from fedserdiff.diffusion.refiner import Prediction, Student
+from fedserdiff.threads import each
 
-_SLICES_AT_ONCE = 48
+_PIXELS_AT_ONCE = {"cpu": 8 * 48 * 64, "cuda": 160 * 192 * 160}
+"""Of slices in a batch, by device: what keeps a core's caches warm, and a whole volume at 1 mm."""
+
+REFINED_FROM = 0.02
+"""A slice is refined where the coarse network gives some voxel of it at least this probability of tumour."""
 
 
 def predict_volume(student: Student, image: NDArray[np.float16], steps: int, generator: torch.Generator) -> Prediction:
     """Segment one scan on the working grid.
+
+    A slice, or a volume in 3D, in which the coarse network sees no tumour at all is not refined: its error map is 0
+    (our choice, measured: docs/explanation/performance.md). A slice meets the same noise whatever is done with others.
 
     Parameters
     ----------
@@ -28,21 +36,34 @@ def predict_volume(student: Student, image: NDArray[np.float16], steps: int, gen
     Prediction
         Each field of shape (3, X, Y, Z), on the CPU. Slices with no brain are 0.
     """
-    device = next(student.parameters()).device
     volume = torch.from_numpy(np.array(image, np.float32))
+    samples = volume[None] if len(student.spatial_shape) == 3 else volume.permute(3, 0, 1, 2)  # slices (Z, 4, X, Y)
     was_training = student.training
     student.eval()
     try:
-        if len(student.spatial_shape) == 3:
-            one = student.predict(volume[None].to(device), steps, generator)
-            return Prediction(one.coarse[0].cpu(), one.error_map[0].cpu())
-        slices = volume.permute(3, 0, 1, 2)  # (Z, 4, X, Y)
-        occupied = torch.nonzero((slices != 0).flatten(1).any(1))[:, 0]
-        coarse = torch.zeros(len(slices), 3, *slices.shape[2:])
-        error = torch.zeros_like(coarse)
-        for chunk in occupied.split(_SLICES_AT_ONCE):
-            part = student.predict(slices[chunk].to(device), steps, generator)
-            coarse[chunk], error[chunk] = part.coarse.cpu(), part.error_map.cpu()
-        return Prediction(coarse.permute(1, 2, 3, 0), error.permute(1, 2, 3, 0))
+        found = _predict(student, samples, steps, generator)
     finally:
         student.train(was_training)
+    fields = (found.coarse, found.error_map)
+    if len(student.spatial_shape) == 3:
+        return Prediction(*(field[0] for field in fields))
+    return Prediction(*(field.permute(1, 2, 3, 0) for field in fields))
+
+
+def _predict(student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator) -> Prediction:
+    """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do."""
+    noise = student.noise(len(samples), generator)
+    device = noise.device
+    coarse, error = torch.zeros(noise.shape), torch.zeros(noise.shape)
+    size = max(1, _PIXELS_AT_ONCE[device.type] // noise[0, 0].numel())
+
+    def segment(batch: torch.Tensor) -> None:
+        coarse[batch] = student.segment(samples[batch].to(device)).cpu()
+
+    def refine(batch: torch.Tensor) -> None:
+        context = student.context(samples[batch].to(device), coarse[batch].to(device))
+        error[batch] = student.sample(context, steps, noise[batch]).cpu()
+
+    each(device, segment, torch.nonzero((samples != 0).flatten(1).any(1))[:, 0].split(size))
+    each(device, refine, torch.nonzero((coarse >= REFINED_FROM).flatten(1).any(1))[:, 0].split(size))
+    return Prediction(coarse, error)

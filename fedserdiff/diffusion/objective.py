@@ -1,6 +1,9 @@
-"""The dual loss: L = L_seg + λ · L_KD, with L_KD over features at replayed error maps."""
+"""The dual loss: L = L_seg + λ · L_KD, with L_KD over features at replayed error maps.
 
-from collections.abc import Sequence
+It falls into two halves that share no gradient, one for each network: they may be computed side by side.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,17 +20,64 @@ _CERTAIN = 1e-4
 
 
 @dataclass(frozen=True)
-class SegmentationTerms:
-    """The three terms of L_seg, scalars."""
+class Replay:
+    """Samples at which the student's features are held to a teacher's, and the teacher's features there.
 
-    coarse: torch.Tensor
-    refined: torch.Tensor
-    error_map: torch.Tensor
+    Attributes
+    ----------
+    image : Tensor of shape (M, 4, *grid)
+        Where the coarse network's are.
+    of_coarse : list of Tensor
+        The teacher's there.
+    noisy, t, context : Tensor of shape (N, 3, *grid), (N,), (N, 10, *grid)
+        Where the residual diffusion's are: error maps noised to random timesteps, and the context each came with.
+    of_refiner : list of Tensor
+        The teacher's there.
+    gamma : float
+        As `feature_distance`'s.
+    """
 
-    @property
-    def total(self) -> torch.Tensor:
-        """L_seg."""
-        return self.coarse + self.refined + self.error_map
+    image: torch.Tensor
+    of_coarse: list[torch.Tensor]
+    noisy: torch.Tensor
+    t: torch.Tensor
+    context: torch.Tensor
+    of_refiner: list[torch.Tensor]
+    gamma: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a step learns from.
+
+    What is replayed goes through each network in one pass with the samples: those of one pass do not see each other.
+
+    Attributes
+    ----------
+    image : Tensor of shape (B, 4, *grid)
+    truth : Tensor of shape (B, 3, *grid)
+        Region masks, 0 or 1, float32.
+    noise : torch.Generator
+        For noise, timesteps and dropouts.
+    old_map : Tensor of shape (B, 3, *grid), optional
+        The teacher's conditional maps Ê_old, zeros for samples without one.
+    replay : Replay, optional
+        From `replay_of`.
+    """
+
+    image: torch.Tensor
+    truth: torch.Tensor
+    noise: torch.Generator
+    old_map: torch.Tensor | None = None
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One network's share of the dual loss, scalars: of L_seg and, where something is replayed, of L_KD."""
+
+    segmentation: torch.Tensor
+    distillation: torch.Tensor | None = None
 
 
 def dice_bce(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -37,49 +87,67 @@ def dice_bce(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return dice + F.binary_cross_entropy(bounded, truth)
 
 
-def segmentation_terms(
-    student: Student,
-    image: torch.Tensor,
-    truth: torch.Tensor,
-    old_map: torch.Tensor | None,
-    perturb: bool,
-    generator: torch.Generator,
-) -> SegmentationTerms:
-    """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖² on a hospital's own batch.
+def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]:
+    """Return the coarse network's share, (Dice + BCE)(P, y) and its features' distance, and P without its gradient.
+
+    The paper distils its diffusion model alone. Here P is part of the context, and a coarse network free to forget
+    would take the refined mask with it (our choice).
+    """
+    own, replay = len(lesson.image), lesson.replay
+    images = lesson.image if replay is None else torch.cat([lesson.image, replay.image])
+    logits, features = student.coarse_features(images)
+    coarse = torch.sigmoid(logits[:own])
+    distance = None if replay is None else _distance(features, own, replay.of_coarse, replay.gamma)
+    return Terms(dice_bce(coarse, lesson.truth), distance), coarse.detach()
+
+
+def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, perturb: bool) -> Terms:
+    """Return the residual diffusion's share, (Dice + BCE)(ŷ, y) + ‖Ê − E‖² and its features' distance.
 
     The norm is a mean over voxels, as BCE is.
-
-    P is detached where the diffusion sees it: each network learns from its own terms (our choice).
 
     Parameters
     ----------
     student : Student
         The model in training.
-    image : Tensor of shape (B, 4, *grid)
-    truth : Tensor of shape (B, 3, *grid)
-        Region masks, 0 or 1, float32.
-    old_map : Tensor of shape (B, 3, *grid), optional
-        The teacher's conditional maps Ê_old, zeros for samples without one.
+    lesson : Lesson
+    coarse : Tensor of shape (B, 3, *grid)
+        P of the lesson's images, detached: each network learns from its own terms (our choice).
     perturb : bool
         Whether P is perturbed near its boundary before the diffusion sees it.
-    generator : torch.Generator
-        For noise, timesteps and dropouts.
     """
-    coarse = torch.sigmoid(student.coarse_logits(image))
-    seen = coarse.detach()
-    if perturb:
-        seen = perturb_boundary(seen, generator)
-    error = truth - seen
-    t = random_timesteps(len(image), generator).to(image.device)
-    noise = torch.randn(error.shape, generator=generator).to(image.device)
-    context = drop_context(student.context(image, seen, old_map), generator)
-    estimate = student.denoise(add_noise(error, noise, t), t, context)
+    own, replay, noise = len(lesson.image), lesson.replay, lesson.noise
+    seen = perturb_boundary(coarse, noise) if perturb else coarse
+    error = lesson.truth - seen
+    t, noisy = _noised(error, noise)
+    context = drop_context(student.context(lesson.image, seen, lesson.old_map), noise)
+    if replay is not None:
+        pairs = ((noisy, replay.noisy), (t, replay.t), (context, replay.context))
+        noisy, t, context = (torch.cat(pair) for pair in pairs)
+    estimates, features = student.denoise_features(noisy, t, context)
+    estimate = estimates[:own]
+    distance = None if replay is None else _distance(features, own, replay.of_refiner, replay.gamma)
     refined = (seen + estimate).clamp(0, 1)
-    return SegmentationTerms(
-        coarse=dice_bce(coarse, truth),
-        refined=dice_bce(refined, truth),
-        error_map=F.mse_loss(estimate, error),
-    )
+    return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), distance)
+
+
+def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:
+    """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖², both networks' shares."""
+    terms, coarse = coarse_terms(student, lesson)
+    return terms.segmentation + refiner_terms(student, lesson, coarse, perturb).segmentation
+
+
+def _noised(maps: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random timesteps, one a map, and the maps noised to them."""
+    t = random_timesteps(len(maps), generator).to(maps.device)
+    return t, add_noise(maps, torch.randn(maps.shape, generator=generator).to(maps.device), t)
+
+
+def _distance(
+    features: Sequence[torch.Tensor], own: int, teacher: Sequence[torch.Tensor], gamma: float
+) -> torch.Tensor:
+    """Return the distance of features of what was replayed, which come after those of `own` samples."""
+    return feature_distance([feature[own:] for feature in features], teacher, gamma)
 
 
 def feature_distance(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], gamma: float) -> torch.Tensor:
@@ -89,7 +157,7 @@ def feature_distance(student: Sequence[torch.Tensor], teacher: Sequence[torch.Te
     observation.
     """
     terms = []
-    for s, t in zip(student, teacher, strict=True):
+    for s, t in zip((f.float() for f in student), (f.float() for f in teacher), strict=True):
         terms.append(_relative_square(s, t))
         if gamma > 0:
             terms.append(gamma * _relative_square(_covariance(s), _covariance(t)))
@@ -107,41 +175,31 @@ def _covariance(features: torch.Tensor) -> torch.Tensor:
     return centred @ centred.T / (observations.shape[1] - 1)
 
 
-def replay_distance(
-    student: Student,
+@torch.no_grad()
+def replay_of(
     teacher: Student,
-    maps: torch.Tensor,
-    context: torch.Tensor,
+    image: torch.Tensor,
+    replayed: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     gamma: float,
     generator: torch.Generator,
-) -> torch.Tensor:
-    """Return L_KD of the residual diffusion: feature distance at replayed error maps, noised to a random t.
+) -> Replay:
+    """Return what a teacher makes of samples: of images, and of error maps, noised to a random t.
 
     Parameters
     ----------
-    student, teacher : Student
-        The teacher's features carry no gradient.
-    maps : Tensor of shape (B, 3, *grid)
-        Replayed error maps in [−1, 1].
-    context : Tensor of shape (B, 10, *grid)
-        The context each map came with; null for maps of the error bank.
+    teacher : Student
+        Its features carry no gradient.
+    image : Tensor of shape (M, 4, *grid)
+        The hospital's own.
+    replayed : callable
+        Given the teacher's P of `image`, returns the error maps (N, 3, *grid) in [−1, 1] to replay, and the context
+        (N, 10, *grid) each comes with; null for maps of the error bank.
+    gamma : float
+        As `feature_distance`'s.
+    generator : torch.Generator
+        For timesteps and noise.
     """
-    t = random_timesteps(len(maps), generator).to(maps.device)
-    noise = torch.randn(maps.shape, generator=generator).to(maps.device)
-    noisy = add_noise(maps, noise, t)
-    with torch.no_grad():
-        old = teacher.denoise_features(noisy, t, context)[1]
-    return feature_distance(student.denoise_features(noisy, t, context)[1], old, gamma)
-
-
-def coarse_distance(
-    student: Student, teacher: Student, image: torch.Tensor, gamma: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return L_KD of the coarse network on the hospital's own images (our choice), and the teacher's P of them.
-
-    The paper distils its diffusion model alone. Here P is part of the context, and a coarse network free to forget
-    would take the refined mask with it.
-    """
-    with torch.no_grad():
-        logits, old = teacher.coarse_features(image)
-    return feature_distance(student.coarse_features(image)[1], old, gamma), torch.sigmoid(logits)
+    logits, of_coarse = teacher.coarse_features(image)
+    maps, context = replayed(torch.sigmoid(logits))
+    t, noisy = _noised(maps, generator)
+    return Replay(image, of_coarse, noisy, t, context, teacher.denoise_features(noisy, t, context)[1], gamma)

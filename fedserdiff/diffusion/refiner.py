@@ -9,6 +9,7 @@ from torch import nn
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.denoiser import StemmedUNet
+from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
 from fedserdiff.seeding import generator
 
@@ -53,7 +54,7 @@ class Student(nn.Module):
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self.spatial_shape = config.grid[: config.spatial_dims]
-        self.autocast = config.precision == "bf16"
+        self._precision = config.precision
         dims, factor = config.spatial_dims, config.stem_factor
         self.coarse = StemmedUNet(dims, _IMAGE, _MASK, config.coarse_channels, factor)
         self.refiner = StemmedUNet(dims, _MASK + CONTEXT_CHANNELS, _MASK, config.refiner_channels, factor)
@@ -64,7 +65,9 @@ class Student(nn.Module):
 
     def coarse_features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the logits of P and g's middle and up-block features."""
-        return self._run(self.coarse, image, torch.zeros(len(image), device=image.device))
+        with self._autocast(image):
+            logits, features = self.coarse.with_features(image, torch.zeros(len(image), device=image.device))
+        return logits.float(), features
 
     def denoise(self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Return Ê = tanh f(E_t, t | context), in [−1, 1]; `t` has shape (B,)."""
@@ -74,13 +77,12 @@ class Student(nn.Module):
         self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return Ê and f's middle and up-block features."""
-        output, features = self._run(self.refiner, torch.cat([noisy, context], 1), t)
-        return torch.tanh(output), features
+        with self._autocast(noisy):
+            output, features = self.refiner.with_features(torch.cat([noisy, context], 1), t)
+        return torch.tanh(output.float()), features
 
-    def _run(self, network: StemmedUNet, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            output, features = network.with_features(x, t)
-        return output.float(), [feature.float() for feature in features]
+    def _autocast(self, x: torch.Tensor) -> torch.autocast:
+        return autocast(self._precision, x.device)
 
     def context(self, image: torch.Tensor, coarse: torch.Tensor, old_map: torch.Tensor | None = None) -> torch.Tensor:
         """Return the context (c, P, Ê_old) of shape (B, 10, *grid); no Ê_old is zeros."""
@@ -91,8 +93,16 @@ class Student(nn.Module):
         device = next(self.parameters()).device
         return torch.zeros(samples, CONTEXT_CHANNELS, *self.spatial_shape, device=device)
 
+    def noise(self, samples: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw the noise that sampling starts from, of shape (samples, 3, *grid).
+
+        `generator` is on the CPU, so that a seed gives the same noise on every device.
+        """
+        noise = torch.randn(samples, _MASK, *self.spatial_shape, generator=generator)
+        return noise.to(next(self.parameters()).device)
+
     @torch.no_grad()
-    def sample(self, context: torch.Tensor, steps: int, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
         """Draw error maps by DDIM from noise, given a context: shape (B, 3, *grid), in [−1, 1].
 
         Parameters
@@ -101,28 +111,32 @@ class Student(nn.Module):
             From `context`, or `null_context` for the unconditional branch, which no patient's data reach.
         steps : int
             K, from 1 to 1000.
-        generator : torch.Generator
-            On the CPU, so that a seed gives the same noise on every device.
+        noise : Tensor of shape (B, 3, *grid)
+            From `noise`.
         """
-        shape = (len(context), _MASK, *context.shape[2:])
-        noisy = torch.randn(shape, generator=generator).to(context.device)
+        noisy = noise
         timesteps = sampling_timesteps(steps)
+        with self._autocast(noise):
+            of_context = self.refiner.entry(context, first=_MASK)  # the same at every step
         for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
-            clean = self.denoise(noisy, torch.full((len(context),), t, device=context.device), context)
-            noisy = ddim_step(noisy, clean, t, t_next)
+            with self._autocast(noise):
+                entry = of_context + self.refiner.entry(noisy, bias=False)
+                output, _ = self.refiner.from_entry(entry, torch.full((len(noise),), t, device=noise.device))
+            noisy = ddim_step(noisy, torch.tanh(output.float()), t, t_next)
         return noisy
 
     @torch.no_grad()
+    def segment(self, image: torch.Tensor) -> torch.Tensor:
+        """Return P of images of shape (B, 4, *grid)."""
+        return torch.sigmoid(self.coarse_logits(image))
+
+    @torch.no_grad()
     def predict(
-        self,
-        image: torch.Tensor,
-        steps: int,
-        generator: torch.Generator,
-        old_map: torch.Tensor | None = None,
+        self, image: torch.Tensor, steps: int, noise: torch.Tensor, old_map: torch.Tensor | None = None
     ) -> Prediction:
         """Segment images of shape (B, 4, *grid); ground truth is no argument, so it cannot reach inference."""
-        coarse = torch.sigmoid(self.coarse_logits(image))
-        return Prediction(coarse, self.sample(self.context(image, coarse, old_map), steps, generator))
+        coarse = self.segment(image)
+        return Prediction(coarse, self.sample(self.context(image, coarse, old_map), steps, noise))
 
 
 def new_student(config: ExperimentConfig) -> Student:

@@ -1,22 +1,25 @@
 """What a method does inside a hospital."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.wire import Memory
 from sites.hospital import Batch, Hospital, TrainingSet
 
 NOTHING_KEPT: Memory = MappingProxyType({})
 
+SEGMENTATION, DISTILLATION = "segmentation", "distillation"
+"""Names of the terms L_seg and λ · L_KD."""
 
-class Objective(ABC):
-    """The hospital's half of a method: which cases it trains on, its loss, what it hands over of a stage.
+
+class Objective:
+    """The hospital's half of a method: which cases it trains on, what it learns from, what it hands over of a stage.
 
     Parameters
     ----------
@@ -39,12 +42,23 @@ class Objective(ABC):
         """Return the cases to train on: the hospital's own. `open_site` opens another, in a simulation only."""
         return hospital.training
 
-    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:  # noqa: B027
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make ready for a round, before its first step; by default there is nothing to do."""
 
-    @abstractmethod
-    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return the loss's weighted terms by name; their sum is minimised."""
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return what a step learns from, by the name that the lesson's L_seg has among the loss's terms.
+
+        By default it is the batch. What is drawn for anything else comes from generators of the objective's own.
+        """
+        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
+
+    def weight(self, term: str) -> float:
+        """Return the weight of a term in the loss: λ for all but the batch's own L_seg."""
+        return 1.0 if term == SEGMENTATION else self.config.lambda_kd
+
+    def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
+        """Return further terms, already weighted, on the weights of one network, ``coarse`` or ``refiner``: none."""
+        return {}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return what the coordinator is to keep of a stage that ended with `student`: nothing by default.

@@ -2,11 +2,11 @@
 
 import torch
 
-from fedserdiff.diffusion.objective import coarse_distance, replay_distance, segmentation_terms
+from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from sites.hospital import Batch, TrainingSet
-from sites.objectives.base import Objective
+from sites.objectives.base import SEGMENTATION, Objective
 
 
 class DistillObjective(Objective):
@@ -20,15 +20,20 @@ class DistillObjective(Objective):
         """Seed the noise of the distilled error maps."""
         self._replay = generator(self.config.seed, "replay", site, stage, server_round)
 
-    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return ``segmentation`` and, with a teacher, ``distillation`` = λ · L_KD."""
-        config = self.config
-        terms = {"segmentation": segmentation_terms(student, batch.image, batch.truth, None, perturb, noise).total}
-        if self.teacher is not None and config.lambda_kd > 0 and config.replay_batch > 0:
-            image, truth = batch.image[: config.replay_batch], batch.truth[: config.replay_batch]
-            of_coarse, coarse = coarse_distance(student, self.teacher, image, config.gamma)
-            context = self.teacher.context(image, coarse)
-            maps = truth - coarse
-            of_refiner = replay_distance(student, self.teacher, maps, context, config.gamma, self._replay)
-            terms["distillation"] = config.lambda_kd * (of_coarse + of_refiner)
-        return terms
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the batch's lesson, with the teacher's true errors on it where there is a teacher."""
+        replays = self.config.lambda_kd > 0 and self.config.replay_batch > 0
+        replay = self._true_errors(self.teacher, batch) if self.teacher is not None and replays else None
+        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, replay=replay)}
+
+    def _true_errors(self, teacher: Student, batch: Batch) -> Replay:
+        """Return the true errors of the teacher's own P, on as many items of the batch as SER-Diff replays maps."""
+        samples = self.config.replay_batch
+        image, truth = batch.image[:samples], batch.truth[:samples]
+        return replay_of(
+            teacher,
+            image,
+            lambda coarse: (truth - coarse, teacher.context(image, coarse)),
+            self.config.gamma,
+            self._replay,
+        )

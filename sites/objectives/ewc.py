@@ -2,11 +2,11 @@
 
 import torch
 
-from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import FISHER, Memory
-from sites.hospital import Batch, TrainingSet
+from sites.hospital import TrainingSet
 from sites.objectives.base import Objective
 
 _FISHER_BATCHES = 64  # our choice
@@ -19,18 +19,18 @@ class EwcObjective(Objective):
     decay). Without a past, or with weight 0, it is L_seg to the last digit.
     """
 
-    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return ``segmentation`` and, with a past, ``consolidation``, the weighted penalty."""
-        terms = {"segmentation": segmentation_terms(student, batch.image, batch.truth, None, perturb, noise).total}
+    def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
+        """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
         fisher = self.memory.get(FISHER)
-        if fisher is not None and self.teacher is not None and self.config.ewc_weight > 0:
-            anchor = dict(self.teacher.named_parameters())
-            moved = [
-                (fisher[name].to(weight.device) * (weight - anchor[name]).square()).sum()
-                for name, weight in student.named_parameters()
-            ]
-            terms["consolidation"] = self.config.ewc_weight / 2 * torch.stack(moved).sum()
-        return terms
+        if fisher is None or self.teacher is None or self.config.ewc_weight == 0:
+            return {}
+        anchor = dict(self.teacher.named_parameters())
+        moved = [
+            (fisher[name].to(weight.device) * (weight - anchor[name]).square()).sum()
+            for name, weight in student.named_parameters()
+            if name.startswith(f"{network}.")
+        ]
+        return {"consolidation": self.config.ewc_weight / 2 * torch.stack(moved).sum()}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return the diagonal empirical Fisher of L_seg: mean squared gradient of a batch, by parameter, float32."""
@@ -39,7 +39,7 @@ class EwcObjective(Objective):
         squares = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
         for number in range(_FISHER_BATCHES):
             batch = training_set.batch(training_set.draw(config.batch_size, draws))
-            loss = segmentation_terms(student, batch.image, batch.truth, None, number % 2 == 1, draws).total
+            loss = segmentation_loss(student, Lesson(batch.image, batch.truth, draws), number % 2 == 1)
             student.zero_grad()
             loss.backward()
             for name, weight in student.named_parameters():

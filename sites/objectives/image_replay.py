@@ -7,7 +7,7 @@ where SER-Diff shares error maps.
 import torch
 
 from fedserdiff.diffusion.image_generator import ImageGenerator
-from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
@@ -23,21 +23,19 @@ class ImageReplayObjective(Objective):
     """
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Seed the draws from the synthetic images."""
+        """Seed the draws from the synthetic images, and the noise on them."""
         self._replay = generator(self.config.seed, "replay", site, stage, server_round)
+        self._noise = generator(self.config.seed, "replay-noise", site, stage, server_round)
 
-    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return ``segmentation`` and, with synthetic images, ``replay`` = λ · L_seg on a draw of them."""
-        config = self.config
-        terms = {"segmentation": segmentation_terms(student, batch.image, batch.truth, None, perturb, noise).total}
-        kept = self.memory.get(SYNTHETIC_IMAGES)
-        if kept is not None and config.lambda_kd > 0 and config.replay_batch > 0:
-            drawn = torch.randint(0, len(kept["images"]), (config.replay_batch,), generator=self._replay)
-            image = kept["images"][drawn].to(batch.image)
-            truth = kept["masks"][drawn].to(batch.truth)
-            parts = segmentation_terms(student, image, truth, None, perturb, self._replay)
-            terms["replay"] = config.lambda_kd * parts.total
-        return terms
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the batch's and, with synthetic images, ``replay``: a draw of them."""
+        lessons = super().lessons(batch, noise)
+        kept, samples = self.memory.get(SYNTHETIC_IMAGES), self.config.replay_batch
+        if kept is not None and self.config.lambda_kd > 0 and samples > 0:
+            drawn = torch.randint(0, len(kept["images"]), (samples,), generator=self._replay)
+            image, truth = kept["images"][drawn].to(batch.image), kept["masks"][drawn].to(batch.truth)
+            lessons["replay"] = Lesson(image, truth, self._noise)
+        return lessons
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Train the hospital's image model; return images (N, 4, *grid), float16, with masks (N, 3, *grid), uint8."""

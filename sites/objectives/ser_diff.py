@@ -3,12 +3,12 @@
 import torch
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.diffusion.objective import coarse_distance, replay_distance, segmentation_terms
+from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import ERROR_MAPS, Memory, from_levels, to_levels
 from sites.hospital import Batch, TrainingSet
-from sites.objectives.base import NOTHING_KEPT, Objective
+from sites.objectives.base import NOTHING_KEPT, SEGMENTATION, Objective
 
 
 class SerDiffObjective(Objective):
@@ -41,8 +41,8 @@ class SerDiffObjective(Objective):
         self._row_of[self._pool] = torch.arange(size)
         maps = []
         for chunk in training_set.in_chunks(self._pool, 2 * config.batch_size):
-            prediction = self.teacher.predict(chunk.image, config.sampling_steps, noise)
-            maps.append(prediction.error_map)
+            start = self.teacher.noise(len(chunk.image), noise)
+            maps.append(self.teacher.predict(chunk.image, config.sampling_steps, start).error_map)
         self._maps = self._noisy(torch.cat(maps), noise)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
@@ -53,14 +53,12 @@ class SerDiffObjective(Objective):
             return maps
         return (maps + self.config.map_noise * torch.randn(maps.shape, generator=noise).to(maps.device)).clamp(-1, 1)
 
-    def terms(self, student: Student, batch: Batch, perturb: bool, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return ``segmentation`` and, with a teacher, ``distillation`` = λ · L_KD."""
-        old_map = None if self.teacher is None else self._old_maps(batch)
-        parts = segmentation_terms(student, batch.image, batch.truth, old_map, perturb, noise)
-        terms = {"segmentation": parts.total}
-        if self.teacher is not None and self.config.replay_batch > 0:
-            terms["distillation"] = self.config.lambda_kd * self._distillation(student, self.teacher)
-        return terms
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the batch's lesson, with the teacher's maps of it and a replay where there is a teacher."""
+        if self.teacher is None:
+            return super().lessons(batch, noise)
+        replay = self._replayed(self.teacher) if self.config.replay_batch > 0 else None
+        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self._old_maps(batch), replay)}
 
     def _old_maps(self, batch: Batch) -> torch.Tensor:
         """Return Ê_old of each item of a batch, zeros for items outside the pool."""
@@ -70,19 +68,22 @@ class SerDiffObjective(Objective):
         )
         return maps.flip(2) if batch.mirrored else maps
 
-    def _distillation(self, student: Student, teacher: Student) -> torch.Tensor:
-        """Return L_KD on a draw of conditional maps with their context and, where there are any, maps of the bank."""
+    def _replayed(self, teacher: Student) -> Replay:
+        """Return a draw of conditional maps with their context and, where there are any, maps of the bank."""
         config = self.config
         from_bank = 0 if self._bank is None else config.replay_batch // 2
         rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
         image = self._training_set.batch(self._pool[rows]).image
-        of_coarse, coarse = coarse_distance(student, teacher, image, config.gamma)
-        maps, context = self._maps[rows], teacher.context(image, coarse)
-        if self._bank is not None and from_bank:
+
+        def replayed(coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            maps, context = self._maps[rows], teacher.context(image, coarse)
+            if self._bank is None or not from_bank:
+                return maps, context
             drawn = torch.randint(0, len(self._bank), (from_bank,), generator=self._replay)
-            maps = torch.cat([maps, self._bank[drawn].to(maps.device)])
-            context = torch.cat([context, teacher.null_context(from_bank)])
-        return of_coarse + replay_distance(student, teacher, maps, context, config.gamma, self._replay)
+            of_bank = self._bank[drawn].to(maps.device)
+            return torch.cat([maps, of_bank]), torch.cat([context, teacher.null_context(from_bank)])
+
+        return replay_of(teacher, image, replayed, config.gamma, self._replay)
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return maps of the student, from the branch that the config allows, as int8.
@@ -97,8 +98,18 @@ class SerDiffObjective(Objective):
         if config.shared_error_maps == "mri":
             drawn = training_set.draw(config.shared_maps, noise)
             chunks = training_set.in_chunks(drawn, 2 * config.batch_size)
-            maps = [student.predict(c.image, config.sampling_steps, noise).error_map for c in chunks]
+            images = [chunk.image for chunk in chunks]
+            starts = [student.noise(len(image), noise) for image in images]
+            maps = [
+                student.predict(image, config.sampling_steps, start).error_map
+                for image, start in zip(images, starts, strict=True)
+            ]
         else:
             empty = student.null_context(config.shared_maps)
-            maps = [student.sample(c, config.sampling_steps, noise) for c in empty.split(2 * config.batch_size)]
+            start = student.noise(config.shared_maps, noise)
+            size = 2 * config.batch_size
+            maps = [
+                student.sample(context, config.sampling_steps, part)
+                for context, part in zip(empty.split(size), start.split(size), strict=True)
+            ]
         return {ERROR_MAPS: {"maps": to_levels(torch.cat(maps))}}
