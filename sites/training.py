@@ -140,17 +140,24 @@ class _Learner:
 
     def learn(self, terms_of_lessons: Mapping[str, Terms], done: float) -> dict[str, float]:
         """Take a step at the share `done` of the stage; return the weighted terms of the loss."""
-        losses: dict[str, torch.Tensor] = {}
-        for lesson, terms in terms_of_lessons.items():
-            losses[lesson] = self._objective.weight(lesson) * terms.segmentation
-            if terms.distillation is not None:
-                losses[DISTILLATION] = self._objective.weight(DISTILLATION) * terms.distillation
-        losses.update(self._objective.penalties(self._network, self._student))
+        losses = weighted_terms(self._objective, self._network, self._student, terms_of_lessons)
         anneal(self._optimizer, self._rate, done)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self._optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def weighted_terms(
+    objective: Objective, network: str, student: Student, terms_of_lessons: Mapping[str, Terms]
+) -> dict[str, torch.Tensor]:
+    """Return, by name, one network's share of the terms whose sum is minimised."""
+    losses: dict[str, torch.Tensor] = {}
+    for lesson, terms in terms_of_lessons.items():
+        losses[lesson] = objective.weight(lesson) * terms.segmentation
+        if terms.distillation is not None:
+            losses[DISTILLATION] = objective.weight(DISTILLATION) * terms.distillation
+    return {**losses, **objective.penalties(network, student)}
 
 
 def _sum_by_name(*parts: Mapping[str, float]) -> dict[str, float]:

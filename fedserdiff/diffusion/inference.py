@@ -64,6 +64,11 @@ def _predict(student: Student, samples: torch.Tensor, steps: int, generator: tor
         context = student.context(samples[batch].to(device), coarse[batch].to(device))
         error[batch] = student.sample(context, steps, noise[batch]).cpu()
 
-    each(device, segment, torch.nonzero((samples != 0).flatten(1).any(1))[:, 0].split(size))
-    each(device, refine, torch.nonzero((coarse >= REFINED_FROM).flatten(1).any(1))[:, 0].split(size))
+    each(device, segment, _batches_where(samples != 0, size))
+    each(device, refine, _batches_where(coarse >= REFINED_FROM, size))
     return Prediction(coarse, error)
+
+
+def _batches_where(true: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Return the numbers of samples in which anything is true, at most `size` at a time."""
+    return [batch for batch in torch.nonzero(true.flatten(1).any(1))[:, 0].split(size) if len(batch)]

@@ -7,11 +7,14 @@ from students import lively_student
 
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import (
-    coarse_distance,
+    Lesson,
+    Replay,
+    coarse_terms,
     dice_bce,
     feature_distance,
-    replay_distance,
-    segmentation_terms,
+    refiner_terms,
+    replay_of,
+    segmentation_loss,
 )
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.diffusion.schedule import alpha_bars
@@ -50,6 +53,19 @@ def test_feature_distance_is_zero_where_student_equals_teacher_and_finite_where_
     assert bool(torch.isfinite(feature_distance(student, silent, 1.0)))
 
 
+def replay_by(teacher: Student, image: torch.Tensor, maps: torch.Tensor, context: torch.Tensor) -> Replay:
+    return replay_of(teacher, image, lambda coarse: (maps, context), 1.0, torch.Generator().manual_seed(3))
+
+
+def distances(student: Student, lesson: Lesson) -> list[torch.Tensor]:
+    """The distillation of the coarse network and of the refiner."""
+    of_coarse, coarse = coarse_terms(student, lesson)
+    of_refiner = refiner_terms(student, lesson, coarse, False)
+    assert of_coarse.distillation is not None
+    assert of_refiner.distillation is not None
+    return [of_coarse.distillation, of_refiner.distillation]
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims: int) -> None:
     config = smoke(spatial_dims=dims)
@@ -60,13 +76,13 @@ def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims:
     context = student.context(image, torch.rand(2, 3, *grid, generator=rng))
     same, other = copy.deepcopy(student), new_student(config.replace(seed=9))
 
-    def replay(teacher: Student) -> float:
-        return float(replay_distance(student, teacher, maps, context, 1.0, torch.Generator().manual_seed(3)))
+    def learnt(teacher: Student) -> list[float]:
+        replay = replay_by(teacher, image, maps, context)
+        lesson = Lesson(image, torch.zeros_like(maps), torch.Generator(), replay=replay)
+        return [float(distance.detach()) for distance in distances(student, lesson)]
 
-    assert replay(same) == 0.0
-    assert float(coarse_distance(student, same, image, 1.0)[0]) == 0.0
-    assert replay(other) > 0.01
-    assert float(coarse_distance(student, other, image, 1.0)[0]) > 0.01
+    assert learnt(same) == pytest.approx([0, 0], abs=1e-9)  # other samples of the pass may change rounding
+    assert all(distance > 0.01 for distance in learnt(other))
 
 
 def test_gradients_reach_the_student_and_never_the_teacher() -> None:
@@ -74,11 +90,37 @@ def test_gradients_reach_the_student_and_never_the_teacher() -> None:
     student, teacher = lively_student(config), lively_student(config.replace(seed=5))
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, 16, 24, generator=rng), torch.rand(2, 3, 16, 24, generator=rng)
-    loss = replay_distance(student, teacher, maps, student.null_context(2), 1.0, rng)
-    (loss + coarse_distance(student, teacher, image, 1.0)[0]).backward()  # type: ignore[no-untyped-call]
+    replay = replay_by(teacher, image, maps, student.null_context(2))
+    for distance in distances(student, Lesson(image, torch.zeros_like(maps), rng, replay=replay)):
+        distance.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in teacher.parameters())
     reached = {n.split(".")[0] for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {"coarse", "refiner"}
+
+
+def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
+    """One pass serves both: the batch's terms are those of the batch alone, and the other way round."""
+    config = smoke()
+    student, teacher = lively_student(config), lively_student(config.replace(seed=5))
+    rng = torch.Generator().manual_seed(0)
+    image, maps = torch.randn(3, 4, 16, 24, generator=rng), torch.rand(5, 3, 16, 24, generator=rng) * 2 - 1
+    truth = (torch.rand(3, 3, 16, 24, generator=rng) < 0.3).float()
+    context = torch.randn(5, 10, 16, 24, generator=rng)
+    replay = replay_by(teacher, image[:2], maps, context)
+
+    def segmentation(with_replay: bool) -> float:
+        noise = torch.Generator().manual_seed(1)
+        lesson = Lesson(image, truth, noise, replay=replay if with_replay else None)
+        return float(segmentation_loss(student, lesson, True))
+
+    assert segmentation(True) == pytest.approx(segmentation(False), rel=1e-5)
+    found = distances(student, Lesson(image, truth, torch.Generator(), replay=replay))
+    with torch.no_grad():
+        alone = [
+            feature_distance(student.coarse_features(image[:2])[1], replay.of_coarse, 1.0),
+            feature_distance(student.denoise_features(replay.noisy, replay.t, context)[1], replay.of_refiner, 1.0),
+        ]
+    assert [float(d) for d in found] == pytest.approx([float(d) for d in alone], rel=1e-4)
 
 
 def test_dice_bce_equals_plain_numpy() -> None:
@@ -94,37 +136,52 @@ def test_dice_bce_equals_plain_numpy() -> None:
     assert float(ours) == pytest.approx(dice + bce, rel=1e-4)
 
 
-def test_segmentation_terms_follow_their_definition() -> None:
-    """The three terms, recomputed from the student's own outputs under the same noise."""
+def test_segmentation_terms_follow_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terms, recomputed from the student's own outputs under the same noise."""
     config = smoke()
     student = lively_student(config)
     rng = torch.Generator().manual_seed(0)
     image = torch.randn(4, 4, 16, 24, generator=rng)
     truth = (torch.rand(4, 3, 16, 24, generator=rng) < 0.3).float()
     seen: dict[str, torch.Tensor] = {}
+    real = student.denoise_features
 
-    def spy(module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        seen["input"], seen["estimate"] = args[0], torch.tanh(output)
+    def spy(noisy: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        estimate, features = real(noisy, *others)
+        seen.update(noisy=noisy, estimate=estimate)
+        return estimate, features
 
-    student.refiner.register_forward_hook(spy)
-    terms = segmentation_terms(student, image, truth, None, False, torch.Generator().manual_seed(7))
+    monkeypatch.setattr(student, "denoise_features", spy)
+    lesson = Lesson(image, truth, torch.Generator().manual_seed(7))
+    of_coarse, coarse = coarse_terms(student, lesson)
+    of_refiner = refiner_terms(student, lesson, coarse, False)
     p = torch.sigmoid(student.coarse_logits(image))
-    assert torch.allclose(terms.coarse, dice_bce(p, truth))
+    assert torch.equal(coarse, p.detach())
+    assert torch.allclose(of_coarse.segmentation, dice_bce(p, truth))
     drawn = torch.Generator().manual_seed(7)  # the same draws, in the order of the definition
     t = torch.randint(0, 1000, (4,), generator=drawn)
     noise = torch.randn(truth.shape, generator=drawn)
     alpha = alpha_bars()[t].reshape(-1, 1, 1, 1)
-    assert torch.allclose(seen["input"][:, :3], alpha.sqrt() * (truth - p) + (1 - alpha).sqrt() * noise, atol=1e-5)
-    assert torch.allclose(terms.refined, dice_bce((p + seen["estimate"]).clamp(0, 1), truth))
-    assert float(terms.error_map) == pytest.approx(float(((seen["estimate"] - (truth - p)) ** 2).mean()), rel=1e-5)
-    assert float(terms.total) == pytest.approx(float(terms.coarse + terms.refined + terms.error_map), rel=1e-6)
+    assert torch.allclose(seen["noisy"], alpha.sqrt() * (truth - p) + (1 - alpha).sqrt() * noise, atol=1e-5)
+    refined = dice_bce((p + seen["estimate"]).clamp(0, 1), truth)
+    error = float(((seen["estimate"] - (truth - p)) ** 2).mean())
+    assert float(of_refiner.segmentation) == pytest.approx(float(refined) + error, rel=1e-5)
+    again = segmentation_loss(student, Lesson(image, truth, torch.Generator().manual_seed(7)), False)
+    assert float(again) == pytest.approx(float(of_coarse.segmentation + of_refiner.segmentation), rel=1e-6)
 
 
-def test_the_error_map_term_does_not_train_the_coarse_network() -> None:
+def test_the_refiners_terms_do_not_train_the_coarse_network_nor_the_other_way_round() -> None:
     config = smoke()
     student = lively_student(config)
     image = torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
-    terms = segmentation_terms(student, image, torch.zeros(2, 3, 16, 24), None, True, torch.Generator())
-    (terms.error_map + terms.refined).backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is None or not p.grad.any() for p in student.coarse.parameters())
-    assert any(p.grad is not None and p.grad.any() for p in student.refiner.parameters())
+    lesson = Lesson(image, torch.zeros(2, 3, 16, 24), torch.Generator())
+
+    def reached() -> set[str]:
+        return {n.split(".")[0] for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
+
+    of_coarse, coarse = coarse_terms(student, lesson)
+    of_coarse.segmentation.backward()  # type: ignore[no-untyped-call]
+    assert reached() == {"coarse"}
+    student.zero_grad()
+    refiner_terms(student, lesson, coarse, True).segmentation.backward()  # type: ignore[no-untyped-call]
+    assert reached() == {"refiner"}

@@ -4,7 +4,7 @@ import torch
 from students import lively_student
 
 from fedserdiff.config import make_config
-from fedserdiff.diffusion.inference import predict_volume
+from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
 from fedserdiff.diffusion.refiner import (
     DROP_CONTEXT,
     DROP_OLD_MAP,
@@ -13,6 +13,7 @@ from fedserdiff.diffusion.refiner import (
     new_student,
     perturb_boundary,
 )
+from fedserdiff.diffusion.schedule import ddim_step
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -25,7 +26,7 @@ def test_prediction_has_the_grid_of_its_image_and_bounded_values(dims: int, step
     config = make_config("smoke", spatial_dims=dims)
     student = new_student(config)
     image = torch.randn(2, 4, *config.grid[:dims], generator=seeded())
-    prediction = student.predict(image, steps, seeded())
+    prediction = student.predict(image, steps, student.noise(2, seeded()))
     for field, low in ((prediction.coarse, 0), (prediction.error_map, -1), (prediction.refined, 0)):
         assert field.shape == (2, 3, *config.grid[:dims])
         assert field.dtype == torch.float32
@@ -54,7 +55,7 @@ def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
     context = student.null_context(2)
     assert context.shape == (2, 10, 16, 24)
     assert not context.any()
-    one, again, other = (student.sample(context, 3, seeded(s)) for s in (0, 0, 1))
+    one, again, other = (student.sample(context, 3, student.noise(2, seeded(s))) for s in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
@@ -70,6 +71,42 @@ def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> N
     if dims == 2:
         assert not prediction.refined[..., :3].any()
         assert bool(prediction.coarse[..., 3:].all())
+
+
+def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_done_with_others() -> None:
+    config = make_config("smoke", precision="fp32")
+    student = lively_student(config)
+    with torch.no_grad():
+        student.coarse.unet.out[2].conv.bias.fill_(-12.0)  # no tumour anywhere, but for what a bright slice does
+    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    nowhere = predict_volume(student, image, 2, seeded())
+    assert float(nowhere.coarse.max()) < REFINED_FROM
+    assert not nowhere.error_map.any()
+    with torch.no_grad():
+        student.coarse.unet.out[2].conv.bias.fill_(0.0)
+    everywhere = predict_volume(student, image, 2, seeded())
+    assert bool(everywhere.error_map.flatten(0, 2).any(0).all())
+    real = student.segment
+    student.segment = lambda batch: real(batch) * (batch[:, :1, :1, :1] > 0)  # type: ignore[method-assign]
+    some = predict_volume(student, image, 2, seeded())
+    shown = torch.from_numpy(image[0, 0, 0] > 0)
+    assert 0 < int(shown.sum()) < len(shown)
+    assert torch.allclose(some.error_map[..., shown], everywhere.error_map[..., shown], atol=1e-5)
+    assert not some.error_map[..., ~shown].any()
+
+
+def test_sampling_does_not_see_that_the_context_is_convolved_but_once() -> None:
+    """DDIM by the student's own denoiser, the whole input at each step."""
+    student = lively_student(make_config("smoke", precision="fp32"))
+    context = torch.randn(2, 10, 16, 24, generator=seeded())
+    noise = student.noise(2, seeded(1))
+    expected = noise
+    timesteps = [999, 666, 332]
+    for t, t_next in zip(timesteps, [666, 332, None], strict=True):
+        with torch.no_grad():
+            clean = student.denoise(expected, torch.full((2,), t), context)
+        expected = ddim_step(expected, clean, t, t_next)
+    assert torch.allclose(student.sample(context, 3, noise), expected, atol=1e-4)
 
 
 def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 import torch
+from losses import terms_of
 from students import lively_student
 
-import sites.objectives.distill
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import feature_distance
 from fedserdiff.diffusion.refiner import Student, new_student
@@ -32,7 +32,7 @@ def terms(
 ) -> dict[str, torch.Tensor]:
     objective = DistillObjective(config, teacher)
     objective.begin(None, "site-2", 2, server_round)  # type: ignore[arg-type] - it looks at batches only
-    found = objective.terms(student, batch, True, torch.Generator().manual_seed(0))
+    found = terms_of(objective, student, batch)
     return {name: value.detach() for name, value in found.items()}
 
 
@@ -47,7 +47,7 @@ def test_without_distillation_the_loss_is_that_of_fine_tuning(
     config = smoke(**changes)
     student, batch = lively_student(config), batch_of(hospital, config)
     ours = terms(config, student, new_student(config.replace(seed=3)) if taught else None, batch)
-    plain = FineTuneObjective(config).terms(student, batch, True, torch.Generator().manual_seed(0))
+    plain = terms_of(FineTuneObjective(config), student, batch)
     assert list(ours) == list(plain) == ["segmentation"]
     assert float(ours["segmentation"]) == float(plain["segmentation"].detach())
 
@@ -82,23 +82,20 @@ def test_distillation_is_the_features_distance_at_the_teachers_true_errors(hospi
     assert float(terms(config, student, teacher, batch, server_round=2)["distillation"]) != pytest.approx(expected)
 
 
-def test_the_errors_are_those_of_the_truth_at_hand(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_errors_are_those_of_the_truth_at_hand(hospital: Hospital) -> None:
     """Unlike generated maps, they need the truth: an inverted one is distilled at inverted errors."""
     config = smoke(replay_batch=2)
     student, teacher = lively_student(config), new_student(config.replace(seed=3))
-    seen: list[torch.Tensor] = []
-    real = sites.objectives.distill.replay_distance
-
-    def watched(student: Student, teacher: Student, maps: torch.Tensor, *rest: Any) -> torch.Tensor:
-        seen.append(maps)
-        return real(student, teacher, maps, *rest)
-
-    monkeypatch.setattr(sites.objectives.distill, "replay_distance", watched)
     batch = batch_of(hospital, config)
     inverted = Batch(batch.image, 1 - batch.truth, batch.index)
     found = [float(terms(config, student, teacher, b)["distillation"]) for b in (batch, inverted)]
     assert found[0] != found[1]
-    assert [len(maps) for maps in seen] == [2, 2]
+    objective = DistillObjective(config, teacher)
+    objective.begin(None, "site-2", 2, 1)  # type: ignore[arg-type] - it looks at batches only
+    replay = objective.lessons(batch, torch.Generator())["segmentation"].replay
+    assert replay is not None
+    draws = generator(config.seed, "replay", "site-2", 2, 1)
     p = torch.sigmoid(teacher.coarse_logits(batch.image[:2]))
-    assert torch.allclose(seen[0], batch.truth[:2] - p, atol=1e-6)
-    assert torch.allclose(seen[1], 1 - batch.truth[:2] - p, atol=1e-6)
+    t = torch.randint(0, 1000, (2,), generator=draws)
+    expected = add_noise(batch.truth[:2] - p, torch.randn(p.shape, generator=draws), t)
+    assert torch.allclose(replay.noisy, expected, atol=1e-6)

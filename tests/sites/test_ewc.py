@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losses import terms_of
 from students import lively_student
 
 import sites.objectives.ewc
 from fedserdiff.config import ExperimentConfig, make_config
-from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import FISHER
@@ -36,7 +37,7 @@ def random_fisher(student: Student) -> Fisher:
 
 
 def terms(objective: EwcObjective | FineTuneObjective, student: Student, batch: Batch) -> dict[str, torch.Tensor]:
-    return objective.terms(student, batch, True, torch.Generator().manual_seed(0))
+    return terms_of(objective, student, batch)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -54,7 +55,7 @@ def test_fisher_is_the_mean_square_of_batch_gradients(
     squares: dict[str, list[np.ndarray]] = {name: [] for name in weights}
     for number in range(batches):
         batch = training_set.batch(training_set.draw(3, draws))
-        loss = segmentation_terms(student, batch.image, batch.truth, None, number in (1, 3), draws).total
+        loss = segmentation_loss(student, Lesson(batch.image, batch.truth, draws), number in (1, 3))
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
         for name, gradient in zip(weights, gradients, strict=True):
             squares[name].append(gradient.numpy().astype(float) ** 2)

@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 import torch
+from losses import terms_of
 from students import lively_student
 
 from fedserdiff.config import ExperimentConfig, make_config
-from fedserdiff.diffusion.objective import segmentation_terms
+from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES
 from sites.hospital import Batch, Hospital, TrainingSet
@@ -39,14 +40,14 @@ def terms(config: ExperimentConfig, hospital: Hospital, memory: Images | None) -
     training_set = TrainingSet(hospital.training, config, CPU)
     objective.begin(training_set, "site-2", 2, 1)
     batch = training_set.batch(torch.tensor([0, 1]))
-    found = objective.terms(lively_student(config), batch, True, torch.Generator().manual_seed(0))
+    found = terms_of(objective, lively_student(config), batch)
     return {name: float(value.detach()) for name, value in found.items()}
 
 
 def plain(config: ExperimentConfig, hospital: Hospital) -> dict[str, float]:
     batch: Batch = TrainingSet(hospital.training, config, CPU).batch(torch.tensor([0, 1]))
     objective = FineTuneObjective(config)
-    found = objective.terms(lively_student(config), batch, True, torch.Generator().manual_seed(0))
+    found = terms_of(objective, lively_student(config), batch)
     return {name: float(value.detach()) for name, value in found.items()}
 
 
@@ -91,7 +92,8 @@ def test_replay_is_the_segmentation_loss_of_a_draw_from_the_bank(hospital: Hospi
     draws = generator(config.seed, "replay", "site-2", 2, 1)
     drawn = torch.randint(0, 7, (3,), generator=draws)
     image, truth = bank["images"].float()[drawn], bank["masks"].float()[drawn]
-    expected = segmentation_terms(lively_student(config), image, truth, None, True, draws).total
+    noise = generator(config.seed, "replay-noise", "site-2", 2, 1)
+    expected = segmentation_loss(lively_student(config), Lesson(image, truth, noise), True)
     assert list(found) == ["segmentation", "replay"]
     assert found["replay"] == pytest.approx(0.4 * float(expected.detach()), rel=1e-5)
     assert found["segmentation"] == plain(config, hospital)["segmentation"]

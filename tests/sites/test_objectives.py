@@ -1,12 +1,11 @@
-from typing import Any
-
 import pytest
 import torch
+from losses import terms_of
 from students import lively_student
 
-import sites.objectives.ser_diff
 from fedserdiff.config import ExperimentConfig, Site, make_config
-from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.diffusion.schedule import alpha_bars
 from fedserdiff.seeding import generator
 from fedserdiff.wire import ERROR_MAPS
 from sites.hospital import Hospital, TrainingSet
@@ -56,7 +55,8 @@ def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: l
     assert torch.equal(objective._old_maps(batch.mirror()), maps.flip(2))
     # One sampling step from noise: t = T − 1 hides the noise but for a hair, so the map is the teacher's answer.
     index = int(torch.nonzero(filled)[0])
-    again = teacher.predict(batch.image[index : index + 1], 1, torch.Generator().manual_seed(0)).error_map
+    noise = teacher.noise(1, torch.Generator().manual_seed(0))
+    again = teacher.predict(batch.image[index : index + 1], 1, noise).error_map
     assert float((again[0] - maps[index]).abs().mean()) < float((again[0] - maps[index].flip(1)).abs().mean())
 
 
@@ -69,7 +69,7 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
         training_set = TrainingSet(hospitals[0].training, config, CPU)
         objective.begin(training_set, "site-1", stage=2, server_round=1)
         batch = training_set.batch(torch.arange(4))
-        found = objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0))
+        found = terms_of(objective, new_student(config), batch, perturb=False)
         terms.append({name: value.detach() for name, value in found.items()})
     full, quarter = terms
     assert sorted(full) == ["distillation", "segmentation"]
@@ -88,28 +88,22 @@ def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospit
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_with_theirs(
-    hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch, dims: int
+    hospitals: list[Hospital], dims: int
 ) -> None:
     config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
     bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 64, dtype=torch.int8)}}
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    real = sites.objectives.ser_diff.replay_distance
-
-    def watched(student: Student, teacher: Student, maps: torch.Tensor, context: torch.Tensor, *rest: Any) -> Any:
-        seen.append((maps, context))
-        return real(student, teacher, maps, context, *rest)
-
-    monkeypatch.setattr(sites.objectives.ser_diff, "replay_distance", watched)
     objective = SerDiffObjective(config, lively_student(config), bank)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective.begin(training_set, "site-1", stage=2, server_round=1)
-    terms = objective.terms(new_student(config), training_set.batch(torch.arange(2)), False, torch.Generator())
-    assert float(terms["distillation"].detach()) > 0
-    ((maps, context),) = seen
-    from_bank = (maps == 64 / 127).flatten(1).all(1)
-    empty = ~context.flatten(1).any(1)
-    assert from_bank.tolist() == [False, True]
-    assert empty.tolist() == from_bank.tolist()
+    replay = objective.lessons(training_set.batch(torch.arange(2)), torch.Generator())["segmentation"].replay
+    assert replay is not None
+    assert len(replay.image) == 1, "the bank's map has none"
+    alpha = alpha_bars()[replay.t[1]]
+    noise = (replay.noisy[1] - alpha.sqrt() * 64 / 127) / (1 - alpha).sqrt()
+    assert abs(float(noise.mean())) < 0.1, "the second is the bank's"
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
+    assert (~replay.context.flatten(1).any(1)).tolist() == [False, True]
+    assert torch.equal(replay.context[0, :4], replay.image[0])
 
 
 def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
@@ -127,7 +121,8 @@ def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hosp
     draws = generator(config.seed, "conditional-maps", "site-1", 2)
     pool = torch.randperm(len(training_set), generator=draws)[: config.conditional_maps]
     image = training_set.batch(pool).image  # fewer than one chunk
-    maps = lively_student(config).predict(image, config.sampling_steps, draws).error_map
+    teacher = lively_student(config)
+    maps = teacher.predict(image, config.sampling_steps, teacher.noise(len(image), draws)).error_map
     assert torch.equal(objective._maps, maps)
     assert objective._bank is not None
     assert bool((objective._bank == 64 / 127).all())
@@ -155,7 +150,7 @@ def test_noise_changes_the_loss_and_without_it_nothing_does(hospitals: list[Hosp
         config = make_config("smoke", precision="fp32", map_noise=noise)
         objective = begun(config, hospitals[0])
         batch = TrainingSet(hospitals[0].training, config, CPU).batch(torch.arange(4))
-        found = objective.terms(new_student(config), batch, False, torch.Generator().manual_seed(0))
+        found = terms_of(objective, new_student(config), batch, perturb=False)
         terms.append({name: float(value.detach()) for name, value in found.items()})
     assert terms[0] == terms[1]
     assert terms[0]["distillation"] != terms[2]["distillation"]

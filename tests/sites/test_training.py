@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from students import lively_student
 import sites.objectives.ewc
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
 from sites.training import Order, consolidate, run_round
 
@@ -54,6 +56,28 @@ def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) ->
     other = trained(config.replace(seed=1), hospital, (1, 2))[0].state_dict()
     assert all(torch.equal(one[k], again[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("method", ["ser-diff", "image-replay", "ewc"])
+def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
+    hospital: Hospital, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites.objectives.ewc, "_FISHER_BATCHES", 2)
+    config = make_config("smoke", method=method)
+    results = []
+    for cpus in (1, 2):
+        use_cpus(cpus)
+        student = new_student(config)
+        run_round(student, Order(1, 1), hospital, lambda s: hospital, config)
+        memory = consolidate(student, 1, hospital, config)
+        order = Order(2, 1, teacher=copy.deepcopy(student).eval().requires_grad_(False), memory=memory)
+        losses = run_round(student, order, hospital, lambda s: hospital, config)
+        results.append((student.state_dict(), losses))
+    use_cpus(1)
+    (one, of_one), (two, of_two) = results
+    assert of_one == of_two
+    assert len(of_one) == 2
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
