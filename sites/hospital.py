@@ -166,9 +166,8 @@ class TrainingSet:
     def batch(self, index: torch.Tensor) -> Batch:
         """Return the items at `index` (B,)."""
         pairs = [self._item(int(i)) for i in index]
-        image = torch.from_numpy(np.stack([p[0] for p in pairs]).astype(np.float32))
-        truth = torch.from_numpy(np.stack([p[1] for p in pairs]).astype(np.float32))
-        return Batch(image.to(self._device), truth.to(self._device), index)
+        image, truth = (torch.from_numpy(np.stack(part)).to(self._device) for part in zip(*pairs, strict=True))
+        return Batch(image.float(), truth.float(), index)
 
     def _item(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         number, z = self._items[index]

@@ -19,7 +19,7 @@ from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import MODALITIES, REGIONS, Release
 from fedserdiff.errors import DataError, StorageError
 
-_FORMAT = 2  # part of the key: raise it when preparation changes
+_FORMAT = 3  # part of the key: raise it when preparation changes
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def _write(entry: Path, prepared: PreparedCase) -> None:
     partial = _partial(entry)
     partial.mkdir(parents=True)
     try:
-        np.save(partial / "image.npy", prepared.image)
-        np.save(partial / "mask.npy", prepared.mask)
+        # Slice after slice: training in 2D reads some slices of many volumes.
+        np.save(partial / "image.npy", np.asfortranarray(prepared.image))
+        np.save(partial / "mask.npy", np.asfortranarray(prepared.mask))
         np.save(partial / "truth.npy", prepared.truth)
         about = {"geometry": dataclasses.asdict(prepared.geometry), "voxel_hash": prepared.voxel_hash}
         (partial / "case.json").write_text(json.dumps(about))

@@ -36,7 +36,7 @@ def predict_volume(student: Student, image: NDArray[np.float16], steps: int, gen
     Prediction
         Each field of shape (3, X, Y, Z), on the CPU. Slices with no brain are 0.
     """
-    volume = torch.from_numpy(np.array(image, np.float32))
+    volume = torch.from_numpy(np.array(image, np.float32, order="C"))
     samples = volume[None] if len(student.spatial_shape) == 3 else volume.permute(3, 0, 1, 2)  # slices (Z, 4, X, Y)
     was_training = student.training
     student.eval()
