@@ -42,7 +42,7 @@ _FRACTIONAL = (
 
 _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
     "lambda_kd", "gamma", "teacher", "participation", "shared_error_maps", "map_noise", "ewc_weight",
-    "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps",
+    "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps", "map_steps",
 )  # fmt: skip
 
 _OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
@@ -109,7 +109,9 @@ class ExperimentConfig:
         Precision of the convolutions; losses and weights stay fp32. ``auto`` is bf16 where the hardware computes in it,
         else fp32.
     sampling_steps : int
-        K, DDIM steps at inference, from 1 to 1000.
+        K, DDIM steps at inference, from 1 to 1000. 1 is fastest: the refiner's E₀-prediction from pure noise.
+    map_steps : int
+        DDIM steps of every error map that is replayed or shared, from 1 to 1000: one step would give their mean alone.
     replay_batch : int
         Replayed samples a step. Of SER-Diff's maps half are the hospital's conditional ones, half the bank's (where
         both exist).
@@ -164,6 +166,7 @@ class ExperimentConfig:
     learning_rate: float = 2e-3
     precision: Precision = "auto"
     sampling_steps: int = 4
+    map_steps: int = 4
     replay_batch: int = 8
     conditional_maps: int = 192
     shared_maps: int = 64
@@ -204,7 +207,7 @@ class ExperimentConfig:
             "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
-            "sampling_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
+            "sampling_steps": 1, "map_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
             "retries": 0,
         }  # fmt: skip
         for name, minimum in least.items():
@@ -226,8 +229,9 @@ class ExperimentConfig:
             raise ConfigError(f"test_share: {self.test_share} is not between 0 and 1")
         if not 0 < self.rehearsal_share <= 1:
             raise ConfigError(f"rehearsal_share: {self.rehearsal_share} is not in (0, 1]")
-        if not 1 <= self.sampling_steps <= 1000:
-            raise ConfigError(f"sampling_steps: {self.sampling_steps} is not between 1 and 1000")
+        for name in ("sampling_steps", "map_steps"):
+            if not 1 <= getattr(self, name) <= 1000:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not between 1 and 1000")
         if (self.steps_per_stage == 0) == (self.epochs_per_stage == 0):
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
         if self.rounds > (self.steps_per_stage or self.epochs_per_stage):
@@ -324,7 +328,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "smoke": {
             "grid": (16, 24, 16), "spacing_mm": 8.0, "phantom_patients": 3, "steps_per_stage": 4, "batch_size": 4,
             "coarse_channels": (8, 16), "refiner_channels": (8, 16), "replay_batch": 2, "conditional_maps": 6,
-            "shared_maps": 4, "sampling_steps": 2, "cpus_per_site": 1,
+            "shared_maps": 4, "sampling_steps": 2, "map_steps": 2, "cpus_per_site": 1,
         },
     }
 )  # fmt: skip

@@ -55,6 +55,9 @@ def main(
     shared_error_maps: Annotated[
         str | None, typer.Option(help="null (no patient in), mri (conditioned on scans) or none.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps by which a student refines its mask.", show_default="4; 1 is fastest")
+    ] = None,
     allow_overlap: Annotated[
         bool | None,
         typer.Option("--allow-overlap", help="Keep patients that an earlier site brought: the scores leak."),
@@ -96,6 +99,7 @@ def main(
             "teacher": teacher,
             "participation": participation,
             "shared_error_maps": shared_error_maps,
+            "sampling_steps": steps,
             "allow_overlap": allow_overlap,
             "retries": retries,
             "site_failure": site_failure,

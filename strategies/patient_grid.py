@@ -11,7 +11,10 @@ from flwr.serverapp import Grid
 
 from strategies.faults import describe_fault, may_pass
 
-_POLL_S = 0.2
+_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.1, 1.0, 0.02
+"""How long to wait between two looks for replies: at first; at most; and as a share of the wait so far, so that a long
+wait does not take CPUs from those it waits for."""
+
 _MOST_SENDINGS = 4
 """A hospital whose process ends again and again at the same message is not sent it for ever."""
 
@@ -60,7 +63,8 @@ class PatientGrid(Grid):
 
         A node that is not there counts as not answering: Flower's own errors about it are not returned.
         """
-        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        started = time.monotonic()
+        end = started + (float("inf") if timeout is None else timeout)
         activations = self._activations()
         errands = [
             _Errand(message, {self._send(message)}, activations.get(message.metadata.dst_node_id))
@@ -85,7 +89,7 @@ class PatientGrid(Grid):
             activations = self._activations()
             errands = [errand for errand in errands if self._see_to(errand, activations)]
             if errands:
-                time.sleep(_POLL_S)
+                time.sleep(min(max(_POLL_S, _POLL_SHARE * (time.monotonic() - started)), _MOST_POLL_S))
         return replies
 
     def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:

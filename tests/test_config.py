@@ -96,6 +96,8 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("test_share", 1),
         ("sampling_steps", 0),
         ("sampling_steps", 1001),
+        ("map_steps", 0),
+        ("map_steps", 1001),
         ("grid", (50, 64, 48)),
         ("grid", (0, 64, 48)),
         ("grid", (48, 64, 0)),
@@ -195,7 +197,7 @@ OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
     **{name: {name: 1} for name in ("seed", "rounds", "stem_factor", "ewc_weight")},
     **{name: {name: 0.5} for name in ("lambda_kd", "gamma", "map_noise", "inertia", "test_share", "learning_rate")},
     **{name: {name: 5} for name in ("phantom_patients", "steps_per_stage", "batch_size", "spacing_mm")},
-    **{name: {name: 3} for name in ("sampling_steps", "replay_batch", "conditional_maps", "shared_maps")},
+    **{name: {name: 3} for name in ("sampling_steps", "map_steps", "replay_batch", "conditional_maps", "shared_maps")},
 }
 
 

@@ -42,7 +42,7 @@ class SerDiffObjective(Objective):
         maps = []
         for chunk in training_set.in_chunks(self._pool, 2 * config.batch_size):
             start = self.teacher.noise(len(chunk.image), noise)
-            maps.append(self.teacher.predict(chunk.image, config.sampling_steps, start).error_map)
+            maps.append(self.teacher.predict(chunk.image, config.map_steps, start).error_map)
         self._maps = self._noisy(torch.cat(maps), noise)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
@@ -101,7 +101,7 @@ class SerDiffObjective(Objective):
             images = [chunk.image for chunk in chunks]
             starts = [student.noise(len(image), noise) for image in images]
             maps = [
-                student.predict(image, config.sampling_steps, start).error_map
+                student.predict(image, config.map_steps, start).error_map
                 for image, start in zip(images, starts, strict=True)
             ]
         else:
@@ -109,7 +109,7 @@ class SerDiffObjective(Objective):
             start = student.noise(config.shared_maps, noise)
             size = 2 * config.batch_size
             maps = [
-                student.sample(context, config.sampling_steps, part)
+                student.sample(context, config.map_steps, part)
                 for context, part in zip(empty.split(size), start.split(size), strict=True)
             ]
         return {ERROR_MAPS: {"maps": to_levels(torch.cat(maps))}}

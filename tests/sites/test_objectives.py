@@ -43,7 +43,7 @@ def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hos
 
 
 def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", conditional_maps=3, sampling_steps=1, precision="fp32")
+    config = make_config("smoke", conditional_maps=3, map_steps=1, precision="fp32")
     teacher = lively_student(config)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective = SerDiffObjective(config, teacher)
@@ -122,7 +122,7 @@ def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hosp
     pool = torch.randperm(len(training_set), generator=draws)[: config.conditional_maps]
     image = training_set.batch(pool).image  # fewer than one chunk
     teacher = lively_student(config)
-    maps = teacher.predict(image, config.sampling_steps, teacher.noise(len(image), draws)).error_map
+    maps = teacher.predict(image, config.map_steps, teacher.noise(len(image), draws)).error_map
     assert torch.equal(objective._maps, maps)
     assert objective._bank is not None
     assert bool((objective._bank == 64 / 127).all())
