@@ -91,7 +91,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     hospitals: list[Hospital], monkeypatch: pytest.MonkeyPatch, dims: int
 ) -> None:
     config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
-    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 64, dtype=torch.int8)}}
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 8, dtype=torch.int8)}}
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     real = sites.objectives.ser_diff.replay_distance
 
@@ -106,15 +106,15 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     terms = objective.terms(new_student(config), training_set.batch(torch.arange(2)), False, torch.Generator())
     assert float(terms["distillation"].detach()) > 0
     ((maps, context),) = seen
-    from_bank = (maps == 64 / 127).flatten(1).all(1)
+    from_bank = (maps == 8 / 15).flatten(1).all(1)
     empty = ~context.flatten(1).any(1)
     assert from_bank.tolist() == [False, True]
     assert empty.tolist() == from_bank.tolist()
 
 
 def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
-    """SER-Diff's objective, a round begun, with a bank of maps at 0.5."""
-    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 64, dtype=torch.int8)}}
+    """SER-Diff's objective, a round begun, with a bank of maps at 8/15."""
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
     objective.begin(TrainingSet(hospital.training, config, CPU), "site-1", 2, server_round)
     return objective
@@ -130,7 +130,7 @@ def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hosp
     maps = lively_student(config).predict(image, config.sampling_steps, draws).error_map
     assert torch.equal(objective._maps, maps)
     assert objective._bank is not None
-    assert bool((objective._bank == 64 / 127).all())
+    assert bool((objective._bank == 8 / 15).all())
 
 
 def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals: list[Hospital]) -> None:
