@@ -140,7 +140,7 @@ def described_otherwise(draw: st.DrawFn, content: RecordDict) -> None:
 
 
 def no_number(draw: st.DrawFn, content: RecordDict) -> None:
-    """Weights that are NaN, with the scan in their idle bits; or what is out of range, a scan for levels; or hashes out of order."""
+    """Weights that are NaN, the scan in their idle bits; or a scan for levels, out of range; or hashes out of order."""
     if (record := one_of(draw, content, ArrayRecord)) is not None:
         name = draw(st.sampled_from(list(record)))
         if record[name].dtype == "float16":
