@@ -79,6 +79,12 @@ def test_what_leaves_a_hospital_is_changes_of_weights_metrics_and_the_teachers_p
     assert 2 * weights <= sent["site-2"]["arrays"] < 2 * (weights + names_and_headers)
 
 
+def test_what_left_is_held_against_the_bytes_of_each_sites_own_scans(ser_diff: dict[str, Any], workplace: Path) -> None:
+    config = ExperimentConfig.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
+    raw = {site.name: sum(file.stat().st_size for file in Path(site.path).glob("*/*.nii*")) for site in config.sites}
+    assert ser_diff["raw_nifti_bytes"] == raw
+
+
 def test_the_teacher_travels_once_to_each_later_site_and_never_to_the_first(ser_diff: dict[str, Any]) -> None:
     received = ser_diff["bytes_in"]
     assert "teacher" not in received["site-1"]
