@@ -1,5 +1,6 @@
 """What the coordinator makes of replies: it checks each by the rules that the hospitals agreed to, and goes on."""
 
+import bz2
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,19 @@ def test_maps_and_scores_are_checked_on_arrival_too(message_type: str) -> None:
     accepted, failed = begun.accept(replies, message_type, SENT, {11: "north", 12: "east"})
     assert accepted == {"north": good}
     assert in_words(failed).startswith("east sent what was not agreed, dropped (")
+
+
+def test_maps_that_another_build_packed_otherwise_are_heard_and_counted_as_they_came() -> None:
+    begun = strategy(SerDiff, method="ser-diff")
+    content = honest(wire.CONSOLIDATE, begun.config, SENT)
+    maps = content.array_records[wire.ERROR_MAPS]["maps"]
+    other = bz2.compress(bz2.decompress(maps.data), 1)
+    assert other != maps.data
+    content.array_records[wire.ERROR_MAPS]["maps"] = Array(maps.dtype, maps.shape, maps.stype, other)
+    accepted, failed = begun.accept([answer(11, wire.CONSOLIDATE, content)], wire.CONSOLIDATE, SENT, {11: "north"})
+    assert failed == {}
+    assert accepted["north"].array_records[wire.ERROR_MAPS]["maps"].data == maps.data
+    assert begun.bytes_out["north"] == {wire.ERROR_MAPS: len("maps") + len(other)}
 
 
 def test_a_round_goes_on_with_those_whose_students_were_agreed_and_says_who_failed() -> None:
