@@ -95,9 +95,9 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
 def change_to_record(student: Student, received: ArrayRecord) -> ArrayRecord:
     """Return by how much a student's weights differ from those received, float16, otherwise as `weights_to_record`.
 
-    Half the bytes of the weights (our choice). A change is smaller than its weight, so rounding it costs the weight less
-    than rounding the weight itself would; docs/explanation/method.md says how much. A change beyond float16's ±65504
-    becomes infinite, and is no more let out than one that is.
+    Half the bytes of the weights (our choice). Most changes are smaller than their weights, so rounding them costs less
+    than rounding the weights would; docs/explanation/method.md says how much. A change beyond float16's ±65504 becomes
+    infinite, and is no more let out than one that is.
     """
     (trained,), (before,) = weights_to_record(student).values(), received.values()
     change = torch.from_numpy(trained.numpy() - before.numpy())
