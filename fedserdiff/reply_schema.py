@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import MODALITIES, REGIONS
-from fedserdiff.errors import DivergedError, ReplyError
+from fedserdiff.errors import DivergedError, FederationError, ReplyError
 from fedserdiff.methods import get_method
 
 _MOST_CASES = 1_000_000
@@ -30,7 +30,7 @@ class ArrayRule:
 
     Where `most` is above 0 the array holds from 1 to `most` samples, and `shape` is that of one of them. Their number
     is a multiple of `step`. Where they are `ascending`, each is greater than the one before, byte by byte: no two are
-    equal, and their order tells nothing.
+    equal, and their order tells nothing. Where `packed` the array travels as `fedserdiff.wire.packed` makes it.
     """
 
     dtype: str
@@ -40,6 +40,7 @@ class ArrayRule:
     greatest: float = np.inf
     step: int = 1
     ascending: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
     site : int
         The number of the answering site, from 0.
     student : ArrayRecord or None
-        A student of the experiment, whose names, types and shapes a reply's weights have; an introduction needs none.
+        A student of the experiment: a reply's changes of weights have its shape; an introduction needs none.
         A hospital takes one that it made by its own experiment, never the one that came with the message.
 
     Raises
@@ -83,7 +84,7 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}
     if message_type == MessageType.TRAIN and student is not None:
-        return {wire.ARRAYS: _like(student), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
+        return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
     if message_type == MessageType.EVALUATE:
         return {wire.METRICS: {**_SCORES, wire.WEIGHT: _WEIGHT}}
     if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student)):
@@ -112,8 +113,8 @@ def _losses(config: ExperimentConfig) -> dict[str, NumberRule]:
     return {f"loss-{term}": NumberRule(-_HUGE, _HUGE, optional=term != "segmentation") for term in terms}
 
 
-def _like(student: ArrayRecord, least: float = -np.inf) -> dict[str, ArrayRule]:
-    return {name: ArrayRule(array.dtype, tuple(array.shape), least=least) for name, array in student.items()}
+def _like(student: ArrayRecord, dtype: str, least: float = -np.inf) -> dict[str, ArrayRule]:
+    return {name: ArrayRule(dtype, tuple(array.shape), least=least) for name, array in student.items()}
 
 
 def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
@@ -121,14 +122,14 @@ def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, di
     grid = config.grid[: config.spatial_dims]
     masks = (len(REGIONS), *grid)
     most = config.shared_maps
-    maps_leave = config.shared_error_maps != "none"
+    maps = {"maps": ArrayRule("int8", masks, most, -wire.LEVELS, wire.LEVELS, packed=True)}
     known: dict[str, dict[str, ArrayRule]] = {
-        wire.ERROR_MAPS: {"maps": ArrayRule("int8", masks, most, -127, 127)} if maps_leave else {},
+        wire.ERROR_MAPS: maps if config.shared_error_maps != "none" else {},
         wire.SYNTHETIC_IMAGES: {
             "images": ArrayRule("float16", (len(MODALITIES), *grid), most),
-            "masks": ArrayRule("uint8", masks, most, 0, 1),
+            "masks": ArrayRule("uint8", masks, most, 0, 1, packed=True),
         },
-        wire.FISHER: _like(student, least=0),
+        wire.FISHER: _like(student, "float32", least=0),
     }
     name = get_method(config.method).hands_over
     return {name: known[name]} if known.get(name) else {}
@@ -138,7 +139,8 @@ def admit(content: RecordDict, rules: Rules) -> RecordDict:
     """Return a reply built anew of exactly what the rules name, in their order.
 
     Nothing that the reply holds besides, in the encoding of an array say, gets into the copy; that it holds anything
-    besides is an error all the same.
+    besides is an error all the same. What is packed is packed anew from its values: one and the same stream for them,
+    whichever of the many that unpack to them came.
 
     Raises
     ------
@@ -166,7 +168,9 @@ def admit(content: RecordDict, rules: Rules) -> RecordDict:
             arrays = {name: _array(value[name], rule, f"{record}: {name}") for name, rule in rules_of.items()}
             if len({len(arrays[name]) for name, rule in rules_of.items() if rule.most}) > 1:
                 raise ReplyError(f"{record}: arrays of unequal numbers of samples")
-            admitted[record] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+            admitted[record] = ArrayRecord(
+                {name: wire.packed(a) if rules_of[name].packed else Array(a) for name, a in arrays.items()}
+            )
         else:
             numbers: dict[str, MetricRecordValues] = {
                 n: _number(value[n], rule, f"{record}: {n}")
@@ -178,8 +182,8 @@ def admit(content: RecordDict, rules: Rules) -> RecordDict:
 
 
 def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
-    """Return an array's values, read from exactly the bytes that Flower would write for them."""
-    shape, dtype = tuple(array.shape), np.dtype(rule.dtype)
+    """Return an array's values where they are as agreed, and so is how they are encoded."""
+    shape = tuple(array.shape)
     samples = shape[0] if rule.most and shape else 1
     if rule.most and not (isinstance(samples, int) and 1 <= samples <= rule.most):
         raise ReplyError(f"{where}: not from 1 to {rule.most} samples")
@@ -187,17 +191,29 @@ def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
         raise ReplyError(f"{where}: not a multiple of {rule.step} samples")
     if shape != ((samples, *rule.shape) if rule.most else rule.shape) or array.dtype != rule.dtype:
         raise ReplyError(f"{where}: of another shape or type")
-    header, size = _header(rule.dtype, shape)
-    if array.stype != "numpy.ndarray" or len(array.data) != size or array.data[: len(header)] != header:
-        raise ReplyError(f"{where}: encoded in another way")
-    values = np.frombuffer(bytes(array.data), dtype, offset=len(header)).reshape(shape)
-    if np.issubdtype(dtype, np.floating) and not np.isfinite(values).all():
+    values = _unpacked(array, where) if rule.packed else _plain(array, where)
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DivergedError(f"{where}: not finite")
     if values.size and (values.min() < rule.least or values.max() > rule.greatest):
         raise ReplyError(f"{where}: values out of range")
     if rule.ascending and not all(one.tobytes() < other.tobytes() for one, other in pairwise(values)):
         raise ReplyError(f"{where}: not in ascending order")
     return values
+
+
+def _plain(array: Array, where: str) -> NDArray[np.generic]:
+    """Return values, read from exactly the bytes that Flower would write for them."""
+    header, size = _header(array.dtype, tuple(array.shape))
+    if array.stype != "numpy.ndarray" or len(array.data) != size or array.data[: len(header)] != header:
+        raise ReplyError(f"{where}: encoded in another way")
+    return np.frombuffer(bytes(array.data), array.dtype, offset=len(header)).reshape(array.shape)
+
+
+def _unpacked(array: Array, where: str) -> NDArray[np.generic]:
+    try:
+        return wire.unpacked(array)
+    except FederationError:
+        raise ReplyError(f"{where}: encoded in another way") from None
 
 
 @lru_cache(maxsize=1024)
@@ -220,20 +236,17 @@ def _number(value: object, rule: NumberRule, where: str) -> int | float:
     return value
 
 
-def check_update(content: RecordDict, received: ArrayRecord | None, config: ExperimentConfig) -> None:
-    """See that a student, where the reply holds one, moved no further from the one received than the config allows.
+def check_update(content: RecordDict, config: ExperimentConfig) -> None:
+    """See that a round changed the student, where the reply holds its change, by no more than the config allows.
 
     Raises
     ------
     ReplyError
-        Where the root mean square of the weights' changes exceeds `max_update_rms`, or none was received.
+        Where the root mean square of the weights' changes exceeds `max_update_rms`.
     """
     if wire.ARRAYS not in content.array_records:
         return
-    sent = content.array_records[wire.ARRAYS]
-    if received is None or _like(received) != _like(sent):
-        raise ReplyError(f"{wire.ARRAYS}: not a student like the one received")
-    changes = [array.numpy().astype(np.float64) - received[name].numpy() for name, array in sent.items()]
+    changes = [array.numpy().astype(np.float64) for array in content.array_records[wire.ARRAYS].values()]
     rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
     if not rms <= config.max_update_rms:
         raise ReplyError(f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.max_update_rms:g}")

@@ -1,24 +1,30 @@
 """The records that may cross the wire: their names, and how tensors become records and back."""
 
+import bz2
+import math
 from collections.abc import Mapping
 from enum import IntEnum
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import FederationError
 
 # Coordinator to hospital
-ARRAYS = "arrays"  # the student's weights; also the hospital's reply
+ARRAYS = "arrays"  # the student's weights; in the hospital's reply, how a round changed them
 TEACHER = "teacher"  # the teacher's weights, only when they changed
 CONFIG = "config"  # stage, server-round, length, teacher-stage; in a query the experiment's fingerprint and a salt
 LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: salted hashes, and their salt
 
 # Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it
 # consolidates a stage; the coordinator sends what it made of it with each later round.
-ERROR_MAPS = "error-maps"  # synthetic maps, int8
-SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes with masks
+ERROR_MAPS = "error-maps"  # synthetic maps, int8, packed
+SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes, plain, with masks, packed
 FISHER = "fisher"  # importance of each weight
 
 # Hospital to coordinator
@@ -44,8 +50,14 @@ CONSOLIDATE = "train.consolidate"
 Memory = Mapping[str, Mapping[str, torch.Tensor]]
 """What a method keeps of earlier hospitals: tensors by name, by the name of their record."""
 
-_PACKED = "weights"  # the one array of a record that holds a value for each weight
-_LEVELS = 127  # int8 levels either side of 0
+LEVELS = 15
+"""Of an error map either side of 0: it travels in steps of 1/15 (our choice, docs/explanation/method.md says why)."""
+
+PACKED = "bz2"
+"""Flower's `stype` of an array whose data are its values, in C order, as one bzip2 stream."""
+
+_VECTOR = "weights"  # the one array of a record that holds a value for each weight
+_OF_ONE_BYTE = ("int8", "uint8")  # types that travel packed: they have no byte order
 
 
 class Fault(IntEnum):
@@ -57,7 +69,7 @@ class Fault(IntEnum):
     INTERNAL = 213
     BLOCKED = 214  # it had an answer, which is not of the kind that may leave
     EXPERIMENT = 215  # it was given another experiment, or other software
-    DIVERGED = 216  # a weight or a loss is not finite
+    DIVERGED = 216  # a loss or a weight's change is not finite, or the change is beyond float16
 
 
 def weights_to_record(student: Student) -> ArrayRecord:
@@ -66,7 +78,7 @@ def weights_to_record(student: Student) -> ArrayRecord:
     One, because Flower sends each array as objects of their own: over TLS the 308 arrays of profile ``laptop`` took
     half a minute a message, the vector takes a second.
     """
-    return _packed(student.state_dict())
+    return _vector(student.state_dict())
 
 
 def load_weights(student: Student, record: ArrayRecord) -> None:
@@ -77,16 +89,35 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
     FederationError
         Where names or numbers differ: the two sides run different configurations.
     """
-    student.load_state_dict(_unpacked(record, student.state_dict()))
+    student.load_state_dict(_by_name(record, student.state_dict()))
 
 
-def _packed(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
-    return ArrayRecord({_PACKED: Array(torch.cat([t.detach().cpu().reshape(-1) for t in tensors.values()]).numpy())})
+def change_to_record(student: Student, received: ArrayRecord) -> ArrayRecord:
+    """Return by how much a student's weights differ from those received, float16, otherwise as `weights_to_record`.
+
+    Half the bytes of the weights (our choice). Most changes are smaller than their weights, so rounding them costs less
+    than rounding the weights would; docs/explanation/method.md says how much. A change beyond float16's ±65504 becomes
+    infinite, and is no more let out than one that is.
+    """
+    (trained,), (before,) = weights_to_record(student).values(), received.values()
+    change = torch.from_numpy(trained.numpy() - before.numpy())
+    return ArrayRecord({_VECTOR: Array(change.half().numpy())})
 
 
-def _unpacked(record: ArrayRecord, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def changed(sent: ArrayRecord, change: ArrayRecord) -> ArrayRecord:
+    """Return the weights that were sent, float32, plus a change made by `change_to_record`."""
+    return ArrayRecord(
+        {name: Array(array.numpy() + change[name].numpy().astype(np.float32)) for name, array in sent.items()}
+    )
+
+
+def _vector(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    return ArrayRecord({_VECTOR: Array(torch.cat([t.detach().cpu().reshape(-1) for t in tensors.values()]).numpy())})
+
+
+def _by_name(record: ArrayRecord, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     sizes = [tensor.numel() for tensor in like.values()]
-    vector = torch.from_numpy(record[_PACKED].numpy().copy()) if set(record) == {_PACKED} else torch.empty(0)
+    vector = torch.from_numpy(record[_VECTOR].numpy().copy()) if set(record) == {_VECTOR} else torch.empty(0)
     if vector.shape != (sum(sizes),) or vector.dtype != torch.float32:
         raise FederationError("weights do not fit this configuration's student")
     parts = vector.split(sizes)
@@ -94,26 +125,67 @@ def _unpacked(record: ArrayRecord, like: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def to_levels(maps: torch.Tensor) -> torch.Tensor:
-    """Return error maps in [−1, 1] as they travel: int8, 127 levels either side of 0."""
-    return (maps.clamp(-1, 1) * _LEVELS).round().to(torch.int8)
+    """Return error maps in [−1, 1] as they travel: int8, `LEVELS` either side of 0."""
+    return (maps.clamp(-1, 1) * LEVELS).round().to(torch.int8)
 
 
 def from_levels(levels: torch.Tensor) -> torch.Tensor:
     """Return int8 levels as error maps, float32 in [−1, 1]."""
-    return levels.float() / _LEVELS
+    return levels.float() / LEVELS
 
 
-def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
-    """Return a method's memory as records, each tensor in its own dtype."""
+def packed(values: NDArray[np.generic]) -> Array:
+    """Return int8 or uint8 values as an array that is compressed; its type and shape stay to be read."""
+    return Array(str(values.dtype), values.shape, PACKED, bz2.compress(values.tobytes()))
+
+
+def unpacked(array: Array) -> NDArray[np.generic]:
+    """Return the values of an array made by `packed`; no more is ever unpacked than its shape has room for.
+
+    Raises
+    ------
+    FederationError
+        Where it is packed otherwise, or its data are not one whole stream of exactly as many values, and nothing else.
+    """
+    size = math.prod(array.shape)
+    if array.stype != PACKED or array.dtype not in _OF_ONE_BYTE or min(array.shape, default=0) < 0:
+        raise FederationError("an array is packed in another way than agreed")
+    stream = bz2.BZ2Decompressor()
+    try:
+        data = stream.decompress(array.data, size + 1)  # a stream of exactly `size` is read to its end and checksum
+    except OSError:
+        raise FederationError("an array's data are no bzip2 stream") from None
+    if len(data) != size or not stream.eof or stream.unused_data:
+        raise FederationError("an array's data are not exactly the values of its shape")
+    return np.frombuffer(data, array.dtype).reshape(array.shape)
+
+
+def samples_to_record(samples: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    """Return synthetic samples as a record, each tensor in its own dtype, those of whole numbers packed."""
+    values = {name: tensor.cpu().contiguous().numpy() for name, tensor in samples.items()}
+    return ArrayRecord({name: packed(v) if v.dtype.name in _OF_ONE_BYTE else Array(v) for name, v in values.items()})
+
+
+def samples_of(record: ArrayRecord) -> dict[str, torch.Tensor]:
+    """Return the samples in a record made by `samples_to_record`.
+
+    Raises
+    ------
+    FederationError
+        As `unpacked`.
+    """
     return {
-        name: _packed(tensors)
-        if name == FISHER
-        else ArrayRecord({key: Array(tensor.cpu().contiguous().numpy()) for key, tensor in tensors.items()})
-        for name, tensors in memory.items()
+        name: torch.from_numpy((array.numpy() if array.stype != PACKED else unpacked(array)).copy())
+        for name, array in record.items()
     }
 
 
-def memory_of(content: RecordDict, student: Student) -> dict[str, dict[str, torch.Tensor]]:
+def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
+    """Return a method's memory as records."""
+    return {name: _vector(kept) if name == FISHER else samples_to_record(kept) for name, kept in memory.items()}
+
+
+def memory_of(content: RecordDict, student: Student, config: ExperimentConfig) -> dict[str, dict[str, torch.Tensor]]:
     """Return the memory in a message to a hospital that trains `student`.
 
     That is every array record but the student, the teacher, and the hashes of scans to leave out.
@@ -121,14 +193,16 @@ def memory_of(content: RecordDict, student: Student) -> dict[str, dict[str, torc
     Raises
     ------
     FederationError
-        Where the importance of weights does not fit the student.
+        Where the importance of weights does not fit the student, or samples are packed in another way than agreed or
+        would take more room than those of all sites: few bytes can be packed to fill any memory.
     """
+    records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, TEACHER, LEFT_OUT)}
+    room = len(config.sites) * config.shared_maps * len(MODALITIES) * math.prod(student.spatial_shape)
+    if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):
+        raise FederationError("the coordinator sent more samples than all sites together share")
     return {
-        name: _unpacked(record, dict(student.named_parameters()))
-        if name == FISHER
-        else {key: torch.from_numpy(array.numpy().copy()) for key, array in record.items()}
-        for name, record in content.array_records.items()
-        if name not in (ARRAYS, TEACHER, LEFT_OUT)
+        name: _by_name(record, dict(student.named_parameters())) if name == FISHER else samples_of(record)
+        for name, record in records.items()
     }
 
 

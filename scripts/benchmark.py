@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedserdiff import wire
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
@@ -116,7 +117,10 @@ def _direct(federation: Federation) -> Direct:
     _score(student, federation)
     for stage, hospital in enumerate(federation.hospitals, 1):
         for server_round in range(1, config.rounds + 1):
+            received = wire.weights_to_record(student)
             run_round(student, Order(stage, server_round), hospital, _no_other, config)
+            change = wire.change_to_record(student, received)  # rounded as it is on the wire
+            wire.load_weights(student, wire.changed(received, change))
         _score(student, federation)
     return Direct(time.monotonic() - started, student.state_dict())
 

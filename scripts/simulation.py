@@ -5,7 +5,7 @@ import json
 import pkgutil
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.data.releases import MODALITIES, REGIONS
@@ -255,6 +256,7 @@ def run_simulation(
     results["seconds"][_AROUND] = before.get(_AROUND, 0) + max(0.0, time.time() - started - in_stream)
     for site, size in _raw_bytes(federation).items():
         results["bytes_out"][site][RAW_SCANS] = size
+    results["raw_nifti_bytes"] = {hospital.site.name: _on_disk(hospital.cases) for hospital in federation.hospitals}
     results["overlap"] = overlap
     run.write_json("results.json", results)
     return results
@@ -278,11 +280,13 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
             own = hospital.training if plan.name in names else ()  # an imaginary hospital owns nothing
             cases = {c.case for c in objective.training_cases(hospital, stage, by_site.__getitem__)}
             abroad |= cases - {c.case for c in own}
-    sizes = {
-        name: sum(file.stat().st_size for c in h.training if c.case in abroad for file in (*c.case.images, c.case.seg))
-        for name, h in names.items()
-    }
+    sizes = {name: _on_disk([c for c in h.training if c.case in abroad]) for name, h in names.items()}
     return {name: size for name, size in sizes.items() if size}
+
+
+def _on_disk(cases: Iterable[CachedCase]) -> int:
+    """Return the bytes of cases' scans and segmentations as the hospital has them, compressed or not."""
+    return sum(file.stat().st_size for cached in cases for file in (*cached.case.images, cached.case.seg))
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:

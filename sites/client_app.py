@@ -164,7 +164,7 @@ def _rounded(count: int) -> int:
 
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
-    """Train for one round and return the student and the losses."""
+    """Train for one round and return how it changed the student, and the losses."""
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
     order = Order(
@@ -172,13 +172,14 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
         server_round=_ordered(message, "server-round", 1, desk.config.rounds),
         length=_ordered(message, "length", 1, sites),
         teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
-        memory=wire.memory_of(message.content, student),
+        memory=wire.memory_of(message.content, student, desk.config),
     )
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
     losses = run_round(student, order, hospital, desk.open, desk.config, progress)
     metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in losses.items()}
     metrics[wire.WEIGHT] = _rounded(len(hospital.training))
-    return RecordDict({wire.ARRAYS: wire.weights_to_record(student), wire.METRICS: MetricRecord(metrics)})
+    change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])
+    return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics)})
 
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:

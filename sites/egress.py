@@ -43,11 +43,10 @@ class Door:
 
     def reply(self, message: Message, content: RecordDict) -> Message:
         """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
-        received = message.content.array_records.get(wire.ARRAYS)
         try:
             student = _any_student(self.config)
             allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, student))
-            check_update(allowed, received, self.config)
+            check_update(allowed, self.config)
             self._check_quota(allowed)
         except ReplyError as refusal:
             hospital_log(self.records).error("%s refused: %s", message.metadata.message_type, refusal)

@@ -171,6 +171,8 @@ class ArrivalStrategy(FedAvg):
         for site, content in accepted.items():
             self.receive(site, content)
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
+        for message in kept:
+            message.content = accepted[self._nodes[message.metadata.src_node_id]]
         _keep_common_losses(kept)
         arrays, metrics = super().aggregate_train(server_round, kept)
         where = f"stage {self.stage} ({self.plan.name}), round {self.server_round}"
@@ -242,6 +244,8 @@ class ArrivalStrategy(FedAvg):
     ) -> tuple[dict[str, RecordDict], dict[str, str]]:
         """Return, by site, the contents of the replies that hold what was agreed, and what was wrong elsewhere.
 
+        A student of theirs is whole: the change that came is added to what was `sent`.
+
         The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
         anything, so all such are ``other``.
         """
@@ -257,10 +261,12 @@ class ArrivalStrategy(FedAvg):
                 self.bytes_out[site][kind if kind in rules else "other"] += size
             try:
                 content = admit(message.content, rules)
-                check_update(content, sent, self.config)
+                check_update(content, self.config)
             except ReplyError as error:
                 dropped[site] = f"sent what was not agreed, dropped ({error})"
             else:
+                if wire.ARRAYS in content:  # from here on a trained student is what it was for FedAvg: whole weights
+                    content[wire.ARRAYS] = wire.changed(sent, content.array_records[wire.ARRAYS])
                 accepted[site] = content
         return accepted, faults_of(replies, nodes) | dropped
 

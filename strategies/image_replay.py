@@ -28,11 +28,11 @@ class ImageReplay(ArrivalStrategy):
 
     def kept(self) -> dict[str, Any]:
         """Return the bank's samples."""
-        return {"bank": dict(self.bank.samples)}
+        return {"bank": self.bank.samples}
 
     def take_back(self, kept: dict[str, Any]) -> None:
         """Fill the bank."""
-        self.bank.samples = dict(kept["bank"])
+        self.bank = ReplayBank(kept["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the bank."""

@@ -28,12 +28,12 @@ class SerDiff(TeachingStrategy):
 
     def kept(self) -> dict[str, Any]:
         """Return the bank's samples, too."""
-        return super().kept() | {"bank": dict(self.bank.samples)}
+        return super().kept() | {"bank": self.bank.samples}
 
     def take_back(self, kept: dict[str, Any]) -> None:
         """Fill the bank."""
         super().take_back(kept)
-        self.bank.samples = dict(kept["bank"])
+        self.bank = ReplayBank(kept["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the teacher where it is due, and the bank."""

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from traffic import SECRET, TYPES, handed_over, hashes, honest, moved
+from traffic import SECRET, TYPES, change, handed_over, hashes, honest, packed
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, make_config
@@ -32,7 +33,8 @@ def admitted(message_type: str, content: RecordDict, **changes: Any) -> RecordDi
 
 
 def arrays(**values: NDArray[np.generic]) -> ArrayRecord:
-    return ArrayRecord({name: Array(value) for name, value in values.items()})
+    """A record of arrays as they travel: bytes packed, the others plain."""
+    return ArrayRecord({name: packed(v) if v.dtype.itemsize == 1 else Array(v) for name, v in values.items()})
 
 
 def images(count: int = 2, dims: int = 2) -> NDArray[np.float16]:
@@ -124,6 +126,7 @@ BAD_IMAGES = {
     "labels for masks": arrays(images=images(), masks=masks() * 2),
     "signed masks": arrays(images=images(), masks=masks().astype(np.int8)),
     "masks that are not of 0 and 1": arrays(images=images(), masks=np.full_like(masks(), 255)),
+    "masks that are not packed": ArrayRecord({"images": Array(images()), "masks": Array(masks())}),
     "a finer type": arrays(images=images().astype(np.float32), masks=masks()),
     "volumes": arrays(images=images(dims=3), masks=masks(dims=3)),
     "the grid turned": arrays(images=images().swapaxes(2, 3), masks=masks().swapaxes(2, 3)),
@@ -137,7 +140,9 @@ BAD_MAPS = {
     "another name": arrays(scan=np.zeros((1, 3, 16, 24), np.int8)),
     "one name more": arrays(maps=np.zeros((1, 3, 16, 24), np.int8), scan=np.zeros((1, 3, 16, 24), np.int8)),
     "a single number": arrays(maps=np.array(1, np.int8)),
-    "below the least level": arrays(maps=np.full((1, 3, 16, 24), -128, np.int8)),
+    "below the least level": arrays(maps=np.full((1, 3, 16, 24), -16, np.int8)),
+    "above the greatest level": arrays(maps=np.full((1, 3, 16, 24), 16, np.int8)),
+    "not packed": ArrayRecord({"maps": Array(np.zeros((1, 3, 16, 24), np.int8))}),
     "empty": ArrayRecord(),
 }
 BAD = [
@@ -201,7 +206,7 @@ def test_a_site_introduces_itself_by_its_own_number(site: int) -> None:
 
 
 def introduced(rows: NDArray[np.generic], **changes: Any) -> RecordDict:
-    content = RecordDict({**honest(MessageType.QUERY, smoke(), SENT), wire.SCANS: arrays(hashes=rows)})
+    content = RecordDict({**honest(MessageType.QUERY, smoke(), SENT), wire.SCANS: ArrayRecord({"hashes": Array(rows)})})
     return admitted(MessageType.QUERY, content, **changes)
 
 
@@ -266,45 +271,51 @@ def test_what_is_admitted_no_longer_depends_on_what_was_given() -> None:
     assert found == honest(MessageType.TRAIN, smoke(), SENT)
 
 
-def updated(*changes: NDArray[np.float64]) -> tuple[ArrayRecord, RecordDict]:
-    """A student of several arrays as it was sent, and the reply in which it changed by these."""
-    sent = [np.random.default_rng(2).normal(size=change.shape).astype(np.float32) for change in changes]
-    come = [start + change.astype(np.float32) for start, change in zip(sent, changes, strict=True)]
-    before, after = (ArrayRecord({str(i): Array(v) for i, v in enumerate(values)}) for values in (sent, come))
-    return before, RecordDict({wire.ARRAYS: after})
-
-
 def test_an_update_is_measured_over_all_weights_alike() -> None:
     """Of arrays of unequal size, against the root mean square computed here."""
     draws = np.random.default_rng(3)
-    sent, content = updated(draws.normal(size=(40, 50)) * 0.03, draws.normal(size=7) * 0.5)
-    before, after = (np.concatenate([a.numpy().ravel() for a in r.values()]) for r in (sent, content[wire.ARRAYS]))
-    rms = float(np.sqrt(np.mean((after.astype(float) - before.astype(float)) ** 2)))
+    changes = [(draws.normal(size=size) * scale).astype(np.float16) for size, scale in (((40, 50), 0.03), (7, 0.5))]
+    content = RecordDict({wire.ARRAYS: arrays(**{str(i): values for i, values in enumerate(changes)})})
+    rms = float(np.sqrt(np.mean(np.concatenate([c.ravel() for c in changes]).astype(float) ** 2)))
     assert 0.03 < rms < 0.1
-    check_update(content, sent, smoke(max_update_rms=rms * (1 + 1e-9)))
+    check_update(content, smoke(max_update_rms=rms * (1 + 1e-9)))
     with pytest.raises(ReplyError, match=r"^arrays: the weights changed by more than max_update_rms = 0\.0"):
-        check_update(content, sent, smoke(max_update_rms=rms * (1 - 1e-9)))
+        check_update(content, smoke(max_update_rms=rms * (1 - 1e-9)))
 
 
 def test_an_update_of_exactly_the_limit_is_within_it() -> None:
-    zeros = ArrayRecord({"weights": Array(np.zeros(64, np.float32))})
-    eighth = np.where(np.arange(64) % 2, np.float32(0.125), np.float32(-0.125))
+    eighth = np.where(np.arange(64) % 2, np.float16(0.125), np.float16(-0.125))
     content = RecordDict({wire.ARRAYS: arrays(weights=eighth)})
-    check_update(content, zeros, smoke(max_update_rms=0.125))
-    content.array_records[wire.ARRAYS]["weights"] = Array(np.append(eighth[:-1], np.nextafter(np.float32(0.125), 1)))
+    check_update(content, smoke(max_update_rms=0.125))
+    above = np.nextafter(np.float16(0.125), np.float16(1))
+    content.array_records[wire.ARRAYS]["weights"] = Array(np.append(eighth[:-1], above))
     with pytest.raises(ReplyError, match="max_update_rms"):
-        check_update(content, zeros, smoke(max_update_rms=0.125))
+        check_update(content, smoke(max_update_rms=0.125))
 
 
-def test_an_update_too_great_for_single_precision_is_refused_not_lost() -> None:
-    far = np.full(64, np.finfo(np.float32).max)
-    content = RecordDict({wire.ARRAYS: arrays(weights=far)})
+def test_an_update_too_great_to_be_squared_in_half_precision_is_refused_not_lost() -> None:
+    content = RecordDict({wire.ARRAYS: arrays(weights=np.full(64, np.finfo(np.float16).max))})
     with pytest.raises(ReplyError, match="max_update_rms"):
-        check_update(content, ArrayRecord({"weights": Array(-far)}), smoke(max_update_rms=1e30))
+        check_update(content, smoke(max_update_rms=65503.0))
+    check_update(content, smoke(max_update_rms=65504.0))
 
 
 def test_what_holds_no_student_is_no_update() -> None:
-    check_update(handed_over(smoke(), SENT), SENT, smoke(max_update_rms=1e-9))
-    check_update(honest(MessageType.EVALUATE, smoke(), SENT), SENT, smoke(max_update_rms=1e-9))
+    check_update(handed_over(smoke(), SENT), smoke(max_update_rms=1e-9))
+    check_update(honest(MessageType.EVALUATE, smoke(), SENT), smoke(max_update_rms=1e-9))
     with pytest.raises(ReplyError):
-        check_update(RecordDict({wire.ARRAYS: moved(SENT)}), SENT, smoke(max_update_rms=1e-9))
+        check_update(RecordDict({wire.ARRAYS: change(SENT)}), smoke(max_update_rms=1e-9))
+
+
+@pytest.mark.parametrize("by", [65_520.0, -1e9, np.inf])
+def test_a_change_too_great_for_half_precision_has_diverged(by: float) -> None:
+    """It becomes infinite where it is made, and nothing lets it pass."""
+    config = smoke()
+    student = new_student(config)
+    received = wire.weights_to_record(student)
+    with torch.no_grad():
+        next(student.parameters()).view(-1)[0] += by
+    content = honest(MessageType.TRAIN, config, received)
+    content[wire.ARRAYS] = wire.change_to_record(student, received)
+    with pytest.raises(DivergedError, match=r"^arrays: weights: not finite$"):
+        admit(content, reply_rules(MessageType.TRAIN, config, 0, received))

@@ -1,5 +1,6 @@
 """Messages made by hand, since outside a run Flower addresses none, and the replies that a hospital owes to them."""
 
+import bz2
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
+from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
@@ -69,6 +71,23 @@ def moved(sent: ArrayRecord, by: float = 0.01) -> ArrayRecord:
     return ArrayRecord({name: Array(array.numpy() + np.float32(by)) for name, array in sent.items()})
 
 
+def change(sent: ArrayRecord, by: float = 0.01) -> ArrayRecord:
+    """What a hospital answers for such a student: by how much each weight changed."""
+    return ArrayRecord({name: Array(np.full(array.shape, by, np.float16)) for name, array in sent.items()})
+
+
+def packed(values: NDArray[np.generic]) -> Array:
+    """Synthetic samples of whole numbers as they travel: one bzip2 stream of the values."""
+    return Array(str(values.dtype), values.shape, "bz2", bz2.compress(values.tobytes()))
+
+
+def values_of(array: Array) -> NDArray[np.generic]:
+    """The values of an array, plain or packed."""
+    if array.stype != "bz2":
+        return array.numpy()
+    return np.frombuffer(bz2.decompress(array.data), array.dtype).reshape(array.shape)
+
+
 def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site: int = 0) -> RecordDict:
     """A reply as agreed, its values drawn where any do."""
     metrics: dict[str, MetricRecordValues]
@@ -77,7 +96,7 @@ def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site:
         return about if config.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
     if message_type == MessageType.TRAIN:
         metrics = {f"loss-{term}": 0.5 for term in get_method(config.method).terms}
-        return RecordDict({wire.ARRAYS: moved(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
+        return RecordDict({wire.ARRAYS: change(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
     if message_type == MessageType.EVALUATE:
         masks, regions = ("coarse", "refined"), ("tc", "wt", "et")
         metrics = {f"{mask}.dice.{region}": 0.75 for mask in masks for region in regions}
@@ -96,15 +115,15 @@ def handed_over(config: ExperimentConfig, sent: ArrayRecord, samples: int = 2) -
     """What the config's method hands over of a stage that has ended; nothing for a method that keeps nothing."""
     draws = np.random.default_rng(0)
     grid = config.grid[: config.spatial_dims]
-    maps = draws.integers(-127, 128, (samples, 3, *grid), np.int8)
+    maps = draws.integers(-15, 16, (samples, 3, *grid), np.int8)
     images = draws.normal(size=(samples, 4, *grid)).astype(np.float16)
     known = {
-        wire.ERROR_MAPS: {"maps": maps},
-        wire.SYNTHETIC_IMAGES: {"images": images, "masks": (maps > 0).astype(np.uint8)},
-        wire.FISHER: {name: np.abs(array.numpy()) for name, array in sent.items()},
+        wire.ERROR_MAPS: {"maps": packed(maps)},
+        wire.SYNTHETIC_IMAGES: {"images": Array(images), "masks": packed((maps > 0).astype(np.uint8))},
+        wire.FISHER: {name: Array(np.abs(array.numpy())) for name, array in sent.items()},
     }
     name = get_method(config.method).hands_over
-    return RecordDict({name: ArrayRecord({k: Array(v) for k, v in known[name].items()})} if name else {})
+    return RecordDict({name: ArrayRecord(known[name])} if name else {})
 
 
 def on_the_wire(what: InflatableObject) -> bytes:

@@ -98,10 +98,16 @@ def _stream_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
+    """Show bytes by kind; where the scans are known, also all but weights as a share of the site's own scans on disk.
+
+    The share is of the whole run, so no stage's is larger; in the default plan a site trains in one stage.
+    """
     kinds = sorted({kind for sent in results["bytes_out"].values() for kind in sent})
-    table = _table(title, "site", *kinds, "total")
+    raw = results.get("raw_nifti_bytes")  # a deployment's coordinator does not know
+    table = _table(title, "site", *kinds, "total", *(("beyond weights,\n% of raw scans",) if raw else ()))
     for site, sent in results["bytes_out"].items():
-        table.add_row(site, *(f"{sent.get(kind, 0):,}" for kind in kinds), f"{sum(sent.values()):,}")
+        share = (f"{100 * (sum(sent.values()) - sent.get('arrays', 0)) / raw[site]:.2f}",) if raw else ()
+        table.add_row(site, *(f"{sent.get(kind, 0):,}" for kind in kinds), f"{sum(sent.values()):,}", *share)
     return table
 
 

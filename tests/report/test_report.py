@@ -48,6 +48,22 @@ def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> 
     assert "nan" not in text.lower()
 
 
+def test_all_that_left_but_weights_is_shown_as_a_share_of_the_sites_own_scans_where_they_are_known() -> None:
+    console = Console(width=150, record=True, file=io.StringIO())
+    values = results(3).to_dict()
+    values["bytes_out"] = {
+        "north": {"arrays": 900_000, "error-maps": 4_000, "metrics": 900, "raw-scans": 100},
+        "west": {"arrays": 900_000},
+    }
+    print_results(console, values, "phantom")
+    assert "% of raw scans" not in console.export_text()
+    print_results(console, values | {"raw_nifti_bytes": {"north": 1_000_000, "west": 2_000_000}}, "phantom")
+    table = console.export_text().partition("Bytes that left each hospital")[2]
+    assert "% of raw scans" in table
+    shown = {cells[1]: cells[-2] for cells in (line.split() for line in table.splitlines()) if len(cells) > 3}
+    assert (shown["north"], shown["west"]) == ("0.50", "0.00")
+
+
 def test_a_site_is_shown_with_the_student_that_it_uses() -> None:
     for deployed, dice in (([2, 2], ("21.0", "22.0")), ([1, 2], ("11.0", "22.0"))):
         table = printed(results(3, deployed)).partition("R: mean Dice")[0].splitlines()

@@ -1,5 +1,7 @@
 """Ways to get something out of a hospital: each is a change that makes an honest reply hold what was not agreed."""
 
+import bz2
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 
@@ -7,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 from guarded import smoke, student
 from numpy.typing import NDArray
-from traffic import SECRET, hashes, moved
+from traffic import SECRET, change, hashes, moved, packed
 
 from fedserdiff import wire
 
@@ -20,7 +22,7 @@ DRAWS = np.random.default_rng(0)
 VOLUME = (DRAWS.normal(size=(4, 16, 24, 16)) * 30).clip(-127, 127)
 """A scan's four modalities on the working grid."""
 
-MAPS = DRAWS.integers(-127, 128, (2, 3, 16, 24), np.int8)
+MAPS = DRAWS.integers(-15, 16, (2, 3, 16, 24), np.int8)
 
 Change = Callable[[RecordDict], None]
 Attempt = tuple[str, str, Change]
@@ -92,8 +94,8 @@ def of_header(text: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data[: 127 - len(text)] + text + data[127:]
 
 
-def weights(edit: Callable[[NDArray[np.float32]], NDArray[np.generic]]) -> Change:
-    """The student's weights, edited."""
+def weights(edit: Callable[[NDArray[np.float16]], NDArray[np.generic]]) -> Change:
+    """The changes of the student's weights, edited."""
 
     def change(content: RecordDict) -> None:
         student = content.array_records[wire.ARRAYS]
@@ -101,6 +103,19 @@ def weights(edit: Callable[[NDArray[np.float32]], NDArray[np.generic]]) -> Chang
 
     return change
 
+
+def maps(values: NDArray[np.generic]) -> Change:
+    """Other error maps, packed as they are to be."""
+    return put(wire.ERROR_MAPS, "maps", packed(values))
+
+
+def stream(edit: Callable[[bytes], bytes]) -> Change:
+    """The stream that error maps are packed in, edited."""
+    return bytes_of(wire.ERROR_MAPS, "maps", edit)
+
+
+RAW = MAPS.tobytes()
+OTHER_MAPS = ArrayRecord({"maps": packed(MAPS)})
 
 RECORDS: list[Attempt] = [
     *((kind, "an array record more", record("more", VOLUME.astype(np.float32))) for kind in ANY),
@@ -114,7 +129,7 @@ RECORDS: list[Attempt] = [
     *((kind, "a record named by a path", record(SECRET, MetricRecord())) for kind in ANY),
     *((kind, "a teacher", record(wire.TEACHER, moved(SENT))) for kind in ANY),
     *((kind, "a student", record(wire.ARRAYS, moved(SENT))) for kind in (QUERY, CONSOLIDATE, EVALUATE)),
-    *((kind, "maps", record(wire.ERROR_MAPS, ArrayRecord({"maps": Array(MAPS)}))) for kind in (QUERY, TRAIN, EVALUATE)),
+    *((kind, "maps", record(wire.ERROR_MAPS, OTHER_MAPS)) for kind in (QUERY, TRAIN, EVALUATE)),
     *((kind, "importances", record(wire.FISHER, moved(SENT))) for kind in ANY),
     (QUERY, "no introduction", drop(wire.SITE)),
     (QUERY, "no hashes of scans", drop(wire.SCANS)),
@@ -141,11 +156,13 @@ ARRAYS: list[Attempt] = [
     (TRAIN, "weights of two axes", weights(lambda values: values.reshape(2, -1))),
     (TRAIN, "weights less one", weights(lambda values: values[:-1])),
     (TRAIN, "weights, float64", weights(lambda values: values.astype(np.float64))),
-    (TRAIN, "weights, float16", weights(lambda values: values.astype(np.float16))),
-    (TRAIN, "weights, big-endian", weights(lambda values: values.astype(">f4"))),
-    (TRAIN, "weights, integers", weights(lambda values: values.view(np.int32))),
-    (TRAIN, "weights moved too far", record(wire.ARRAYS, moved(SENT, by=0.11))),
-    (TRAIN, "one weight far away", weights(lambda values: np.append(values[:-1], np.float32(1e6)))),
+    (TRAIN, "weights, float32", weights(lambda values: values.astype(np.float32))),
+    (TRAIN, "weights, big-endian", weights(lambda values: values.astype(">f2"))),
+    (TRAIN, "weights, integers", weights(lambda values: values.view(np.int16))),
+    (TRAIN, "weights, packed", put(wire.ARRAYS, "weights", packed(change(SENT)["weights"].numpy()))),
+    (TRAIN, "weights themselves, no change", record(wire.ARRAYS, moved(SENT))),
+    (TRAIN, "weights moved too far", record(wire.ARRAYS, change(SENT, by=0.11))),
+    (TRAIN, "one weight far away", weights(lambda values: np.append(values[:-1], np.float16(6e4)))),
     (TRAIN, "bytes after the array", bytes_of(wire.ARRAYS, "weights", lambda data: data + SECRET.encode())),
     (TRAIN, "bytes before the array", bytes_of(wire.ARRAYS, "weights", lambda data: SECRET.encode() + data)),
     (TRAIN, "fewer bytes", bytes_of(wire.ARRAYS, "weights", lambda data: data[:-4])),
@@ -155,28 +172,51 @@ ARRAYS: list[Attempt] = [
     (TRAIN, "a header that tells", bytes_of(wire.ARRAYS, "weights", of_header(SECRET.encode()))),
     (TRAIN, "NumPy's other format", bytes_of(wire.ARRAYS, "weights", lambda d: npy(np.load(BytesIO(d)), (2, 0)))),
     (TRAIN, "another shape than the bytes", declared(wire.ARRAYS, "weights", shape=(2, 44788))),
-    (TRAIN, "another type than the bytes", declared(wire.ARRAYS, "weights", dtype="int32")),
+    (TRAIN, "another type than the bytes", declared(wire.ARRAYS, "weights", dtype="int16")),
     (TRAIN, "a type that tells", declared(wire.ARRAYS, "weights", dtype=SECRET)),
     (TRAIN, "another encoding", declared(wire.ARRAYS, "weights", stype="torch.tensor")),
     (TRAIN, "an encoding that tells", declared(wire.ARRAYS, "weights", stype=SECRET)),
     (CONSOLIDATE, "an array more", put(wire.ERROR_MAPS, "scan", VOLUME)),
-    (CONSOLIDATE, "another name", record(wire.ERROR_MAPS, ArrayRecord({"volume": Array(MAPS)}))),
+    (CONSOLIDATE, "another name", record(wire.ERROR_MAPS, ArrayRecord({"volume": packed(MAPS)}))),
+    *((CONSOLIDATE, f"a volume for maps, {t}", put(wire.ERROR_MAPS, "maps", VOLUME.astype(t))) for t in ("f4", "f2")),
+    *((CONSOLIDATE, f"a volume for maps, {t}", maps(VOLUME.astype(t))) for t in ("f4", "i2", "i1")),
+    (CONSOLIDATE, "a volume's slices", maps(np.moveaxis(VOLUME, 3, 0)[:, :3].astype(np.int8))),
+    (CONSOLIDATE, "too many maps", maps(np.repeat(MAPS, 3, 0)[:5])),
+    (CONSOLIDATE, "maps of none", maps(MAPS[:0])),
+    (CONSOLIDATE, "maps, uint8", maps(MAPS.view(np.uint8))),
+    (CONSOLIDATE, "maps of four channels", maps(np.concatenate([MAPS, MAPS[:, :1]], 1))),
+    (CONSOLIDATE, "maps of another grid", maps(MAPS.reshape(2, 3, 24, 16))),
+    (CONSOLIDATE, "one map without its axis", maps(MAPS[0])),
+    (CONSOLIDATE, "a single number", maps(np.array(1, np.int8))),
+    (CONSOLIDATE, "maps that are not packed", put(wire.ERROR_MAPS, "maps", MAPS)),
+    *((CONSOLIDATE, f"a level of {n}", maps(np.where(MAPS == 7, np.int8(n), MAPS))) for n in (16, -16, 127, -128)),
+]  # fmt: skip
+
+STREAMS: list[Attempt] = [
+    (CONSOLIDATE, "bytes after the stream", stream(lambda data: data + SECRET.encode())),
+    (CONSOLIDATE, "one byte after the stream", stream(lambda data: data + b"\0")),
+    (CONSOLIDATE, "bytes before the stream", stream(lambda data: SECRET.encode() + data)),
+    (CONSOLIDATE, "bytes within the stream", stream(lambda data: data[:200] + SECRET.encode() + data[200:])),
+    (CONSOLIDATE, "a second stream", stream(lambda data: data + bz2.compress(SECRET.encode()))),
+    (CONSOLIDATE, "a second stream of nothing", stream(lambda data: data + bz2.compress(b""))),
+    (CONSOLIDATE, "the values in two streams", stream(lambda data: bz2.compress(RAW[:99]) + bz2.compress(RAW[99:]))),
+    (CONSOLIDATE, "a stream cut short", stream(lambda data: data[:-1])),
+    (CONSOLIDATE, "half a stream", stream(lambda data: data[: len(data) // 2])),
+    (CONSOLIDATE, "another checksum", stream(lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])),
+    (CONSOLIDATE, "no stream", stream(lambda data: b"")),
+    (CONSOLIDATE, "a stream of nothing", stream(lambda data: bz2.compress(b""))),
+    (CONSOLIDATE, "a value less", stream(lambda data: bz2.compress(RAW[:-1]))),
+    (CONSOLIDATE, "a value more", stream(lambda data: bz2.compress(RAW + b"\0"))),
+    (CONSOLIDATE, "text after the values", stream(lambda data: bz2.compress(RAW + SECRET.encode()))),
+    (CONSOLIDATE, "a bomb", stream(lambda data: bz2.compress(bytes(200_000_000)))),
+    (CONSOLIDATE, "values that are not packed", stream(lambda data: RAW)),
+    (CONSOLIDATE, "NumPy's format, packed", stream(lambda data: bz2.compress(npy(MAPS, (1, 0))))),
+    (CONSOLIDATE, "another codec", stream(lambda data: zlib.compress(RAW))),
     *(
-        (CONSOLIDATE, f"a volume for maps, {t}", put(wire.ERROR_MAPS, "maps", VOLUME.astype(t)))
-        for t in ("f4", "f2", "i2", "i1")
+        (CONSOLIDATE, f"packed by {name}", declared(wire.ERROR_MAPS, "maps", stype=name))
+        for name in ("", "BZ2", "zlib", "numpy.ndarray", SECRET)
     ),
-    (CONSOLIDATE, "a volume's slices", put(wire.ERROR_MAPS, "maps", np.moveaxis(VOLUME, 3, 0)[:, :3].astype(np.int8))),
-    (CONSOLIDATE, "too many maps", put(wire.ERROR_MAPS, "maps", np.repeat(MAPS, 3, 0)[:5])),
-    (CONSOLIDATE, "maps of none", put(wire.ERROR_MAPS, "maps", MAPS[:0])),
-    (CONSOLIDATE, "maps, float32", put(wire.ERROR_MAPS, "maps", MAPS.astype(np.float32))),
-    (CONSOLIDATE, "maps, uint8", put(wire.ERROR_MAPS, "maps", MAPS.view(np.uint8))),
-    (CONSOLIDATE, "maps of four channels", put(wire.ERROR_MAPS, "maps", np.concatenate([MAPS, MAPS[:, :1]], 1))),
-    (CONSOLIDATE, "maps of another grid", put(wire.ERROR_MAPS, "maps", MAPS.reshape(2, 3, 24, 16))),
-    (CONSOLIDATE, "one map without its axis", put(wire.ERROR_MAPS, "maps", MAPS[0])),
-    (CONSOLIDATE, "a single number", put(wire.ERROR_MAPS, "maps", np.array(1, np.int8))),
-    (CONSOLIDATE, "transposed in memory", put(wire.ERROR_MAPS, "maps", np.asfortranarray(MAPS))),
-    (CONSOLIDATE, "a level that no map has", put(wire.ERROR_MAPS, "maps", np.where(MAPS == 7, np.int8(-128), MAPS))),
-    (CONSOLIDATE, "bytes after the array", bytes_of(wire.ERROR_MAPS, "maps", lambda data: data + SECRET.encode())),
+    (CONSOLIDATE, "another codec, named", declared(wire.ERROR_MAPS, "maps", stype="zlib", data=zlib.compress(RAW))),
 ]  # fmt: skip
 
 TOLD = hashes(1)["hashes"].numpy()
@@ -224,15 +264,15 @@ NUMBERS: list[Attempt] = [
 ]  # fmt: skip
 
 
-def telling_nan(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def telling_nan(values: NDArray[np.float16]) -> NDArray[np.float16]:
     """Weights the first of which are NaN, with a text in those bits of theirs that mean nothing."""
-    text = np.frombuffer(SECRET.encode(), np.uint8).astype(np.uint32)
-    return np.concatenate([(np.uint32(0x7FC00000) | text).view(np.float32), values[len(text) :]])
+    text = np.frombuffer(SECRET.encode(), np.uint8).astype(np.uint16)
+    return np.concatenate([(np.uint16(0x7E00) | text).view(np.float16), values[len(text) :]])
 
 
 NOT_FINITE: list[Attempt] = [
-    *((TRAIN, f"a weight of {v}", weights(lambda w, v=v: np.append(w[:-1], np.float32(v)))) for v in (np.nan, np.inf)),
-    (TRAIN, "a weight of -inf", weights(lambda values: np.append(np.float32(-np.inf), values[1:]))),
+    *((TRAIN, f"a weight of {v}", weights(lambda w, v=v: np.append(w[:-1], np.float16(v)))) for v in (np.nan, np.inf)),
+    (TRAIN, "a weight of -inf", weights(lambda values: np.append(np.float16(-np.inf), values[1:]))),
     (TRAIN, "no weight that is a number", weights(lambda values: np.full_like(values, np.nan))),
     (TRAIN, "text in NaNs", weights(telling_nan)),
     *((TRAIN, f"a loss of {v}", put(wire.METRICS, "loss-segmentation", v)) for v in (np.nan, np.inf, -np.inf)),

@@ -91,7 +91,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     hospitals: list[Hospital], dims: int
 ) -> None:
     config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
-    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 64, dtype=torch.int8)}}
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective.begin(training_set, "site-1", stage=2, server_round=1)
@@ -99,7 +99,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     assert replay is not None
     assert len(replay.image) == 1, "the bank's map has none"
     alpha = alpha_bars()[replay.t[1]]
-    noise = (replay.noisy[1] - alpha.sqrt() * 64 / 127) / (1 - alpha).sqrt()
+    noise = (replay.noisy[1] - alpha.sqrt() * 8 / 15) / (1 - alpha).sqrt()
     assert abs(float(noise.mean())) < 0.1, "the second is the bank's"
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
     assert (~replay.context.flatten(1).any(1)).tolist() == [False, True]
@@ -107,8 +107,8 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
 
 
 def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
-    """SER-Diff's objective, a round begun, with a bank of maps at 0.5."""
-    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 64, dtype=torch.int8)}}
+    """SER-Diff's objective, a round begun, with a bank of maps at 8/15."""
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
     objective.begin(TrainingSet(hospital.training, config, CPU), "site-1", 2, server_round)
     return objective
@@ -125,7 +125,7 @@ def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hosp
     maps = teacher.predict(image, config.map_steps, teacher.noise(len(image), draws)).error_map
     assert torch.equal(objective._maps, maps)
     assert objective._bank is not None
-    assert bool((objective._bank == 64 / 127).all())
+    assert bool((objective._bank == 8 / 15).all())
 
 
 def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals: list[Hospital]) -> None:

@@ -7,6 +7,7 @@ do not look like an honest reply; each combines up to three changes of one.
 """
 
 import base64
+import bz2
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from guarded import SITE, ask, ask_for, entries, smoke, student
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traffic import GROUP, TYPES, hashes, honest, on_the_wire
+from traffic import GROUP, TYPES, hashes, honest, on_the_wire, packed
 
 from fedserdiff import wire
 from fedserdiff.wire import Fault
@@ -139,16 +140,16 @@ def described_otherwise(draw: st.DrawFn, content: RecordDict) -> None:
 
 
 def no_number(draw: st.DrawFn, content: RecordDict) -> None:
-    """Weights that are NaN, with the scan in their idle bits; or what is out of range; or hashes out of order."""
+    """Weights that are NaN, the scan in their idle bits; or a scan for levels, out of range; or hashes out of order."""
     if (record := one_of(draw, content, ArrayRecord)) is not None:
         name = draw(st.sampled_from(list(record)))
-        if record[name].dtype == "float32":
+        if record[name].dtype == "float16":
             values = record[name].numpy().copy().ravel()
-            bits = np.uint32(0x7F800000) | (MARK.view(np.uint8).astype(np.uint32) << draw(st.integers(1, 14)))
-            values[: len(bits)] = bits.view(np.float32)
+            bits = np.uint16(0x7C00) | (MARK.view(np.uint8).astype(np.uint16) << draw(st.integers(1, 2)))
+            values[: len(bits)] = bits.view(np.float16)
             record[name] = Array(values)
         elif record[name].dtype == "int8":
-            record[name] = Array(np.full_like(record[name].numpy(), -128))
+            record[name] = packed(np.resize(SCAN, record[name].shape))
         else:  # hashes, whose order would tell something
             record[name] = Array(record[name].numpy()[::-1].copy())
     elif (record := one_of(draw, content, MetricRecord)) is not None:
@@ -244,13 +245,13 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
     values = np.random.default_rng(draw(st.integers(0, 2**32)))
     for name, array in (item for record in content.array_records.values() for item in list(record.items())):
         if name == "maps":
-            drawn = values.integers(-127, 128, (draw(st.integers(1, CONFIG.shared_maps)), 3, 16, 24), np.int8)
-            content.array_records[wire.ERROR_MAPS][name] = Array(drawn)
+            drawn = values.integers(-15, 16, (draw(st.integers(1, CONFIG.shared_maps)), 3, 16, 24), np.int8)
+            content.array_records[wire.ERROR_MAPS][name] = packed(drawn)
         elif name == "hashes":
             content[wire.SCANS] = hashes(draw(st.integers(0, 2**32)), 5 * draw(st.integers(1, 40)))
         else:
-            step = values.uniform(-CONFIG.max_update_rms, CONFIG.max_update_rms, array.shape).astype(np.float32)
-            content.array_records[wire.ARRAYS][name] = Array(student(CONFIG)[name].numpy() + step)
+            step = values.uniform(-CONFIG.max_update_rms, CONFIG.max_update_rms, array.shape).astype(np.float16)
+            content.array_records[wire.ARRAYS][name] = Array(step)
     for record in content.metric_records.values():
         for name in record:
             if name.endswith(("cases", "examples")):
@@ -259,6 +260,19 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
                 least, most = {"loss": (-1e12, 1e12), "hd95": (0, 1e4)}.get(name[:4].strip("-"), (0, 1))
                 record[name] = draw(st.floats(least, most))
     return message_type, content
+
+
+@pytest.mark.parametrize("level", range(1, 9))
+def test_values_leave_as_one_stream_whichever_of_the_many_a_handler_packed_them_in(door: Door, level: int) -> None:
+    """A stream can tell something by how it is made: what leaves is made anew, and an honest other build is heard."""
+    content = honest(wire.CONSOLIDATE, CONFIG, student(CONFIG))
+    maps = content.array_records[wire.ERROR_MAPS]["maps"]
+    other = bz2.compress(bz2.decompress(maps.data), level)
+    assert other != maps.data
+    content.array_records[wire.ERROR_MAPS]["maps"] = Array(maps.dtype, maps.shape, maps.stype, other)
+    left = ask_for(door, wire.CONSOLIDATE, content).content
+    assert left.array_records[wire.ERROR_MAPS]["maps"].data == maps.data
+    assert {record.sha256 for record in entries(door)[0].records} == {left[wire.ERROR_MAPS].object_id}
 
 
 def test_what_passes_is_the_same_bytes_in_whatever_order_a_handler_gave_them(door: Door) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from guarded import SITE, Handler, ask, assert_fault, context, honest_reply, make_app, smoke, student
-from traffic import COORDINATOR, GROUP, SECRET, moved, on_the_wire, order
+from traffic import COORDINATOR, GROUP, SECRET, change, moved, on_the_wire, order
 
 from fedserdiff import wire
 from fedserdiff.wire import Fault
@@ -79,7 +79,7 @@ def other_start(door: Door) -> Handler:
 
     def handler(message: Message, context: Context) -> Message:
         message.content.array_records[wire.ARRAYS]["weights"] = far["weights"]
-        return trained(door, moved(far), message)
+        return trained(door, change(far, by=50), message)
 
     return handler
 
@@ -87,7 +87,7 @@ def other_start(door: Door) -> Handler:
 def other_kind(door: Door) -> Handler:
     def handler(message: Message, context: Context) -> Message:
         message.metadata.message_type = MessageType.TRAIN
-        return trained(door, moved(student(door.config)), message)
+        return trained(door, change(student(door.config)), message)
 
     return handler
 

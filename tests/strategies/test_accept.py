@@ -1,12 +1,13 @@
 """What the coordinator makes of replies: it checks each by the rules that the hospitals agreed to, and goes on."""
 
+import bz2
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
-from traffic import SECRET, answer, handed_over, honest, moved
+from traffic import SECRET, answer, change, handed_over, honest
 
 from fedserdiff import wire
 from fedserdiff.config import Site, make_config
@@ -45,6 +46,11 @@ def strategy(kind: type[ArrivalStrategy] = FineTune, method: str = "fine-tune", 
     return begun
 
 
+def half(change: float) -> float:
+    """A change as it is when it has crossed the wire."""
+    return float(np.float16(change))
+
+
 def heard(begun: ArrivalStrategy) -> Heard:
     assert isinstance(begun.events, Heard)
     return begun.events
@@ -52,7 +58,7 @@ def heard(begun: ArrivalStrategy) -> Heard:
 
 def trained(begun: ArrivalStrategy, node: int, by: float = 0.01, cases: int = 10) -> Message:
     content = honest(TRAIN, begun.config, SENT)
-    content[wire.ARRAYS] = moved(SENT, by)
+    content[wire.ARRAYS] = change(SENT, by)
     content.metric_records[wire.METRICS][wire.WEIGHT] = cases
     return answer(node, TRAIN, content)
 
@@ -64,7 +70,7 @@ def spoilt(begun: ArrivalStrategy, node: int, spoil: Callable[[RecordDict], obje
 
 
 def weights(value: float) -> Callable[[RecordDict], object]:
-    return lambda content: content.array_records[wire.ARRAYS].update({"weights": Array(np.full(50, value, np.float32))})
+    return lambda content: content.array_records[wire.ARRAYS].update({"weights": Array(np.full(50, value, np.float16))})
 
 
 def metric(name: str, value: Any) -> Callable[[RecordDict], object]:
@@ -78,8 +84,9 @@ def more(name: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> Callab
 SPOILT = {
     "weights that are no numbers": (weights(np.nan), "arrays: weights: not finite"),
     "infinite weights": (weights(np.inf), "arrays: weights: not finite"),
+    "a whole student": (more(wire.ARRAYS, SENT), "arrays: weights: of another shape or type"),
     "a loss that is no number": (metric("loss-segmentation", np.nan), "metrics: loss-segmentation: not finite"),
-    "weights far off": (weights(1e6), "arrays: the weights changed by more than max_update_rms = 0.1"),
+    "weights far off": (weights(6e4), "arrays: the weights changed by more than max_update_rms = 0.1"),
     "all the say": (metric(wire.WEIGHT, 10**9), "metrics: num-examples: out of range"),
     "no say": (metric(wire.WEIGHT, 0), "metrics: num-examples: out of range"),
     "a say below none": (metric(wire.WEIGHT, -10), "metrics: num-examples: out of range"),
@@ -101,13 +108,14 @@ def test_a_reply_that_was_not_agreed_is_dropped_by_its_sites_name_and_the_others
     replies = [trained(begun, 11), spoilt(begun, 12, spoil), trained(begun, 13)]
     accepted, failed = begun.accept(replies, TRAIN, SENT, NODES)
     assert set(accepted) == {"north", "west"}
-    assert accepted["north"] == replies[0].content
+    whole = ArrayRecord({"weights": Array(SENT["weights"].numpy() + np.float32(half(0.01)))})
+    assert accepted["north"] == RecordDict({**replies[0].content, wire.ARRAYS: whole})
     assert in_words(failed) == f"east sent what was not agreed, dropped ({why})"
 
 
 def test_weights_of_another_kind_than_were_sent_are_dropped() -> None:
     begun = strategy()
-    for other in (np.zeros(51, np.float32), np.zeros((5, 10), np.float32), np.zeros(50), np.zeros(50, np.int8)):
+    for other in (np.zeros(51, np.float16), np.zeros((5, 10), np.float16), np.zeros(50), np.zeros(50, np.int8)):
         record = ArrayRecord({"weights": Array(other)})
         accepted, failed = begun.accept([spoilt(begun, 12, more(wire.ARRAYS, record))], TRAIN, SENT, {12: "east"})
         assert accepted == {}
@@ -135,7 +143,7 @@ def test_the_bytes_of_every_reply_that_came_are_counted() -> None:
     begun = strategy()
     replies = [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), answer(13, TRAIN, Error(int(Fault.DATA)))]
     begun.accept(replies, TRAIN, SENT, NODES)
-    size = {wire.ARRAYS: len("weights") + 128 + 50 * 4, wire.METRICS: len("loss-segmentation" + "num-examples") + 2 * 8}
+    size = {wire.ARRAYS: len("weights") + 128 + 50 * 2, wire.METRICS: len("loss-segmentation" + "num-examples") + 2 * 8}
     assert begun.bytes_out == {"north": size, "east": size}
     begun.accept(replies[:1], TRAIN, SENT, {11: "north"})
     assert begun.bytes_out == {"north": {kind: 2 * n for kind, n in size.items()}, "east": size}
@@ -164,12 +172,25 @@ def test_maps_and_scores_are_checked_on_arrival_too(message_type: str) -> None:
     assert in_words(failed).startswith("east sent what was not agreed, dropped (")
 
 
+def test_maps_that_another_build_packed_otherwise_are_heard_and_counted_as_they_came() -> None:
+    begun = strategy(SerDiff, method="ser-diff")
+    content = honest(wire.CONSOLIDATE, begun.config, SENT)
+    maps = content.array_records[wire.ERROR_MAPS]["maps"]
+    other = bz2.compress(bz2.decompress(maps.data), 1)
+    assert other != maps.data
+    content.array_records[wire.ERROR_MAPS]["maps"] = Array(maps.dtype, maps.shape, maps.stype, other)
+    accepted, failed = begun.accept([answer(11, wire.CONSOLIDATE, content)], wire.CONSOLIDATE, SENT, {11: "north"})
+    assert failed == {}
+    assert accepted["north"].array_records[wire.ERROR_MAPS]["maps"].data == maps.data
+    assert begun.bytes_out["north"] == {wire.ERROR_MAPS: len("maps") + len(other)}
+
+
 def test_a_round_goes_on_with_those_whose_students_were_agreed_and_says_who_failed() -> None:
     begun = strategy(site_failure="go-on")
     replies = [trained(begun, 13, by=0.04, cases=30), spoilt(begun, 11, weights(np.nan)), trained(begun, 12, cases=10)]
     arrays, _ = begun.aggregate_train(1, replies)
     assert arrays is not None
-    expected = SENT["weights"].numpy() + (30 * 0.04 + 10 * 0.01) / 40
+    expected = SENT["weights"].numpy() + (30 * half(0.04) + 10 * half(0.01)) / 40
     np.testing.assert_allclose(arrays["weights"].numpy(), expected, rtol=1e-5)
     assert heard(begun).failed == ["north sent what was not agreed, dropped (arrays: weights: not finite)"]
     assert heard(begun).losses == [{"segmentation": 0.5}]
@@ -189,7 +210,7 @@ def test_a_round_in_which_all_is_well_tells_of_no_failure() -> None:
     begun = strategy()
     arrays, _ = begun.aggregate_train(1, [trained(begun, node) for node in NODES])
     assert arrays is not None
-    np.testing.assert_allclose(arrays["weights"].numpy(), SENT["weights"].numpy() + 0.01, rtol=1e-5)
+    np.testing.assert_allclose(arrays["weights"].numpy(), SENT["weights"].numpy() + half(0.01), rtol=1e-5)
     assert heard(begun).failed == []
 
 
@@ -219,4 +240,6 @@ def test_sites_that_tell_unlike_losses_are_averaged_all_the_same() -> None:
     lacking = spoilt(begun, 12, lambda content: content.metric_records[wire.METRICS].pop("loss-distillation"))
     arrays, _ = begun.aggregate_train(1, [trained(begun, 11, by=0.03), lacking])
     assert arrays is not None
-    np.testing.assert_allclose(arrays["weights"].numpy(), SENT["weights"].numpy() + 0.02, rtol=1e-5)
+    np.testing.assert_allclose(
+        arrays["weights"].numpy(), SENT["weights"].numpy() + (half(0.03) + half(0.01)) / 2, rtol=1e-5
+    )
