@@ -28,10 +28,12 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
     _print_warnings(console, results)
-    counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
+    counts = " + ".join(str(results["cases"][site]["test"]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
     console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
     console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
+    if note := _partial_note(results):
+        console.print(escape(note), highlight=False)
     console.print(_stream_table(results, "The stream"))
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
     seconds = " · ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items())
@@ -65,7 +67,9 @@ def _table(title: str, *columns: str) -> Table:
 def _site_table(results: Mapping[str, Any], title: str) -> Table:
     keys = [*(region.upper() for region in REGIONS), "mean"]
     table = _table(title, "site", "mask", *(f"Dice %\n{k}" for k in keys), *(f"HD95 mm\n{k}" for k in keys))
-    for column, (site, row) in enumerate(zip(results["sites"], results["deployed"], strict=True)):
+    for site in _scored_at_end(results):
+        column = results["sites"].index(site)
+        row = results["deployed"][column]
         for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
             last = {m: {k: results[key][m][k][row][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
             table.add_row(
@@ -83,8 +87,28 @@ def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
     columns = sites if len(sites) <= _NAMED_COLUMNS else [str(number) for number in range(1, len(sites) + 1)]
     table = _table(title, "after stage", *columns)
     for number, (name, row) in enumerate(zip(results["stages"], results["R"]["dice"]["mean"], strict=True)):
-        table.add_row(f"{number} {name}", *(f"{100 * value:.1f}" for value in row))
+        table.add_row(f"{number} {name}", *("" if value is None else f"{100 * value:.1f}" for value in row))
     return table
+
+
+def _scored_at_end(results: Mapping[str, Any]) -> list[str]:
+    """Return the sites that scored the student that they use in the end."""
+    dice = results["R"]["dice"]["mean"]
+    at_end = zip(results["sites"], results["deployed"], strict=True)
+    return [site for column, (site, row) in enumerate(at_end) if dice[row][column] is not None]
+
+
+def _partial_note(results: Mapping[str, Any]) -> str | None:
+    """Say which entries of R were measured, where not all were."""
+    about = results["evaluation"]
+    if len(about["rows"]) == len(results["stages"]) and len(about["sites"]) == len(results["sites"]):
+        return None
+    sites = "all sites" if len(about["sites"]) == len(results["sites"]) else ", ".join(about["sites"])
+    return (
+        f"R was measured in part: after stages {', '.join(map(str, about['rows']))} on {sites}; after every stage on "
+        "the site whose stage it was; after the others also on the next to arrive, if it is one of the former. The "
+        "stream's scores are means over the sites that have what they need; forgetting is from the best score measured."
+    )
 
 
 def _stream_table(results: Mapping[str, Any], title: str) -> Table:
