@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedserdiff.report.plots import Example, plot_examples, plot_methods
 from fedserdiff.report.tables import print_comparison, print_results, print_study
+from strategies.evaluation_plan import EvaluationPlan
 from strategies.results import Results
 
 
@@ -54,6 +55,21 @@ def test_a_site_is_shown_with_the_student_that_it_uses() -> None:
         for site, value in zip(("north", "west"), dice, strict=True):
             lines = [line for line in table if line.lstrip("│ ").startswith(site)]
             assert [line.count(f" {value} ") for line in lines] == [4, 4], "of both masks, each region and their mean"
+
+
+def test_of_a_run_that_was_scored_in_part_tables_leave_cells_blank_and_say_what_was_measured() -> None:
+    values = results(3)
+    values.evaluation = EvaluationPlan(2, ("north",), (0, 2), (("north",), ("north",), ("north",)))
+    for row in values.rows:
+        del row["west"]
+    text = printed(values)
+    at_end, _, rest = text.partition("R: mean Dice")
+    assert "west" not in at_end
+    assert "phantom data, 2 test cases" in at_end
+    matrix = [line for line in rest.splitlines() if line.startswith("│ 1 ")]
+    assert [cell.strip() for cell in matrix[0].split("│")[1:-1]] == ["1 north", "11.0", ""]
+    assert "measured in part: after stages 0, 2 on north;" in rest
+    assert "measured in part" not in printed(results(3))
 
 
 def told_of(overlap: dict[str, Any] | None) -> str:
