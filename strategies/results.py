@@ -151,4 +151,5 @@ class Results:
 
 def _with_none(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[list[float | None]]:
     """Return a matrix as JSON has it, which knows no NaN."""
-    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]
+    values: list[list[float | None]] = np.where(np.isnan(matrix), None, matrix.astype(object)).tolist()
+    return values
