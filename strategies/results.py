@@ -1,5 +1,6 @@
 """A run's results as they accrue: rows of R, bytes, seconds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,5 +152,4 @@ class Results:
 
 def _with_none(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[list[float | None]]:
     """Return a matrix as JSON has it, which knows no NaN."""
-    values: list[list[float | None]] = np.where(np.isnan(matrix), None, matrix.astype(object)).tolist()
-    return values
+    return [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]
