@@ -134,6 +134,11 @@ class ExperimentConfig:
         other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.018).
     egress_quota_mb : float
         Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.
+    evaluate_every : int
+        N: after every N-th stage and after the last, all of the sites to evaluate score the student; after the others
+        the site whose stage it was and the next to arrive (our choice: 1, every stage; `strategies.evaluation_plan`).
+    evaluate_sites : int
+        How many sites score it then, a sample drawn once from the seed; 0, or more than there are, is all of them.
     allow_overlap : bool
         Keep patients that an earlier site brought already: a leak into the test set, and the results say so.
     """
@@ -178,6 +183,8 @@ class ExperimentConfig:
     site_failure: SiteFailure = "fail"
     max_update_rms: float = 0.1
     egress_quota_mb: float = 1000
+    evaluate_every: int = 1
+    evaluate_sites: int = 0
     allow_overlap: bool = False
 
     def __post_init__(self) -> None:
@@ -208,7 +215,7 @@ class ExperimentConfig:
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
             "sampling_steps": 1, "map_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
-            "retries": 0,
+            "retries": 0, "evaluate_every": 1, "evaluate_sites": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)

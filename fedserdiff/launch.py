@@ -121,7 +121,7 @@ def _start_ray(resources: Resources) -> None:
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
         try:
             ray.init(
-                address=resources.address,
+                address=resources.address or "local",  # None would join whatever cluster this machine belongs to
                 num_cpus=resources.cpus,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -1,8 +1,8 @@
 """Timings and memory, printed and never asserted: what Flower and Ray cost, and whether a long stream grows."""
 
 import json
+import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,17 +15,19 @@ from rich.table import Table
 from fedserdiff import wire
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital
 from sites.training import Order, run_round
+from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
-from process_memory import peaks
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
+from stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -67,45 +69,39 @@ def overhead(
 
 
 @app.command()
-def memory(
-    out: Annotated[Path, typer.Option(help="New directory for the run and memory.json.")],
-    stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage.")] = 20,
+def scale(
+    out: Annotated[Path, typer.Option(help="New directory for the run and scale.json.")],
+    stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage; at least 3.")] = 50,
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "smoke",
     method: Annotated[str, typer.Option(help="Method of the run.")] = "ser-diff",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    evaluate_every: Annotated[int, typer.Option(help="After every so many stages a whole row of R is scored.")] = 10,
+    evaluate_sites: Annotated[int, typer.Option(help="How many sites score it; 0 for all.")] = 5,
 ) -> None:
-    """Print the peak memory of coordinator and worker in every stage of a long stream (Linux)."""
+    """Print what each stage of a long stream costs, and whether that grows: seconds, peak memory (Linux), bytes."""
     console = Console()
     with clear_errors("nothing: figures stand at the end of a run"):
-        config = make_config(profile, method=method, seed=seed, cpus_per_site=1)
+        config = make_config(
+            profile, method=method, seed=seed, cpus_per_site=1,
+            evaluate_every=evaluate_every, evaluate_sites=evaluate_sites,
+        )  # fmt: skip
         with console.status("scanning phantoms"):
             named = phantom_federation(stages, config, CACHE / "phantom")
         federation = open_federation(config, named, CASES)
+        there = len(make_strategy(federation.config, RunEvents()).stages([site.name for site in named]))
+        if there < LEAST_STAGES:
+            raise ConfigError(f"{method} on {stages} sites has {there} stages, fewer than {LEAST_STAGES}: what grows?")
         run = RunDirectory.new(out)
-        watch = _Memory(console)
-        console.print(f"Peak memory, {method}, {stages} phantom sites, {profile}, seed {seed}")
-        run_simulation(federation, run, CASES, watch, ray_cpus=1)
-        run.write_json("memory.json", {"MiB by stage": watch.peaks})
-        first, last = watch.peaks[min(2, stages)], watch.peaks[-1]
-        grown = {who: last[who] - first[who] for who in last}
-        console.print(
-            f"from stage {min(2, stages)} to {stages}: "
-            + ", ".join(f"{who} {value:+.0f} MiB" for who, value in grown.items())
+        about = (
+            f"{method}, {stages} phantom sites, {profile}, seed {seed}, whole rows of R every {evaluate_every} stages "
+            f"on {evaluate_sites or stages} sites, {os.cpu_count()} CPUs"
         )
-
-
-class _Memory(RunEvents):
-    """Note and print the peaks since the row before, when a row of R is known."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self.peaks: list[dict[str, float]] = []
-
-    def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        now = peaks()
-        self.peaks.append(now)
-        told = ", ".join(f"{who} {value:.0f} MiB" for who, value in now.items())
-        self._console.print(f"  stage {stage}: {told}")
+        console.print(f"What each stage costs: {about}", highlight=False, soft_wrap=True)
+        watch = StageCosts(run, lambda cost: console.print(f"  {in_words(cost)}", highlight=False, soft_wrap=True))
+        run_simulation(federation, run, CASES, watch)
+        run.write_json("scale.json", {"about": about, "stages": watch.costs, "medians": medians(watch.costs)})
+        for line in growth(watch.costs):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _direct(federation: Federation) -> Direct:

@@ -68,6 +68,13 @@ def main(
     site_failure: Annotated[
         str | None, typer.Option(help="fail, or go-on with the others where a site has failed for good.")
     ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="After every so many stages, and the last, all score the student; else who needs to (1)."),
+    ] = None,
+    evaluate_sites: Annotated[
+        int | None, typer.Option(help="How many sites, drawn by the seed, score it then; 0 for all of them.")
+    ] = None,
     cpus_per_site: Annotated[float | None, typer.Option(help="CPUs that Ray reserves for a site at work.")] = None,
     gpus_per_site: Annotated[
         float | None, typer.Option(help="GPUs for a site at work; 1 where this machine has one, else 0.")
@@ -103,6 +110,8 @@ def main(
             "allow_overlap": allow_overlap,
             "retries": retries,
             "site_failure": site_failure,
+            "evaluate_every": evaluate_every,
+            "evaluate_sites": evaluate_sites,
             "cpus_per_site": cpus_per_site,
             "gpus_per_site": gpus_per_site,
         }

@@ -39,6 +39,7 @@ from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from sites.objectives.base import Objective
 from strategies.base import make_strategy
+from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
@@ -290,12 +291,12 @@ def _on_disk(cases: Iterable[CachedCase]) -> int:
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
-    """Return, for the first test case of every site, what its final student and the teacher make of it."""
+    """Return, for the first test case of every site to evaluate, what its final student and the teacher make of it."""
     config = federation.config
     use_cpus(config.cpus_per_site)
     teacher = load_student(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
     shown = []
-    for hospital in federation.hospitals:
+    for hospital in [h for h in federation.hospitals if h.site.name in evaluated_sites(config)]:
         own = run.path / f"student-{hospital.site.name}.pt"
         student = load_student(config, own if own.exists() else run.path / "student.pt")
         shown.append(_example(hospital, student, teacher, config))

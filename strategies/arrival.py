@@ -1,4 +1,4 @@
-"""The stream: hospitals arrive one after another, and after each the student is scored everywhere."""
+"""The stream: hospitals arrive one after another, and after each the student is scored."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
+from strategies.evaluation_plan import plan_evaluation
 from strategies.first_stage import FirstStage
 from strategies.overlap import SharedScans
 from strategies.patient_grid import PatientGrid
@@ -89,7 +90,12 @@ class _Stream:
         self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans)
         self._strategy.left_out = self._scans.record_for
         self.results = Results(
-            config.method, config.seed, self._sites, self._strategy.deployed(self._sites), cases or {}
+            config.method,
+            config.seed,
+            self._sites,
+            self._strategy.deployed(self._sites),
+            cases or {},
+            plan_evaluation(config, self._strategy.stages(self._sites)),
         )
         self.results.overlap_allowed = config.allow_overlap
         self._scoring = Scoring(self._grid, self._strategy, self.results)
@@ -167,7 +173,7 @@ class _Stream:
         return self._roster.wait_for(sites)
 
     def _catch_up(self) -> bool:
-        """Let every site that is there score what it has not scored yet; return whether anything was.
+        """Let every site that is there score what it has yet to score; return whether anything was.
 
         A site begins to score when all before it have come once: its test cases may be an earlier one's, too.
         """

@@ -55,6 +55,7 @@ class FirstStage:
                     for region in REGIONS
                 }
                 for column, site in enumerate(results["sites"])
+                if results["R"]["dice"]["mean"][row][column] is not None  # not every site has to score every stage
             }
             for row in (0, 1)
         )

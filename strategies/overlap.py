@@ -34,6 +34,7 @@ class SharedScans:
         self._sites = [site.name for site in config.sites]
         self._allowed = config.allow_overlap
         self._told: dict[str, set[bytes]] = {}
+        self._left_out: dict[str, NDArray[np.uint8]] = {}  # of settled sites
         self.salt = secrets.token_bytes(wire.SALT_BYTES)
 
     def question(self) -> dict[str, bytes]:
@@ -66,12 +67,15 @@ class SharedScans:
         ValueError
             Where the site is not settled.
         """
+        if site in self._left_out:
+            return self._left_out[site]
         if not self.settled(site):
             raise ValueError(f"what {site} leaves out is not known before {', '.join(self.awaited([site]))} came")
         earlier = self._sites[: self._sites.index(site)]
         brought = set().union(*(self._told[other] for other in earlier if other in self._told))
         shared = sorted(self._told.get(site, set()) & brought)
-        return np.frombuffer(b"".join(shared), np.uint8).reshape(-1, wire.HASH_BYTES)
+        self._left_out[site] = np.frombuffer(b"".join(shared), np.uint8).reshape(-1, wire.HASH_BYTES)
+        return self._left_out[site]
 
     def record_for(self, site: str) -> dict[str, ArrayRecord]:
         """Return what every order to a settled site holds besides, by the record's name; nothing where it shares none.

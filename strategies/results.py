@@ -1,5 +1,6 @@
 """A run's results as they accrue: rows of R, bytes, seconds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from fedserdiff.data.releases import REGIONS
 from fedserdiff.evaluation.continual import ContinualScores, continual_scores
+from strategies.evaluation_plan import EvaluationPlan
 
 Scores = Mapping[str, Mapping[str, float]]
 """By site, then by name such as ``refined.dice.tc``."""
@@ -24,6 +26,8 @@ class Results:
     ----------
     method, seed, sites, deployed, cases
         As they stand in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
+    evaluation : EvaluationPlan, optional
+        The entries of R to measure; all unless given.
 
     Attributes
     ----------
@@ -45,12 +49,14 @@ class Results:
         sites: Sequence[str],
         deployed: Sequence[int],
         cases: Mapping[str, Mapping[str, int]],
+        evaluation: EvaluationPlan | None = None,
     ) -> None:
         self.method = method
         self.seed = seed
         self.sites = list(sites)
         self.deployed = list(deployed)
         self.cases = {site: dict(count) for site, count in cases.items()}
+        self.evaluation = evaluation
         self.rows: list[dict[str, Mapping[str, float]]] = []
         self.stages: list[str] = []
         self.losses: list[dict[str, float]] = []
@@ -65,18 +71,21 @@ class Results:
     def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites).
 
-        A row lacks a site, NaN, until the site has come and scored that row's student.
+        A row lacks a site, NaN, until the site has come and scored that row's student, or for ever where it is not to.
         """
-        regions = REGIONS if key == "mean" else (key,)
-        return np.array(
-            [
-                [
-                    np.mean([row[site][f"{mask}.{metric}.{region}"] for region in regions]) if site in row else np.nan
-                    for site in self.sites
-                ]
-                for row in self.rows
-            ]
-        ).reshape(len(self.rows), len(self.sites))
+        names = [f"{mask}.{metric}.{region}" for region in (REGIONS if key == "mean" else (key,))]
+        columns = {site: column for column, site in enumerate(self.sites)}
+        by_region = np.full((len(names), len(self.rows), len(self.sites)), np.nan)
+        for number, row in enumerate(self.rows):
+            for site, scores in row.items():
+                by_region[:, number, columns[site]] = [scores[name] for name in names]
+        mean: np.ndarray[tuple[int, int], np.dtype[np.float64]] = by_region.mean(0)
+        return mean
+
+    def missing(self, row: int) -> list[str]:
+        """Return the sites that are to score a row of R and have not yet, in order of arrival."""
+        wanted = self.sites if self.evaluation is None else self.evaluation.rows[row]
+        return [site for site in wanted if site not in self.rows[row]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``results.json``.
@@ -93,9 +102,11 @@ class Results:
             "R": self._matrices("refined"),
             "R_coarse": self._matrices("coarse"),
         }
+        scores = {m: {key: self._continual(m, key).to_dict() for key in KEYS} for m in METRICS}
         for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
-            values[name] = {m: {key: self._continual(m, key).to_dict()[name] for key in KEYS} for m in METRICS}
+            values[name] = {m: {key: scores[m][key][name] for key in KEYS} for m in METRICS}
         return values | {
+            "evaluation": self._evaluation(),
             "losses": self.losses,
             "bytes_out": self._in_order(self.bytes_out),
             "bytes_in": self._in_order(self.bytes_in),
@@ -106,11 +117,17 @@ class Results:
         }
 
     def _continual(self, metric: str, key: str) -> ContinualScores:
-        """Return the stream's scores; there are none where sites do not share one student, or R is not whole yet."""
-        matrix = self.matrix("refined", metric, key)
-        if len(set(self.deployed)) > 1 or np.isnan(matrix).any():
+        """Return the stream's scores; there are none where sites do not share one student, or one has yet to score."""
+        if len(set(self.deployed)) > 1 or any(self.missing(row) for row in range(len(self.rows))):
             return ContinualScores(None, None, None, None)
-        return continual_scores(matrix, metric == "dice")
+        return continual_scores(self.matrix("refined", metric, key), metric == "dice")
+
+    def _evaluation(self) -> dict[str, Any]:
+        """Return which rows of R are whole, and the sites that score those."""
+        plan = self.evaluation
+        if plan is None:
+            return {"every": 1, "sites": self.sites, "rows": list(range(len(self.rows)))}
+        return {"every": plan.every, "sites": list(plan.sites), "rows": [r for r in plan.whole if r < len(self.rows)]}
 
     def _in_order(self, ledger: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         return {site: dict(sorted(ledger.get(site, {}).items())) for site in self.sites}
@@ -135,4 +152,4 @@ class Results:
 
 def _with_none(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[list[float | None]]:
     """Return a matrix as JSON has it, which knows no NaN."""
-    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]
+    return [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]

@@ -1,4 +1,4 @@
-"""Rows of R: every stage's student scored on every site, a site that comes late catching up on what it missed."""
+"""Rows of R: every stage's student scored where it is to be, a site that comes late catching up on what it missed."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Scoring:
     Attributes
     ----------
     students : dict
-        By row, the students that some site has not scored yet.
+        By row, the students that some site has yet to score.
     """
 
     def __init__(self, grid: Grid, strategy: ArrivalStrategy, results: Results) -> None:
@@ -34,7 +34,7 @@ class Scoring:
         self._results.rows.append({})
 
     def catch_up(self, nodes: Mapping[str, int]) -> bool:
-        """Let the sites that are there, by name, score every student that they have not scored; say if any was to do.
+        """Let the sites that are there, by name, score every student that they have yet to; say if any was to do.
 
         Raises
         ------
@@ -44,15 +44,14 @@ class Scoring:
         """
         asked = False
         for row, student in list(self.students.items()):
-            scores = self._results.rows[row]
-            lacking = {site: node for site, node in nodes.items() if site not in scores}
+            lacking = {site: nodes[site] for site in self._results.missing(row) if site in nodes}
             if lacking:
                 asked = True
                 started = time.monotonic()
                 self._score(row, student, lacking)
                 spent = self._results.seconds.get(f"evaluation {row}", 0.0)
                 self._results.seconds[f"evaluation {row}"] = spent + time.monotonic() - started
-            if len(scores) == len(self._results.sites):
+            if not self._results.missing(row):
                 del self.students[row]
         return asked
 
@@ -62,9 +61,9 @@ class Scoring:
         Raises
         ------
         FederationError
-            Where a site never scored a student: R is not whole.
+            Where a site never scored a student that it was to: R is not whole.
         """
-        holes = {row: [s for s in self._results.sites if s not in self._results.rows[row]] for row in self.students}
+        holes = {row: self._results.missing(row) for row in self.students}
         if holes:
             told = "; ".join(f"{', '.join(sites)} after stage {row}" for row, sites in sorted(holes.items()))
             raise FederationError(f"R is not whole, sites failed to score: {told}")

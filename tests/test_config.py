@@ -106,6 +106,10 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("allow_overlap", 1),
         ("allow_overlap", "yes"),
         ("allow_overlap", None),
+        ("evaluate_every", 0),
+        ("evaluate_every", 1.5),
+        ("evaluate_sites", -1),
+        ("evaluate_sites", True),
     ],
 )
 def test_bad_value_is_refused_naming_field_and_value(field: str, value: Any) -> None:
@@ -198,6 +202,7 @@ OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
     **{name: {name: 0.5} for name in ("lambda_kd", "gamma", "map_noise", "inertia", "test_share", "learning_rate")},
     **{name: {name: 5} for name in ("phantom_patients", "steps_per_stage", "batch_size", "spacing_mm")},
     **{name: {name: 3} for name in ("sampling_steps", "map_steps", "replay_batch", "conditional_maps", "shared_maps")},
+    **{name: {name: 2} for name in ("evaluate_every", "evaluate_sites")},
 }
 
 

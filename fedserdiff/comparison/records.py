@@ -64,12 +64,17 @@ def load_run(path: Path) -> RunRecord:
     Raises
     ------
     ConfigError
-        Where a file is missing or damaged, or hospitals' own scores do not cover every stage.
+        Where a file is missing or damaged, or hospitals' own scores do not cover every stage, by the config or in fact.
     """
     try:
         about = json.loads((path / "config.json").read_text())
         results = json.loads((path / "results.json").read_text())
         config = ExperimentConfig.from_dict(about)
+        if config.evaluate_every > 1 or 0 < config.evaluate_sites < len(config.sites):
+            raise ConfigError(
+                f"{path}: this run was scored in part (evaluate_every {config.evaluate_every}, evaluate_sites "
+                f"{config.evaluate_sites}): a comparison needs every site's scores after every stage"
+            )
         tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None

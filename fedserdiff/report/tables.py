@@ -13,6 +13,8 @@ from fedserdiff.report.overlap import leak_warning, left_out_note
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
+_MOST_COLUMNS = 12  # more than this a terminal does not show
+_MOST_TIMES = 10  # stages whose seconds are told one by one
 
 
 def print_results(console: Console, results: Mapping[str, Any], data: str) -> None:
@@ -28,14 +30,18 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
     _print_warnings(console, results)
-    counts = " + ".join(str(results["cases"][site]["test"]) for site in results["sites"])
+    counts = " + ".join(str(results["cases"][site]["test"]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
     console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
-    console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
+    if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
+        console.print(f"R has {len(results['sites'])} columns, too many to show: it is in results.csv")
+    else:
+        console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
+    if note := _partial_note(results):
+        console.print(escape(note), highlight=False)
     console.print(_stream_table(results, "The stream"))
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
-    seconds = " · ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items())
-    console.print(f"Seconds: {seconds}")
+    console.print(f"Seconds: {_seconds(results)}")
     if note := left_out_note(results.get("overlap")):
         console.print(escape(note), highlight=False)
     _print_warnings(console, results)
@@ -65,7 +71,9 @@ def _table(title: str, *columns: str) -> Table:
 def _site_table(results: Mapping[str, Any], title: str) -> Table:
     keys = [*(region.upper() for region in REGIONS), "mean"]
     table = _table(title, "site", "mask", *(f"Dice %\n{k}" for k in keys), *(f"HD95 mm\n{k}" for k in keys))
-    for column, (site, row) in enumerate(zip(results["sites"], results["deployed"], strict=True)):
+    for site in _scored_at_end(results):
+        column = results["sites"].index(site)
+        row = results["deployed"][column]
         for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
             last = {m: {k: results[key][m][k][row][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
             table.add_row(
@@ -79,12 +87,43 @@ def _site_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
-    sites = results["sites"]
-    columns = sites if len(sites) <= _NAMED_COLUMNS else [str(number) for number in range(1, len(sites) + 1)]
-    table = _table(title, "after stage", *columns)
+    """Tabulate R at the sites that score whole rows."""
+    shown = [results["sites"].index(site) for site in results["evaluation"]["sites"]]
+    named = len(shown) <= _NAMED_COLUMNS
+    table = _table(title, "after stage", *(results["sites"][c] if named else str(c + 1) for c in shown))
     for number, (name, row) in enumerate(zip(results["stages"], results["R"]["dice"]["mean"], strict=True)):
-        table.add_row(f"{number} {name}", *(f"{100 * value:.1f}" for value in row))
+        cells = ("" if row[column] is None else f"{100 * row[column]:.1f}" for column in shown)
+        table.add_row(f"{number} {name}", *cells)
     return table
+
+
+def _seconds(results: Mapping[str, Any]) -> str:
+    """Tell seconds one by one, or, of a long stream, their sums over all stages."""
+    sums: dict[str, float] = {}
+    for name, value in results["seconds"].items():
+        what = name if len(results["stages"]) <= _MOST_TIMES else name.rstrip(" 0123456789")
+        sums[what] = sums.get(what, 0.0) + value
+    return " · ".join(f"{name} {value:.1f}" for name, value in sums.items())
+
+
+def _scored_at_end(results: Mapping[str, Any]) -> list[str]:
+    """Return the sites that scored the student that they use in the end."""
+    dice = results["R"]["dice"]["mean"]
+    at_end = zip(results["sites"], results["deployed"], strict=True)
+    return [site for column, (site, row) in enumerate(at_end) if dice[row][column] is not None]
+
+
+def _partial_note(results: Mapping[str, Any]) -> str | None:
+    """Say which entries of R were measured, where not all were."""
+    about = results["evaluation"]
+    if len(about["rows"]) == len(results["stages"]) and len(about["sites"]) == len(results["sites"]):
+        return None
+    sites = "all sites" if len(about["sites"]) == len(results["sites"]) else ", ".join(about["sites"])
+    return (
+        f"R was measured in part: after stages {', '.join(map(str, about['rows']))} on {sites}; after every stage on "
+        "the site whose stage it was; after the others also on the next to arrive, if it is one of the former. The "
+        "stream's scores are means over the sites that have what they need; forgetting is from the best score measured."
+    )
 
 
 def _stream_table(results: Mapping[str, Any], title: str) -> Table:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 
 import pytest
@@ -45,4 +46,25 @@ def test_a_missing_or_damaged_file_is_said_to_be_so(write_run: WriteRun, file: s
         load_run(path)
     (path / file).unlink()
     with pytest.raises(ConfigError, match="not the directory of a finished run"):
+        load_run(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"evaluate_every": 2}, True),
+        ({"evaluate_sites": 1}, True),
+        ({"evaluate_sites": 2}, False),
+    ],
+)
+def test_a_run_that_was_scored_in_part_is_not_compared(
+    write_run: WriteRun, changes: dict[str, int], refused: bool
+) -> None:
+    path = write_run("fine-tune", 0, LEVELS).path
+    about = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**about, **changes}))
+    if not refused:
+        load_run(path)
+        return
+    with pytest.raises(ConfigError, match=rf"{path}: this run was scored in part .*every site's scores after every"):
         load_run(path)

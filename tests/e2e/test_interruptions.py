@@ -1,5 +1,6 @@
 """Runs whose plug is pulled: each goes on to the result of the run that was not disturbed, bit for bit."""
 
+import csv
 import json
 import os
 import signal
@@ -87,6 +88,30 @@ def test_a_hospital_that_repeated_an_evaluation_holds_each_score_once(
     for site in ("site-1", "site-2", "site-3"):
         table = Path("hospitals") / site / "scores.csv"
         assert (workplace / "chain" / table).read_text() == (whole / table).read_text()
+
+
+def test_a_run_that_is_scored_in_part_trains_the_same_student_and_goes_on_as_well(whole: Path, workplace: Path) -> None:
+    part = ("--evaluate-every", "3", "--evaluate-sites", "2")
+    killed = run(*SMOKE, *part, "--out", "part", cwd=workplace, point="before-results")
+    assert killed.returncode == KILLED, killed.stderr
+    done = run("--resume", "part", cwd=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after stage 2, scored" in done.stdout
+    assert "measured in part: after stages 0, 3 on site-" in done.stdout
+    results, expected = results_of(workplace / "part"), results_of(whole)
+    sample = [int(site[-1]) for site in results["evaluation"]["sites"]]
+    assert len(sample) == 2
+    assert results["evaluation"]["rows"] == [0, 3]
+    measured = {0: sample, 1: [1, *({2} & {*sample})], 2: [2, *({3} & {*sample})], 3: sorted({3, *sample})}
+    for row, sites in measured.items():
+        by_site = expected["R"]["hd95"]["mean"][row]
+        assert results["R"]["hd95"]["mean"][row] == [by_site[j - 1] if j in sites else None for j in (1, 2, 3)], row
+    for name in ("student.pt", "teacher.pt"):
+        assert (workplace / "part" / name).read_bytes() == (whole / name).read_bytes()
+    assert results["bytes_out"]["site-1"]["arrays"] == expected["bytes_out"]["site-1"]["arrays"]
+    with (workplace / "part" / "results.csv").open() as file:
+        lines = {(int(line["stage"]), int(line["site"][-1])) for line in csv.DictReader(file)}
+    assert lines == {(row, site) for row, sites in measured.items() for site in sites}
 
 
 def test_going_on_with_a_finished_run_changes_nothing_and_says_so(

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedserdiff.report.plots import Example, plot_examples, plot_methods
 from fedserdiff.report.tables import print_comparison, print_results, print_study
+from strategies.evaluation_plan import EvaluationPlan
 from strategies.results import Results
 
 
@@ -70,6 +71,36 @@ def test_a_site_is_shown_with_the_student_that_it_uses() -> None:
         for site, value in zip(("north", "west"), dice, strict=True):
             lines = [line for line in table if line.lstrip("│ ").startswith(site)]
             assert [line.count(f" {value} ") for line in lines] == [4, 4], "of both masks, each region and their mean"
+
+
+def test_of_a_run_that_was_scored_in_part_tables_leave_cells_blank_and_say_what_was_measured() -> None:
+    values = results(3)
+    values.evaluation = EvaluationPlan(2, ("west",), (0, 2), (("west",), ("north",), ("west",)))
+    del values.rows[0]["north"], values.rows[1]["west"], values.rows[2]["north"]
+    text = printed(values)
+    at_end, _, rest = text.partition("R: mean Dice")
+    assert "north" not in at_end
+    assert "phantom data, 2 test cases" in at_end
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rest.splitlines() if line.startswith("│ ")]
+    assert cells[:3] == [["0 untrained", "2.0"], ["1 north", ""], ["2 west", "22.0"]]
+    assert "measured in part: after stages 0, 2 on west;" in rest
+    assert "measured in part" not in printed(results(3))
+
+
+def test_tables_of_a_long_stream_fit_a_terminal() -> None:
+    names = [f"site-{number}" for number in range(1, 31)]
+    scores = results(1).rows[0]["north"]
+    long = Results("ser-diff", 0, names, [30] * 30, {name: {"training": 8, "test": 2} for name in names})
+    long.stages = ["untrained", *names]
+    long.rows = [dict.fromkeys(names, scores) for _ in range(31)]
+    long.seconds = {"discovery": 2.0, **{f"stage {number}": 1.5 for number in range(1, 31)}, "evaluation 30": 4.0}
+    text = printed(long)
+    assert "R has 30 columns, too many to show: it is in results.csv" in text
+    assert "Seconds: discovery 2.0 · stage 45.0 · evaluation 4.0" in text
+    sample = ("site-7", "site-21")
+    long.evaluation = EvaluationPlan(10, sample, (0, 10, 20, 30), (tuple(names),) * 31)
+    header = next(line for line in printed(long).splitlines() if "after stage" in line)
+    assert [cell.strip() for cell in header.split("┃")[1:-1]] == ["after stage", "site-7", "site-21"]
 
 
 def told_of(overlap: dict[str, Any] | None) -> str:

@@ -128,3 +128,19 @@ def test_what_the_first_stage_does_not_depend_on_is_at_its_default() -> None:
     assert first.rehearsal_share == default.rehearsal_share
     assert (first.seed, first.learning_rate, first.sites) == (3, 0.1, SITES)
     assert first.of_first_stage() == first
+
+
+def test_a_first_stage_that_was_scored_in_part_is_gone_on_from_with_what_was_scored(first: Path) -> None:
+    partly = {"evaluate_every": 2, "evaluate_sites": 1}
+    about = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps({**about, **partly}))
+    results = json.loads((first / "results.json").read_text())
+    for key in ("R", "R_coarse"):
+        for by_region in results[key].values():
+            for matrix in by_region.values():
+                matrix[0][1] = None
+    (first / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match="its stage 1 is not that"):
+        FirstStage.load(first, smoke())
+    shared = FirstStage.load(first, smoke(**partly))
+    assert shared.rows == ({"north": scores(0)["north"]}, scores(1))

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from strategies.evaluation_plan import EvaluationPlan
 from strategies.results import Results
 
 SITES = ["north", "east", "west"]
@@ -50,3 +51,59 @@ def test_a_row_that_a_site_has_not_scored_yet_has_holes_and_the_stream_no_scores
     assert whole.to_dict() == results([3, 3, 3]).to_dict()
     for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
         assert isinstance(whole.to_dict()[name]["dice"]["mean"], float)
+
+
+PLANNED = EvaluationPlan(
+    every=2,
+    sites=("north", "west"),
+    whole=(0, 2, 3),
+    rows=(("north", "west"), ("north",), ("north", "east", "west"), ("north", "west")),
+)
+
+
+def in_part() -> Results:
+    """The same, scored as `PLANNED`."""
+    filled = results([3, 3, 3])
+    filled.evaluation = PLANNED
+    filled.rows = [{site: row[site] for site in wanted} for row, wanted in zip(filled.rows, PLANNED.rows, strict=True)]
+    return filled
+
+
+def test_results_of_a_run_that_was_scored_in_part_say_what_was_measured() -> None:
+    values = in_part().to_dict()
+    assert values["evaluation"] == {"every": 2, "sites": ["north", "west"], "rows": [0, 2, 3]}
+    measured = [[0.1, None, 0.3], [0.9, None, None], [0.5, 0.8, 0.45], [0.4, None, 0.7]]
+    for matrix in (values["R"]["dice"]["mean"], values["R_coarse"]["hd95"]["tc"]):
+        assert [value is None for row in matrix for value in row] == [v is None for row in measured for v in row]
+        assert [v for row in matrix for v in row if v] == pytest.approx([v for row in measured for v in row if v])
+    assert {(line["stage"], line["site"]) for line in in_part().table()} == {
+        (row, site) for row, sites in enumerate(PLANNED.rows) for site in sites
+    }
+    json.dumps(values, allow_nan=False)
+
+
+def test_its_scores_are_over_the_sites_that_have_what_they_need() -> None:
+    values = in_part().to_dict()
+    assert values["bwt"]["dice"]["wt"] == pytest.approx(0.4 - 0.9), "north's: east was not scored at the end"
+    assert values["fwt"]["dice"]["mean"] == pytest.approx(0.45 - 0.3), "west's: east was not scored untrained"
+    assert values["forgetting"]["dice"]["mean"] == pytest.approx(0.9 - 0.4)
+    assert values["forgetting_rate"]["dice"]["mean"] == pytest.approx(0.5 / 0.9)
+
+
+def test_it_has_none_while_a_score_is_still_to_come() -> None:
+    late = in_part()
+    del late.rows[2]["west"]
+    assert late.missing(2) == ["west"]
+    assert [late.missing(row) for row in (0, 1, 3)] == [[], [], []]
+    assert late.to_dict()["bwt"]["dice"]["mean"] is None
+
+
+def test_a_matrix_is_the_mean_of_each_entrys_regions_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    drawn = results([3, 3, 3])
+    drawn.rows = [{site: {n: float(rng.random()) for n in row[site]} for site in row} for row in drawn.rows]
+    for number, row in enumerate(drawn.rows):
+        for column, site in enumerate(SITES):
+            scores = [row[site][f"refined.dice.{region}"] for region in ("tc", "wt", "et")]
+            assert drawn.matrix("refined", "dice", "mean")[number, column] == np.mean(scores)
+            assert drawn.matrix("refined", "dice", "wt")[number, column] == scores[1]

@@ -13,6 +13,7 @@ from fedserdiff.config import Site, make_config
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
 from fedserdiff.wire import Fault
+from strategies.evaluation_plan import EvaluationPlan
 from strategies.fine_tune import FineTune
 from strategies.patient_grid import PatientGrid
 from strategies.results import Results, Scores
@@ -210,3 +211,26 @@ def test_a_site_that_is_started_anew_while_it_scores_is_asked_again(stream: Scor
     stream.catch_up()
     assert stream.dice() == [{"north": worth(0, 0)}]
     assert stream.asked("north") == [0, 0]
+
+
+def test_only_those_are_asked_who_are_to_score_a_row_whenever_they_come(stream: Scored) -> None:
+    rows = (("north", "west"), ("north", "east"), ("east",), ("north", "west"))
+    stream.results.evaluation = EvaluationPlan(3, ("north", "west"), (0, 3), rows)
+    stream.join("north")
+    stream.join("east")
+    for _ in range(3):
+        stream.add()
+        stream.catch_up()
+    assert list(stream.scoring.students) == [0], "west has not scored it yet"
+    with pytest.raises(FederationError, match=r"^R is not whole, sites failed to score: west after stage 0$"):
+        stream.scoring.see_that_all_is_scored()
+    stream.join("west")
+    stream.catch_up()
+    stream.add()
+    stream.catch_up()
+    assert (stream.asked("north"), stream.asked("east"), stream.asked("west")) == ([0, 1, 3], [1, 2], [0, 3])
+    assert stream.dice() == [
+        {site: worth(SITES.index(site), row) for site in wanted} for row, wanted in enumerate(rows)
+    ]
+    assert stream.scoring.students == {}
+    stream.scoring.see_that_all_is_scored()

@@ -1,0 +1,59 @@
+"""Which sites score which stage's student: all after every stage, or fewer where the stream is too long for that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.seeding import generator
+from strategies.base import Stage
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The entries of R that a run measures (our choice).
+
+    Whole rows, those of the untrained student, of every N-th stage and of the last, are scored by the sites of the
+    sample; every other row by what the stream's scores need of it: the site whose stage it was, for R[j, j], and the
+    next to arrive, for R[j − 1, j], where that is in the sample, since without R[0, j] it would say nothing. The site
+    whose stage it was scores a whole row, too, whether or not it is in the sample.
+
+    Attributes
+    ----------
+    every : int
+        N.
+    sites : tuple of str
+        The sample, in order of arrival.
+    whole : tuple of int
+        The numbers of the whole rows, from 0.
+    rows : tuple of tuple of str
+        The sites that score each row of R, in order of arrival.
+    """
+
+    every: int
+    sites: tuple[str, ...]
+    whole: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def plan_evaluation(config: ExperimentConfig, stages: Sequence[Stage]) -> EvaluationPlan:
+    """Return what a stream of these stages measures by the config's `evaluate_every` and `evaluate_sites`."""
+    names = [site.name for site in config.sites]
+    sample = evaluated_sites(config)
+    whole = tuple(row for row in range(len(stages) + 1) if row % config.evaluate_every == 0 or row == len(stages))
+    rows = []
+    for row in range(len(stages) + 1):
+        wanted = {stage.name for stage in stages[row - 1 : row]}  # none of row 0; of pooling's one stage no site's
+        wanted |= set(sample) if row in whole else {s.name for s in stages[row : row + 1] if s.name in sample}
+        rows.append(tuple(name for name in names if name in wanted))
+    return EvaluationPlan(config.evaluate_every, sample, whole, tuple(rows))
+
+
+def evaluated_sites(config: ExperimentConfig) -> tuple[str, ...]:
+    """Return the sites that score whole rows, in order of arrival: `evaluate_sites` of them, by the seed, or all."""
+    names = [site.name for site in config.sites]
+    if not 0 < config.evaluate_sites < len(names):
+        return tuple(names)
+    order = torch.randperm(len(names), generator=generator(config.seed, "evaluated sites")).tolist()
+    return tuple(names[place] for place in sorted(order[: config.evaluate_sites]))
