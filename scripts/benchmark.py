@@ -22,10 +22,12 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 from command import clear_errors
+from inference_benchmark import inference
 from process_memory import peaks
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(inference)
 
 
 @dataclass(frozen=True)
