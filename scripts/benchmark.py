@@ -17,17 +17,18 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
 from sites.evaluation import score_case
-from sites.hospital import Hospital
-from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
+from accuracy_benchmark import accuracy
 from command import clear_errors
+from direct_training import train_stage
 from inference_benchmark import inference
 from process_memory import peaks
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(inference)
+app.command()(accuracy)
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def _direct(federation: Federation) -> Direct:
     student = new_student(config)
     _score(student, federation)
     for stage, hospital in enumerate(federation.hospitals, 1):
-        for server_round in range(1, config.rounds + 1):
-            run_round(student, Order(stage, server_round), hospital, _no_other, config)
+        train_stage(student, stage, hospital, config)
         _score(student, federation)
     return Direct(time.monotonic() - started, student.state_dict())
 
@@ -126,10 +126,6 @@ def _score(student: Student, federation: Federation) -> None:
     for hospital in federation.hospitals:
         for cached in hospital.test:
             score_case(student, cached, federation.config)
-
-
-def _no_other(site: object) -> Hospital:
-    raise AssertionError("fine-tuning opens no other hospital")
 
 
 def _figures(direct: Direct, results: dict[str, Any], whole: float, run: RunDirectory) -> dict[str, Any]:

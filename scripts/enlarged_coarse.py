@@ -1,6 +1,7 @@
 """A coarse network as expensive as the whole refined prediction: what the same FLOPs buy without a diffusion."""
 
 import bisect
+from collections.abc import Callable
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,22 +20,21 @@ def coarse_flops(config: ExperimentConfig) -> int:
 
     A multiply-add counts as two; normalisations and activations do not count (torch's `FlopCounterMode`).
     """
-    with FakeTensorMode(), torch.no_grad():  # shapes alone: nothing is computed
-        student = Student(config)
-        image = torch.zeros(1, len(MODALITIES), *student.spatial_shape)
-        with FlopCounterMode(display=False) as counter:
-            student.coarse_logits(image)
-    return counter.get_total_flops()
+    return _count(config, lambda student, image: student.coarse_logits(image))
 
 
 def refined_flops(config: ExperimentConfig) -> int:
     """Return the FLOPs of the refined prediction of one slice or volume with the config's K, as `coarse_flops`."""
-    with FakeTensorMode(), torch.no_grad():
+    return _count(config, lambda student, image: student.predict(image, config.sampling_steps, torch.Generator()))
+
+
+def _count(config: ExperimentConfig, run: Callable[[Student, torch.Tensor], object]) -> int:
+    with FakeTensorMode(), torch.no_grad():  # shapes alone: nothing is computed
         student = Student(config)
         image = torch.zeros(1, len(MODALITIES), *student.spatial_shape)
         with FlopCounterMode(display=False) as counter:
-            student.predict(image, config.sampling_steps, torch.Generator())
-    return counter.get_total_flops()
+            run(student, image)
+    return int(counter.get_total_flops())
 
 
 def coarse_only(config: ExperimentConfig) -> ExperimentConfig:

@@ -66,7 +66,9 @@ def sliding_windows(shape: Sequence[int], roi: int) -> list[tuple[slice, ...]]:
     nnU-Net spreads its windows evenly instead of moving the last one back, and takes exactly as many.
     """
     padded = [max(n, roi) for n in shape]
-    return dense_patch_slices(padded, (roi,) * len(padded), (int(roi * (1 - _OVERLAP)),) * len(padded))
+    step = int(roi * (1 - _OVERLAP))
+    windows: list[tuple[slice, ...]] = dense_patch_slices(padded, (roi,) * len(padded), (step,) * len(padded))
+    return windows
 
 
 class _DiffUNetEncoder(nn.Module):
