@@ -86,6 +86,8 @@ def accuracy(
                     student, cpu_s = students[own]
                     scores = {group: _score(student, c, own, candidate.mask) for group, c in cases[seed].items()}
                     trained[candidate.title][seed] = Trained(cpu_s, scores)
+                dice = ", ".join(f"{100 * np.mean(s['dice']):.1f} ({group})" for group, s in scores.items())
+                console.print(f"  seed {seed}, {candidate.title}: {cpu_s:.0f} CPU s, Dice % {dice}")
         report: dict[str, Any] = {
             "data": "phantom, site 1",
             "seeds": numbers,

@@ -22,9 +22,9 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.releases import REGIONS, get_release
 from fedserdiff.diffusion.inference import predict_volume
-from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
@@ -45,7 +45,6 @@ _OURS = {
     "coarse": "coarse mask alone",
     "enlarged": "coarse mask of a network enlarged to the FLOPs of the refined one",
 }
-_SLICES_AT_ONCE = 48  # as `predict_volume`
 _TIMEOUT_S = 3 * 3600.0
 
 
@@ -134,6 +133,7 @@ def inference(
                 with console.status(f"{method}, {precision}"):
                     cost, peak = run_apart(measure, one, f"{method}, {precision}", _TIMEOUT_S)
                 report["rows"].append({"method": method, "precision": precision, "peak_mib": peak, **asdict(cost)})
+                console.print(f"  {method}, {precision}: {cost.seconds:.1f} s, {peak:.0f} MiB")
         report["ratios"] = ratios(report["rows"], config.precision)
         write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
     _print(console, report)
@@ -147,35 +147,26 @@ def measure(task: Measurement) -> Cost:
         return _peer_cost(PEERS[task.method], cached, task) if task.method in PEERS else _own_cost(cached, task)
 
 
+class _CoarseAlone(Student):
+    """A student that stops at its coarse mask: what `predict_volume` does for both stays the same for both."""
+
+    def sample(self, context: torch.Tensor, steps: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.zeros(len(context), len(REGIONS), *context.shape[2:])
+
+
 def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
     """Predict once to warm up and to count FLOPs, then `repeats` times."""
-    steps = {"refined": task.config.sampling_steps, "refined-1": 1}
-    student = new_student(enlarged_coarse(task.config) if task.method == "enlarged" else task.config).eval()
+    config = enlarged_coarse(task.config) if task.method == "enlarged" else task.config
+    student = Student(config) if task.method.startswith("refined") else _CoarseAlone(config)
+    steps = config.sampling_steps if task.method == "refined" else 1
 
     def predict() -> None:
-        if task.method in steps:
-            noise = generator(task.config.seed, "evaluation", cached.case.name)
-            predict_volume(student, cached.prepared.image, steps[task.method], noise)
-        else:
-            _coarse_volume(student, cached)
+        predict_volume(student, cached.prepared.image, steps, generator(config.seed, "noise"))
 
     with FlopCounterMode(display=False) as counter:
         predict()
     timed = [_seconds(predict) for _ in range(task.repeats)]
     return Cost(statistics.median(timed), counter.get_total_flops(), timed)
-
-
-def _coarse_volume(student: Student, cached: CachedCase) -> torch.Tensor:
-    """Return P of a volume and no error map: `predict_volume` without its refiner."""
-    volume = torch.from_numpy(cached.prepared.image[:].astype("float32"))
-    if len(student.spatial_shape) == 3:
-        return torch.sigmoid(student.coarse_logits(volume[None]))[0]
-    slices = volume.permute(3, 0, 1, 2)
-    occupied = torch.nonzero((slices != 0).flatten(1).any(1))[:, 0]
-    coarse = torch.zeros(len(slices), 3, *slices.shape[2:])
-    for chunk in occupied.split(_SLICES_AT_ONCE):
-        coarse[chunk] = torch.sigmoid(student.coarse_logits(slices[chunk]))
-    return coarse.permute(1, 2, 3, 0)
 
 
 def _peer_cost(peer: Peer, cached: CachedCase, task: Measurement) -> Cost:
@@ -304,7 +295,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         )
     console.print(
         "Weights are untrained: no figure depends on them. Reading, cropping and normalising are the same for all and "
-        "not timed; nor are the peers' blending of windows and their arithmetic between passes. All crop to the brain."
+        "not timed; nor are the peers' blending of windows and their arithmetic between passes, and their peaks hold "
+        "no blended volume. All crop to the brain."
     )
 
 
