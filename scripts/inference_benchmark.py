@@ -107,7 +107,7 @@ def inference(
 ) -> None:
     """Time a 1 mm volume, each method in a process of its own, in fp32 and bf16; print FLOPs and peak memory, too."""
     console = Console()
-    with clear_errors("nothing: figures stand at the end"):
+    with clear_errors(f"what was measured until then stands in {out}"):
         methods = _methods(only)
         if min(windows, repeats) < 1 or threads < 0:
             raise ConfigError("--windows, --repeats: are at least 1; --threads: is at least 0")
@@ -134,8 +134,8 @@ def inference(
                     cost, peak = run_apart(measure, one, f"{method}, {precision}", _TIMEOUT_S)
                 report["rows"].append({"method": method, "precision": precision, "peak_mib": peak, **asdict(cost)})
                 console.print(f"  {method}, {precision}: {cost.seconds:.1f} s, {peak:.0f} MiB")
-        report["ratios"] = ratios(report["rows"], config.precision)
-        write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
+                report["ratios"] = ratios(report["rows"], config.precision)
+                write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
     _print(console, report)
 
 
@@ -225,8 +225,6 @@ def ratios(rows: Sequence[dict[str, Any]], default: str) -> list[dict[str, Any]]
     seconds = {(row["method"], row["precision"]): row["seconds"] for row in rows}
     compared = []
     for own in ("refined", "refined-1"):
-        if (own, default) not in seconds:
-            continue
         compared += [
             {
                 "own": own,
@@ -235,7 +233,7 @@ def ratios(rows: Sequence[dict[str, Any]], default: str) -> list[dict[str, Any]]
                 **{p: seconds[peer, p] / seconds[own, p] for p in get_args(Precision)},
             }
             for peer in PEERS
-            if (peer, default) in seconds
+            if all((method, p) in seconds for method in (own, peer) for p in get_args(Precision))
         ]
     return compared
 
