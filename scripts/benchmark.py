@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedserdiff import wire
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
@@ -20,16 +19,19 @@ from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
-from sites.hospital import Hospital
-from sites.training import Order, run_round
 from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
+from accuracy_benchmark import accuracy
 from command import clear_errors
+from direct_training import train_stage
+from inference_benchmark import inference
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 from stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(inference)
+app.command()(accuracy)
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,7 @@ def _direct(federation: Federation) -> Direct:
     student = new_student(config)
     _score(student, federation)
     for stage, hospital in enumerate(federation.hospitals, 1):
-        for server_round in range(1, config.rounds + 1):
-            received = wire.weights_to_record(student)
-            run_round(student, Order(stage, server_round), hospital, _no_other, config)
-            change = wire.change_to_record(student, received)  # rounded as it is on the wire
-            wire.load_weights(student, wire.changed(received, change))
+        train_stage(student, stage, hospital, config)
         _score(student, federation)
     return Direct(time.monotonic() - started, student.state_dict())
 
@@ -125,10 +123,6 @@ def _score(student: Student, federation: Federation) -> None:
     for hospital in federation.hospitals:
         for cached in hospital.test:
             score_case(student, cached, federation.config)
-
-
-def _no_other(site: object) -> Hospital:
-    raise AssertionError("fine-tuning opens no other hospital")
 
 
 def _figures(direct: Direct, results: dict[str, Any], whole: float, run: RunDirectory) -> dict[str, Any]:

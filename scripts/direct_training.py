@@ -1,0 +1,28 @@
+"""One hospital's stage by plain calls, with no Flower and no Ray."""
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.diffusion.refiner import Student
+from sites.hospital import Hospital
+from sites.training import Order, Progress, run_round
+
+
+def train_stage(
+    student: Student,
+    stage: int,
+    hospital: Hospital,
+    config: ExperimentConfig,
+    progress: Progress = lambda step, steps, terms: None,
+) -> None:
+    """Train `student` in place for all rounds of a stage, by a method that opens no other hospital.
+
+    What a round changes is rounded as it is on the wire, so that the student is the one that Flower would bring.
+    """
+    for server_round in range(1, config.rounds + 1):
+        received = wire.weights_to_record(student)
+        run_round(student, Order(stage, server_round), hospital, _no_other, config, progress)
+        wire.load_weights(student, wire.changed(received, wire.change_to_record(student, received)))
+
+
+def _no_other(site: Site) -> Hospital:
+    raise AssertionError("fine-tuning opens no other hospital")

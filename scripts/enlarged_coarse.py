@@ -1,0 +1,66 @@
+"""A coarse network as expensive as the whole refined prediction: what the same FLOPs buy without a diffusion."""
+
+import bisect
+from collections.abc import Callable
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import MODALITIES
+from fedserdiff.diffusion.refiner import Student
+
+_SCALES = [2 ** (step / 64) for step in range(6 * 64)]  # up to 64 times as wide: thousands of times the FLOPs
+_LEAST_FEATURES = 8
+
+
+def coarse_flops(config: ExperimentConfig) -> int:
+    """Return the FLOPs of the coarse mask of one slice (2D) or volume (3D).
+
+    A multiply-add counts as two; normalisations and activations do not count (torch's `FlopCounterMode`).
+    """
+    return _count(config, lambda student, image: student.coarse_logits(image))
+
+
+def refined_flops(config: ExperimentConfig) -> int:
+    """Return the FLOPs of the refined prediction of one slice or volume with the config's K, as `coarse_flops`."""
+
+    def predict(student: Student, image: torch.Tensor) -> object:
+        return student.predict(image, config.sampling_steps, student.noise(1, torch.Generator()))
+
+    return _count(config, predict)
+
+
+def _count(config: ExperimentConfig, run: Callable[[Student, torch.Tensor], object]) -> int:
+    with FakeTensorMode(), torch.no_grad():  # shapes alone: nothing is computed
+        student = Student(config)
+        image = torch.zeros(1, len(MODALITIES), *student.spatial_shape)
+        with FlopCounterMode(display=False) as counter:
+            run(student, image)
+    return int(counter.get_total_flops())
+
+
+def coarse_only(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of the coarse network alone: beside it stands the least refiner there is, passed once."""
+    return config.replace(refiner_channels=(_LEAST_FEATURES,) * len(config.refiner_channels), sampling_steps=1)
+
+
+def enlarged_coarse(config: ExperimentConfig) -> ExperimentConfig:
+    """Return `coarse_only` with all levels widened by one factor: its coarse FLOPs are nearest to those of `config`.
+
+    That is, to `refined_flops`. Features are multiples of 8, as the networks need them.
+    """
+    alone, target = coarse_only(config), refined_flops(config)
+    widths = list(dict.fromkeys(_widened(config.coarse_channels, scale) for scale in _SCALES))
+
+    def flops(channels: tuple[int, ...]) -> int:
+        return coarse_flops(alone.replace(coarse_channels=channels))
+
+    wider = bisect.bisect_left(widths, target, key=flops)
+    nearest = min(widths[max(wider - 1, 0) : wider + 1], key=lambda channels: abs(flops(channels) - target))
+    return alone.replace(coarse_channels=nearest)
+
+
+def _widened(channels: tuple[int, ...], scale: float) -> tuple[int, ...]:
+    return tuple(8 * max(1, round(c * scale / 8)) for c in channels)

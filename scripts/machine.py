@@ -1,0 +1,33 @@
+"""What a timing was taken on."""
+
+import os
+import platform
+from pathlib import Path
+
+from strategies.run_directory import installed_versions
+
+
+def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
+    """Return the processor's name, its cores, the threads that torch was given, and the versions of the software.
+
+    ``bf16`` names its instructions for bf16, on which fast arithmetic in that precision depends; Linux on x86 tells.
+    """
+    versions = installed_versions()
+    return {
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "bf16": " ".join(flag for flag in _cpuinfo("flags").split() if "bf16" in flag),
+        "cores": os.cpu_count() or 1,
+        "threads": threads,
+        "torch": versions["torch"],
+        "versions": versions,
+    }
+
+
+def _cpuinfo(field: str) -> str:
+    """Return what Linux tells of the first core; nothing elsewhere."""
+    told = Path("/proc/cpuinfo")
+    if told.exists():
+        for line in told.read_text().splitlines():
+            if line.startswith(field):
+                return line.partition(":")[2].strip()
+    return ""
