@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
@@ -15,6 +16,7 @@ from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
+from fedserdiff.threads import beside
 
 
 def predict_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> Prediction:
@@ -59,7 +61,9 @@ def evaluate(
 
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
-    rows = [score_case(student, cached, config) for cached in cases]
+    cpu = torch.device("cpu")
+    scored = [beside(cpu, score_prediction, predict_case(student, c, config), c) for c in cases]
+    rows = [future.result() for future in scored]
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

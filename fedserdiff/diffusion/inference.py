@@ -1,5 +1,7 @@
 """Segment a whole volume, in 2D slice by slice or in 3D at once."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,8 +9,11 @@ from numpy.typing import NDArray
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.threads import each
 
-_PIXELS_AT_ONCE = {"cpu": 8 * 48 * 64, "cuda": 160 * 192 * 160}
-"""Of slices in a batch, by device: what keeps a core's caches warm, and a whole volume at 1 mm."""
+_VOXELS_AT_ONCE = {"cpu": 4 * 160 * 192, "cuda": 160 * 160 * 192}
+"""Of slices in one batch, by device: what a core's caches hold, and a whole volume at 1 mm."""
+
+_LEAST_BATCHES = {"cpu": 4, "cuda": 1}
+"""So that cores share a small volume evenly; no fewer on one core, which then computes the same sums."""
 
 REFINED_FROM = 0.02
 """A slice is refined where the coarse network gives some voxel of it at least this probability of tumour."""
@@ -55,7 +60,6 @@ def _predict(student: Student, samples: torch.Tensor, steps: int, generator: tor
     noise = student.noise(len(samples), generator)
     device = noise.device
     coarse, error = torch.zeros(noise.shape), torch.zeros(noise.shape)
-    size = max(1, _PIXELS_AT_ONCE[device.type] // noise[0, 0].numel())
 
     def segment(batch: torch.Tensor) -> None:
         coarse[batch] = student.segment(samples[batch].to(device)).cpu()
@@ -64,11 +68,14 @@ def _predict(student: Student, samples: torch.Tensor, steps: int, generator: tor
         context = student.context(samples[batch].to(device), coarse[batch].to(device))
         error[batch] = student.sample(context, steps, noise[batch]).cpu()
 
-    each(device, segment, _batches_where(samples != 0, size))
-    each(device, refine, _batches_where(coarse >= REFINED_FROM, size))
+    each(device, segment, _batches_where(samples != 0, device))
+    each(device, refine, _batches_where(coarse >= REFINED_FROM, device))
     return Prediction(coarse, error)
 
 
-def _batches_where(true: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Return the numbers of samples in which anything is true, at most `size` at a time."""
-    return [batch for batch in torch.nonzero(true.flatten(1).any(1))[:, 0].split(size) if len(batch)]
+def _batches_where(true: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+    """Return the numbers of the samples in which anything is true, in batches for a device."""
+    found = torch.nonzero(true.flatten(1).any(1))[:, 0]
+    most = _VOXELS_AT_ONCE[device.type] // true[0, 0].numel()
+    size = min(most, math.ceil(len(found) / _LEAST_BATCHES[device.type]))
+    return [batch for batch in found.split(max(size, 1)) if len(batch)]
