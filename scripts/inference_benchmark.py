@@ -311,8 +311,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     console.print(
         "Weights are untrained. No figure depends on them but which slices are refined: the truth stands in for a "
         "coarse network that sees tumour where there is some. Reading, cropping and normalising are the same for all "
-        "and not timed; nor are the peers' blending of windows and their arithmetic between passes, and their peaks hold "
-        "no blended volume. All crop to the brain."
+        "and not timed; nor are the peers' blending of windows and their arithmetic between passes, whose peaks hold "
+        "no blended volume either. All crop to the brain."
     )
 
 

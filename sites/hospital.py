@@ -1,6 +1,6 @@
 """One hospital's own data: its cases, split by patient, prepared and held on its own disk."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,8 +175,3 @@ class TrainingSet:
         if self._slices:
             return prepared.image[..., z], prepared.mask[..., z]
         return prepared.image, prepared.mask
-
-    def in_chunks(self, index: torch.Tensor, size: int) -> Iterator[Batch]:
-        """Yield the items at `index` in batches of at most `size`, in order."""
-        for chunk in index.split(size):
-            yield self.batch(chunk)

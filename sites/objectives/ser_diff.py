@@ -6,6 +6,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
+from fedserdiff.threads import each
 from fedserdiff.wire import ERROR_MAPS, Memory, from_levels, to_levels
 from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import NOTHING_KEPT, SEGMENTATION, Objective
@@ -39,11 +40,7 @@ class SerDiffObjective(Objective):
         self._pool = torch.randperm(len(training_set), generator=noise)[:size]
         self._row_of = torch.full((len(training_set),), -1)
         self._row_of[self._pool] = torch.arange(size)
-        maps = []
-        for chunk in training_set.in_chunks(self._pool, 2 * config.batch_size):
-            start = self.teacher.noise(len(chunk.image), noise)
-            maps.append(self.teacher.predict(chunk.image, config.map_steps, start).error_map)
-        self._maps = self._noisy(torch.cat(maps), noise)
+        self._maps = self._noisy(_conditional_maps(self.teacher, training_set, self._pool, config, noise), noise)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
 
@@ -97,19 +94,34 @@ class SerDiffObjective(Objective):
         noise = generator(config.seed, "shared-maps", site, stage)
         if config.shared_error_maps == "mri":
             drawn = training_set.draw(config.shared_maps, noise)
-            chunks = training_set.in_chunks(drawn, 2 * config.batch_size)
-            images = [chunk.image for chunk in chunks]
-            starts = [student.noise(len(image), noise) for image in images]
-            maps = [
-                student.predict(image, config.map_steps, start).error_map
-                for image, start in zip(images, starts, strict=True)
-            ]
+            maps = _conditional_maps(student, training_set, drawn, config, noise)
         else:
-            empty = student.null_context(config.shared_maps)
-            start = student.noise(config.shared_maps, noise)
-            size = 2 * config.batch_size
-            maps = [
-                student.sample(context, config.map_steps, part)
-                for context, part in zip(empty.split(size), start.split(size), strict=True)
-            ]
-        return {ERROR_MAPS: {"maps": to_levels(torch.cat(maps))}}
+            maps = _unconditional_maps(student, config, noise)
+        return {ERROR_MAPS: {"maps": to_levels(maps)}}
+
+
+def _conditional_maps(
+    student: Student, training_set: TrainingSet, index: torch.Tensor, config: ExperimentConfig, noise: torch.Generator
+) -> torch.Tensor:
+    """Return a student's error map of each of the hospital's training items at `index`: (N, 3, *grid)."""
+    start = student.noise(len(index), noise)
+    maps = torch.empty_like(start)
+
+    def sample(rows: torch.Tensor) -> None:
+        image = training_set.batch(index[rows]).image
+        maps[rows] = student.predict(image, config.map_steps, start[rows]).error_map
+
+    each(start.device, sample, torch.arange(len(index)).split(config.batch_size))
+    return maps
+
+
+def _unconditional_maps(student: Student, config: ExperimentConfig, noise: torch.Generator) -> torch.Tensor:
+    """Return `shared_maps` error maps that a student generates from noise alone: (N, 3, *grid)."""
+    start = student.noise(config.shared_maps, noise)
+    maps = torch.empty_like(start)
+
+    def sample(rows: torch.Tensor) -> None:
+        maps[rows] = student.sample(student.null_context(len(rows)), config.map_steps, start[rows])
+
+    each(start.device, sample, torch.arange(len(start)).split(config.batch_size))
+    return maps

@@ -189,14 +189,3 @@ def test_mirror_turns_left_and_right_of_image_and_truth_only(hospital: Hospital,
     assert mirrored.mirrored
     assert torch.equal(mirrored.mirror().image, batch.image)
     assert not mirrored.mirror().mirrored
-
-
-def test_chunks_are_the_items_in_order(hospital: Hospital) -> None:
-    training_set = _training_set(hospital)
-    index = torch.tensor([5, 0, 7, 7, 2])
-
-    chunks = list(training_set.in_chunks(index, 2))
-
-    assert [len(chunk.image) for chunk in chunks] == [2, 2, 1]
-    assert torch.equal(torch.cat([chunk.image for chunk in chunks]), training_set.batch(index).image)
-    assert torch.equal(torch.cat([chunk.index for chunk in chunks]), index)
