@@ -163,8 +163,8 @@ class ExperimentConfig:
     phantom_patients: int = 20
     test_share: float = 0.2
     stem_factor: int = 2
-    coarse_channels: tuple[int, ...] = (16, 32, 64)
-    refiner_channels: tuple[int, ...] = (16, 32, 64)
+    coarse_channels: tuple[int, ...] = (16, 16, 32)
+    refiner_channels: tuple[int, ...] = (16, 16, 32)
     steps_per_stage: int = 300
     epochs_per_stage: int = 0
     batch_size: int = 16

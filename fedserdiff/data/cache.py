@@ -3,15 +3,18 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedserdiff.data.cases import Case
 from fedserdiff.data.nifti import open_file
@@ -54,27 +57,42 @@ def cached_cases(
     StorageError
         Where the cache cannot be written.
     """
+    progress(0, len(cases))
     ready = []
-    for done, case in enumerate(cases):
-        progress(done, len(cases))
-        hashes = _hashes(case)
-        entry = root / _key(hashes, release, grid, spacing_mm)
-        prepared = _open(entry, grid)
-        if prepared is None:
-            with _writing(entry):
-                _discard(entry)
-            fresh = prepare_case(case, release, grid, spacing_mm)
-            changed = [path for path, content in _hashes(case).items() if content != hashes[path]]
-            if changed:
-                raise DataError(f"{changed[0]}: changed while it was being read: run again once it stays as it is")
-            with _writing(entry):
-                _write(entry, fresh)
-            prepared = _open(entry, grid)
-        if prepared is None:
-            raise StorageError(f"{entry}: a prepared case cannot be read back: is the disk sound?")
-        ready.append(CachedCase(case, prepared, entry.name))
-    progress(len(cases), len(cases))
+    with _workers() as workers:  # decompression and numpy leave the interpreter free
+        try:
+            for entry in workers.map(lambda case: _prepared(case, release, grid, spacing_mm, root), cases):
+                ready.append(entry)
+                progress(len(ready), len(cases))
+        except BaseException:
+            workers.shutdown(cancel_futures=True)  # neither an error nor an interrupt waits for the rest
+            raise
     return ready
+
+
+def _workers() -> ThreadPoolExecutor:
+    """Return a few threads, so that the memory of fine grids stays bounded; each computes alone."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "prepare", torch.set_num_threads, (1,))
+
+
+def _prepared(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: float, root: Path) -> CachedCase:
+    """Return one case from the cache, preparing it where it is not there or damaged."""
+    hashes = _hashes(case)
+    entry = root / _key(hashes, release, grid, spacing_mm)
+    prepared = _open(entry, grid)
+    if prepared is None:
+        with _writing(entry):
+            _discard(entry)
+        fresh = prepare_case(case, release, grid, spacing_mm)
+        changed = [path for path, content in _hashes(case).items() if content != hashes[path]]
+        if changed:
+            raise DataError(f"{changed[0]}: changed while it was being read: run again once it stays as it is")
+        with _writing(entry):
+            _write(entry, fresh)
+        prepared = _open(entry, grid)
+    if prepared is None:
+        raise StorageError(f"{entry}: a prepared case cannot be read back: is the disk sound?")
+    return CachedCase(case, prepared, entry.name)
 
 
 def _hashes(case: Case) -> dict[Path, bytes]:

@@ -92,13 +92,22 @@ def random_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], spacin
     mni_mm = np.einsum("ij,j...->i...", matrix, position) + displacement + brain_centre[:, None, None, None]
     inverse = np.linalg.inv(mni_affine)
     mni_voxel = np.einsum("ij,j...->i...", inverse[:3, :3], mni_mm) + inverse[:3, 3][:, None, None, None]
-    gm, wm, brain = (ndimage.map_coordinates(m, mni_voxel, order=1) for m in maps)
-    mask = brain > 0.5
+    grey, white, brain = maps
+    mask = ndimage.map_coordinates(brain, mni_voxel, order=1) > 0.5
+    inside = mni_voxel[:, mask]  # three voxels of four are outside
+    gm, wm = (ndimage.map_coordinates(tissue, inside, order=1) for tissue in (grey, white))
     total = np.maximum(gm + wm, 1e-6)
     solid = np.minimum(gm + wm, 1.0)
-    wm, gm = (np.where(mask, part / total * solid, 0).astype(np.float32) for part in (wm, gm))
-    csf = np.where(mask, 1.0 - solid, 0).astype(np.float32)
+    fractions = (wm / total * solid, gm / total * solid, 1.0 - solid)
+    wm, gm, csf = (_in_brain(mask, part) for part in fractions)
     return Anatomy(wm=wm, gm=gm, csf=csf, brain=mask)
+
+
+def _in_brain(mask: NDArray[np.bool_], inside: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return a volume that has these values inside a mask, and 0 outside."""
+    volume = np.zeros(mask.shape, np.float32)
+    volume[mask] = inside
+    return volume
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,3 +120,15 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         matrix = turn @ matrix
     return matrix
+
+
+def distance_to_edge(mask: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the distance in voxels from each voxel of `mask` to the nearest that is not in it, 0 for those.
+
+    It is right for the voxels of `within`, whose box holds every edge that is nearest to one of them.
+    """
+    box = ndimage.find_objects(within.astype(np.uint8))[0]
+    wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+    distance = np.zeros(mask.shape)
+    distance[wider] = ndimage.distance_transform_edt(mask[wider])
+    return distance

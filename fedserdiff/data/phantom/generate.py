@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
@@ -65,7 +66,7 @@ def write_phantom_hospital(
     try:
         progress(0, len(cases))
         # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids.
-        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4))
+        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "scan", torch.set_num_threads, (1,))
         try:
             written = [
                 threads.submit(_write_case, partial, case, hospital, (seed, index, patient, scan), spacing_mm)

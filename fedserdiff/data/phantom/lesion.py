@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from fedserdiff.data.phantom.anatomy import Anatomy, smooth_noise
+from fedserdiff.data.phantom.anatomy import Anatomy, distance_to_edge, smooth_noise
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Lesion:
 def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Population, spacing_mm: float) -> Lesion:
     """Draw one patient's disease: nested noisy ellipsoids grown from a seed in deep white matter (our choice)."""
     brain = anatomy.brain
-    depth_mm = ndimage.distance_transform_edt(brain) * spacing_mm
+    depth_mm = distance_to_edge(brain, brain) * spacing_mm
     radius = rng.uniform(*population.radius_mm)
     seeds = np.argwhere((depth_mm > 0.6 * radius) & (anatomy.wm > 0.5))
     if len(seeds) == 0:
@@ -107,9 +106,11 @@ def _hyperintensities(
     """Scatter small periventricular spots: balls of 2 to 5 mm in white matter near CSF."""
     spots = np.zeros_like(anatomy.brain)
     count = int(rng.integers(population.hyperintensities[0], population.hyperintensities[1] + 1))
-    near_csf = ndimage.distance_transform_edt(anatomy.csf < 0.6) * spacing_mm < 14.0
+    if count == 0:
+        return spots
+    near_csf = distance_to_edge(anatomy.csf < 0.6, anatomy.brain) * spacing_mm < 14.0
     places = np.argwhere((anatomy.wm > 0.8) & near_csf)
-    if count == 0 or len(places) == 0:
+    if len(places) == 0:
         return spots
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in spots.shape), indexing="ij"))
     for place in places[rng.integers(len(places), size=count)]:
