@@ -82,9 +82,9 @@ class Terms:
 
 def dice_bce(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return soft Dice loss + binary cross-entropy of probabilities in [0, 1] against masks of 0 and 1."""
-    bounded = probabilities.clamp(_CERTAIN, 1 - _CERTAIN)
     dice: torch.Tensor = _DICE(probabilities, truth)
-    return dice + F.binary_cross_entropy(bounded, truth)
+    of_truth = torch.where(truth > 0, probabilities, 1 - probabilities)  # torch's own takes several times as long
+    return dice - of_truth.clamp(_CERTAIN, 1 - _CERTAIN).log().mean()
 
 
 def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]:

@@ -163,7 +163,10 @@ def perturb_boundary(coarse: torch.Tensor, generator: torch.Generator) -> torch.
     """
     dims = coarse.ndim - 2
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
-    blurred = pool(coarse, 5, stride=1, padding=2, count_include_pad=False)
+    blurred = coarse
+    for axis in range(dims):  # an average over a box is one of averages along its edges
+        along = [int(other == axis) for other in range(dims)]
+        blurred = pool(blurred, [1 + 4 * a for a in along], 1, [2 * a for a in along], count_include_pad=False)
     coarse_grid = [max(n // 6, 2) for n in coarse.shape[2:]]
     noise = torch.randn(*coarse.shape[:2], *coarse_grid, generator=generator).to(coarse.device)
     mode = "bilinear" if dims == 2 else "trilinear"

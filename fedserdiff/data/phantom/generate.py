@@ -18,7 +18,7 @@ from fedserdiff.data.phantom.hospitals import PhantomHospital, phantom_hospital
 from fedserdiff.data.phantom.lesion import Lesion, random_lesion
 from fedserdiff.data.releases import MODALITIES, Release, get_release
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Part of the folder's name: raise it when the images change, so that no old phantom is mistaken for a new one."""
 
 _SCANS_IN_PAIRS = 8  # where names carry a time point, one patient in this many has a second scan
@@ -65,7 +65,8 @@ def write_phantom_hospital(
     partial.mkdir(parents=True)
     try:
         progress(0, len(cases))
-        # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids.
+        # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids. Each
+        # computes alone: a mean taken by several threads differs in its last bits, and so would the scans.
         threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "scan", torch.set_num_threads, (1,))
         try:
             written = [

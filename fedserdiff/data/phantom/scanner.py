@@ -111,7 +111,9 @@ class Scanner:
         field = np.exp(self.bias * smooth_noise(rng, brain.shape, 60.0 / spacing_mm))
         sigma = self.noise * float(signal[brain].mean())
         real, imaginary = (rng.normal(0, sigma, brain.shape) for _ in range(2))
-        return np.asarray(np.hypot(signal * field + real, imaginary), np.float32)
+        magnitude = np.zeros(brain.shape, np.float32)
+        magnitude[brain] = np.hypot(signal[brain] * field[brain] + real[brain], imaginary[brain])
+        return magnitude
 
 
 def _fractions(
