@@ -28,10 +28,12 @@ from direct_training import train_stage
 from inference_benchmark import inference
 from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 from stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
+from step_benchmark import step
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(inference)
 app.command()(accuracy)
+app.command()(step)
 
 
 @dataclass(frozen=True)

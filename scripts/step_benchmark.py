@@ -1,0 +1,155 @@
+"""What a training step costs: its time, its arithmetic, and what of it goes to loading data."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.federation import phantom_federation
+from fedserdiff.files import write_whole
+from fedserdiff.seeding import generator
+from fedserdiff.threads import each, use_cpus
+from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.training import Order, consolidate, run_round
+
+from command import clear_errors
+from machine import machine
+from simulation import CACHE, CASES
+
+_WARM_UP = 5
+_SQUARE, _PRODUCTS = 1024, 8  # of matrices whose products tell what the cores can do
+_CPU = torch.device("cpu")
+
+
+def step(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
+    steps: Annotated[int, typer.Option(help="Steps to time of each stage.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of phantoms and weights.")] = 0,
+) -> None:
+    """Time SER-Diff's training steps on phantoms: without a past (stage 1) and with replay (stage 2)."""
+    console = Console()
+    with clear_errors("nothing: figures stand at the end"):
+        config = make_config(profile, method="ser-diff", seed=seed, rounds=1).replace(
+            steps_per_stage=_WARM_UP + steps, epochs_per_stage=0
+        )
+        with console.status("preparing phantoms"):
+            sites = phantom_federation(2, config, CACHE / "phantom")
+            hospitals = [open_hospital(site, config, CASES) for site in sites]
+        use_cpus(1)  # arithmetic is counted in the thread that does it
+        flops = [_flops(config, hospitals[0], _first()), _flops(config, hospitals[1], _second(config, hospitals[0]))]
+        use_cpus(config.cpus_per_site)
+        with console.status("timing"):
+            student = new_student(config)
+            orders = (_first(), _second(config, hospitals[0]))
+            rows = [
+                _row(f"stage {order.stage}", _step_s(student, order, hospital, config), loading, count)
+                for order, hospital, count, loading in zip(
+                    orders, hospitals, flops, _loading_s(config, hospitals), strict=True
+                )
+            ]
+            peak = _peak_flops()
+        report = {
+            "data": "phantom, sites 1 and 2", "seed": seed, "steps": steps, "config": config.to_dict(),
+            "machine": machine(int(config.cpus_per_site)), "peak_flops": peak, "rows": rows,
+        }  # fmt: skip
+        write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
+    _print(console, report)
+
+
+def _first() -> Order:
+    return Order(1, 1)
+
+
+def _second(config: ExperimentConfig, hospital: Hospital) -> Order:
+    """Return an order with a teacher, who is untrained: a step costs the same."""
+    teacher = new_student(config.replace(seed=config.seed + 1)).eval().requires_grad_(False)
+    return Order(2, 1, teacher=teacher, memory=consolidate(teacher, 1, hospital, config))
+
+
+def _flops(config: ExperimentConfig, hospital: Hospital, order: Order) -> int:
+    """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
+    one = config.replace(steps_per_stage=1, conditional_maps=1, map_steps=1)
+    with FlopCounterMode(display=False) as counter:
+        run_round(new_student(one), order, hospital, _no_other, one)
+    return int(counter.get_total_flops())
+
+
+def _step_s(student: Student, order: Order, hospital: Hospital, config: ExperimentConfig) -> float:
+    ends: list[float] = []
+    run_round(student, order, hospital, _no_other, config, lambda *about: ends.append(time.perf_counter()))
+    return statistics.median(b - a for a, b in zip(ends[_WARM_UP - 1 :], ends[_WARM_UP:], strict=False))
+
+
+def _loading_s(config: ExperimentConfig, hospitals: list[Hospital]) -> list[float]:
+    """Return, of both stages, the seconds that a step's batch takes to draw and load, with what is replayed in 2."""
+    draws = generator(config.seed, "loading")
+    first, second = (TrainingSet(hospital.training, config, _CPU) for hospital in hospitals)
+
+    def load(training_set: TrainingSet, *sizes: int) -> Callable[[], None]:
+        def once() -> None:
+            for size in sizes:
+                training_set.batch(training_set.draw(size, draws))
+
+        return once
+
+    works = (load(first, config.batch_size), load(second, config.batch_size, config.replay_batch // 2))
+    return [statistics.median(_seconds(work) for _ in range(50)) for work in works]
+
+
+def _peak_flops() -> float:
+    """Return the FLOPs a second of large matrix products in fp32, on as many cores as a step has."""
+    a = torch.randn(_SQUARE, _SQUARE)
+
+    def multiply(number: int) -> None:
+        torch.mm(a, a)
+
+    each(_CPU, multiply, range(_PRODUCTS))
+    best = min(_seconds(lambda: each(_CPU, multiply, range(_PRODUCTS))) for _ in range(5))
+    return 2 * _SQUARE**3 * _PRODUCTS / best
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _row(stage: str, step_s: float, loading_s: float, flops: int) -> dict[str, Any]:
+    return {
+        "stage": stage, "step_s": step_s, "loading_s": loading_s, "loading_share": loading_s / step_s, "flops": flops,
+    }  # fmt: skip
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    about, peak = report["machine"], report["peak_flops"]
+    table = Table(
+        "step of", "ms", "loading, ms", "share", "GFLOPs", "at peak, ms",
+        title=f"{report['data']}, seed {report['seed']}, {report['config']['profile']}, median of {report['steps']}; "
+        f"{about['cpu']}, {about['threads']} of {about['cores']} cores, torch {about['torch']}",
+    )  # fmt: skip
+    for row in report["rows"]:
+        table.add_row(
+            row["stage"], f"{1e3 * row['step_s']:.0f}", f"{1e3 * row['loading_s']:.1f}",
+            f"{100 * row['loading_share']:.1f} %", f"{row['flops'] / 1e9:.1f}", f"{1e3 * row['flops'] / peak:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"Peak: {peak / 1e9:.0f} GFLOP/s, large matrix products in fp32 on the same cores. Convolutions and matrix "
+        "products count, a multiply-add as two; normalisations, activations and losses do not, and have no peak of "
+        "their own here."
+    )
+
+
+def _no_other(site: object) -> Hospital:
+    raise AssertionError("SER-Diff opens no other hospital")
