@@ -131,7 +131,7 @@ class ExperimentConfig:
         others take part; the results then name the round. A stage that nobody trained fails in either case.
     max_update_rms : float
         The most that a round may change a student's weights, as root mean square over all of them; a hospital sends no
-        other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.018).
+        other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.021).
     egress_quota_mb : float
         Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.
     evaluate_every : int
@@ -316,7 +316,7 @@ class ExperimentConfig:
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # The default: 2D slices, a run of three phantom hospitals in under five minutes on two cores.
+        # The default: 2D slices, a run of three phantom hospitals in less than three minutes on two cores.
         "laptop": {},
         # As the paper trains: 3D at 1 mm, batch 4, 200 epochs a task (arXiv 2510.06283); the widths are ours.
         "paper": {
