@@ -196,6 +196,7 @@ def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]
         (["--teacher", "both"], "teacher: 'both'"),
         (["--seed", "-1"], "seed: -1"),
         (["--lambda", "-0.5"], "lambda"),
+        (["--steps", "0"], "sampling_steps: 0 is less than 1"),
         (["--sites", "2", "--federation", "federation.toml"], "--sites and --federation"),
         (["--federation", "nowhere.toml"], "nowhere.toml"),
         (["--cpus-per-site", "4096"], "--cpus-per-site"),
