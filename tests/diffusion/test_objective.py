@@ -111,7 +111,7 @@ def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
     def segmentation(with_replay: bool) -> float:
         noise = torch.Generator().manual_seed(1)
         lesson = Lesson(image, truth, noise, replay=replay if with_replay else None)
-        return float(segmentation_loss(student, lesson, True))
+        return float(segmentation_loss(student, lesson, True).detach())
 
     assert segmentation(True) == pytest.approx(segmentation(False), rel=1e-5)
     found = distances(student, Lesson(image, truth, torch.Generator(), replay=replay))
@@ -167,7 +167,8 @@ def test_segmentation_terms_follow_their_definition(monkeypatch: pytest.MonkeyPa
     error = float(((seen["estimate"] - (truth - p)) ** 2).mean())
     assert float(of_refiner.segmentation) == pytest.approx(float(refined) + error, rel=1e-5)
     again = segmentation_loss(student, Lesson(image, truth, torch.Generator().manual_seed(7)), False)
-    assert float(again) == pytest.approx(float(of_coarse.segmentation + of_refiner.segmentation), rel=1e-6)
+    total = of_coarse.segmentation + of_refiner.segmentation
+    assert float(again.detach()) == pytest.approx(float(total.detach()), rel=1e-6)
 
 
 def test_the_refiners_terms_do_not_train_the_coarse_network_nor_the_other_way_round() -> None:
