@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 _SIDES = 2
 
-
 _pools: dict[int, ThreadPoolExecutor | None] = {}
 """The threads beside the one that asks them, by the CPUs of this process: one entry, or none before it is told them."""
 

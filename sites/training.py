@@ -97,15 +97,14 @@ def _train(
     coarse, refiner = (_Learner(name, student, objective, config.learning_rate) for name in ("coarse", "refiner"))
     sums: dict[str, float] = defaultdict(float)
     student.train()
-    of_refiner: Future[dict[str, float]] | None = None
-    of_coarse: dict[str, float] = {}
+    under_way: tuple[dict[str, float], Future[dict[str, float]]] | None = None
 
-    def finish(step: int) -> None:
-        """Take in the losses of a step that the refiner has done, too."""
-        values = _sum_by_name(of_coarse, of_refiner.result()) if of_refiner else {}
+    def finish(done: int, of_coarse: dict[str, float], of_refiner: Future[dict[str, float]]) -> None:
+        """Take in the losses of the last of `done` steps once the refiner has taken it, too."""
+        values = _sum_by_name(of_coarse, of_refiner.result())
         for name, value in values.items():
             sums[name] += value
-        progress(step, steps, values)
+        progress(done, steps, values)
 
     for step in range(first, last):
         batch = training_set.batch(training_set.draw(config.batch_size, batches))
@@ -113,14 +112,13 @@ def _train(
             batch = batch.mirror()
         lessons = objective.lessons(batch, noise)
         found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
-        losses = coarse.learn({name: terms for name, (terms, _) in found.items()}, step / steps)
-        if of_refiner is not None:
-            finish(step)
-        of_coarse = losses
+        of_coarse = coarse.learn({name: terms for name, (terms, _) in found.items()}, step / steps)
+        if under_way is not None:
+            finish(step, *under_way)
         seen = {name: (lesson, found[name][1]) for name, lesson in lessons.items()}
-        of_refiner = beside(device, refiner.learn_refinement, seen, step % 2 == 1, step / steps)
-    if of_refiner is not None:
-        finish(last)
+        under_way = of_coarse, beside(device, refiner.learn_refinement, seen, step % 2 == 1, step / steps)
+    if under_way is not None:
+        finish(last, *under_way)
     return {name: value / max(last - first, 1) for name, value in sums.items()}
 
 
