@@ -52,7 +52,13 @@ def each(device: torch.device, work: Callable[[T], None], items: Iterable[T]) ->
         for item in items:
             work(item)
     else:
-        for _ in pool.map(work, items):
+        inference = torch.is_inference_mode_enabled()  # of this thread; tensors made in it are only written in it
+
+        def in_mode(item: T) -> None:
+            with torch.inference_mode(inference):
+                work(item)
+
+        for _ in pool.map(in_mode, items):
             pass
 
 

@@ -45,3 +45,16 @@ def test_every_item_is_done_once_and_an_error_is_raised(cpus: int) -> None:
         each(CPU, lambda number: 1 // number, [1, 0, 2])
     with pytest.raises(ZeroDivisionError):
         beside(CPU, divmod, 1, 0).result()
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_work_is_done_in_the_inference_mode_of_whoever_asks(cpus: int) -> None:
+    use_cpus(cpus)
+    with torch.inference_mode():
+        squares = torch.zeros(5)
+
+        def square(number: int) -> None:
+            squares[number] = torch.tensor(float(number)) ** 2
+
+        each(CPU, square, range(5))
+    assert squares.tolist() == [0, 1, 4, 9, 16]
