@@ -3,9 +3,9 @@
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ from fedserdiff.threads import use_cpus
 
 from command import clear_errors
 from enlarged_coarse import enlarged_coarse
-from machine import machine
+from machine import machine, seconds_of
 from peer_networks import PEERS, Peer
 from separate_process import run_apart
 from simulation import CACHE, CASES
@@ -189,7 +189,7 @@ def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
     with FlopCounterMode(display=False) as counter:
         predict()
     use_cpus(task.threads)
-    timed = [_seconds(predict) for _ in range(task.repeats)]
+    timed = [seconds_of(predict) for _ in range(task.repeats)]
     return Cost(statistics.median(timed), counter.get_total_flops(), timed)
 
 
@@ -232,13 +232,7 @@ def _passes(network: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[list[fl
     """Return the seconds of a pass over each input, and the FLOPs of one, counted in a pass that warms up."""
     with FlopCounterMode(display=False) as counter:
         network(inputs[0])
-    return [_seconds(lambda x=x: network(x)) for x in inputs], counter.get_total_flops()  # type: ignore[misc]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return [seconds_of(partial(network, x)) for x in inputs], counter.get_total_flops()
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

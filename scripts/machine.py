@@ -1,7 +1,9 @@
-"""What a timing was taken on."""
+"""A timing, and what it was taken on."""
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from strategies.run_directory import installed_versions
@@ -21,6 +23,13 @@ def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
         "torch": versions["torch"],
         "versions": versions,
     }
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return the wall time of `work`, done once."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _cpuinfo(field: str) -> str:

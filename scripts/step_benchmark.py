@@ -23,7 +23,8 @@ from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.training import Order, consolidate, run_round
 
 from command import clear_errors
-from machine import machine
+from direct_training import no_other
+from machine import machine, seconds_of
 from simulation import CACHE, CASES
 
 _WARM_UP = 5
@@ -81,13 +82,13 @@ def _flops(config: ExperimentConfig, hospital: Hospital, order: Order) -> int:
     """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
     one = config.replace(steps_per_stage=1, conditional_maps=1, map_steps=1)
     with FlopCounterMode(display=False) as counter:
-        run_round(new_student(one), order, hospital, _no_other, one)
+        run_round(new_student(one), order, hospital, no_other, one)
     return int(counter.get_total_flops())
 
 
 def _step_s(student: Student, order: Order, hospital: Hospital, config: ExperimentConfig) -> float:
     ends: list[float] = []
-    run_round(student, order, hospital, _no_other, config, lambda *about: ends.append(time.perf_counter()))
+    run_round(student, order, hospital, no_other, config, lambda *about: ends.append(time.perf_counter()))
     return statistics.median(b - a for a, b in zip(ends[_WARM_UP - 1 :], ends[_WARM_UP:], strict=False))
 
 
@@ -104,7 +105,7 @@ def _loading_s(config: ExperimentConfig, hospitals: list[Hospital]) -> list[floa
         return once
 
     works = (load(first, config.batch_size), load(second, config.batch_size, config.replay_batch // 2))
-    return [statistics.median(_seconds(work) for _ in range(50)) for work in works]
+    return [statistics.median(seconds_of(work) for _ in range(50)) for work in works]
 
 
 def _peak_flops() -> float:
@@ -115,14 +116,8 @@ def _peak_flops() -> float:
         torch.mm(a, a)
 
     each(_CPU, multiply, range(_PRODUCTS))
-    best = min(_seconds(lambda: each(_CPU, multiply, range(_PRODUCTS))) for _ in range(5))
+    best = min(seconds_of(lambda: each(_CPU, multiply, range(_PRODUCTS))) for _ in range(5))
     return 2 * _SQUARE**3 * _PRODUCTS / best
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _row(stage: str, step_s: float, loading_s: float, flops: int) -> dict[str, Any]:
@@ -149,7 +144,3 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         "products count, a multiply-add as two; normalisations, activations and losses do not, and have no peak of "
         "their own here."
     )
-
-
-def _no_other(site: object) -> Hospital:
-    raise AssertionError("SER-Diff opens no other hospital")

@@ -69,14 +69,10 @@ class Student(nn.Module):
             logits, features = self.coarse.with_features(image, torch.zeros(len(image), device=image.device))
         return logits.float(), features
 
-    def denoise(self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Return Ê = tanh f(E_t, t | context), in [−1, 1]; `t` has shape (B,)."""
-        return self.denoise_features(noisy, t, context)[0]
-
     def denoise_features(
         self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return Ê and f's middle and up-block features."""
+        """Return Ê = tanh f(E_t, t | context), in [−1, 1], and f's middle and up-block features; `t` has shape (B,)."""
         with self._autocast(noisy):
             output, features = self.refiner.with_features(torch.cat([noisy, context], 1), t)
         return torch.tanh(output.float()), features
