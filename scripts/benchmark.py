@@ -51,7 +51,10 @@ def overhead(
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
 ) -> None:
-    """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights."""
+    """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights.
+
+    The direct rounds are run before and after: their mean is compared, and their difference is this machine's drift.
+    """
     console = Console()
     with clear_errors("nothing: timings stand at the end of a run"):
         config = make_config(profile, method="fine-tune", seed=seed)
@@ -59,12 +62,14 @@ def overhead(
         federation = open_federation(config, named, CASES)
         run = RunDirectory.new(out)
         with console.status("directly"):
-            direct = _direct(federation)
+            before = _direct(federation)
         with console.status("through Flower and Ray"):
             started = time.monotonic()
             results = run_simulation(federation, run, CASES, RunEvents())
             whole = time.monotonic() - started
-    figures = _figures(direct, results, whole, run)
+        with console.status("directly, again"):
+            after = _direct(federation)
+    figures = _figures((before, after), results, whole, run)
     run.write_json("overhead.json", figures)
     table = Table("figure", "value", title=f"Flower and Ray: fine-tune, {sites} phantom sites, {profile}, seed {seed}")
     for name, value in figures.items():
@@ -127,17 +132,21 @@ def _score(student: Student, federation: Federation) -> None:
             score_case(student, cached, federation.config)
 
 
-def _figures(direct: Direct, results: dict[str, Any], whole: float, run: RunDirectory) -> dict[str, Any]:
+def _figures(
+    directly: tuple[Direct, Direct], results: dict[str, Any], whole: float, run: RunDirectory
+) -> dict[str, Any]:
     seconds = results["seconds"]
     at_work = sum(value for name, value in seconds.items() if name.startswith(("stage", "evaluation")))
     through = torch.load(run.path / "student.pt", weights_only=True)
+    before, after = directly
+    mean = (before.seconds + after.seconds) / 2
     return {
-        "direct, s": direct.seconds,
+        "directly, before and after, s": [round(direct.seconds, 1) for direct in directly],
         "through Flower and Ray: whole, s": whole,
         "through Flower and Ray: stages and evaluations, s": at_work,
         "start-up and stop, s": whole - at_work,
-        "over the same training, %": 100 * (at_work / direct.seconds - 1),
-        "weights are equal": all(torch.equal(direct.weights[name], through[name]) for name in direct.weights),
+        "over the same training, %": 100 * (at_work / mean - 1),
+        "weights are equal": all(torch.equal(before.weights[name], through[name]) for name in before.weights),
         "versions": json.loads((run.path / "config.json").read_text())["versions"],
     }
 

@@ -31,8 +31,8 @@ class Replay:
         The teacher's there.
     noisy, t, context : Tensor of shape (N, 3, *grid), (N,), (N, 10, *grid)
         Where the residual diffusion's are: error maps noised to random timesteps, and the context each came with.
-    of_refiner : list of Tensor
-        The teacher's there.
+    teacher : Student
+        Frozen.
     gamma : float
         As `feature_distance`'s.
     """
@@ -42,8 +42,13 @@ class Replay:
     noisy: torch.Tensor
     t: torch.Tensor
     context: torch.Tensor
-    of_refiner: list[torch.Tensor]
+    teacher: Student
     gamma: float
+
+    @torch.no_grad()
+    def of_refiner(self) -> list[torch.Tensor]:
+        """Return the teacher's features of the residual diffusion's samples, computed where they are asked for."""
+        return self.teacher.denoise_features(self.noisy, self.t, self.context)[1]
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
         noisy, t, context = (torch.cat(pair) for pair in pairs)
     estimates, features = student.denoise_features(noisy, t, context)
     estimate = estimates[:own]
-    distance = None if replay is None else _distance(features, own, replay.of_refiner, replay.gamma)
+    distance = None if replay is None else _distance(features, own, replay.of_refiner(), replay.gamma)
     refined = (seen + estimate).clamp(0, 1)
     return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), distance)
 
@@ -202,4 +207,4 @@ def replay_of(
     logits, of_coarse = teacher.coarse_features(image)
     maps, context = replayed(torch.sigmoid(logits))
     t, noisy = _noised(maps, generator)
-    return Replay(image, of_coarse, noisy, t, context, teacher.denoise_features(noisy, t, context)[1], gamma)
+    return Replay(image, of_coarse, noisy, t, context, teacher, gamma)

@@ -13,12 +13,13 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     ``auto`` means bf16 on GPUs that compute in it, and on CPUs with AMX. Other CPUs emulate it, at less than half the
     speed of fp32 (our choice, measured: docs/explanation/performance.md).
     """
-    in_bf16 = _has_bf16(device.type) if precision == "auto" else precision == "bf16"
+    in_bf16 = has_bf16(device.type) if precision == "auto" else precision == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16)
 
 
 @lru_cache(maxsize=8)
-def _has_bf16(device_type: str) -> bool:
+def has_bf16(device_type: str) -> bool:
+    """Say whether a device, ``cpu`` or ``cuda``, has arithmetic for bf16 rather than emulates it."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Private, but what torch says in public (`torch.cpu.get_capabilities`) is younger than the oldest torch we run on.

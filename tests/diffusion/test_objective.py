@@ -118,7 +118,7 @@ def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
     with torch.no_grad():
         alone = [
             feature_distance(student.coarse_features(image[:2])[1], replay.of_coarse, 1.0),
-            feature_distance(student.denoise_features(replay.noisy, replay.t, context)[1], replay.of_refiner, 1.0),
+            feature_distance(student.denoise_features(replay.noisy, replay.t, context)[1], replay.of_refiner(), 1.0),
         ]
     assert [float(d) for d in found] == pytest.approx([float(d) for d in alone], rel=1e-4)
 
