@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method
 
 Teacher = Literal["first", "latest"]
 Participation = Literal["arriving", "cumulative"]
-SharedErrorMaps = Literal["null", "mri", "none"]
+SharedErrorMaps = Literal["auto", "null", "mri", "none"]
 Precision = Literal["auto", "bf16", "fp32"]
 SiteFailure = Literal["fail", "go-on"]
 
@@ -42,7 +43,7 @@ _FRACTIONAL = (
 
 _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
     "lambda_kd", "gamma", "teacher", "participation", "shared_error_maps", "map_noise", "ewc_weight",
-    "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps", "map_steps",
+    "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps", "map_steps", "inversion_steps",
 )  # fmt: skip
 
 _OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
@@ -75,8 +76,9 @@ class ExperimentConfig:
         The student frozen after stage 1 (the paper), or after every stage.
     participation : {"arriving", "cumulative"}
         Who trains in stage k: the new site alone, or all that have arrived.
-    shared_error_maps : {"null", "mri", "none"}
-        The maps a hospital shares: from the teacher's unconditional branch, conditioned on its scans, or none.
+    shared_error_maps : {"auto", "null", "mri", "none"}
+        The maps a hospital shares: from the teacher's unconditional branch, conditioned on its scans, or none. ``auto``
+        is what the method does where nobody asks: ``error_maps``.
     map_noise : float
         Standard deviation of Gaussian noise added to every error map that SER-Diff replays, to study it.
     ewc_weight : float
@@ -117,6 +119,8 @@ class ExperimentConfig:
         both exist).
     conditional_maps : int
         Training items whose conditional teacher map is made for a stage: the pool that replay draws from.
+    inversion_steps : int
+        SER-Diff+'s contrast inversion: steps by which an arriving hospital learns its adapter; 0 is no adapter.
     shared_maps : int
         Synthetic samples (error maps, or images with masks) a hospital shares when a teacher is made.
     cpus_per_site, gpus_per_site : float
@@ -152,7 +156,7 @@ class ExperimentConfig:
     gamma: float = 1.0
     teacher: Teacher = "first"
     participation: Participation = "arriving"
-    shared_error_maps: SharedErrorMaps = "null"
+    shared_error_maps: SharedErrorMaps = "auto"
     map_noise: float = 0.0
     ewc_weight: float = 10000.0
     rehearsal_share: float = 0.25
@@ -175,6 +179,7 @@ class ExperimentConfig:
     replay_batch: int = 8
     conditional_maps: int = 192
     shared_maps: int = 64
+    inversion_steps: int = 200
     cpus_per_site: float = 2
     gpus_per_site: float = 0
     site_timeout_s: float = 120
@@ -211,7 +216,7 @@ class ExperimentConfig:
         least: dict[str, float] = {
             "seed": 0, "rounds": 1, "lambda_kd": 0, "gamma": 0, "map_noise": 0, "ewc_weight": 0, "rehearsal_share": 0,
             "phantom_patients": 2, "stem_factor": 1,
-            "batch_size": 1, "replay_batch": 0, "conditional_maps": 1, "shared_maps": 1,
+            "batch_size": 1, "replay_batch": 0, "inversion_steps": 0, "conditional_maps": 1, "shared_maps": 1,
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
             "sampling_steps": 1, "map_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
@@ -268,6 +273,11 @@ class ExperimentConfig:
         """
         defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in _NOT_OF_FIRST_STAGE}
         return self.replace(**{**defaults, "method": "fine-tune"})
+
+    @property
+    def error_maps(self) -> str:
+        """The maps that a hospital shares, never ``auto``: ``null``, ``mri`` or ``none``."""
+        return get_method(self.method).error_maps if self.shared_error_maps == "auto" else self.shared_error_maps
 
     @property
     def agreed(self) -> dict[str, Any]:
@@ -335,7 +345,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "smoke": {
             "grid": (16, 24, 16), "spacing_mm": 8.0, "phantom_patients": 3, "steps_per_stage": 4, "batch_size": 4,
             "coarse_channels": (8, 16), "refiner_channels": (8, 16), "replay_batch": 2, "conditional_maps": 6,
-            "shared_maps": 4, "sampling_steps": 2, "map_steps": 2, "cpus_per_site": 1,
+            "shared_maps": 4, "inversion_steps": 2, "sampling_steps": 2, "map_steps": 2, "cpus_per_site": 1,
         },
     }
 )  # fmt: skip

@@ -26,6 +26,8 @@ class Method:
         Names of the loss terms that its objective may report.
     hands_over : str
         The record that a hospital hands over of a stage that has ended, by its name in `fedserdiff.wire`; none if "".
+    error_maps : str
+        The error maps that its hospitals share where nobody asks: ``null``, or ``none``.
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
     federated : bool
@@ -38,6 +40,7 @@ class Method:
     objective: str
     terms: tuple[str, ...] = ("segmentation",)
     hands_over: str = ""
+    error_maps: str = "null"
     breaks_privacy: bool = False
     federated: bool = True
 
@@ -50,6 +53,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "sites.objectives.ser_diff:SerDiffObjective",
             terms=("segmentation", "distillation"),
             hands_over="error-maps",
+        ),
+        "ser-diff-plus": Method(
+            "SER-Diff behind a site adapter: each hospital's contrast is translated to the one that the teacher knows",
+            "strategies.ser_diff_plus:SerDiffPlus",
+            "sites.objectives.ser_diff_plus:SerDiffPlusObjective",
+            terms=("segmentation", "distillation"),
+            hands_over="error-maps",
+            error_maps="none",
         ),
         "fine-tune": Method(
             "each hospital trains the model it is handed, nothing is done against forgetting",

@@ -124,7 +124,7 @@ def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, di
     most = config.shared_maps
     maps = {"maps": ArrayRule("int8", masks, most, -wire.LEVELS, wire.LEVELS, packed=True)}
     known: dict[str, dict[str, ArrayRule]] = {
-        wire.ERROR_MAPS: maps if config.shared_error_maps != "none" else {},
+        wire.ERROR_MAPS: maps if config.error_maps != "none" else {},
         wire.SYNTHETIC_IMAGES: {
             "images": ArrayRule("float16", (len(MODALITIES), *grid), most),
             "masks": ArrayRule("uint8", masks, most, 0, 1, packed=True),

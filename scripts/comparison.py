@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedserdiff.comparison.adapter_study import ADAPTER
 from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
 from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
@@ -28,7 +29,9 @@ from run_pool import RunPool
 from simulation import Federation, examples, open_named
 from step_study import STEPS
 
-STUDIES = {study.name: study for study in (ABLATION, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH, STEPS)}
+STUDIES = {
+    study.name: study for study in (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH, STEPS)
+}
 
 _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 

@@ -43,7 +43,8 @@ def main(
         str | None, typer.Option(help="arriving (the new site alone) or cumulative (all that have arrived).")
     ] = None,
     shared_error_maps: Annotated[
-        str | None, typer.Option(help="null (no patient in), mri (conditioned on scans) or none.")
+        str | None,
+        typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""

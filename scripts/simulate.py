@@ -53,7 +53,8 @@ def main(
         str | None, typer.Option(help="arriving (the new site alone) or cumulative (all that have arrived).")
     ] = None,
     shared_error_maps: Annotated[
-        str | None, typer.Option(help="null (no patient in), mri (conditioned on scans) or none.")
+        str | None,
+        typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps by which a student refines its mask.", show_default="4; 1 is fastest")

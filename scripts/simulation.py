@@ -24,6 +24,7 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
@@ -33,6 +34,7 @@ from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
 from fedserdiff.threads import use_cpus
+from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
 from sites.egress import LEDGER_FILE
 from sites.evaluation import predict_case, score_prediction
@@ -299,7 +301,8 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     for hospital in [h for h in federation.hospitals if h.site.name in evaluated_sites(config)]:
         own = run.path / f"student-{hospital.site.name}.pt"
         student = load_student(config, own if own.exists() else run.path / "student.pt")
-        shown.append(_example(hospital, student, teacher, config))
+        adapter = load_adapter(run.hospitals / hospital.site.name, config, before=(len(config.sites) + 1, 0))
+        shown.append(_example(hospital, student, teacher, config, adapter))
     return shown
 
 
@@ -310,13 +313,20 @@ def load_student(config: ExperimentConfig, file: Path) -> Student:
     return student.eval()
 
 
-def _example(hospital: Hospital, student: Student, teacher: Student | None, config: ExperimentConfig) -> Example:
+def _example(
+    hospital: Hospital,
+    student: Student,
+    teacher: Student | None,
+    config: ExperimentConfig,
+    adapter: SiteAdapter | None,
+) -> Example:
     """Show the axial slice with most tumour of a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
     prepared = cached.prepared
     z = int(np.argmax(prepared.mask[REGIONS.index("wt")].sum((0, 1), dtype=int)))
-    own = predict_case(student, cached, config)
+    own = predict_case(student, cached, config, adapter)
     scores = score_prediction(own, cached)
+    taught = None if teacher is None else predict_case(teacher, cached, config, adapter)
     return Example(
         site=hospital.site.name,
         case=cached.case.name,
@@ -324,6 +334,6 @@ def _example(hospital: Hospital, student: Student, teacher: Student | None, conf
         truth=np.array(prepared.mask[..., z]),
         coarse=own.coarse[..., z].numpy(),
         refined=own.refined[..., z].numpy(),
-        error_map=None if teacher is None else predict_case(teacher, cached, config).error_map[..., z].numpy(),
+        error_map=None if taught is None else taught.error_map[..., z].numpy(),
         dice={mask: mean_over_regions(scores, mask, "dice") for mask in ("coarse", "refined")},
     )

@@ -14,11 +14,13 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, ExperimentError, FederationError
 from fedserdiff.files import write_whole
 from fedserdiff.run_config import experiment_of
 from fedserdiff.threads import use_cpus
+from sites.adapters import load_adapter, save_adapter
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
@@ -127,6 +129,11 @@ class _Desk:
         wire.load_weights(student, message.content.array_records[record])
         return student.to(self.device)
 
+    def adapter(self, before: tuple[int, int]) -> SiteAdapter | None:
+        """Return this hospital's own adapter from before a stage and round, if it has one."""
+        adapter = load_adapter(self.records, self.config, before)
+        return None if adapter is None else adapter.to(self.device)
+
     def teacher(self, message: Message, stage: int) -> Student | None:
         """Return the teacher of stage `stage`, sent with this message or kept from an earlier one; 0 is none."""
         if stage == 0:
@@ -168,16 +175,21 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round and return how it changed the student, and the losses."""
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
+    stage = _ordered(message, "stage", 1, sites)
+    server_round = _ordered(message, "server-round", 1, desk.config.rounds)
     order = Order(
-        stage=_ordered(message, "stage", 1, sites),
-        server_round=_ordered(message, "server-round", 1, desk.config.rounds),
+        stage=stage,
+        server_round=server_round,
         length=_ordered(message, "length", 1, sites),
         teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
         memory=wire.memory_of(message.content, student, desk.config),
+        adapter=desk.adapter(before=(stage, server_round)),
     )
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
-    losses = run_round(student, order, hospital, desk.open, desk.config, progress)
-    metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in losses.items()}
+    done = run_round(student, order, hospital, desk.open, desk.config, progress)
+    if done.adapter is not None:
+        save_adapter(desk.records, done.adapter, stage, server_round)
+    metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in done.losses.items()}
     metrics[wire.WEIGHT] = _rounded(len(hospital.training))
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])
     return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics)})
@@ -186,7 +198,8 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
     """Hand over what the method keeps of a stage that has ended."""
     stage = _ordered(message, "stage", 1, len(desk.config.sites))
-    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config)
+    adapter = desk.adapter(before=(stage + 1, 0))
+    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config, adapter)
     return RecordDict(dict(wire.memory_to_records(kept)))
 
 
@@ -194,7 +207,8 @@ def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     """Score the student that was sent on this hospital's test cases."""
     stage = _ordered(message, "stage", 0, len(desk.config.sites))
     student, hospital = desk.student(message), desk.at_work(message)
-    scores = evaluate(student, hospital.test, desk.config, stage, desk.records / "scores.csv")
+    adapter = desk.adapter(before=(stage + 1, 0))
+    scores = evaluate(student, hospital.test, desk.config, stage, desk.records / "scores.csv", adapter)
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.test)), **scores}
     return RecordDict({wire.METRICS: MetricRecord(metrics)})
 

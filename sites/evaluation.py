@@ -11,6 +11,7 @@ import torch
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.releases import REGIONS
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
@@ -19,14 +20,16 @@ from fedserdiff.seeding import generator
 from fedserdiff.threads import beside
 
 
-def predict_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> Prediction:
+def predict_case(
+    student: Student, cached: CachedCase, config: ExperimentConfig, adapter: SiteAdapter | None = None
+) -> Prediction:
     """Segment one case on the working grid, each field of shape (3, X, Y, Z).
 
     The student runs alone, with no teacher map, and with noise that depends on seed and case only: a case meets the
-    same noise at every stage.
+    same noise at every stage. A hospital that has an adapter puts it in front.
     """
     noise = generator(config.seed, "evaluation", cached.case.name)
-    return predict_volume(student, cached.prepared.image, config.sampling_steps, noise)
+    return predict_volume(student, cached.prepared.image, config.sampling_steps, noise, adapter)
 
 
 def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
@@ -55,14 +58,19 @@ def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -
 
 
 def evaluate(
-    student: Student, cases: Sequence[CachedCase], config: ExperimentConfig, stage: int, table: Path
+    student: Student,
+    cases: Sequence[CachedCase],
+    config: ExperimentConfig,
+    stage: int,
+    table: Path,
+    adapter: SiteAdapter | None = None,
 ) -> dict[str, float]:
     """Return the mean over `cases` of every score, and enter each case's scores in the hospital's own `table` (CSV).
 
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
     cpu = torch.device("cpu")
-    scored = [beside(cpu, score_prediction, predict_case(student, c, config), c) for c in cases]
+    scored = [beside(cpu, score_prediction, predict_case(student, c, config, adapter), c) for c in cases]
     rows = [future.result() for future in scored]
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)

@@ -3,13 +3,14 @@
 import math
 import pkgutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, Terms, coarse_terms, refiner_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods import get_method
@@ -33,7 +34,7 @@ class Order:
         From 1.
     length : int
         The stage's length in stages' worth of optimisation steps.
-    teacher, memory
+    teacher, memory, adapter
         As `Objective`'s.
     """
 
@@ -42,6 +43,15 @@ class Order:
     length: int = 1
     teacher: Student | None = None
     memory: Memory = field(default_factory=dict)
+    adapter: SiteAdapter | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter."""
+
+    losses: dict[str, float]
+    adapter: SiteAdapter | None = None
 
 
 def run_round(
@@ -51,23 +61,27 @@ def run_round(
     open_site: Callable[[Site], Hospital],
     config: ExperimentConfig,
     progress: Progress = lambda step, steps, terms: None,
-) -> dict[str, float]:
-    """Train `student` in place for one round of the config's method; return the mean of each weighted loss term."""
-    objective = _objective(config)(config, order.teacher, order.memory)
+) -> Round:
+    """Train `student` in place for one round of the config's method."""
+    objective = _objective(config)(config, order.teacher, order.memory, order.adapter)
     device = next(student.parameters()).device
     training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
-    return _train(student, training_set, objective, config, order, site, progress)
+    losses = _train(student, training_set, objective, config, order, site, progress)
+    return Round(losses, objective.adapter)
 
 
-def consolidate(student: Student, stage: int, hospital: Hospital, config: ExperimentConfig) -> Memory:
+def consolidate(
+    student: Student, stage: int, hospital: Hospital, config: ExperimentConfig, adapter: SiteAdapter | None = None
+) -> Memory:
     """Return what the config's method hands over of a stage that ended with `student`: all of it leaves the hospital.
 
     It is made of the hospital's own training cases alone.
     """
     training_set = TrainingSet(hospital.training, config, next(student.parameters()).device)
-    return _objective(config)(config).consolidate(student.eval(), training_set, hospital.site.name, stage)
+    objective = _objective(config)(config, adapter=adapter)
+    return objective.consolidate(student.eval(), training_set, hospital.site.name, stage)
 
 
 def _objective(config: ExperimentConfig) -> type[Objective]:
@@ -126,8 +140,10 @@ class _Learner:
     """One of the student's networks in training."""
 
     def __init__(self, network: str, student: Student, objective: Objective, learning_rate: float) -> None:
-        self._network, self._student, self._objective, self._rate = network, student, objective, learning_rate
-        self._optimizer = torch.optim.Adam(student.get_submodule(network).parameters(), lr=learning_rate, fused=True)
+        self._network, self._student, self._objective = network, student, objective
+        own = {"params": list(student.get_submodule(network).parameters()), "lr": learning_rate}
+        self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, learning_rate)], fused=True)
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def learn_refinement(
         self, seen: Mapping[str, tuple[Lesson, torch.Tensor]], perturb: bool, done: float
@@ -139,7 +155,7 @@ class _Learner:
     def learn(self, terms_of_lessons: Mapping[str, Terms], done: float) -> dict[str, float]:
         """Take a step at the share `done` of the stage; return the weighted terms of the loss."""
         losses = weighted_terms(self._objective, self._network, self._student, terms_of_lessons)
-        anneal(self._optimizer, self._rate, done)
+        anneal(self._optimizer, self._rates, done)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self._optimizer.step()
@@ -163,10 +179,10 @@ def _sum_by_name(*parts: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in parts) for name in {n: None for part in parts for n in part}}
 
 
-def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, done: float) -> None:
-    """Set the rate that follows one cosine from `learning_rate` to 0, at the share `done` of its way."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
+def anneal(optimizer: torch.optim.Optimizer, rates: Sequence[float], done: float) -> None:
+    """Set the rate of each group of weights that follows one cosine from its of `rates` to 0, at the share `done`."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
 
 
 def stage_steps(config: ExperimentConfig, items: int, length: int = 1) -> int:

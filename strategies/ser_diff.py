@@ -20,7 +20,7 @@ class SerDiff(TeachingStrategy):
 
     def consolidates(self) -> bool:
         """Ask for maps of every student that becomes a teacher, where the config lets maps leave."""
-        return self.becomes_teacher() and self.config.shared_error_maps != "none"
+        return self.becomes_teacher() and self.config.error_maps != "none"
 
     def keep(self, site: str, content: RecordDict) -> None:
         """Add a site's maps to the bank."""

@@ -29,7 +29,7 @@ def test_both_halves_of_a_method_can_be_made(name: str) -> None:
 
 def test_the_methods_are_these_and_two_of_them_break_privacy() -> None:
     assert set(METHODS) == {
-        "ser-diff", "fine-tune", "distill", "ewc", "image-replay", "local", "rehearsal", "pooled",
+        "ser-diff", "ser-diff-plus", "fine-tune", "distill", "ewc", "image-replay", "local", "rehearsal", "pooled",
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.breaks_privacy} == {"rehearsal", "pooled"}
     assert {name for name, method in METHODS.items() if not method.federated} == {"local", "pooled"}
@@ -44,7 +44,9 @@ def test_only_methods_that_break_privacy_look_into_other_hospitals(name: str) ->
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown method 'magic': choose one of ser-diff, fine-tune, .*pooled"):
+    with pytest.raises(
+        ConfigError, match=r"unknown method 'magic': choose one of ser-diff, ser-diff-plus, fine-tune, .*pooled"
+    ):
         get_method("magic")
 
 

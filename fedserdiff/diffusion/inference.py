@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.threads import each
 
@@ -19,7 +20,13 @@ REFINED_FROM = 0.02
 """A slice is refined where the coarse network gives some voxel of it at least this probability of tumour."""
 
 
-def predict_volume(student: Student, image: NDArray[np.float16], steps: int, generator: torch.Generator) -> Prediction:
+def predict_volume(
+    student: Student,
+    image: NDArray[np.float16],
+    steps: int,
+    generator: torch.Generator,
+    adapter: SiteAdapter | None = None,
+) -> Prediction:
     """Segment one scan on the working grid.
 
     A slice, or a volume in 3D, in which the coarse network sees no tumour at all is not refined: its error map is 0
@@ -35,6 +42,8 @@ def predict_volume(student: Student, image: NDArray[np.float16], steps: int, gen
         K of the sampler.
     generator : torch.Generator
         On the CPU.
+    adapter : SiteAdapter, optional
+        Translates the scan before the student sees it; on the student's device.
 
     Returns
     -------
@@ -46,7 +55,7 @@ def predict_volume(student: Student, image: NDArray[np.float16], steps: int, gen
     was_training = student.training
     student.eval()
     try:
-        found = _predict(student, samples, steps, generator)
+        found = _predict(student, samples, steps, generator, adapter)
     finally:
         student.train(was_training)
     fields = (found.coarse, found.error_map)
@@ -55,17 +64,24 @@ def predict_volume(student: Student, image: NDArray[np.float16], steps: int, gen
     return Prediction(*(field.permute(1, 2, 3, 0) for field in fields))
 
 
-def _predict(student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator) -> Prediction:
+def _predict(
+    student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator, adapter: SiteAdapter | None
+) -> Prediction:
     """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do."""
     noise = student.noise(len(samples), generator)
     device = noise.device
     coarse, error = torch.zeros(noise.shape), torch.zeros(noise.shape)
 
+    @torch.no_grad()  # in each thread
+    def seen(batch: torch.Tensor) -> torch.Tensor:
+        image = samples[batch].to(device)
+        return image if adapter is None else adapter(image)
+
     def segment(batch: torch.Tensor) -> None:
-        coarse[batch] = student.segment(samples[batch].to(device)).cpu()
+        coarse[batch] = student.segment(seen(batch)).cpu()
 
     def refine(batch: torch.Tensor) -> None:
-        context = student.context(samples[batch].to(device), coarse[batch].to(device))
+        context = student.context(seen(batch), coarse[batch].to(device))
         error[batch] = student.sample(context, steps, noise[batch]).cpu()
 
     each(device, segment, _batches_where(samples != 0, device))

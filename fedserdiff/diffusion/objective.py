@@ -68,6 +68,10 @@ class Lesson:
         The teacher's conditional maps Ê_old, zeros for samples without one.
     replay : Replay, optional
         From `replay_of`.
+    teacher : Student, optional
+        Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
+    gamma : float
+        As `feature_distance`'s, for what `teacher` makes of them.
     """
 
     image: torch.Tensor
@@ -75,6 +79,8 @@ class Lesson:
     noise: torch.Generator
     old_map: torch.Tensor | None = None
     replay: Replay | None = None
+    teacher: Student | None = None
+    gamma: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,13 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]
     images = lesson.image if replay is None else torch.cat([lesson.image, replay.image])
     logits, features = student.coarse_features(images)
     coarse = torch.sigmoid(logits[:own])
-    distance = None if replay is None else _distance(features, own, replay.of_coarse, replay.gamma)
-    return Terms(dice_bce(coarse, lesson.truth), distance), coarse.detach()
+    distances = [] if replay is None else [_distance(features, own, replay.of_coarse, replay.gamma)]
+    if lesson.teacher is not None:
+        with torch.no_grad():
+            taught, of_teacher = lesson.teacher.coarse_features(lesson.image)
+        distances.append(feature_distance([feature[:own] for feature in features], of_teacher, lesson.gamma))
+        distances.append(F.binary_cross_entropy_with_logits(logits[:own], torch.sigmoid(taught)))
+    return Terms(dice_bce(coarse, lesson.truth), _total(distances)), coarse.detach()
 
 
 def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, perturb: bool) -> Terms:
@@ -125,21 +136,30 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
     seen = perturb_boundary(coarse, noise) if perturb else coarse
     error = lesson.truth - seen
     t, noisy = _noised(error, noise)
-    context = drop_context(student.context(lesson.image, seen, lesson.old_map), noise)
+    context = drop_context(student.context(lesson.image.detach(), seen, lesson.old_map), noise)
     if replay is not None:
         pairs = ((noisy, replay.noisy), (t, replay.t), (context, replay.context))
         noisy, t, context = (torch.cat(pair) for pair in pairs)
     estimates, features = student.denoise_features(noisy, t, context)
     estimate = estimates[:own]
-    distance = None if replay is None else _distance(features, own, replay.of_refiner(), replay.gamma)
+    distances = [] if replay is None else [_distance(features, own, replay.of_refiner(), replay.gamma)]
+    if lesson.teacher is not None:
+        with torch.no_grad():
+            taught, of_teacher = lesson.teacher.denoise_features(noisy[:own], t[:own], context[:own])
+        distances.append(feature_distance([feature[:own] for feature in features], of_teacher, lesson.gamma))
+        distances.append(F.mse_loss(estimate, taught))
     refined = (seen + estimate).clamp(0, 1)
-    return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), distance)
+    return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
 
 
 def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:
     """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖², both networks' shares."""
     terms, coarse = coarse_terms(student, lesson)
     return terms.segmentation + refiner_terms(student, lesson, coarse, perturb).segmentation
+
+
+def _total(distances: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    return torch.stack(list(distances)).sum() if distances else None
 
 
 def _noised(maps: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

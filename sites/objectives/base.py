@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.wire import Memory
@@ -29,12 +31,21 @@ class Objective:
         The frozen teacher, where the coordinator has sent one.
     memory : Memory
         What the coordinator keeps of earlier hospitals and replays here, by name of record.
+    adapter : SiteAdapter, optional
+        The hospital's own, where it has learnt one: it stays in front of the student there, and never leaves.
     """
 
-    def __init__(self, config: ExperimentConfig, teacher: Student | None = None, memory: Memory = NOTHING_KEPT) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        teacher: Student | None = None,
+        memory: Memory = NOTHING_KEPT,
+        adapter: SiteAdapter | None = None,
+    ) -> None:
         self.config = config
         self.teacher = teacher
         self.memory = memory
+        self.adapter = adapter
 
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
@@ -45,12 +56,23 @@ class Objective:
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make ready for a round, before its first step; by default there is nothing to do."""
 
+    def seen(self, image: torch.Tensor) -> torch.Tensor:
+        """Return images of the hospital as its networks see them: through the adapter, where there is one."""
+        if self.adapter is None:
+            return image
+        translated: torch.Tensor = self.adapter(image)
+        return translated
+
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return what a step learns from, by the name that the lesson's L_seg has among the loss's terms.
 
         By default it is the batch. What is drawn for anything else comes from generators of the objective's own.
         """
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
+
+    def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
+        """Return groups of weights, with their rate ``lr``, that learn beside one network's at a rate: none."""
+        return []
 
     def weight(self, term: str) -> float:
         """Return the weight of a term in the loss: λ for all but the batch's own L_seg."""

@@ -47,7 +47,7 @@ class ImageReplayObjective(Objective):
         steps = stage_steps(config, len(training_set))
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         for step in range(steps):
-            anneal(optimizer, config.learning_rate, step / steps)
+            anneal(optimizer, [config.learning_rate], step / steps)
             batch = training_set.batch(training_set.draw(config.batch_size, draws))
             loss = model.loss(batch.image, batch.truth, draws)
             optimizer.zero_grad()

@@ -3,6 +3,7 @@
 import torch
 
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
@@ -19,8 +20,14 @@ class SerDiffObjective(Objective):
     the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
     """
 
-    def __init__(self, config: ExperimentConfig, teacher: Student | None = None, memory: Memory = NOTHING_KEPT) -> None:
-        super().__init__(config, teacher if config.lambda_kd > 0 else None, memory)
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        teacher: Student | None = None,
+        memory: Memory = NOTHING_KEPT,
+        adapter: SiteAdapter | None = None,
+    ) -> None:
+        super().__init__(config, teacher if config.lambda_kd > 0 else None, memory, adapter)
 
     _bank: torch.Tensor | None
     _pool: torch.Tensor
@@ -40,7 +47,7 @@ class SerDiffObjective(Objective):
         self._pool = torch.randperm(len(training_set), generator=noise)[:size]
         self._row_of = torch.full((len(training_set),), -1)
         self._row_of[self._pool] = torch.arange(size)
-        self._maps = self._noisy(_conditional_maps(self.teacher, training_set, self._pool, config, noise), noise)
+        self._maps = self._noisy(self._conditional_maps(self.teacher, training_set, self._pool, noise), noise)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
 
@@ -70,7 +77,8 @@ class SerDiffObjective(Objective):
         config = self.config
         from_bank = 0 if self._bank is None else config.replay_batch // 2
         rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
-        image = self._training_set.batch(self._pool[rows]).image
+        with torch.no_grad():
+            image = self.seen(self._training_set.batch(self._pool[rows]).image)
 
         def replayed(coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             maps, context = self._maps[rows], teacher.context(image, coarse)
@@ -89,30 +97,30 @@ class SerDiffObjective(Objective):
         ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.
         """
         config = self.config
-        if config.shared_error_maps == "none":
+        if config.error_maps == "none":
             return NOTHING_KEPT
         noise = generator(config.seed, "shared-maps", site, stage)
-        if config.shared_error_maps == "mri":
+        if config.error_maps == "mri":
             drawn = training_set.draw(config.shared_maps, noise)
-            maps = _conditional_maps(student, training_set, drawn, config, noise)
+            maps = self._conditional_maps(student, training_set, drawn, noise)
         else:
             maps = _unconditional_maps(student, config, noise)
         return {ERROR_MAPS: {"maps": to_levels(maps)}}
 
+    def _conditional_maps(
+        self, student: Student, training_set: TrainingSet, index: torch.Tensor, noise: torch.Generator
+    ) -> torch.Tensor:
+        """Return a student's error map of each of the hospital's training items at `index`: (N, 3, *grid)."""
+        start = student.noise(len(index), noise)
+        maps = torch.empty_like(start)
 
-def _conditional_maps(
-    student: Student, training_set: TrainingSet, index: torch.Tensor, config: ExperimentConfig, noise: torch.Generator
-) -> torch.Tensor:
-    """Return a student's error map of each of the hospital's training items at `index`: (N, 3, *grid)."""
-    start = student.noise(len(index), noise)
-    maps = torch.empty_like(start)
+        @torch.no_grad()  # in each thread
+        def sample(rows: torch.Tensor) -> None:
+            image = self.seen(training_set.batch(index[rows]).image)
+            maps[rows] = student.predict(image, self.config.map_steps, start[rows]).error_map
 
-    def sample(rows: torch.Tensor) -> None:
-        image = training_set.batch(index[rows]).image
-        maps[rows] = student.predict(image, config.map_steps, start[rows]).error_map
-
-    each(start.device, sample, torch.arange(len(index)).split(config.batch_size))
-    return maps
+        each(start.device, sample, torch.arange(len(index)).split(self.config.batch_size))
+        return maps
 
 
 def _unconditional_maps(student: Student, config: ExperimentConfig, noise: torch.Generator) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedserdiff.comparison.adapter_study import ADAPTER
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
 from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA, choose_patients, of_first_sites
@@ -43,7 +44,9 @@ def described(study: Study, write_run: WriteRun, levels: dict[str, list[list[flo
     return study.describe(runs, True)
 
 
-@pytest.mark.parametrize("study", [ABLATION, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "study", [ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH], ids=lambda s: s.name
+)
 def test_a_study_has_a_row_for_each_variant_under_its_columns_and_a_plot_of_as_many_points(
     study: Study, write_run: WriteRun
 ) -> None:
@@ -64,10 +67,11 @@ def test_what_differs_between_variants_is_what_the_study_is_about() -> None:
             for name, value in config.to_dict().items()
             if value != CONFIG.to_dict()[name]
         }
-        for study in (ABLATION, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
+        for study in (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
     }
     assert changed == {
         "ablation": {"method", "shared_error_maps"},
+        "adapter": {"method", "shared_error_maps", "lambda_kd", "inversion_steps"},
         "lambda": {"method", "lambda_kd"},
         "teacher-noise": {"method", "map_noise"},
         "teacher-data": {"sites"},

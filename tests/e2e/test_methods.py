@@ -23,7 +23,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("distill", "ewc", "image-replay", "local", "rehearsal")
+OTHERS = ("ser-diff-plus", "distill", "ewc", "image-replay", "local", "rehearsal")
 Results = dict[str, Any]
 Go = Callable[..., Results]
 
@@ -90,8 +90,9 @@ def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_secon
     assert np.isfinite(row(results, 2)).all()
     ours, plain = weights(workplace / method), weights(workplace / "fine-tune")
     assert any(not torch.equal(ours[name], plain[name]) for name in plain)
-    added = {"distill": {"distillation"}, "ewc": {"consolidation"}, "image-replay": {"replay"}}
-    assert set(results["losses"][1]) == {"segmentation"} | added.get(method, set())
+    added = dict.fromkeys(("ser-diff-plus", "distill"), "distillation")
+    added |= {"ewc": "consolidation", "image-replay": "replay"}
+    assert set(results["losses"][1]) == {"segmentation", added.get(method, "segmentation")}
     assert all(value > 0 for value in results["losses"][1].values())
 
 
@@ -101,6 +102,7 @@ OUT, IN = {"arrays", "metrics", "site", "scan-hashes"}, {"arrays", "config"}
 @pytest.mark.parametrize(
     ("method", "out", "into"),
     [
+        ("ser-diff-plus", [OUT, OUT], [IN, IN | {"teacher"}]),
         ("distill", [OUT, OUT], [IN, IN | {"teacher"}]),
         ("ewc", [OUT | {"fisher"}, OUT], [IN, IN | {"teacher", "fisher"}]),
         ("image-replay", [OUT | {"synthetic-images"}, OUT], [IN, IN | {"synthetic-images"}]),

@@ -58,7 +58,7 @@ def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) ->
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
-@pytest.mark.parametrize("method", ["ser-diff", "image-replay", "ewc"])
+@pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus", "image-replay", "ewc"])
 def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
     hospital: Hospital, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
         run_round(student, Order(1, 1), hospital, lambda s: hospital, config)
         memory = consolidate(student, 1, hospital, config)
         order = Order(2, 1, teacher=copy.deepcopy(student).eval().requires_grad_(False), memory=memory)
-        losses = run_round(student, order, hospital, lambda s: hospital, config)
+        losses = run_round(student, order, hospital, lambda s: hospital, config).losses
         results.append((student.state_dict(), losses))
     use_cpus(1)
     (one, of_one), (two, of_two) = results
@@ -102,6 +102,8 @@ def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp
     ("changes", "kept"),
     [
         ({"method": "ser-diff"}, {"error-maps"}),
+        ({"method": "ser-diff-plus"}, set()),
+        ({"method": "ser-diff-plus", "shared_error_maps": "null"}, {"error-maps"}),
         ({"method": "ser-diff", "shared_error_maps": "none"}, set()),
         ({"method": "ewc"}, {"fisher"}),
         ({"method": "image-replay"}, {"synthetic-images"}),

@@ -13,6 +13,7 @@ from strategies.distill import Distill
 from strategies.ewc import Ewc
 from strategies.image_replay import ImageReplay
 from strategies.ser_diff import SerDiff
+from strategies.ser_diff_plus import SerDiffPlus
 
 SITES = ("north", "east", "west")
 NOTHING = RecordDict()
@@ -65,9 +66,9 @@ def test_the_first_student_teaches_for_ever_and_reaches_each_site_once(kind: typ
     assert method.teacher_stage == 1
 
 
-@pytest.mark.parametrize("kind", [SerDiff, Distill])
-def test_the_latest_student_teaches_the_next_stage_and_travels_again(kind: type[ArrivalStrategy]) -> None:
-    method = strategy(kind, teacher="latest")
+@pytest.mark.parametrize(("kind", "teacher"), [(SerDiff, "latest"), (Distill, "latest"), (SerDiffPlus, "first")])
+def test_the_latest_student_teaches_the_next_stage_and_travels_again(kind: type[ArrivalStrategy], teacher: str) -> None:
+    method = strategy(kind, teacher=teacher)
     for stage in (1, 2, 3):
         begin(method, stage, "north")
         assert teacher_in(method, "north") == (None if stage == 1 else stage - 1)
@@ -87,6 +88,28 @@ def test_the_bank_travels_with_every_round_to_every_site() -> None:
         records = method.records_for("east", server_round)
         assert values_of(records[wire.ERROR_MAPS]["maps"]).tolist() == np.full((2, 3, 16, 24), 7).tolist()
         method.receive("east", NOTHING)
+
+
+def test_the_bank_of_ser_diff_plus_holds_the_latest_stage_alone() -> None:
+    method = strategy(SerDiffPlus, method="ser-diff-plus", shared_error_maps="null")
+    for stage, sites in enumerate((("north",), ("north", "east")), 1):
+        begin(method, stage, *sites)
+        for site in sites:
+            method.keep(site, maps(stage))
+        method.end_stage(weights(stage))
+    begin(method, 3, "west")
+    sent = values_of(method.records_for("west", 1)[wire.ERROR_MAPS]["maps"])
+    assert sent.tolist() == np.full((4, 3, 16, 24), 2).tolist(), "two sites' maps of stage 2, none of stage 1"
+
+
+def test_hospitals_share_error_maps_where_their_method_does_unless_told_otherwise() -> None:
+    for kind, name, asked in ((SerDiff, "ser-diff", True), (SerDiffPlus, "ser-diff-plus", False)):
+        method = strategy(kind, method=name)
+        begin(method, 1, "north")
+        assert method.consolidates() is asked
+        told = strategy(kind, method=name, shared_error_maps="none" if asked else "null")
+        begin(told, 1, "north")
+        assert told.consolidates() is not asked
 
 
 def test_a_bank_travels_as_it_was_handed_over_from_the_first_sample_on() -> None:

@@ -1,0 +1,50 @@
+"""The study of SER-Diff+: what each of its parts contributes."""
+
+from typing import Any
+
+from fedserdiff.comparison.studies import COLUMNS, FirstHospital, Study, StudyRuns, cells, outcomes, series
+from fedserdiff.comparison.summary import verdict
+from fedserdiff.config import ExperimentConfig
+
+_WHOLE, _MAPS = "ser-diff-plus", "and shared error maps, replayed"
+_NO_KD, _NO_ADAPTER = "no distillation (λ = 0)", "no adapter"
+
+
+def _variants(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+    whole = config.replace(method="ser-diff-plus")
+    return {
+        _WHOLE: whole,
+        _MAPS: whole.replace(shared_error_maps="null"),
+        _NO_KD: whole.replace(lambda_kd=0.0),
+        _NO_ADAPTER: whole.replace(inversion_steps=0),
+    }
+
+
+def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
+    by_name = outcomes(runs, phantom)
+    whole = by_name[_WHOLE].dice
+    return {
+        "columns": ["variant", *COLUMNS],
+        "rows": [[name, *cells(outcome)] for name, outcome in by_name.items()],
+        "plot": {
+            "kind": "bars",
+            "x_label": "variant of ser-diff-plus",
+            "y_label": "final mean Dice %",
+            "log_x": False,
+            "series": [series("mean over sites", list(by_name), [o.dice for o in by_name.values()])],
+        },
+        "sentences": [
+            verdict("SER-Diff+", "the same without its adapter", whole - by_name[_NO_ADAPTER].dice),
+            verdict("SER-Diff+", "the same without distillation", whole - by_name[_NO_KD].dice),
+            verdict("Replaying shared error maps besides", "replaying none", by_name[_MAPS].dice - whole),
+        ],
+    }
+
+
+ADAPTER = Study(
+    "adapter",
+    "The parts of SER-Diff+",
+    "What do the site adapter, distillation and shared error maps each contribute to SER-Diff+?",
+    _variants,
+    _describe,
+)

@@ -1,0 +1,71 @@
+"""Contrast inversion: a hospital learns, as it arrives, what its scans would look like where the teacher is right."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.adapter import SiteAdapter, all_signs
+from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.threads import each
+from sites.hospital import Batch, TrainingSet
+
+_RATE = 5e-3  # Adam's at the start
+_BATCHES_A_SIGN = 2
+
+Slopes = dict[int, Sequence[torch.Tensor]]
+
+
+def invert_contrast(
+    teacher: Student, training_set: TrainingSet, config: ExperimentConfig, draws: torch.Generator
+) -> SiteAdapter:
+    """Return the adapter h by which a frozen teacher segments the hospital's own scans: (Dice + BCE)(T(h(c)), y) → min.
+
+    Of each modality that sign is taken with which the teacher is least wrong before anything is learnt: a contrast may
+    be the inverse of the teacher's, and gradients alone do not get there in every case. Then `inversion_steps` of Adam,
+    its rate annealed by a cosine (our choice, measured: docs/explanation/retention.md). Nothing but the teacher's
+    weights is known of earlier hospitals.
+
+    Parameters
+    ----------
+    teacher : Student
+        Its weights require no gradient.
+    training_set : TrainingSet
+        The hospital's own.
+    config : ExperimentConfig
+    draws : torch.Generator
+        On the CPU; for batches and first weights.
+    """
+    device = next(teacher.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draws.initial_seed())
+        adapter = SiteAdapter(config.spatial_dims).to(device)
+    batches = [training_set.batch(training_set.draw(config.batch_size, draws)) for _ in range(_BATCHES_A_SIGN)]
+    with torch.no_grad():
+        adapter.signs.copy_(min(all_signs(), key=lambda signs: _wrong(teacher, batches, signs)))
+    weights = list(adapter.parameters())
+    optimizer = torch.optim.Adam(weights, lr=_RATE, fused=True)
+    for step in range(config.inversion_steps):
+        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * step / config.inversion_steps)) / 2
+        drawn = training_set.draw(config.batch_size, draws)
+        halves = [half for half in (drawn[::2], drawn[1::2]) if len(half)]  # each with its share of tumour
+        slopes: Slopes = {}
+
+        def descend(number: int, halves: Sequence[torch.Tensor] = halves, slopes: Slopes = slopes) -> None:
+            batch = training_set.batch(halves[number])
+            loss = dice_bce(torch.sigmoid(teacher.coarse_logits(adapter(batch.image))), batch.truth)
+            slopes[number] = torch.autograd.grad(loss, weights)
+
+        each(device, descend, range(len(halves)))
+        for place, weight in enumerate(weights):
+            weight.grad = torch.stack([slopes[number][place] for number in range(len(halves))]).mean(0)
+        optimizer.step()
+    return adapter
+
+
+def _wrong(teacher: Student, batches: list[Batch], signs: torch.Tensor) -> float:
+    """Return a teacher's loss on images whose modalities are multiplied by signs."""
+    images = [b.image * signs.to(b.image.device).reshape(-1, *[1] * (b.image.ndim - 2)) for b in batches]
+    return sum(float(dice_bce(teacher.segment(i), b.truth)) for i, b in zip(images, batches, strict=True))

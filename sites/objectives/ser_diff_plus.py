@@ -1,0 +1,66 @@
+"""SER-Diff+: the dual loss behind a site adapter, which shows the student every hospital in one common look."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.seeding import generator
+from fedserdiff.wire import Memory
+from sites.hospital import Batch, TrainingSet
+from sites.inversion import invert_contrast
+from sites.objectives.base import DISTILLATION, NOTHING_KEPT, SEGMENTATION
+from sites.objectives.ser_diff import SerDiffObjective
+
+_ADAPTERS_RATE = 0.5  # as a share of the networks'
+_DISTILLATION = 0.3  # of λ
+
+
+class SerDiffPlusObjective(SerDiffObjective):
+    """L = L_seg + 0.3 · λ · L_KD on h(c), the hospital's scans as its adapter h translates them (our choice).
+
+    h is learnt when the hospital arrives, by `invert_contrast` on the latest teacher, and learns on with the student.
+    On h(c) that teacher is right, so it is what the student is held to there, features and outputs, sample by sample.
+    The first hospital has no adapter. With λ = 0 nothing is distilled; with ``inversion_steps = 0`` there is no h.
+    Error maps are replayed, as by SER-Diff, only where hospitals share them.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        teacher: Student | None = None,
+        memory: Memory = NOTHING_KEPT,
+        adapter: SiteAdapter | None = None,
+    ) -> None:
+        super().__init__(config, teacher, memory, adapter)
+        self._inverted = teacher  # whatever λ
+        self._replays = self.teacher is not None and config.error_maps != "none"
+
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
+        """Learn the adapter, unless the hospital has one or is the first."""
+        if self._inverted is not None and self.adapter is None and self.config.inversion_steps > 0:
+            draws = generator(self.config.seed, "inversion", site, stage)
+            self.adapter = invert_contrast(self._inverted, training_set, self.config, draws)
+        if self._replays:
+            super().begin(training_set, site, stage, server_round)
+
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the translated batch's lesson, where there is a teacher taught by it."""
+        batch = replace(batch, image=self.seen(batch.image))
+        plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
+        lesson = (super().lessons(batch, noise) if self._replays else plain)[SEGMENTATION]
+        return {SEGMENTATION: replace(lesson, teacher=self.teacher, gamma=self.config.gamma)}
+
+    def weight(self, term: str) -> float:
+        """Return 0.3 λ for distillation: every sample is distilled, and outputs with features."""
+        return _DISTILLATION * self.config.lambda_kd if term == DISTILLATION else super().weight(term)
+
+    def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
+        """Return the adapter's weights: they learn from the coarse network's terms."""
+        if self.adapter is None or network != "coarse":
+            return []
+        return [{"params": list(self.adapter.parameters()), "lr": _ADAPTERS_RATE * learning_rate}]

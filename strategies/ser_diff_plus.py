@@ -1,0 +1,29 @@
+"""SER-Diff+ at the coordinator: the latest student teaches, and a bank holds maps of the latest stage alone."""
+
+from flwr.app import RecordDict
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.report.events import RunEvents
+from strategies.replay_bank import ReplayBank
+from strategies.ser_diff import SerDiff
+
+
+class SerDiffPlus(SerDiff):
+    """SER-Diff whose every stage's student becomes the teacher, whatever the config's `teacher` says.
+
+    Nothing that it keeps grows with the stream. Adapters stay in their hospitals.
+    """
+
+    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+        super().__init__(config, events)
+        self._bank_of = 0
+
+    def becomes_teacher(self) -> bool:
+        """Say that this stage's student becomes the teacher."""
+        return True
+
+    def keep(self, site: str, content: RecordDict) -> None:
+        """Put a site's maps in the place of those of earlier stages."""
+        if self._bank_of != self.stage:
+            self.bank, self._bank_of = ReplayBank(), self.stage
+        super().keep(site, content)
