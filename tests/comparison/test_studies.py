@@ -15,6 +15,7 @@ from fedserdiff.config import Site, make_config
 from fedserdiff.evaluation.bootstrap import StreamScores
 
 WriteRun = Callable[..., RunRecord]
+OF_RUNS = (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
 CONFIG = make_config("smoke", sites=(Site("north", "brats2021", "/n"), Site("west", "brats2021", "/w")))
 
@@ -44,9 +45,7 @@ def described(study: Study, write_run: WriteRun, levels: dict[str, list[list[flo
     return study.describe(runs, True)
 
 
-@pytest.mark.parametrize(
-    "study", [ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("study", OF_RUNS, ids=lambda study: study.name)
 def test_a_study_has_a_row_for_each_variant_under_its_columns_and_a_plot_of_as_many_points(
     study: Study, write_run: WriteRun
 ) -> None:
@@ -67,7 +66,7 @@ def test_what_differs_between_variants_is_what_the_study_is_about() -> None:
             for name, value in config.to_dict().items()
             if value != CONFIG.to_dict()[name]
         }
-        for study in (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
+        for study in OF_RUNS
     }
     assert changed == {
         "ablation": {"method", "shared_error_maps"},
