@@ -59,8 +59,7 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
         def answer(message: Message, context: Context) -> Message:
             here = desk(context)
             use_cpus(here.config.cpus_per_site)
-            torch.use_deterministic_algorithms(True, warn_only=True)  # for GPUs; a CPU's sums repeat anyway
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # 4 % of a step
+            _compute_repeatably()
             return Message(handler(message, here), reply_to=message)
 
         return answer
@@ -70,6 +69,15 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
     app.train(wire.CONSOLIDATE.partition(".")[2])(registered(_consolidate))
     app.evaluate()(registered(_evaluate))
     return app
+
+
+def _compute_repeatably() -> None:
+    """Have GPUs give the same sums each time; a CPU's repeat anyway.
+
+    New tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_Desk":

@@ -1,0 +1,99 @@
+"""What a finished run's student makes of scans of unknown origin, where no hospital's adapter is known to be theirs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.files import write_whole
+from fedserdiff.threads import use_cpus
+from sites.adapters import load_adapter
+from sites.evaluation import predict_case, score_prediction
+from strategies.run_directory import RunDirectory
+
+from command import clear_errors
+from simulation import load_student, reopen
+
+_FILE = "unknown-origin.json"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run of ser-diff-plus.")]) -> None:
+    """Score the final student on all test cases, each through whichever adapter leaves the student in least doubt.
+
+    In a deployment adapters stay in their hospitals: only a simulation can do this, and it writes no adapter anywhere.
+    """
+    console = Console()
+    with clear_errors("nothing: scores stand at the end"):
+        federation = reopen(console, RunDirectory.of_interrupted(run))
+        config = federation.config
+        if not (run / "student.pt").is_file():
+            raise ConfigError(f"{run}: holds no student.pt: the run is not finished")
+        use_cpus(config.cpus_per_site)
+        student = load_student(config, run / "student.pt")
+        adapters = {
+            hospital.site.name: load_adapter(run / "hospitals" / hospital.site.name, config, (len(config.sites) + 1, 0))
+            for hospital in federation.hospitals
+        }
+        if not any(adapters.values()):
+            raise ConfigError(f"{run}: no hospital of this run has an adapter: its scores need no knowledge of origin")
+        rows: list[dict[str, Any]] = []
+        with console.status("scoring"):
+            for hospital in federation.hospitals:
+                scans = [_score(student, cached, adapters, config) for cached in hospital.test]
+                rows.append(
+                    {
+                        "site": hospital.site.name,
+                        "cases": len(scans),
+                        "dice": float(np.mean([dice for _, dice in scans])),
+                        "through its own adapter": sum(site == hospital.site.name for site, _ in scans),
+                    }
+                )
+        report = {"data": federation.data, "method": config.method, "seed": config.seed, "sites": rows}
+        write_whole(run / _FILE, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
+    table = Table(
+        "site", "Dice %", "own adapter chosen", title=f"Scans of unknown origin: {run.name}, {federation.data}"
+    )
+    for row in rows:
+        table.add_row(
+            row["site"], f"{100 * row['dice']:.1f}", f"{row['through its own adapter']} of {row['cases']} cases"
+        )
+    console.print(table)
+    console.print(f"mean over sites: {100 * float(np.mean([row['dice'] for row in rows])):.1f} % ({run / _FILE})")
+
+
+def _score(
+    student: Student, cached: CachedCase, adapters: Mapping[str, SiteAdapter | None], config: ExperimentConfig
+) -> tuple[str, float]:
+    """Return the site whose adapter leaves least doubt, and the refined Dice through it, mean of regions."""
+    brain = torch.from_numpy((cached.prepared.image != 0).any(0))
+    found = {site: predict_case(student, cached, config, adapter) for site, adapter in adapters.items()}
+    site = min(found, key=lambda site: doubt(found[site].coarse, brain))
+    return site, mean_over_regions(score_prediction(found[site], cached), "refined", "dice")
+
+
+def doubt(coarse: torch.Tensor, brain: torch.Tensor) -> float:
+    """Return the mean entropy, in nats, of region probabilities P (3, X, Y, Z) over the voxels of a brain (X, Y, Z).
+
+    It needs no label: a student that sees a look it knows is sure of most voxels (our choice).
+    """
+    p = coarse[:, brain].double().clamp(1e-9, 1 - 1e-9)
+    return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean())
+
+
+if __name__ == "__main__":
+    app()
