@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     methods: Annotated[
         str, typer.Option(help=f"Methods, with commas between; of {', '.join(map(label, METHODS))}.")
-    ] = "ser-diff,fine-tune,rehearsal,pooled",
+    ] = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled",
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, with commas between; 0,1,2 by default, and 0 for a study.")
     ] = None,

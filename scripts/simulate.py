@@ -25,6 +25,7 @@ from command import clear_errors
 from simulation import CASES, Federation, examples, open_named, reopen, run_simulation
 
 _PICTURE = "examples.png"  # the last file that a run writes
+_METHOD = "ser-diff-plus"  # what keeps most without a raw scan: docs/explanation/retention.md
 _MAY_CHANGE = ("retries", "site_failure")  # of a run that goes on
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -37,7 +38,7 @@ def main(
         Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(map(label, METHODS))}.", show_default="ser-diff")
+        str | None, typer.Option(help=f"One of {', '.join(map(label, METHODS))}.", show_default=_METHOD)
     ] = None,
     profile: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROFILES)}.", show_default="laptop")] = None,
     seed: Annotated[
@@ -142,8 +143,8 @@ def main(
 
 def _config(given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
     """Return the config of a new run."""
-    defaults = {"profile": "laptop", "gpus_per_site": float(torch.cuda.is_available())}
-    get_method(given.get("method", ExperimentConfig.method))
+    defaults = {"method": _METHOD, "profile": "laptop", "gpus_per_site": float(torch.cuda.is_available())}
+    get_method(given.get("method", _METHOD))
     config = make_config(**{**defaults, **given})
     if "cpus_per_site" not in given and ray_address is None:
         config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))

@@ -65,5 +65,5 @@ def pooled(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def ser_diff(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Three hospitals by SER-Diff, the default."""
-    return run("ser-diff", "--sites", "3")
+    """Three hospitals by SER-Diff."""
+    return run("ser-diff", "--sites", "3", "--method", "ser-diff")

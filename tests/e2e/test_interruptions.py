@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kill_points import POINTS, ROOT, results_of, run, same_files
@@ -30,14 +29,17 @@ CHAIN = (
 )
 """Of all points, which kill_points.py tries one by one, those that are tried here: no test takes for ever."""
 
-SMOKE = ("--profile", "smoke", "--sites", "3")
+KEEPS_MOST = ("--method", "ser-diff-plus", "--shared-error-maps", "null")  # adapters, a bank, a teacher that changes
+SMOKE = ("--profile", "smoke", "--sites", "3", *KEEPS_MOST)
 KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def whole(workplace: Path, ser_diff: dict[str, Any]) -> Path:
+def whole(workplace: Path) -> Path:
     """The run that nobody disturbed."""
-    return workplace / "ser-diff"
+    done = run(*SMOKE, "--out", "whole", cwd=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workplace / "whole"
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,9 @@ def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
 ) -> None:
     refused = run("--resume", "chain", "--seed", "3", "--method", "ewc", "--sites", "2", cwd=workplace)
     assert refused.returncode == 1
-    assert "method was 'ser-diff', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
+    assert (
+        "method was 'ser-diff-plus', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
+    )
     assert "Traceback" not in refused.stderr
     assert "Go on with" not in refused.stderr
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
+from sites.adapters import load_adapter
+from sites.evaluation import predict_case, score_prediction
 from sites.hospital import open_hospital
 from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
@@ -219,3 +223,39 @@ def test_rehearsal_counts_the_cases_that_stay_in_the_buffer_as_raw_scans(
     chosen = int(torch.randperm(len(cases), generator=generator(config.seed, "rehearsal", "site-1"))[0])
     assert results["bytes_out"]["site-1"]["raw-scans"] == list(cases.values())[chosen] > 0
     assert len(set(cases.values())) == 2, "so that the other case would have been noticed"
+
+
+def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
+    others: Callable[[str], Results], workplace: Path
+) -> None:
+    """What the script writes, against every adapter tried here by hand, and the entropy that scipy gives."""
+    others("ser-diff-plus")
+    command = [sys.executable, str(ROOT / "scripts" / "unknown_origin.py"), "ser-diff-plus"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((workplace / "ser-diff-plus" / "unknown-origin.json").read_text())["sites"]
+    config = config_of(workplace / "ser-diff-plus")
+    student = Student(config)
+    student.load_state_dict(weights(workplace / "ser-diff-plus"))
+    adapters = [load_adapter(workplace / "ser-diff-plus" / "hospitals" / s.name, config, (9, 0)) for s in config.sites]
+    assert [adapter is None for adapter in adapters] == [True, False], "the first hospital needs none"
+    for number, site in enumerate(config.sites):
+        (cached,) = open_hospital(site, config, workplace / "cache" / "cases").test
+        found = [predict_case(student, cached, config, adapter) for adapter in adapters]
+        brain = (cached.prepared.image != 0).any(0)
+        doubts = [entropy(np.stack([p := f.coarse.numpy()[:, brain].astype(float), 1 - p])).mean() for f in found]
+        chosen = int(np.argmin(doubts))
+        scores = score_prediction(found[chosen], cached)
+        told = written[number]
+        assert (told["cases"], told["through its own adapter"]) == (1, int(chosen == number))
+        assert told["dice"] == pytest.approx(
+            np.mean([scores[f"refined.dice.{region}"] for region in ("tc", "wt", "et")])
+        )
+
+
+def test_a_run_without_adapters_has_no_scans_of_unknown_origin(fine_tune: Results, workplace: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "unknown_origin.py"), "fine-tune"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "no hospital of this run has an adapter" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -123,8 +123,8 @@ def test_pooling_is_one_stage_on_everybodys_cases(pooled: dict[str, Any]) -> Non
 
 def test_cumulative_participation_latest_teacher_and_mri_maps(run: Run) -> None:
     results = run(
-        "cumulative", "--sites", "3", "--rounds", "1", "--participation", "cumulative", "--teacher", "latest",
-        "--shared-error-maps", "mri", "--lambda", "0.5", "--cpus-per-site", "1",
+        "cumulative", "--sites", "3", "--method", "ser-diff", "--rounds", "1", "--participation", "cumulative",
+        "--teacher", "latest", "--shared-error-maps", "mri", "--lambda", "0.5", "--cpus-per-site", "1",
     )  # fmt: skip
     sent = results["bytes_out"]
     assert sent["site-1"]["error-maps"] > sent["site-2"]["error-maps"] > 0, "twice, and once"
