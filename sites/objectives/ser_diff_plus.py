@@ -25,7 +25,8 @@ class SerDiffPlusObjective(SerDiffObjective):
 
     h is learnt when the hospital arrives, by `invert_contrast` on the latest teacher, and learns on with the student.
     On h(c) that teacher is right, so it is what the student is held to there, features and outputs, sample by sample.
-    The first hospital has no adapter. With λ = 0 nothing is distilled; with ``inversion_steps = 0`` there is no h.
+    The first hospital, whose look it is, has none. With λ = 0 nothing is distilled; with ``inversion_steps = 0`` no
+    hospital has an adapter.
     Error maps are replayed, as by SER-Diff, only where hospitals share them.
     """
 
@@ -42,7 +43,9 @@ class SerDiffPlusObjective(SerDiffObjective):
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Learn the adapter, unless the hospital has one or is the first."""
-        if self._inverted is not None and self.adapter is None and self.config.inversion_steps > 0:
+        is_first = site in [first.name for first in self.config.sites[:1]]
+        wanted = self.adapter is None and not is_first and self.config.inversion_steps > 0
+        if self._inverted is not None and wanted:
             draws = generator(self.config.seed, "inversion", site, stage)
             self.adapter = invert_contrast(self._inverted, training_set, self.config, draws)
         if self._replays:

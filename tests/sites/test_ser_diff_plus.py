@@ -90,6 +90,15 @@ def test_the_first_hospital_has_no_adapter_and_learns_as_by_fine_tuning(hospital
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
+def test_the_first_hospital_needs_no_adapter_when_it_trains_again(hospital: Hospital) -> None:
+    config = CONFIG.replace(sites=(hospital.site, replace(hospital.site, name="site-2")))
+    for site, has_adapter in ((hospital.site, False), (config.sites[1], True)):
+        student, order = lively_student(config), Order(2, 1, teacher=frozen(lively_student(config)))
+        at_site = replace(hospital, site=site)
+        done = run_round(student, order, at_site, lambda other: hospital, config)
+        assert (done.adapter is not None) == has_adapter
+
+
 def test_with_nothing_distilled_and_no_inversion_it_is_fine_tuning(hospital: Hospital) -> None:
     config = CONFIG.replace(lambda_kd=0, inversion_steps=0)
     teacher, student = frozen(lively_student(config)), lively_student(config.replace(seed=3))
