@@ -3,7 +3,7 @@
 The halves are named as strings and imported by their own side, so that neither side ever imports the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -30,6 +30,8 @@ class Method:
         The error maps that its hospitals share where nobody asks: ``null``, or ``none``.
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
+    knows_origin : bool
+        Whether its scores use that a hospital knows which it is.
     federated : bool
         Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
         simulation scores them everywhere, and comparisons do not count their bytes.
@@ -42,6 +44,7 @@ class Method:
     hands_over: str = ""
     error_maps: str = "null"
     breaks_privacy: bool = False
+    knows_origin: bool = False
     federated: bool = True
 
 
@@ -61,6 +64,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             terms=("segmentation", "distillation"),
             hands_over="error-maps",
             error_maps="none",
+            knows_origin=True,
         ),
         "fine-tune": Method(
             "each hospital trains the model it is handed, nothing is done against forgetting",
@@ -113,6 +117,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 def label(name: str) -> str:
     """Return a method's name as people are to read it: what breaks privacy says so."""
     return f"{name} (breaks privacy)" if get_method(name).breaks_privacy else name
+
+
+def origin_note(names: Iterable[str]) -> str | None:
+    """Return what is to be said beside scores of these methods; None where none knows where a scan comes from."""
+    knowing = [name for name in names if get_method(name).knows_origin]
+    if not knowing:
+        return None
+    return (
+        f"{', '.join(knowing)}: a hospital is scored through its own adapter, so it has to know which hospital it is."
+    )
 
 
 def get_method(name: str) -> Method:

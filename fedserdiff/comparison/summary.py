@@ -9,7 +9,7 @@ import numpy as np
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
-from fedserdiff.methods import get_method, label
+from fedserdiff.methods import get_method, label, origin_note
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
@@ -145,9 +145,19 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
     }
 
 
+_ASKED = (
+    ("ser-diff-plus", "fine-tune"),
+    ("ser-diff-plus", "ser-diff"),
+    ("ser-diff-plus", "rehearsal"),
+    ("ser-diff", "fine-tune"),
+    ("ser-diff", "distill"),
+)
+"""What readers ask of this project's methods: does the first of a pair beat the second?"""
+
+
 def _differences(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the paired differences in final mean Dice of every method to fine-tune, and of ser-diff to distill."""
-    pairs = [(name, "fine-tune") for name in estimates if name != "fine-tune"] + [("ser-diff", "distill")]
+    """Return the paired differences in final mean Dice of every method to fine-tune, and those of `_ASKED`."""
+    pairs = dict.fromkeys([(name, "fine-tune") for name in estimates if name != "fine-tune"] + list(_ASKED))
     return [
         {"method": a, "baseline": b, "dice": _difference(estimates, a, b).interval().to_dict()}
         for a, b in pairs
@@ -175,9 +185,11 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     else:
         shown = "; ".join(f"{label(name)} {_percent(estimate)}" for name, estimate in final.items())
         sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
-    for baseline in ("fine-tune", "distill"):
-        if "ser-diff" in final and baseline in final:
-            sentences.append(verdict("ser-diff", baseline, final["ser-diff"] - final[baseline]))
+    for method, baseline in _ASKED:
+        if method in final and baseline in final:
+            sentences.append(verdict(method, label(baseline), final[method] - final[baseline]))
+    if note := origin_note(final):
+        sentences.append(note)
     return sentences if len(about["seeds"]) > 1 else [*sentences, ONE_SEED]
 
 

@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 
 # Okabe and Ito's colours, told apart with any colour vision, less the yellow, which white paper swallows.
 _COLOURS = {
+    "ser-diff-plus": ("#332288", ">"),
     "ser-diff": ("#d55e00", "o"),
     "fine-tune": ("#0072b2", "s"),
     "distill": ("#009e73", "^"),
@@ -31,7 +32,7 @@ _COLOURS = {
     "pooled": ("#000000", "X"),
     "local": ("#777777", "<"),
 }
-_SPARE = (("#332288", ">"), ("#882255", "h"), ("#999933", "p"), ("#661100", "*"), ("#44aa99", "d"))
+_SPARE = (("#882255", "h"), ("#999933", "p"), ("#661100", "*"), ("#44aa99", "d"))
 _SERIES = tuple(_COLOURS.values())
 _STYLE: Any = {
     "font.size": 9,

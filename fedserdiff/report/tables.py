@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.data.releases import REGIONS
-from fedserdiff.methods import label
+from fedserdiff.methods import label, origin_note
 from fedserdiff.report.overlap import leak_warning, left_out_note
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
@@ -40,6 +40,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     if note := _partial_note(results):
         console.print(escape(note), highlight=False)
     console.print(_stream_table(results, "The stream"))
+    if note := origin_note([results["method"]]):
+        console.print(note, highlight=False)
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
     if note := left_out_note(results.get("overlap")):

@@ -82,6 +82,16 @@ def test_a_method_that_does_not_beat_a_baseline_is_said_not_to(write_run: WriteR
     assert any(s.startswith("ser-diff does not beat distill: +0.0") and "includes 0" in s for s in lost)
 
 
+def test_ser_diff_plus_is_held_against_what_it_is_to_beat_and_what_it_has_to_know_is_said(write_run: WriteRun) -> None:
+    given = {"ser-diff-plus": POOLED, "ser-diff": FORGETS, "rehearsal": KEEPS}
+    answer = compare_runs(runs(write_run, given), PHANTOM)["answer"]
+    assert any(s.startswith("ser-diff-plus beats ser-diff: +27.5") for s in answer)
+    assert any(s.startswith("ser-diff-plus beats rehearsal (breaks privacy): +17.5") for s in answer)
+    assert (
+        "ser-diff-plus: a hospital is scored through its own adapter, so it has to know which hospital it is." in answer
+    )
+
+
 def test_runs_of_other_seeds_cannot_be_compared(write_run: WriteRun) -> None:
     given = runs(write_run, {"ser-diff": KEEPS}) | runs(write_run, {"fine-tune": FORGETS}, seeds=(0, 2))
     with pytest.raises(ConfigError, match="cannot be compared"):
