@@ -39,7 +39,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
     """
     console = Console()
     with clear_errors("nothing: scores stand at the end"):
-        federation = reopen(console, RunDirectory.of_interrupted(run))
+        federation = reopen(console, RunDirectory(run))
         config = federation.config
         if not (run / "student.pt").is_file():
             raise ConfigError(f"{run}: holds no student.pt: the run is not finished")

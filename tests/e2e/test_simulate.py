@@ -108,7 +108,7 @@ def test_another_seed_meets_other_patients_and_weights(ser_diff: dict[str, Any],
 
 
 def test_ser_diff_with_lambda_0_is_fine_tuning_to_the_last_digit(fine_tune: dict[str, Any], run: Run) -> None:
-    ours = run("ours", "--sites", "2", "--lambda", "0")
+    ours = run("ours", "--sites", "2", "--method", "ser-diff", "--lambda", "0")
     assert ours["R"] == fine_tune["R"]
     assert ours["R_coarse"] == fine_tune["R_coarse"]
     assert ours["losses"] == fine_tune["losses"]
