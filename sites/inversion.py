@@ -41,7 +41,7 @@ def invert_contrast(
     device = next(teacher.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.initial_seed())
-        adapter = SiteAdapter(config.spatial_dims).to(device)
+        adapter = SiteAdapter().to(device)
     batches = [training_set.batch(training_set.draw(config.batch_size, draws)) for _ in range(_BATCHES_A_SIGN)]
     with torch.no_grad():
         adapter.signs.copy_(min(all_signs(), key=lambda signs: _wrong(teacher, batches, signs)))

@@ -3,7 +3,6 @@
 from itertools import product
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import nn
 
 from fedserdiff.data.releases import MODALITIES
@@ -14,12 +13,8 @@ _HIDDEN = 32
 class SiteAdapter(nn.Module):
     """h(c) = s · c + MLP(c) at every voxel of the brain, 0 outside: one look for scans of any scanner (our choice).
 
-    It sees one voxel at a time, so it can change contrast and nothing else: no shape, no place. Some 1,300 weights.
-
-    Parameters
-    ----------
-    spatial_dims : {2, 3}
-        Slices or volumes.
+    It sees one voxel at a time, so it can change contrast and nothing else: no shape, no place. Some 1,300 weights. A
+    new one changes nothing. Slices and volumes are the same to it.
 
     Attributes
     ----------
@@ -29,23 +24,25 @@ class SiteAdapter(nn.Module):
 
     signs: torch.Tensor
 
-    def __init__(self, spatial_dims: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        conv, modalities = Conv["conv", spatial_dims], len(MODALITIES)
-        first, second, last = (
-            conv(of, to, 1) for of, to in ((modalities, _HIDDEN), (_HIDDEN, _HIDDEN), (_HIDDEN, modalities))
-        )
+        modalities = len(MODALITIES)
+        last = nn.Linear(_HIDDEN, modalities)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.residual = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
+        self.residual = nn.Sequential(
+            nn.Linear(modalities, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU(), last
+        )
         self.register_buffer("signs", torch.ones(modalities))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Translate images of shape (B, 4, *grid), 0 outside the brain."""
-        signs = self.signs.reshape(-1, *[1] * (image.ndim - 2))
-        brain = (image != 0).any(1, keepdim=True)
-        residual: torch.Tensor = self.residual(image)
-        return (signs * image + residual) * brain
+        voxels = image.movedim(1, -1)
+        brain = (voxels != 0).any(-1)
+        inside = voxels[brain]  # the rest is half of a scan
+        translated = torch.zeros_like(voxels, memory_format=torch.contiguous_format)
+        translated[brain] = self.signs * inside + self.residual(inside)
+        return translated.movedim(-1, 1).contiguous()
 
 
 def all_signs() -> list[torch.Tensor]:
