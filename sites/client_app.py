@@ -77,7 +77,7 @@ def _compute_repeatably() -> None:
     New tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # typed as a plain module
 
 
 def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_Desk":

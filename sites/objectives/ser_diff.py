@@ -3,7 +3,6 @@
 import torch
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
@@ -20,24 +19,20 @@ class SerDiffObjective(Objective):
     the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
     """
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        teacher: Student | None = None,
-        memory: Memory = NOTHING_KEPT,
-        adapter: SiteAdapter | None = None,
-    ) -> None:
-        super().__init__(config, teacher if config.lambda_kd > 0 else None, memory, adapter)
-
     _bank: torch.Tensor | None
     _pool: torch.Tensor
     _maps: torch.Tensor
     _row_of: torch.Tensor
     _replay: torch.Generator
 
+    @property
+    def distilled(self) -> Student | None:
+        """The teacher that the student is held to: none in stage 1, and none where λ = 0."""
+        return self.teacher if self.config.lambda_kd > 0 else None
+
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Draw the pool, sample the teacher's conditional map of each of its items, and take the bank's maps."""
-        if self.teacher is None:
+        if self.distilled is None:
             return
         config = self.config
         self._training_set = training_set
@@ -47,7 +42,7 @@ class SerDiffObjective(Objective):
         self._pool = torch.randperm(len(training_set), generator=noise)[:size]
         self._row_of = torch.full((len(training_set),), -1)
         self._row_of[self._pool] = torch.arange(size)
-        self._maps = self._noisy(self._conditional_maps(self.teacher, training_set, self._pool, noise), noise)
+        self._maps = self._noisy(self._conditional_maps(self.distilled, training_set, self._pool, noise), noise)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
 
@@ -59,9 +54,9 @@ class SerDiffObjective(Objective):
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's lesson, with the teacher's maps of it and a replay where there is a teacher."""
-        if self.teacher is None:
+        if self.distilled is None:
             return super().lessons(batch, noise)
-        replay = self._replayed(self.teacher) if self.config.replay_batch > 0 else None
+        replay = self._replayed(self.distilled) if self.config.replay_batch > 0 else None
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self._old_maps(batch), replay)}
 
     def _old_maps(self, batch: Batch) -> torch.Tensor:

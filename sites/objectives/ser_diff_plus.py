@@ -5,15 +5,11 @@ from typing import Any
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
-from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson
-from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
-from fedserdiff.wire import Memory
 from sites.hospital import Batch, TrainingSet
 from sites.inversion import invert_contrast
-from sites.objectives.base import DISTILLATION, NOTHING_KEPT, SEGMENTATION
+from sites.objectives.base import DISTILLATION, SEGMENTATION
 from sites.objectives.ser_diff import SerDiffObjective
 
 _ADAPTERS_RATE = 0.5  # as a share of the networks'
@@ -30,24 +26,17 @@ class SerDiffPlusObjective(SerDiffObjective):
     Error maps are replayed, as by SER-Diff, only where hospitals share them.
     """
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        teacher: Student | None = None,
-        memory: Memory = NOTHING_KEPT,
-        adapter: SiteAdapter | None = None,
-    ) -> None:
-        super().__init__(config, teacher, memory, adapter)
-        self._inverted = teacher  # whatever λ
-        self._replays = self.teacher is not None and config.error_maps != "none"
+    @property
+    def _replays(self) -> bool:
+        return self.distilled is not None and self.config.error_maps != "none"
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Learn the adapter, unless the hospital has one or is the first."""
         is_first = site in [first.name for first in self.config.sites[:1]]
         wanted = self.adapter is None and not is_first and self.config.inversion_steps > 0
-        if self._inverted is not None and wanted:
+        if self.teacher is not None and wanted:  # whatever λ
             draws = generator(self.config.seed, "inversion", site, stage)
-            self.adapter = invert_contrast(self._inverted, training_set, self.config, draws)
+            self.adapter = invert_contrast(self.teacher, training_set, self.config, draws)
         if self._replays:
             super().begin(training_set, site, stage, server_round)
 
@@ -56,7 +45,7 @@ class SerDiffPlusObjective(SerDiffObjective):
         batch = replace(batch, image=self.seen(batch.image))
         plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
         lesson = (super().lessons(batch, noise) if self._replays else plain)[SEGMENTATION]
-        return {SEGMENTATION: replace(lesson, teacher=self.teacher, gamma=self.config.gamma)}
+        return {SEGMENTATION: replace(lesson, teacher=self.distilled, gamma=self.config.gamma)}
 
     def weight(self, term: str) -> float:
         """Return 0.3 λ for distillation: every sample is distilled, and outputs with features."""
