@@ -44,7 +44,7 @@ def invert_contrast(
         adapter = SiteAdapter().to(device)
     batches = [training_set.batch(training_set.draw(config.batch_size, draws)) for _ in range(_BATCHES_A_SIGN)]
     with torch.no_grad():
-        adapter.signs.copy_(min(all_signs(), key=lambda signs: _wrong(teacher, batches, signs)))
+        adapter.signs.copy_(min(all_signs(), key=lambda signs: _wrong(teacher, adapter, signs, batches)))
     weights = list(adapter.parameters())
     optimizer = torch.optim.Adam(weights, lr=_RATE, fused=True)
     for step in range(config.inversion_steps):
@@ -65,7 +65,7 @@ def invert_contrast(
     return adapter
 
 
-def _wrong(teacher: Student, batches: list[Batch], signs: torch.Tensor) -> float:
-    """Return a teacher's loss on images whose modalities are multiplied by signs."""
-    images = [b.image * signs.to(b.image.device).reshape(-1, *[1] * (b.image.ndim - 2)) for b in batches]
-    return sum(float(dice_bce(teacher.segment(i), b.truth)) for i, b in zip(images, batches, strict=True))
+def _wrong(teacher: Student, adapter: SiteAdapter, signs: torch.Tensor, batches: list[Batch]) -> float:
+    """Return a teacher's loss through a new adapter of these signs, which it keeps."""
+    adapter.signs.copy_(signs)
+    return sum(float(dice_bce(teacher.segment(adapter(b.image)), b.truth)) for b in batches)
