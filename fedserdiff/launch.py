@@ -21,6 +21,9 @@ from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
 _KNOCK_S = 10
 _WORKER_RESTARTS = 20
 """A worker that was killed is replaced; not for ever, or a machine without memory would never say so."""
+_HEAPS = 64
+"""More than a worker has threads. glibc gives each thread a heap up to 8 a CPU, and on 2 CPUs Ray's own threads use these
+up: the two that train would share one, and wait for each other at every tensor (docs/explanation/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def _start_ray(resources: Resources) -> None:
         if resources.address not in (None, "auto"):
             _knock(str(resources.address))
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
+        os.environ.setdefault("MALLOC_ARENA_MAX", str(_HEAPS))  # of the workers; this process has read it already
         try:
             ray.init(
                 address=resources.address or "local",  # None would join whatever cluster this machine belongs to
