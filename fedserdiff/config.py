@@ -179,7 +179,7 @@ class ExperimentConfig:
     replay_batch: int = 8
     conditional_maps: int = 192
     shared_maps: int = 64
-    inversion_steps: int = 100
+    inversion_steps: int = 300
     cpus_per_site: float = 2
     gpus_per_site: float = 0
     site_timeout_s: float = 120

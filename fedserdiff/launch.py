@@ -22,8 +22,8 @@ _KNOCK_S = 10
 _WORKER_RESTARTS = 20
 """A worker that was killed is replaced; not for ever, or a machine without memory would never say so."""
 _HEAPS = 64
-"""More than a worker has threads. glibc gives each thread a heap up to 8 a CPU, and on 2 CPUs Ray's own threads use these
-up: the two that train would share one, and wait for each other at every tensor (docs/explanation/performance.md)."""
+"""More than a worker has threads. glibc gives each thread a heap, but no more than 8 a CPU: on 2 CPUs Ray's own threads
+use them up, and two that train share one and wait for each other at every tensor (docs/explanation/performance.md)."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Lesson:
         From `replay_of`.
     teacher : Student, optional
         Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
+    taught : int, optional
+        Of how many of them, the first ones; all by default.
     gamma : float
         As `feature_distance`'s, for what `teacher` makes of them.
     """
@@ -80,6 +82,7 @@ class Lesson:
     old_map: torch.Tensor | None = None
     replay: Replay | None = None
     teacher: Student | None = None
+    taught: int | None = None
     gamma: float = 1.0
 
 
@@ -111,9 +114,10 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]
     distances = [] if replay is None else [_distance(features, own, replay.of_coarse, replay.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
-            taught, of_teacher = lesson.teacher.coarse_features(lesson.image)
-        distances.append(feature_distance([feature[:own] for feature in features], of_teacher, lesson.gamma))
-        distances.append(F.binary_cross_entropy_with_logits(logits[:own], torch.sigmoid(taught)))
+            taught, of_teacher = lesson.teacher.coarse_features(lesson.image[: lesson.taught])
+        held = len(taught)
+        distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
+        distances.append(F.binary_cross_entropy_with_logits(logits[:held], torch.sigmoid(taught)))
     return Terms(dice_bce(coarse, lesson.truth), _total(distances)), coarse.detach()
 
 
@@ -145,9 +149,11 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
     distances = [] if replay is None else [_distance(features, own, replay.of_refiner(), replay.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
-            taught, of_teacher = lesson.teacher.denoise_features(noisy[:own], t[:own], context[:own])
-        distances.append(feature_distance([feature[:own] for feature in features], of_teacher, lesson.gamma))
-        distances.append(F.mse_loss(estimate, taught))
+            samples = (part[:own][: lesson.taught] for part in (noisy, t, context))
+            taught, of_teacher = lesson.teacher.denoise_features(*samples)
+        held = len(taught)
+        distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
+        distances.append(F.mse_loss(estimate[:held], taught))
     refined = (seen + estimate).clamp(0, 1)
     return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
 

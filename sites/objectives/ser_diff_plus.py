@@ -1,5 +1,6 @@
 """SER-Diff+: the dual loss behind a site adapter, which shows the student every hospital in one common look."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +15,15 @@ from sites.objectives.ser_diff import SerDiffObjective
 
 _ADAPTERS_RATE = 0.5  # as a share of the networks'
 _DISTILLATION = 0.3  # of λ
+_TAUGHT = 0.5  # of a batch, the first half, drawn from items with tumour: half of the teacher's time, the same Dice
 
 
 class SerDiffPlusObjective(SerDiffObjective):
     """L = L_seg + 0.3 · λ · L_KD on h(c), the hospital's scans as its adapter h translates them (our choice).
 
     h is learnt when the hospital arrives, by `invert_contrast` on the latest teacher, and learns on with the student.
-    On h(c) that teacher is right, so it is what the student is held to there, features and outputs, sample by sample.
+    On h(c) that teacher is right, so it is what the student is held to there, features and outputs, sample by sample
+    in the half of each batch that is drawn from items with tumour.
     The first hospital, whose look it is, has none. With λ = 0 nothing is distilled; with ``inversion_steps = 0`` no
     hospital has an adapter.
     Error maps are replayed, as by SER-Diff, only where hospitals share them.
@@ -45,10 +48,11 @@ class SerDiffPlusObjective(SerDiffObjective):
         batch = replace(batch, image=self.seen(batch.image))
         plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
         lesson = (super().lessons(batch, noise) if self._replays else plain)[SEGMENTATION]
-        return {SEGMENTATION: replace(lesson, teacher=self.distilled, gamma=self.config.gamma)}
+        taught = math.ceil(_TAUGHT * len(batch.image))
+        return {SEGMENTATION: replace(lesson, teacher=self.distilled, taught=taught, gamma=self.config.gamma)}
 
     def weight(self, term: str) -> float:
-        """Return 0.3 λ for distillation: every sample is distilled, and outputs with features."""
+        """Return 0.3 λ for distillation: the samples themselves are distilled, and outputs with features."""
         return _DISTILLATION * self.config.lambda_kd if term == DISTILLATION else super().weight(term)
 
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:

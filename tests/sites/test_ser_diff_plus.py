@@ -112,7 +112,7 @@ def test_with_nothing_distilled_and_no_inversion_it_is_fine_tuning(hospital: Hos
 
 
 def test_the_student_is_held_to_the_teacher_on_translated_scans(hospital: Hospital) -> None:
-    """A student that is its teacher is at distance 0 of it there, and another is not."""
+    """A student that is its teacher is at distance 0 of it there, and another is not; half of the batch counts."""
     config = CONFIG
     teacher = frozen(lively_student(config))
     training_set = TrainingSet(hospital.training, config, CPU)
@@ -125,7 +125,7 @@ def test_the_student_is_held_to_the_teacher_on_translated_scans(hospital: Hospit
         float(terms_of(objective, student, batch)["distillation"])
         for student in (copy.deepcopy(teacher), lively_student(config.replace(seed=3)))
     )
-    p = teacher.segment(lively_adapter()(batch.image)).double()
+    p = teacher.segment(lively_adapter()(batch.image[:2])).double()
     entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()  # what a cross-entropy is at its least
     assert same == pytest.approx(0.3 * float(entropy), rel=1e-3)
     assert other > 1.5 * same
