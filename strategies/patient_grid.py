@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from strategies.faults import describe_fault, may_pass
 
-_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.05, 1.0, 0.01
+_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.2, 1.0, 0.02
 """How long to wait between two looks for replies: at first; at most; and as a share of the wait so far, so that a long
 wait does not take CPUs from those it waits for."""
 
