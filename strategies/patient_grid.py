@@ -11,9 +11,12 @@ from flwr.serverapp import Grid
 
 from strategies.faults import describe_fault, may_pass
 
-_POLL_S, _MOST_POLL_S, _POLL_SHARE = 0.2, 1.0, 0.02
+_LOOK_S, _MOST_LOOK_S, _LOOK_SHARE = 0.05, 1.0, 0.01
 """How long to wait between two looks for replies: at first; at most; and as a share of the wait so far, so that a long
 wait does not take CPUs from those it waits for."""
+
+_SEE_TO_S = 0.2
+"""How long at least between two looks at who was started anew: a node that starts as its message goes out takes it."""
 
 _MOST_SENDINGS = 4
 """A hospital whose process ends again and again at the same message is not sent it for ever."""
@@ -71,6 +74,7 @@ class PatientGrid(Grid):
             for message in messages
         ]
         replies: list[Message] = []
+        seen_to = started
         while errands and time.monotonic() < end:
             by_copy = {copy: errand for errand in errands for copy in errand.copies}
             for reply in self._grid.pull_messages(list(by_copy)):
@@ -86,10 +90,12 @@ class PatientGrid(Grid):
                 elif errand in errands:  # the first answer counts, to whichever copy
                     errands.remove(errand)
                     replies.append(reply)
-            activations = self._activations()
-            errands = [errand for errand in errands if self._see_to(errand, activations)]
+            now = time.monotonic()
+            if now - seen_to >= _SEE_TO_S:
+                activations, seen_to = self._activations(), now
+                errands = [errand for errand in errands if self._see_to(errand, activations)]
             if errands:
-                time.sleep(min(max(_POLL_S, _POLL_SHARE * (time.monotonic() - started)), _MOST_POLL_S))
+                time.sleep(min(max(_LOOK_S, _LOOK_SHARE * (now - started)), _MOST_LOOK_S))
         return replies
 
     def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:
