@@ -122,6 +122,7 @@ def _start_ray(resources: Resources) -> None:
         if resources.address not in (None, "auto"):
             _knock(str(resources.address))
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
+        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, whatever else is busy starves the hospitals
         os.environ.setdefault("MALLOC_ARENA_MAX", str(_HEAPS))  # of the workers; this process has read it already
         try:
             ray.init(

@@ -1,6 +1,7 @@
 """Both halves on the real engine, where something is unusual: faults, absent sites, more than one worker."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,19 @@ def test_more_resources_than_any_machine_has_are_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="lower --cpus-per-site"):
         simulate(ServerApp(), ClientApp(), 1, Resources(10_000), tmp_path / "flower.log", LIMIT_S)
     assert not ray.is_initialized()
+
+
+def test_a_hospital_at_work_yields_to_nobody_else_on_its_machine(config: ExperimentConfig, tmp_path: Path) -> None:
+    """Ray would have its workers give way to whatever else is busy, for minutes where that takes every CPU."""
+    real = make_client_app(config, premises(tmp_path))
+
+    def notes_its_niceness(message: Message, context: Context) -> Message:
+        (tmp_path / "niceness").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
+        return real(message, context)
+
+    server = make_server_app(config, RunDirectory.new(tmp_path / "run"), RunEvents())
+    simulate(server, notes_its_niceness, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
+    assert (tmp_path / "niceness").read_text() == str(os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def test_sites_that_ask_for_a_gpu_are_placed_on_different_ones(tmp_path: Path) -> None:
