@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +19,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.events import RunEvents
 from fedserdiff.threads import use_cpus
-from sites.evaluation import score_case
+from sites.evaluation import evaluate
 from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
@@ -119,17 +120,17 @@ def _direct(federation: Federation) -> Direct:
     use_cpus(config.cpus_per_site)
     started = time.monotonic()
     student = new_student(config)
-    _score(student, federation)
-    for stage, hospital in enumerate(federation.hospitals, 1):
-        train_stage(student, stage, hospital, config)
-        _score(student, federation)
+    with TemporaryDirectory() as tables:
+        _evaluate(student, federation, 0, Path(tables))
+        for stage, hospital in enumerate(federation.hospitals, 1):
+            train_stage(student, stage, hospital, config)
+            _evaluate(student, federation, stage, Path(tables))
     return Direct(time.monotonic() - started, student.state_dict())
 
 
-def _score(student: Student, federation: Federation) -> None:
+def _evaluate(student: Student, federation: Federation, stage: int, tables: Path) -> None:
     for hospital in federation.hospitals:
-        for cached in hospital.test:
-            score_case(student, cached, federation.config)
+        evaluate(student, hospital.test, federation.config, stage, tables / f"{hospital.site.name}.csv")
 
 
 def _figures(
