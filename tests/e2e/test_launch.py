@@ -184,7 +184,8 @@ def test_a_hospital_at_work_yields_to_nobody_else_on_its_machine(config: Experim
         return real(message, context)
 
     server = make_server_app(config, RunDirectory.new(tmp_path / "run"), RunEvents())
-    simulate(server, notes_its_niceness, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
+    log = tmp_path / "flower.log"
+    simulate(server, notes_its_niceness, 2, Resources(1), log, LIMIT_S)  # type: ignore[arg-type]  # it is only called
     assert (tmp_path / "niceness").read_text() == str(os.getpriority(os.PRIO_PROCESS, 0))
 
 
