@@ -25,7 +25,7 @@ from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
 
-from command import clear_errors
+from command import clear_errors, seeds_of
 from direct_training import train_stage
 from enlarged_coarse import coarse_flops, coarse_only, enlarged_coarse, refined_flops
 from machine import machine
@@ -67,7 +67,7 @@ def accuracy(
     console = Console()
     with clear_errors("nothing: figures stand at the end"):
         config = make_config(profile, method="fine-tune", cpus_per_site=1)
-        numbers = _seeds(seeds)
+        numbers = seeds_of(seeds)
         use_cpus(1)
         with console.status("preparing phantoms"):
             others = _hospital(config.replace(seed=_OTHERS_SEED, phantom_patients=_OTHERS)).cases
@@ -196,13 +196,6 @@ def _estimate(
     )["final"]
     assert estimate is not None  # every stream has a final score
     return estimate
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError:
-        raise ConfigError(f"--seeds: {text!r} is not a list of whole numbers such as 0,1,2") from None
 
 
 def _print(console: Console, report: Mapping[str, Any]) -> None:

@@ -37,6 +37,35 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
 
 
+def listed(text: str, option: str) -> list[str]:
+    """Return the items of an option, between commas, each once.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none.
+    """
+    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise ConfigError(f"{option}: name at least one")
+    return items
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds of ``--seeds``.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none, or one is not a whole number.
+    """
+    items = listed(text, "--seeds")
+    for item in items:
+        if not (item.isascii() and item.isdecimal()):
+            raise ConfigError(f"--seeds: {item!r} is not a whole number")
+    return [int(item) for item in items]
+
+
 def _say(what: str, text: str, go_on: str) -> None:
     console = Console(stderr=True)
     console.print(f"[bold red]{what}:[/bold red] {escape(text)}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.tables import print_comparison, print_study
 
-from command import clear_errors
+from command import clear_errors, listed, seeds_of
 from comparison import STUDIES, Setting, claim, compare_methods, run_studies, write_page
 from run_pool import RunPool
 from simulation import CASES
@@ -66,14 +66,14 @@ def main(
             raise ConfigError("--sites and --federation: give one of them")
         if parallel is not None and parallel < 1:
             raise ConfigError(f"--parallel: {parallel} is less than 1")
-        names = _listed(methods, "--methods")
+        names = listed(methods, "--methods")
         for name in names:
             get_method(name)
         studies = [] if study is None else _studies(study)
         gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
         setting = Setting(
             make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus, allow_overlap=allow_overlap),
-            [_seed(text) for text in _listed(seeds or ("0" if studies else "0,1,2"), "--seeds")],
+            seeds_of(seeds or ("0" if studies else "0,1,2")),
             federation,
             3 if sites is None else sites,
             console,
@@ -89,21 +89,8 @@ def main(
         console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 
-def _listed(text: str, option: str) -> list[str]:
-    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-    if not items:
-        raise ConfigError(f"{option}: name at least one")
-    return items
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"--seeds: {text!r} is not a whole number")
-    return int(text)
-
-
 def _studies(text: str) -> list[Study]:
-    names = list(STUDIES) if text == "all" else _listed(text, "--study")
+    names = list(STUDIES) if text == "all" else listed(text, "--study")
     for name in names:
         if name not in STUDIES:
             raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")

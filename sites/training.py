@@ -68,7 +68,7 @@ def run_round(
     training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
-    losses = _train(student, training_set, objective, config, order, site, progress)
+    losses = optimise(student, training_set, objective, order, site, progress)
     return Round(losses, objective.adapter)
 
 
@@ -89,19 +89,20 @@ def _objective(config: ExperimentConfig) -> type[Objective]:
     return objective
 
 
-def _train(
+def optimise(
     student: Student,
     training_set: TrainingSet,
     objective: Objective,
-    config: ExperimentConfig,
     order: Order,
     site: str,
-    progress: Progress,
+    progress: Progress = lambda step, steps, terms: None,
 ) -> dict[str, float]:
-    """Take the round's share of the stage's steps. Adam starts afresh; its rate follows one cosine over the stage.
+    """Take the round's share of the stage's steps; return the mean of each weighted loss term.
 
-    The two networks share no gradient: while the refiner learns of a step, the coarse network is at the next one.
+    Adam starts afresh; its rate follows one cosine over the stage. The two networks share no gradient: while the
+    refiner learns of a step, the coarse network is at the next one.
     """
+    config = objective.config
     steps = stage_steps(config, len(training_set), order.length)
     first = steps * (order.server_round - 1) // config.rounds
     last = steps * order.server_round // config.rounds
