@@ -1,4 +1,4 @@
-"""Audits: a hospital's ledger, verified and told in words; and the patients who are in a federation twice."""
+"""Audits: a hospital's ledger, the patients who are in a federation twice, and what an attacker gets of a run."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback()
 def main() -> None:
-    """Audit what left a hospital, and who is in a federation twice."""
+    """Audit what left a hospital, who is in a federation twice, and what an attacker gets of a run."""
 
 
 @app.command()
@@ -71,6 +71,18 @@ def overlap(
         from audit_overlap import show_overlap  # with torch and Ray, for which a ledger's audit should not wait
 
         show_overlap(Console(highlight=False), federation, config)
+
+
+@app.command()
+def privacy(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    shadows: Annotated[int, typer.Option(min=2, help="Shadow models a stage, for calibrated attacks.")] = 8,
+) -> None:
+    """Attack what a simulated run's hospitals sent, maps and weights; write a table, a plot and a page into it."""
+    with clear_errors("nothing: findings stand at the end"):
+        from audit_privacy import audit_privacy
+
+        audit_privacy(Console(highlight=False), run, shadows)
 
 
 def _check_head(file: Path, chain: Sequence[Entry], expected: str | None) -> None:

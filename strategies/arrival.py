@@ -224,10 +224,11 @@ def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) 
 
 
 def _save_weights(run: RunDirectory, config: ExperimentConfig, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:
-    """Write a stage's student, and the teacher, where there is one."""
+    """Write a stage's student, as the last one and under its number, and the teacher, where there is one."""
     student = Student(config)
     wire.load_weights(student, arrays)
-    run.write_weights("student", student.state_dict())
+    for name in ("student", f"student-of-stage-{strategy.stage}"):
+        run.write_weights(name, student.state_dict())
     deployed = strategy.deployed([site.name for site in config.sites])
     if len(set(deployed)) > 1:  # sites keep students of their own
         for site, stage in zip(config.sites, deployed, strict=True):

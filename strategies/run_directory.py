@@ -28,7 +28,10 @@ _CONFIG, _RESULTS, _LOCK = "config.json", "results.json", "lock"
 
 
 class RunDirectory:
-    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``."""
+    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``.
+
+    Beside them ``student-of-stage-K.pt`` after each stage K: what a federation has sent, for audits.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

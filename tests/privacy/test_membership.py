@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+from students import lively_student
+
+from fedserdiff.config import make_config
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.privacy.membership import LOSSES, calibrated, losses
+
+CONFIG = make_config("smoke", precision="fp32")
+
+
+def scans(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.zeros(count, 3, 16, 24)
+    truth[:, :, 4:9, 6:12] = 1
+    return torch.randn(count, 4, 16, 24, generator=rng), truth
+
+
+def test_losses_are_of_each_item_alone() -> None:
+    student = lively_student(CONFIG)
+    image, truth = scans(3)
+    found = losses(student, image, truth, None)
+    assert set(found) == set(LOSSES)
+    with torch.no_grad():
+        expected = [float(dice_bce(student.segment(i[None]), y[None])) for i, y in zip(image, truth, strict=True)]
+    assert np.exp(found["coarse"]) == pytest.approx(expected, rel=1e-4)
+    alone = losses(student, image[:1], truth[:1], None)
+    assert alone["diffusion"][0] == pytest.approx(found["diffusion"][0], rel=1e-4)
+
+
+def test_losses_are_those_that_the_adapter_shows() -> None:
+    student, adapter = lively_student(CONFIG), SiteAdapter()
+    adapter.signs.fill_(-1)
+    image, truth = scans(2)
+    through, turned = losses(student, image, truth, adapter), losses(student, -image, truth, None)
+    for name in LOSSES:
+        assert through[name] == pytest.approx(turned[name], rel=1e-5)
+
+
+def test_calibration_takes_away_how_hard_an_item_is() -> None:
+    """Both items are members; one is hard for every model, and a shadow that saw it does not count."""
+    loss = np.array([1.0, 5.0])
+    shadows = [np.array([1.5, 5.5]), np.array([np.nan, 5.5]), np.array([1.5, np.nan])]
+    assert calibrated(loss, shadows) == pytest.approx([0.5, 0.5])
