@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rich.console import Console
+from rich.status import Status
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
@@ -27,32 +28,31 @@ from sites.hospital import open_hospital
 from strategies.run_directory import RunDirectory
 
 from privacy_attacks import (
-    CALIBRATED,
-    CANARIES,
     COPIES,
     FPRS,
     LAST,
     MEMORISER,
+    NEVER,
     NEVER_SEEN,
-    UNTRAINED,
     Finding,
-    Target,
     attack_canaries,
+    attack_images,
     attack_maps,
     attack_weights,
     control_maps,
     control_weights,
 )
+from privacy_models import Target, train_shadows
 from simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 
-_STRANGERS = 32  # patients of each phantom scanner whom nobody trains on, beside the test patients
+_STRANGERS = 64  # patients of each phantom scanner whom nobody trains on, beside the test patients
 _STRANGERS_SEED = 5000  # plus the run's: no run's own patients
 _COLUMNS = (
     "patients of", "attack on", "by", "AUC [95 %]", "TPR % at FPR 1 %, 0.1 %", "distance ratio [95 %]", "p",
     "where it leaks, AUC", "where nothing can", "members : others",
 )  # fmt: skip
 
-_NEGATIVE, _POSITIVE = (UNTRAINED, NEVER_SEEN), (COPIES, MEMORISER)
+_NEGATIVE, _POSITIVE = (NEVER, NEVER_SEEN), (COPIES, MEMORISER)
 
 
 def audit_privacy(console: Console, run: Path, shadows: int) -> None:
@@ -72,14 +72,17 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
         for stage in range(1, len(config.sites) + 1):
             site = config.sites[stage - 1].name
             target = _target(run, federation, stage)
-            for what, attack in _attacks(run, target, stage, shadows, config, status.update):
-                status.update(f"{site}: {what}")
+            for attack in _attacks(run, target, shadows, config, partial(_tell, status, site)):
                 found.extend(attack)
             console.print(f"  {site}: attacked")
     study = _study(found, federation, shadows)
     _write(run, study, found)
     print_study(console, study)
     console.print(f"Page: {run / 'privacy.html'}", soft_wrap=True)
+
+
+def _tell(status: Status, site: str, what: str) -> None:
+    status.update(f"{site}: {what}")
 
 
 def _check(run: Path, config: ExperimentConfig) -> None:
@@ -121,24 +124,24 @@ def _strangers(config: ExperimentConfig, stage: int) -> Sequence[CachedCase]:
 
 
 def _attacks(
-    run: Path, target: Target, stage: int, shadows: int, config: ExperimentConfig, told: Callable[[str], None]
-) -> Iterator[tuple[str, Iterator[Finding]]]:
-    """Yield the attacks on a stage, by what they are; canaries and controls belong to the first."""
+    run: Path, target: Target, shadows: int, config: ExperimentConfig, told: Callable[[str], None]
+) -> Iterator[Iterator[Finding]]:
+    """Yield the attacks on a stage, each once it is told of; canaries, images and controls belong to the first."""
     last = len(config.sites)
-    federated = get_method(config.method).federated
-    final = _student(run, config, last) if federated and stage < last else None
-    yield "error maps", attack_maps(target, config)
-    yield (
-        "weights",
-        attack_weights(
-            target, final, shadows, config,
-            lambda done: told(f"{target.hospital.site.name}: weights, shadow model {done} of {shadows} is trained"),
-        ),
-    )  # fmt: skip
-    if stage == 1:
-        yield CANARIES, attack_canaries(target, config)
-        yield "controls", control_maps(target, config)
-        yield "controls", control_weights(target, config)
+    final = _student(run, config, last) if get_method(config.method).federated and target.stage < last else None
+    trained = train_shadows(target, shadows, config, lambda done: told(f"shadow model {done} of {shadows} is trained"))
+    told("error maps")
+    yield attack_maps(target, trained, config)
+    told("weights")
+    yield attack_weights(target, final, trained, config)
+    if target.stage == 1:
+        told("synthetic images")
+        yield attack_images(target, config)
+        told("canaries")
+        yield attack_canaries(target, config)
+        told("controls")
+        yield control_maps(target, trained, config)
+        yield control_weights(target, trained, config)
 
 
 def _study(everything: Sequence[Finding], federation: Federation, shadows: int) -> dict[str, Any]:
@@ -148,8 +151,7 @@ def _study(everything: Sequence[Finding], federation: Federation, shadows: int) 
     controls = [one for one in everything if one not in found]
 
     def control(one: Finding, channels: Sequence[str]) -> str | None:
-        attack = one.attack.removesuffix(CALIBRATED)
-        return next((_text(c.auc) for c in controls if c.channel in channels and c.attack == attack), None)
+        return next((_text(c.auc) for c in controls if c.channel in channels and c.attack == one.attack), None)
 
     rows = [
         [
@@ -180,7 +182,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
     own = [one for one in found if one.channel != LAST]
 
     def name(one: Finding) -> str:
-        return one.attack if "loss" in one.attack else f"{one.channel.split()[0]} maps: {one.attack}"
+        return one.attack if "loss" in one.attack else f"{one.channel}: {one.attack}"
 
     def series(site: str) -> dict[str, Any]:
         of_site = [one for one in own if one.site == site]
@@ -226,7 +228,7 @@ def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
         "permutation test. Weights are attacked with the hospital's adapter, which never leaves: without it less is "
         "found.",
         "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
-        "memorises three patients. Where nothing can: maps of a student that never trained, patients never seen.",
+        "memorises three patients. Where nothing can: maps of a student that never saw them, patients never seen.",
         "Other attacks may find more: this is leakage measured under these attacks, not privacy. One seed: how much "
         "training varies from seed to seed is not in the intervals.",
     ]

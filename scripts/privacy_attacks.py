@@ -10,62 +10,31 @@ from numpy.typing import NDArray
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.evaluation.bootstrap import Interval
 from fedserdiff.privacy.canaries import plant
 from fedserdiff.privacy.maps import DistanceTest, contours, distance_test, nearness
 from fedserdiff.privacy.membership import LOSSES, calibrated, losses
 from fedserdiff.privacy.scores import Scores, auc, estimable, over_patients, tpr_at
-from fedserdiff.seeding import generator
-from fedserdiff.wire import ERROR_MAPS, from_levels
-from sites.hospital import Batch, Hospital, TrainingSet
-from sites.objectives.base import SEGMENTATION, Objective
-from sites.training import Order, consolidate, optimise
+from fedserdiff.wire import ERROR_MAPS, SYNTHETIC_IMAGES, from_levels
+from sites.hospital import Hospital
+from sites.training import consolidate
+
+from privacy_models import Shadow, Target, items, patients_of, rng_for, train
 
 KINDS = ("null", "mri")
 """Error maps that a hospital may share."""
 
 FPRS = (0.01, 0.001)
 
-CANARIES, CALIBRATED, LAST = "canaries", ", calibrated", "last student"
-COPIES, UNTRAINED = "copies", "maps of an untrained student"
+CANARIES, CALIBRATED, CONTOUR = "canaries", ", calibrated", "nearest contour"
+IMAGES, LAST = "synthetic images", "last student"
+COPIES, NEVER = "copies", "maps of a student that never saw them"
 MEMORISER, NEVER_SEEN = "a student that memorises", "patients never seen"
 """Channels of the controls: of error maps and canaries, and of weights; the first has to leak, the second must not."""
 
 _CANARIES, _UNPLANTED = 8, 64  # shapes planted at most, and never
-_MEMORISED = 3  # patients of the model that memorises
-
-
-@dataclass(frozen=True)
-class Target:
-    """A stage as an attacker sees it, and the patients whose membership is in question.
-
-    Attributes
-    ----------
-    hospital : Hospital
-        Its `training` cases are the members; its `test` cases never were trained on.
-    strangers : sequence of CachedCase
-        Further patients of the same scanner that were never trained on; there are some of a phantom hospital.
-    stage : int
-        From 1.
-    before, student : Student
-        As the stage began, and as it ended.
-    adapter : SiteAdapter or None
-        The hospital's.
-    """
-
-    hospital: Hospital
-    strangers: Sequence[CachedCase]
-    stage: int
-    before: Student
-    student: Student
-    adapter: SiteAdapter | None
-
-    @property
-    def others(self) -> list[CachedCase]:
-        """Everyone who is no member."""
-        return [*self.hospital.test, *self.strangers]
+_MEMORISED, _AS_LONG = 3, 3  # patients of the model that memorises, and stages' worth of steps on them
 
 
 @dataclass(frozen=True)
@@ -101,128 +70,133 @@ class Finding:
     distance: DistanceTest | None = None
 
 
-class _Plain(Objective):
-    """L = L_seg on scans as an adapter shows them, which does not learn."""
-
-    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        return {SEGMENTATION: Lesson(self.seen(batch.image).detach(), batch.truth, noise)}
+# What is shared of a stage
 
 
-def train(
-    start: Student, cases: Sequence[CachedCase], config: ExperimentConfig, name: str, adapter: SiteAdapter | None = None
-) -> Student:
-    """Return a student that goes on from `start` for one stage on these cases, by L_seg alone; `name` seeds it."""
-    student = Student(config)
-    student.load_state_dict(start.state_dict())
-    training_set = TrainingSet(cases, config, torch.device("cpu"))
-    optimise(student, training_set, _Plain(config.replace(rounds=1), adapter=adapter), Order(1, 1), name)
-    return student.eval()
-
-
-def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
-    """Return cases by their patient."""
-    found: dict[str, list[CachedCase]] = {}
-    for cached in cases:
-        found.setdefault(cached.case.patient, []).append(cached)
-    return list(found.values())
-
-
-def items(cases: Sequence[CachedCase], config: ExperimentConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return image and truth of a patient's items that show tumour; of all its items where none does."""
-    training_set = TrainingSet(cases, config, torch.device("cpu"))
-    batch = training_set.batch(torch.arange(len(training_set)))
-    shows = batch.truth.flatten(1).any(1)
-    shows = shows if shows.any() else torch.ones_like(shows)
-    return batch.image[shows], batch.truth[shows]
-
-
-# Error maps
-
-
-def attack_maps(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
+def attack_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:
     """Hold the maps that the stage's student makes, of each kind, to training patients and to others."""
     for kind in KINDS:
-        maps = _shared(target.student, target.hospital, kind, config, target.stage, target.adapter)
-        yield from _compare_maps(maps, f"{kind} error maps", target, config)
+
+        def shared(student: Student, patients: frozenset[str] | None = None, kind: str = kind) -> torch.Tensor:
+            hospital = target.hospital
+            if patients is not None:
+                cases = [*hospital.training, *target.others]
+                hospital = replace(hospital, training=tuple(c for c in cases if c.case.patient in patients))
+            return _maps(student, hospital, kind, config, target.stage, target.adapter)
+
+        references = [(shared(shadow.student, shadow.patients), shadow.patients) for shadow in shadows]
+        yield from _compare_maps(shared(target.student), references, f"{kind} error maps", target, config)
 
 
-def _compare_maps(maps: torch.Tensor, channel: str, target: Target, config: ExperimentConfig) -> Iterator[Finding]:
+def attack_images(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
+    """Hold the synthetic images with masks of image replay to training patients and to others."""
+    images, masks = _images(target.student, target.hospital, config)
+    outlines = contours(masks)
+    yield from _compare(outlines, (), lambda cases: contours(items(cases, config)[1]), CONTOUR, IMAGES, target, config)
+    yield from _compare(images, (), lambda cases: items(cases, config)[0], "nearest image", IMAGES, target, config)
+
+
+Reference = tuple[torch.Tensor, frozenset[str]]
+"""What a shadow shares, and the patients that it was trained on."""
+
+
+def _compare_maps(
+    maps: torch.Tensor, references: Sequence[Reference], channel: str, target: Target, config: ExperimentConfig
+) -> Iterator[Finding]:
     """Compare maps with contours and true errors of training patients and of others."""
 
     def errors(cases: Sequence[CachedCase]) -> torch.Tensor:
         image, truth = items(cases, config)
         return truth - target.student.segment(image if target.adapter is None else target.adapter(image).detach())
 
-    def outlines(cases: Sequence[CachedCase]) -> torch.Tensor:
-        return contours(items(cases, config)[1])
+    sizes = [(of_shadow.abs(), patients) for of_shadow, patients in references]
+    outlines = lambda cases: contours(items(cases, config)[1])  # noqa: E731
+    yield from _compare(maps.abs(), sizes, outlines, CONTOUR, channel, target, config)
+    yield from _compare(maps, references, errors, "nearest error map", channel, target, config)
 
-    members, others = patients_of(target.hospital.training), patients_of(target.others)
-    for attack, shared, look in (
-        ("nearest contour", maps.abs(), outlines),
-        ("nearest error map", maps, errors),
-    ):
-        to_members, to_others = (nearness(shared, map(look, group)) for group in (members, others))
-        rng = _rng(config, channel, attack, target.stage)
-        yield _finding(
-            channel, attack, target, list(to_members.max(0)[:, None]), list(to_others.max(0)[:, None]), rng,
-            distance_test(to_members, to_others, rng),
-        )  # fmt: skip
+
+def _compare(
+    shared: torch.Tensor,
+    references: Sequence[Reference],
+    look: Callable[[Sequence[CachedCase]], torch.Tensor],
+    attack: str,
+    channel: str,
+    target: Target,
+    config: ExperimentConfig,
+) -> Iterator[Finding]:
+    """Compare what is shared with what `look` returns of each patient, alone and beside what shadows share."""
+    members = len(patients_of(target.hospital.training))
+    pool = patients_of([*target.hospital.training, *target.others])
+    looks = [look(cases) for cases in pool]
+    near = nearness(shared, looks)
+    rng = rng_for(config, channel, attack, target.stage)
+    best = near.max(0)
+    scores = list(best[:, None])
+    test = distance_test(near[:, :members], near[:, members:], rng)
+    yield _finding(channel, attack, target, scores[:members], scores[members:], rng, test)
+    if references:
+        seen = [[cases[0].case.patient in patients for cases in pool] for _, patients in references]
+        others = [
+            np.where(own, np.nan, nearness(r, looks).max(0)) for (r, _), own in zip(references, seen, strict=True)
+        ]
+        scores = list(calibrated(-best, [-other for other in others])[:, None])
+        yield _finding(channel, attack + CALIBRATED, target, scores[:members], scores[members:], rng)
+
+
+def _maps(
+    student: Student,
+    hospital: Hospital,
+    kind: str,
+    config: ExperimentConfig,
+    stage: int = 1,
+    adapter: SiteAdapter | None = None,
+) -> torch.Tensor:
+    """Return the error maps of a kind that a hospital would share of a stage that ended with `student`."""
+    kept = consolidate(student, stage, hospital, config.replace(method="ser-diff", shared_error_maps=kind), adapter)
+    return from_levels(kept[ERROR_MAPS]["maps"])
+
+
+def _images(student: Student, hospital: Hospital, config: ExperimentConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the synthetic images and masks that a hospital would share by image replay."""
+    kept = consolidate(student, 1, hospital, config.replace(method="image-replay"))[SYNTHETIC_IMAGES]
+    return kept["images"].float(), kept["masks"].float()
 
 
 # Weights
 
 
 def attack_weights(
-    target: Target, final: Student | None, shadows: int, config: ExperimentConfig, told: Callable[[int], None]
+    target: Target, final: Student | None, shadows: Sequence[Shadow], config: ExperimentConfig
 ) -> Iterator[Finding]:
-    """Ask a stage's student, and the last one, who was trained on: by its losses, alone and beside shadow models'.
-
-    A shadow goes on from the student that the stage began with, as the attacker can, on as many patients drawn from
-    members and others alike, by L_seg alone. `told` hears of each that is trained.
-    """
-    everyone = [patients_of(group) for group in (target.hospital.training, target.others)]
-    pool = [patient for group in everyone for patient in group]
-    members = len(everyone[0])
-    size = min(members, len(pool) // 2)
-    own = _losses(target.student, pool, target.adapter, config)
-    of_shadows: list[list[dict[str, Scores]]] = []
-    rng = _rng(config, "shadows", target.stage)
-    for number, seen in enumerate(_draws(len(pool), size, shadows, rng)):
-        cases = [cached for patient in seen for cached in pool[patient]]
-        shadow = train(target.before, cases, config, f"shadow-{target.stage}-{number}", target.adapter)
-        found = _losses(shadow, pool, target.adapter, config)
-        for patient in seen:
-            found[patient] = {name: np.full_like(values, np.nan) for name, values in found[patient].items()}
-        of_shadows.append(found)
-        told(number + 1)
-    attacked = [(f"student of stage {target.stage}", own)]
+    """Ask a stage's student, and the last one, who was trained on: by its losses, alone and beside the shadows'."""
+    groups = (patients_of(target.hospital.training), patients_of(target.others))
+    attacked = [(f"student of stage {target.stage}", target.student)]
     if final is not None:
-        attacked.append((LAST, _losses(final, pool, target.adapter, config)))
-    for channel, found in attacked:
-        for name in LOSSES:
-            plain = [-loss[name] for loss in found]
-            versus = [
-                calibrated(loss[name], [shadow[patient][name] for shadow in of_shadows])
-                for patient, loss in enumerate(found)
-            ]
-            for attack, scores in ((f"{name} loss", plain), (f"{name} loss{CALIBRATED}", versus)):
-                rng = _rng(config, channel, attack, target.stage)
-                yield _finding(channel, attack, target, scores[:members], scores[members:], rng)
+        attacked.append((LAST, final))
+    for channel, student in attacked:
+        yield from _ask(channel, student, groups, shadows, target, config)
 
 
-def _losses(
-    student: Student, patients: Sequence[Sequence[CachedCase]], adapter: SiteAdapter | None, config: ExperimentConfig
-) -> list[dict[str, Scores]]:
-    return [losses(student, *items(cases, config), adapter) for cases in patients]
-
-
-def _draws(patients: int, size: int, shadows: int, rng: np.random.Generator) -> list[list[int]]:
-    """Draw whom each shadow is trained on; of two in a row none has both: someone leaves out each."""
-    drawn: list[list[int]] = []
-    while len(drawn) < shadows:
-        order = [int(patient) for patient in rng.permutation(patients)]
-        drawn += [order[:size], order[size : 2 * size]]
-    return drawn[:shadows]
+def _ask(
+    channel: str,
+    student: Student,
+    groups: tuple[Sequence[Sequence[CachedCase]], Sequence[Sequence[CachedCase]]],
+    shadows: Sequence[Shadow],
+    target: Target,
+    config: ExperimentConfig,
+) -> Iterator[Finding]:
+    """Attack a student by each loss, taking patients of the first group for members, of the second for others."""
+    pool, members = [*groups[0], *groups[1]], len(groups[0])
+    found = [losses(student, *items(cases, config), target.adapter) for cases in pool]
+    for name in LOSSES:
+        plain = [-loss[name] for loss in found]
+        versus = [
+            calibrated(loss[name], [s.losses[who][name] for s in shadows if who not in s.patients])
+            for loss, who in zip(found, (cases[0].case.patient for cases in pool), strict=True)
+        ]
+        for attack, scores in ((f"{name} loss", plain), (f"{name} loss{CALIBRATED}", versus)):
+            rng = rng_for(config, channel, attack, target.stage)
+            yield _finding(channel, attack, target, scores[:members], scores[members:], rng)
 
 
 # Canaries
@@ -230,7 +204,7 @@ def _draws(patients: int, size: int, shadows: int, rng: np.random.Generator) -> 
 
 def attack_canaries(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
     """Plant shapes in the first hospital's training patients, train a stage, and look for them in what it shares."""
-    rng = _rng(config, "canaries")
+    rng = rng_for(config, "canaries")
     training = list(target.hospital.training)
     chosen = rng.permutation(len(training))[: min(_CANARIES, max(1, len(training) // 2))]
     shapes = []
@@ -243,27 +217,16 @@ def attack_canaries(target: Target, config: ExperimentConfig) -> Iterator[Findin
     with_canaries = replace(target.hospital, training=tuple(training))
     planted = len(chosen)
 
-    def recovery(channel: str, maps: torch.Tensor) -> Finding:
-        near = nearness(maps.abs(), shapes).max(0)[:, None]
+    def recovery(channel: str, shared: torch.Tensor) -> Finding:
+        near = nearness(shared, shapes).max(0)[:, None]
         return _finding(channel, CANARIES, target, list(near[:planted]), list(near[planted:]), rng)
 
     for kind in KINDS:
-        yield recovery(f"{kind} error maps", _shared(student, with_canaries, kind, config))
-    yield recovery(UNTRAINED, _shared(new_student(config), with_canaries, "null", config))
+        yield recovery(f"{kind} error maps", _maps(student, with_canaries, kind, config).abs())
+    yield recovery("untrained null error maps", _maps(new_student(config), with_canaries, "null", config).abs())
+    yield recovery(IMAGES, contours(_images(student, with_canaries, config)[1]))
+    yield recovery(NEVER, _maps(target.student, target.hospital, "null", config).abs())
     yield recovery(COPIES, torch.cat([shape[:1] for shape in shapes[:planted]]))
-
-
-def _shared(
-    student: Student,
-    hospital: Hospital,
-    kind: str,
-    config: ExperimentConfig,
-    stage: int = 1,
-    adapter: SiteAdapter | None = None,
-) -> torch.Tensor:
-    """Return the maps of a kind that a hospital would share of a stage that ended with `student`."""
-    kept = consolidate(student, stage, hospital, config.replace(method="ser-diff", shared_error_maps=kind), adapter)
-    return from_levels(kept[ERROR_MAPS]["maps"])
 
 
 def _outline(alone: NDArray[np.uint8], config: ExperimentConfig) -> torch.Tensor:
@@ -277,30 +240,34 @@ def _outline(alone: NDArray[np.uint8], config: ExperimentConfig) -> torch.Tensor
 # Controls: what an attack has to find, and what it has not to
 
 
-def control_maps(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
-    """Attack a bank that holds copies of training patients' errors, and the maps of a student that never trained."""
+def control_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:
+    """Attack a bank that holds copies of training patients' errors, and one of a student trained on other patients."""
+    references = [
+        (_maps(shadow.student, target.hospital, "null", config), shadow.patients) for shadow in shadows
+    ]  # of no patient here but those that the shadow saw
     copies = []
     for cases in patients_of(target.hospital.training):
         image, truth = items(cases, config)
         copies.append(truth[:1] - target.student.segment(image[:1]))
-    yield from _compare_maps(torch.cat(copies), COPIES, target, config)
-    untrained = _shared(new_student(config), target.hospital, "null", config)
-    yield from _compare_maps(untrained, UNTRAINED, target, config)
-
-
-def control_weights(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
-    """Attack a model that memorises a few patients, and take patients for members whom no model has seen."""
-    few = patients_of(target.hospital.training)[:_MEMORISED]
-    memoriser = train(target.before, [cached for cases in few for cached in cases], config, "memoriser")
+    yield from _compare_maps(torch.cat(copies), references, COPIES, target, config)
     others = patients_of(target.others)
-    for channel, student, groups in (
-        (MEMORISER, memoriser, (few, others)),
-        (NEVER_SEEN, target.student, (others[::2], others[1::2])),
-    ):
-        members, rest = ([losses(student, *items(cases, config), None) for cases in group] for group in groups)
-        for name in LOSSES if members and rest else ():
-            scores, other = ([-loss[name] for loss in group] for group in (members, rest))
-            yield _finding(channel, f"{name} loss", target, scores, other, _rng(config, channel, name))
+    elsewhere = [cached for cases in others[::2] for cached in cases]
+    stranger = train(target.before, elsewhere, config, "stranger")
+    unseen = replace(
+        target, strangers=[c for cases in others[1::2] for c in cases], hospital=replace(target.hospital, test=())
+    )
+    if unseen.others:
+        yield from _compare_maps(_maps(stranger, target.hospital, "null", config), references, NEVER, unseen, config)
+
+
+def control_weights(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:
+    """Attack a model that memorises a few patients, and take patients for members whom the student has never seen."""
+    few = patients_of(target.hospital.training)[:_MEMORISED]
+    memoriser = train(target.before, [c for cases in few for c in cases], config, "memoriser", length=_AS_LONG)
+    others = patients_of(target.others)
+    yield from _ask(MEMORISER, memoriser, (few, others), shadows, target, config)
+    if len(others) > 1:
+        yield from _ask(NEVER_SEEN, target.student, (others[::2], others[1::2]), shadows, target, config)
 
 
 def _finding(
@@ -318,7 +285,3 @@ def _finding(
     return Finding(
         channel, attack, target.stage, target.hospital.site.name, whole, len(members), len(others), tprs, distance
     )
-
-
-def _rng(config: ExperimentConfig, *purpose: str | int) -> np.random.Generator:
-    return np.random.default_rng(generator(config.seed, "privacy", *purpose).initial_seed())

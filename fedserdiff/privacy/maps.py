@@ -81,7 +81,8 @@ def distance_test(
         return _distance(training, size) / max(_distance(held_out, size), 1e-12)
 
     def resampled(group: NDArray[np.float64]) -> NDArray[np.float64]:
-        return group[:, rng.integers(group.shape[1], size=group.shape[1])]
+        alike = rng.permutation(group.shape[1])[:size]  # as many repeats in both: they make the nearest less near
+        return group[:, rng.choice(alike, size)]
 
     value = ratio(to_training, to_held_out)
     everyone, own = np.hstack([to_training, to_held_out]), to_training.shape[1]

@@ -1,0 +1,123 @@
+"""Each attack of ``audit.py privacy`` on what leaks and on what cannot, at small size."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.refiner import new_student
+from sites.hospital import Hospital
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+CONFIG = make_config(
+    "smoke", method="ser-diff", grid=(24, 32, 24), spacing_mm=6.0, steps_per_stage=150, rounds=1, batch_size=8,
+    learning_rate=4e-3, shared_maps=16, precision="fp32",
+)  # fmt: skip
+
+
+def script(name: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def attacks() -> ModuleType:
+    return script("privacy_attacks")
+
+
+@pytest.fixture(scope="module")
+def models() -> ModuleType:
+    return script("privacy_models")
+
+
+@pytest.fixture(scope="module")
+def target(models: ModuleType, hospital: Hospital) -> Any:
+    """Four patients that were trained on, and four that were not."""
+    own = replace(hospital, training=hospital.training[:4])
+    untrained = new_student(CONFIG)
+    student = models.train(untrained, own.training, CONFIG, "target")
+    return models.Target(own, hospital.training[4:], 1, untrained, student, None)
+
+
+@pytest.fixture(scope="module")
+def of_weights(attacks: ModuleType, target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
+    return by_name(attacks.control_weights(target, shadows, CONFIG))
+
+
+@pytest.fixture(scope="module")
+def of_maps(attacks: ModuleType, target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
+    return by_name(attacks.control_maps(target, shadows, CONFIG))
+
+
+@pytest.fixture(scope="module")
+def shadows(models: ModuleType, target: Any) -> Any:
+    return models.train_shadows(target, 2, CONFIG, lambda done: None)
+
+
+def by_name(findings: Any) -> dict[tuple[str, str], Any]:
+    return {(one.channel, one.attack): one for one in findings}
+
+
+@pytest.mark.parametrize("name", ["coarse loss", "coarse loss, calibrated", "diffusion loss, calibrated"])
+def test_membership_is_found_where_a_student_memorises_and_not_among_patients_never_seen(
+    of_weights: dict[tuple[str, str], Any], attacks: ModuleType, name: str
+) -> None:
+    assert of_weights[attacks.MEMORISER, name].auc.low > 0.5
+    never = of_weights[attacks.NEVER_SEEN, name].auc
+    assert never.low <= 0.5 <= never.high
+
+
+@pytest.mark.parametrize("name", ["nearest contour", "nearest error map"])
+@pytest.mark.parametrize("calibrated", ["", ", calibrated"])
+def test_copies_are_found_among_maps_and_patients_that_a_student_never_saw_are_not(
+    of_maps: dict[tuple[str, str], Any], attacks: ModuleType, name: str, calibrated: str
+) -> None:
+    copied, never = (of_maps[channel, name + calibrated] for channel in (attacks.COPIES, attacks.NEVER))
+    assert copied.auc.low > 0.5
+    assert never.auc.low <= 0.5 <= never.auc.high
+    if not calibrated:
+        assert copied.distance.ratio.high < 1
+        assert never.distance.ratio.low <= 1 <= never.distance.ratio.high
+
+
+def test_canaries_are_found_among_copies_and_not_in_maps_of_a_student_that_never_saw_them(
+    attacks: ModuleType, target: Any
+) -> None:
+    found = by_name(attacks.attack_canaries(target, CONFIG))
+    assert found[attacks.COPIES, "canaries"].auc.low > 0.5
+    never = found[attacks.NEVER, "canaries"].auc
+    assert never.low <= 0.5 <= never.high
+    assert found["untrained null error maps", "canaries"].auc.value == 0.5  # its maps are empty
+
+
+def test_a_shadow_is_asked_about_those_alone_whom_it_did_not_see(shadows: Any, target: Any) -> None:
+    everyone = {c.case.patient for c in (*target.hospital.training, *target.others)}
+    for shadow in shadows:
+        assert set(shadow.losses) == everyone - shadow.patients
+    assert not shadows[0].patients & shadows[1].patients
+
+
+def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
+    attacks: ModuleType, shadows: Any, target: Any
+) -> None:
+    found = by_name(attacks.attack_weights(target, target.before, shadows, CONFIG))
+    for channel in ("student of stage 1", "last student"):
+        assert {attack for c, attack in found if c == channel} == {
+            "coarse loss", "diffusion loss", "coarse loss, calibrated", "diffusion loss, calibrated"
+        }  # fmt: skip
+    assert all((one.members, one.others) == (4, 4) for one in found.values())
+
+
+def test_training_is_repeatable_and_leaves_its_start_alone(models: ModuleType, target: Any) -> None:
+    config: ExperimentConfig = CONFIG.replace(steps_per_stage=2)
+    before = {name: weight.clone() for name, weight in target.before.state_dict().items()}
+    first, second = (models.train(target.before, target.hospital.training, config, "a") for _ in range(2))
+    assert all(torch.equal(w, second.state_dict()[name]) for name, w in first.state_dict().items())
+    assert all(torch.equal(w, before[name]) for name, w in target.before.state_dict().items())
+    assert any(not torch.equal(w, before[name]) for name, w in first.state_dict().items())
