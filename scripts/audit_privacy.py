@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -120,7 +120,9 @@ def _strangers(config: ExperimentConfig, stage: int) -> Sequence[CachedCase]:
     site = config.sites[stage - 1]
     seed = _STRANGERS_SEED + config.seed
     folder = write_phantom_hospital(CACHE / "phantom", stage - 1, _STRANGERS, config.spacing_mm, seed)
-    return open_hospital(type(site)(site.name, site.release, str(folder.resolve())), config, CASES).cases
+    found = open_hospital(replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, CASES).cases
+    # Phantom hospitals number their patients alike.
+    return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]
 
 
 def _attacks(

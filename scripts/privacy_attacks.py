@@ -15,7 +15,7 @@ from fedserdiff.evaluation.bootstrap import Interval
 from fedserdiff.privacy.canaries import plant
 from fedserdiff.privacy.maps import DistanceTest, contours, distance_test, nearness
 from fedserdiff.privacy.membership import LOSSES, calibrated, losses
-from fedserdiff.privacy.scores import Scores, auc, estimable, over_patients, tpr_at
+from fedserdiff.privacy.scores import Scores, auc, tpr_at
 from fedserdiff.wire import ERROR_MAPS, SYNTHETIC_IMAGES, from_levels
 from sites.hospital import Hospital
 from sites.training import consolidate
@@ -279,9 +279,8 @@ def _finding(
     rng: np.random.Generator,
     distance: DistanceTest | None = None,
 ) -> Finding:
-    count = sum(map(len, others))
-    tprs = {fpr: over_patients(tpr_at(fpr), members, others, rng) if estimable(fpr, count) else None for fpr in FPRS}
-    whole = over_patients(auc, members, others, rng)
+    tprs = {fpr: tpr_at(fpr, members, others, rng) for fpr in FPRS}
+    whole = auc(members, others, rng)
     return Finding(
         channel, attack, target.stage, target.hospital.site.name, whole, len(members), len(others), tprs, distance
     )

@@ -33,20 +33,15 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
     for site, stage in (("site-1", 1), ("site-2", 2)):
         assert (site, f"student of stage {stage}", "coarse loss, calibrated") in attacked
         assert (site, "null error maps", "nearest contour") in attacked
-    assert ("site-1", "last student", "diffusion loss") in attacked
-    assert ("site-2", "last student", "diffusion loss") not in attacked  # it is the student of stage 2
+    assert ("site-1", "last student", "refined loss") in attacked
+    assert ("site-2", "last student", "refined loss") not in attacked  # it is the student of stage 2
     assert ("site-1", "mri error maps", "canaries") in attacked
     assert all(0 <= one["auc"]["value"] <= 1 for one in found["findings"])
     with (workplace / "fine-tune" / "privacy.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(found["rows"])
     page = (workplace / "fine-tune" / "privacy.html").read_text()
-    for text in (
-        "not privacy",
-        "phantom data",
-        "seed 0",
-        "2 : 33",
-        "AUC",
-    ):  # 2 trained on; 1 test patient, 32 strangers
+    counts = "2 : 65"  # trained on : one test patient and 64 strangers
+    for text in ("not privacy", "phantom data", "seed 0", counts, "AUC"):
         assert text.lower() in page.lower()
     assert "http" not in page.replace("http://www.w3.org", "")
 

@@ -64,7 +64,7 @@ def by_name(findings: Any) -> dict[tuple[str, str], Any]:
     return {(one.channel, one.attack): one for one in findings}
 
 
-@pytest.mark.parametrize("name", ["coarse loss", "coarse loss, calibrated", "diffusion loss, calibrated"])
+@pytest.mark.parametrize("name", ["coarse loss", "coarse loss, calibrated", "refined loss, calibrated"])
 def test_membership_is_found_where_a_student_memorises_and_not_among_patients_never_seen(
     of_weights: dict[tuple[str, str], Any], attacks: ModuleType, name: str
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
     found = by_name(attacks.attack_weights(target, target.before, shadows, CONFIG))
     for channel in ("student of stage 1", "last student"):
         assert {attack for c, attack in found if c == channel} == {
-            "coarse loss", "diffusion loss", "coarse loss, calibrated", "diffusion loss, calibrated"
+            "coarse loss", "refined loss", "coarse loss, calibrated", "refined loss, calibrated"
         }  # fmt: skip
     assert all((one.members, one.others) == (4, 4) for one in found.values())
 

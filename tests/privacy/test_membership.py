@@ -27,7 +27,7 @@ def test_losses_are_of_each_item_alone() -> None:
         expected = [float(dice_bce(student.segment(i[None]), y[None])) for i, y in zip(image, truth, strict=True)]
     assert np.exp(found["coarse"]) == pytest.approx(expected, rel=1e-4)
     alone = losses(student, image[:1], truth[:1], None)
-    assert alone["diffusion"][0] == pytest.approx(found["diffusion"][0], rel=1e-4)
+    assert alone["refined"][0] == pytest.approx(found["refined"][0], rel=1e-4)
 
 
 def test_losses_are_those_that_the_adapter_shows() -> None:
