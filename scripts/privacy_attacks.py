@@ -91,9 +91,12 @@ def attack_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentCon
 def attack_images(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
     """Hold the synthetic images with masks of image replay to training patients and to others."""
     images, masks = _images(target.student, target.hospital, config)
-    outlines = contours(masks)
-    yield from _compare(outlines, (), lambda cases: contours(items(cases, config)[1]), CONTOUR, IMAGES, target, config)
+    yield from _compare(contours(masks), (), _outlines(config), CONTOUR, IMAGES, target, config)
     yield from _compare(images, (), lambda cases: items(cases, config)[0], "nearest image", IMAGES, target, config)
+
+
+def _outlines(config: ExperimentConfig) -> Callable[[Sequence[CachedCase]], torch.Tensor]:
+    return lambda cases: contours(items(cases, config)[1])
 
 
 Reference = tuple[torch.Tensor, frozenset[str]]
@@ -110,8 +113,7 @@ def _compare_maps(
         return truth - target.student.segment(image if target.adapter is None else target.adapter(image).detach())
 
     sizes = [(of_shadow.abs(), patients) for of_shadow, patients in references]
-    outlines = lambda cases: contours(items(cases, config)[1])  # noqa: E731
-    yield from _compare(maps.abs(), sizes, outlines, CONTOUR, channel, target, config)
+    yield from _compare(maps.abs(), sizes, _outlines(config), CONTOUR, channel, target, config)
     yield from _compare(maps, references, errors, "nearest error map", channel, target, config)
 
 
@@ -242,22 +244,20 @@ def _outline(alone: NDArray[np.uint8], config: ExperimentConfig) -> torch.Tensor
 
 def control_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:
     """Attack a bank that holds copies of training patients' errors, and one of a student trained on other patients."""
-    references = [
-        (_maps(shadow.student, target.hospital, "null", config), shadow.patients) for shadow in shadows
-    ]  # of no patient here but those that the shadow saw
+    references = [(_maps(shadow.student, target.hospital, "null", config), shadow.patients) for shadow in shadows]
     copies = []
     for cases in patients_of(target.hospital.training):
         image, truth = items(cases, config)
         copies.append(truth[:1] - target.student.segment(image[:1]))
     yield from _compare_maps(torch.cat(copies), references, COPIES, target, config)
     others = patients_of(target.others)
-    elsewhere = [cached for cases in others[::2] for cached in cases]
-    stranger = train(target.before, elsewhere, config, "stranger")
+    if len(others) < 2:
+        return
+    stranger = train(target.before, [cached for cases in others[::2] for cached in cases], config, "stranger")
     unseen = replace(
         target, strangers=[c for cases in others[1::2] for c in cases], hospital=replace(target.hospital, test=())
     )
-    if unseen.others:
-        yield from _compare_maps(_maps(stranger, target.hospital, "null", config), references, NEVER, unseen, config)
+    yield from _compare_maps(_maps(stranger, target.hospital, "null", config), references, NEVER, unseen, config)
 
 
 def control_weights(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:

@@ -121,15 +121,16 @@ def train_shadows(target: Target, count: int, config: ExperimentConfig, told: Ca
     shadows: list[Shadow] = []
     while len(shadows) < count:
         order = rng.permutation(len(pool))
-        for drawn in (order[:size], order[size : 2 * size]):
+        for drawn in (order[:size], order[size : 2 * size])[: count - len(shadows)]:
             cases = [cached for number in drawn for cached in pool[number]]
             student = train(target.before, cases, config, f"shadow-{target.stage}-{len(shadows)}", target.adapter)
             left_out = {number: pool[number] for number in set(range(len(pool))) - {int(n) for n in drawn}}
             found = {c[0].case.patient: losses(student, *items(c, config), target.adapter) for c in left_out.values()}
             shadows.append(Shadow(student, frozenset(cached.case.patient for cached in cases), found))
             told(len(shadows))
-    return shadows[:count]
+    return shadows
 
 
 def rng_for(config: ExperimentConfig, *purpose: str | int) -> np.random.Generator:
+    """Return the generator of an attack's draws for one purpose, from the config's seed."""
     return np.random.default_rng(generator(config.seed, "privacy", *purpose).initial_seed())
