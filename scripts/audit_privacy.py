@@ -242,8 +242,8 @@ def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
         f"The hospitals of this run shared {shared}; other maps are what its students would have shared.",
         f"Of {len(found)} findings {len(leaks)} have an AUC above 0.5 with their whole interval. {worst}".strip(),
         "A distance ratio below 1: shared maps are nearer to training patients than to as many others; p is of a "
-        "permutation test. Training patients and others differ by chance: where calibrated nearness shows nothing, plain "
-        "nearness shows that. Weights are attacked with the hospital's adapter, which never leaves: without it less is "
+        "permutation test. Training patients and others differ by chance: what plain nearness alone shows is that. "
+        "Weights are attacked with the hospital's adapter, which never leaves: without it less is "
         "found.",
         "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
         "memorises three patients. Where nothing can: maps of a student that never saw them, patients never seen.",
