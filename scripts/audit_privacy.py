@@ -32,7 +32,7 @@ from privacy_attacks import (
     CANARIES,
     COPIES,
     FPRS,
-    LAST,
+    IMAGES,
     MEMORISER,
     NEVER,
     NEVER_SEEN,
@@ -193,12 +193,25 @@ def _study(everything: Sequence[Finding], federation: Federation, shadows: int) 
     }
 
 
+_SHORT = {"null error maps": "null", "mri error maps": "mri", IMAGES: "image"}
+"""Channels of the plot, but for the weights of the own stage."""
+
+
 def _plot(found: Sequence[Finding]) -> dict[str, Any]:
+    """Return bars of the AUC of each attack in its strictest form: calibrated, where it can be."""
     sites = list(dict.fromkeys(one.site for one in found))
-    own = [one for one in found if one.channel != LAST]
+    known = {(one.channel, one.attack) for one in found}
+    own = [
+        one
+        for one in found
+        if (one.channel, one.attack + CALIBRATED) not in known
+        and (one.channel in _SHORT or one.channel == f"student of stage {one.stage}")
+    ]
 
     def name(one: Finding) -> str:
-        return one.attack if "loss" in one.attack else f"{one.channel}: {one.attack}"
+        attack = one.attack.removesuffix(CALIBRATED).removeprefix("nearest ").removesuffix(" loss").removesuffix(" map")
+        attack = "canary" if attack == CANARIES else attack
+        return f"{_SHORT.get(one.channel, 'weights')} {attack}"
 
     def series(site: str) -> dict[str, Any]:
         of_site = [one for one in own if one.site == site]
@@ -210,7 +223,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
 
     return {
         "kind": "bars",
-        "x_label": "attack",
+        "x_label": "attack, calibrated by shadow models but for canaries and images",
         "y_label": "AUC (0.5 is guessing)",
         "log_x": False,
         "series": [series(site) for site in sites],
