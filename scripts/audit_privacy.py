@@ -259,7 +259,7 @@ def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
         "Weights are attacked with the hospital's adapter, which never leaves: without it less is "
         "found.",
         "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
-        "memorises three patients. Where nothing can: maps of a student that never saw them, patients never seen.",
+        "memorises two patients. Where nothing can: maps of a student that never saw them, patients never seen.",
         "Other attacks may find more: this is leakage measured under these attacks, not privacy. One seed: how much "
         "training varies from seed to seed is not in the intervals.",
     ]

@@ -34,7 +34,7 @@ MEMORISER, NEVER_SEEN = "a student that memorises", "patients never seen"
 """Channels of the controls: of error maps and canaries, and of weights; the first has to leak, the second must not."""
 
 _CANARIES, _UNPLANTED = 8, 64  # shapes planted at most, and never
-_MEMORISED, _AS_LONG = 3, 3  # patients of the model that memorises, and stages' worth of steps on them
+_MEMORISED, _AS_LONG = 2, 4  # patients of the model that memorises, and stages' worth of steps on them
 
 
 @dataclass(frozen=True)
