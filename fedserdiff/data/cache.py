@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from fedserdiff.data.releases import MODALITIES, REGIONS, Release
 from fedserdiff.errors import DataError, StorageError
 
 _FORMAT = 3  # part of the key: raise it when preparation changes
+# numpy parses a file's header by `ast`, which Python before 3.11.8 may break off, with a SystemError, where two
+# threads parse at once (gh-106905): a sound entry would pass for a damaged one.
+_parsing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,8 @@ def _open(entry: Path, grid: tuple[int, int, int]) -> PreparedCase | None:
     try:
         about = json.loads((entry / "case.json").read_text())
         geometry = Geometry(**{name: tuple(value) for name, value in about["geometry"].items()})
-        image, mask, truth = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("image", "mask", "truth"))
+        with _parsing:
+            image, mask, truth = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("image", "mask", "truth"))
         whole = (
             _is(image, np.float16, (len(MODALITIES), *grid))
             and _is(mask, np.uint8, (len(REGIONS), *grid))

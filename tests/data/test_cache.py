@@ -1,4 +1,6 @@
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,23 @@ def test_second_call_writes_nothing(scans: Path, tmp_path: Path) -> None:
     _open(scans, root)
 
     assert {path.stat().st_mtime_ns for path in everything} == {10**18}
+
+
+def test_no_two_threads_parse_a_header_at_once(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, inside, met = np.load, threading.Semaphore(1), []
+
+    def slow_load(*args: Any, **kwargs: Any) -> Any:
+        alone = inside.acquire(blocking=False)
+        met.append(not alone)
+        time.sleep(0.05)
+        if alone:
+            inside.release()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", slow_load)
+    _open(scans, tmp_path / "cache")  # its two cases are prepared by two threads
+    assert len(met) == 6
+    assert not any(met)
 
 
 def test_moved_scans_are_not_prepared_again(scans: Path, tmp_path: Path) -> None:
