@@ -38,7 +38,7 @@ class Site:
 _FRACTIONAL = (
     "lambda_kd", "gamma", "map_noise", "ewc_weight", "rehearsal_share", "inertia", "spacing_mm", "test_share",
     "learning_rate", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s", "max_update_rms",
-    "egress_quota_mb",
+    "egress_quota_mb", "dp_noise", "dp_clip",
 )  # fmt: skip
 
 _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
@@ -136,6 +136,9 @@ class ExperimentConfig:
     max_update_rms : float
         The most that a round may change a student's weights, as root mean square over all of them; a hospital sends no
         other, and the coordinator takes no other (our choice: a whole first stage of profile ``laptop`` changes 0.021).
+    dp_noise, dp_clip : float
+        Local differential privacy: Gaussian noise on what a round changes, as a multiple of its sensitivity, and the L2
+        norm to which the change is clipped first; noise 0 is off, and clips nothing (`sites.local_privacy`).
     egress_quota_mb : float
         Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.
     evaluate_every : int
@@ -187,6 +190,8 @@ class ExperimentConfig:
     retries: int = 2
     site_failure: SiteFailure = "fail"
     max_update_rms: float = 0.1
+    dp_noise: float = 0.0
+    dp_clip: float = 10.0
     egress_quota_mb: float = 1000
     evaluate_every: int = 1
     evaluate_sites: int = 0
@@ -196,6 +201,7 @@ class ExperimentConfig:
         self._check_choices()
         self._check_numbers()
         self._check_grid()
+        self._check_noise()
 
     def _check_choices(self) -> None:
         choices = {
@@ -220,7 +226,7 @@ class ExperimentConfig:
             "cpus_per_site": 1, "gpus_per_site": 0, "steps_per_stage": 0, "epochs_per_stage": 0,
             "spacing_mm": 0, "learning_rate": 0, "site_timeout_s": 0, "stage_timeout_s": 0, "inertia": 0,
             "sampling_steps": 1, "map_steps": 1, "test_share": 0, "max_update_rms": 0, "egress_quota_mb": 0,
-            "retries": 0, "evaluate_every": 1, "evaluate_sites": 0,
+            "retries": 0, "evaluate_every": 1, "evaluate_sites": 0, "dp_noise": 0, "dp_clip": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -232,6 +238,7 @@ class ExperimentConfig:
                 raise ConfigError(f"{name}: {value} is not a whole number")
         for name in (
             "spacing_mm", "learning_rate", "site_timeout_s", "stage_timeout_s", "max_update_rms", "egress_quota_mb",
+            "dp_clip",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not positive")
@@ -248,6 +255,16 @@ class ExperimentConfig:
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
         if self.rounds > (self.steps_per_stage or self.epochs_per_stage):
             raise ConfigError(f"rounds: {self.rounds} is more than a stage's steps: a round would train nothing")
+
+    def _check_noise(self) -> None:
+        """See that noise on what rounds change covers all that hospitals tell of their training patients."""
+        if self.dp_noise == 0:
+            return
+        method = get_method(self.method)
+        if method.breaks_privacy or method.hands_over not in ("", "error-maps"):
+            raise ConfigError(f"dp_noise: {self.method} shares more of its patients than the noise on weights covers")
+        if self.error_maps == "mri":
+            raise ConfigError("dp_noise: error maps made of scans (mri) are not covered by the noise on weights")
 
     def _check_grid(self) -> None:
         if len(self.grid) != 3 or min(self.grid) < 1:
@@ -278,6 +295,10 @@ class ExperimentConfig:
     def error_maps(self) -> str:
         """The maps that a hospital shares, never ``auto``: ``null``, ``mri`` or ``none``."""
         return get_method(self.method).error_maps if self.shared_error_maps == "auto" else self.shared_error_maps
+
+    def releases(self, site: int) -> int:
+        """Return in how many rounds the hospital with this number, from 0, trains: as often its change is released."""
+        return self.rounds * (len(self.sites) - site if self.participation == "cumulative" else 1)
 
     @property
     def agreed(self) -> dict[str, Any]:

@@ -57,6 +57,13 @@ def main(
         str | None,
         typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
+    dp_noise: Annotated[
+        float | None,
+        typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
+    ] = None,
+    dp_clip: Annotated[
+        float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps by which a student refines its mask.", show_default="4; 1 is fastest")
     ] = None,
@@ -108,6 +115,8 @@ def main(
             "teacher": teacher,
             "participation": participation,
             "shared_error_maps": shared_error_maps,
+            "dp_noise": dp_noise,
+            "dp_clip": dp_clip,
             "sampling_steps": steps,
             "allow_overlap": allow_overlap,
             "retries": retries,

@@ -24,6 +24,7 @@ from sites.adapters import load_adapter, save_adapter
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
+from sites.local_privacy import kept_key, privatised, simulated_key
 from sites.overlap import hashes_to_tell, without_shared
 from sites.training import Order, consolidate, run_round
 
@@ -50,7 +51,7 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
 
     def desk(context: Context) -> _Desk:
         if site is not None:
-            return _Desk(site, config, premises)
+            return _Desk(site, config, premises, on_its_own=True)
         return _desk(config, premises, context)
 
     app = GuardedApp(lambda context: desk(context).door)
@@ -97,11 +98,12 @@ def _opened(site: Site, config: ExperimentConfig, cache: Path) -> Hospital:
 
 @dataclass(frozen=True)
 class _Desk:
-    """One hospital, the site with this `number`, at work on one message."""
+    """One hospital, the site with this `number`, at work on one message; `on_its_own`, or one of a simulation's."""
 
     number: int
     config: ExperimentConfig
     premises: Premises
+    on_its_own: bool = False
 
     @property
     def site(self) -> Site:
@@ -125,6 +127,10 @@ class _Desk:
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if self.config.gpus_per_site > 0 and torch.cuda.is_available() else "cpu")
+
+    @property
+    def noise_key(self) -> bytes:
+        return kept_key(self.records) if self.on_its_own else simulated_key(self.config, self.site.name)
 
     def at_work(self, message: Message) -> Hospital:
         """Return the hospital without the scans that an earlier one brought, as the order in `message` has it."""
@@ -180,7 +186,7 @@ def _rounded(count: int) -> int:
 
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
-    """Train for one round and return how it changed the student, and the losses."""
+    """Train for one round and return how it changed the student, and the losses; with noise, the change alone."""
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
     stage = _ordered(message, "stage", 1, sites)
@@ -197,9 +203,12 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     done = run_round(student, order, hospital, desk.open, desk.config, progress)
     if done.adapter is not None:
         save_adapter(desk.records, done.adapter, stage, server_round)
-    metrics: dict[str, MetricRecordValues] = {f"loss-{name}": value for name, value in done.losses.items()}
-    metrics[wire.WEIGHT] = _rounded(len(hospital.training))
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])
+    metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.training))}
+    if desk.config.dp_noise > 0:
+        change = privatised(change, desk.config, desk.noise_key)
+    else:
+        metrics |= {f"loss-{name}": value for name, value in done.losses.items()}
     return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics)})
 
 

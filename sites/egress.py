@@ -48,6 +48,7 @@ class Door:
             allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, student))
             check_update(allowed, self.config)
             self._check_quota(allowed)
+            self._check_releases(allowed)
         except ReplyError as refusal:
             hospital_log(self.records).error("%s refused: %s", message.metadata.message_type, refusal)
             self._enter(message, "refused", str(refusal), _described(content))
@@ -67,6 +68,17 @@ class Door:
         size = sum(wire.bytes_by_kind(content).values())
         if self.ledger.bytes_sent() + size > self.config.egress_quota_mb * _MEGABYTE:
             raise ReplyError(f"egress_quota_mb = {self.config.egress_quota_mb:g} is used up")
+
+    def _check_releases(self, content: RecordDict) -> None:
+        """See that no more changes of weights leave than the noise on them is reckoned for; the same again is no more.
+
+        Whatever is asked, and however often: a coordinator that starts anew asks a hospital that has spent its share.
+        """
+        if self.config.dp_noise == 0 or wire.ARRAYS not in content:
+            return
+        released = self.ledger.digests_sent(wire.ARRAYS) | {_digest(content.array_records[wire.ARRAYS])}
+        if len(released) > self.config.releases(self.site):
+            raise ReplyError(f"dp_noise: all {self.config.releases(self.site)} changes of weights have left already")
 
     def _enter(self, message: Message, verdict: str, reason: str, records: Iterable[Released]) -> None:
         self.records.mkdir(parents=True, exist_ok=True)

@@ -163,6 +163,13 @@ class Ledger:
                 self._catch_up(file)
         return self._seen.sent
 
+    def digests_sent(self, record: str) -> set[str]:
+        """Return the digests of all records of this name that have left; raises as `read_ledger`."""
+        if not self._file.exists():
+            return set()
+        sent = [entry for entry in read_ledger(self._file) if entry.verdict == SENT]
+        return {r.sha256 for entry in sent for r in entry.records if r.name == record}
+
     def _catch_up(self, file: io.FileIO) -> bytes:
         """Verify what is new and return the torn line at the end, empty where there is none."""
         if os.fstat(file.fileno()).st_size < self._seen.size:

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.privacy.gaussian import spent
 from fedserdiff.report.events import RunEvents
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
@@ -98,6 +99,7 @@ class _Stream:
             plan_evaluation(config, self._strategy.stages(self._sites)),
         )
         self.results.overlap_allowed = config.allow_overlap
+        self.results.differential_privacy = spent(config)
         self._scoring = Scoring(self._grid, self._strategy, self.results)
         self._arrays = self._untrained = wire.weights_to_record(new_student(config))
         self._at = Position()

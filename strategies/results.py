@@ -33,6 +33,8 @@ class Results:
     ----------
     overlap_allowed : bool
         Whether nobody looked for scans that several sites hold.
+    differential_privacy : dict or None
+        What noise on changes of weights promises, as `fedserdiff.privacy.gaussian.spent`.
     left_out : dict
         By site, how many of its scans an earlier site brought, so that it works without their patients.
     absences : list
@@ -62,6 +64,7 @@ class Results:
         self.losses: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
         self.overlap_allowed = False
+        self.differential_privacy: Mapping[str, Any] | None = None
         self.left_out: dict[str, int] = {}
         self.interruptions: list[str] = []
         self.absences: list[dict[str, str | int]] = []
@@ -111,6 +114,7 @@ class Results:
             "bytes_out": self._in_order(self.bytes_out),
             "bytes_in": self._in_order(self.bytes_in),
             "overlap": {"leaks": self.overlap_allowed, "left_out": self.left_out, "kept": {}, "cases": []},
+            "differential_privacy": self.differential_privacy,
             "absences": self.absences,
             "interruptions": self.interruptions,
             "seconds": self.seconds,

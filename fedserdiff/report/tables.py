@@ -14,6 +14,7 @@ from fedserdiff.report.overlap import leak_warning, left_out_note
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
 _MOST_COLUMNS = 12  # more than this a terminal does not show
+_PROMISES = 20  # an ε above it lets an attacker be as good as certain
 _MOST_TIMES = 10  # stages whose seconds are told one by one
 
 
@@ -44,9 +45,22 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         console.print(note, highlight=False)
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
-    if note := left_out_note(results.get("overlap")):
-        console.print(escape(note), highlight=False)
+    for note in (left_out_note(results.get("overlap")), _noise_note(results)):
+        if note:
+            console.print(escape(note), highlight=False)
     _print_warnings(console, results)
+
+
+def _noise_note(results: Mapping[str, Any]) -> str | None:
+    """Say what noise on changes of weights promises, where there is any."""
+    spent = results.get("differential_privacy")
+    if spent is None:
+        return None
+    most = max(spent["epsilon"].values())
+    return (
+        f"Local differential privacy of {spent['unit']}: noise {spent['noise']:g}, clipped to {spent['clip']:g}: "
+        f"ε = {most:.3g} at δ = {spent['delta']:g}{', which promises nothing' if most > _PROMISES else ''}"
+    )
 
 
 def _print_warnings(console: Console, results: Mapping[str, Any]) -> None:

@@ -1,0 +1,84 @@
+"""Local differential privacy: a round's change is clipped and gets Gaussian noise before it leaves the hospital.
+
+What is protected is the hospital: the change may depend on all of its training patients, or on others altogether, and
+has an L2 norm of at most C, so that its sensitivity is 2C. All that is made of the student later is made of what left
+already: its error maps without scans, the teacher's release, every later hospital's training spend nothing more.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.seeding import generator
+
+KEY_FILE = "noise-key"
+"""In the hospital's folder: what its noise is drawn from. Whoever has it can take the noise off again."""
+
+_KEY_BYTES = 32
+
+
+def simulated_key(config: ExperimentConfig, site: str) -> bytes:
+    """Return the key of a simulated hospital: from the seed, so that a run repeats, and therefore no secret."""
+    draws = generator(config.seed, "noise-key", site)
+    return bytes(torch.randint(256, (_KEY_BYTES,), generator=draws, dtype=torch.uint8).numpy())
+
+
+def kept_key(folder: Path) -> bytes:
+    """Return a hospital's own key, drawn by the operating system when it is first wanted, readable by its owner alone.
+
+    It is kept because the same message has to get the same answer: an answer with noise drawn anew is one more.
+    """
+    file = folder / KEY_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_bytes()
+    with os.fdopen(opened, "wb") as writing:
+        key = secrets.token_bytes(_KEY_BYTES)
+        writing.write(key)
+        writing.flush()
+        os.fsync(opened)
+    return key
+
+
+def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> ArrayRecord:
+    """Return a change of weights scaled to an L2 norm of at most C = `dp_clip`, with noise of standard deviation 2C z.
+
+    z is `dp_noise`. The noise follows from the key and the change: the same change gets the same noise, and any other
+    change noise of its own, so that no two answers tell more than they would with independent noise.
+
+    Parameters
+    ----------
+    change : ArrayRecord
+        From `wire.change_to_record`, of float16; so is what is returned.
+    config : ExperimentConfig
+    key : bytes
+        Of 32 bytes.
+    """
+    ((name, array),) = change.items()
+    exact = array.numpy()
+    values = exact.astype(np.float64)
+    norm = float(np.linalg.norm(values))
+    clipped = values * min(1.0, config.dp_clip / norm) if norm > 0 else values
+    own = hmac.digest(key, hashlib.sha256(exact.tobytes()).digest(), "sha256")
+    noisy = clipped + 2 * config.dp_clip * config.dp_noise * _normal(own, len(values))
+    with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and does not leave
+        return ArrayRecord({name: Array(noisy.astype(np.float16))})
+
+
+def _normal(key: bytes, count: int) -> NDArray[np.float64]:
+    """Draw standard normal numbers from AES in counter mode: no one who sees some of them can tell the others."""
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * count))
+    uniform = (np.frombuffer(stream, "<u8") >> np.uint64(11)).astype(np.float64)  # 53 bits
+    return np.asarray(ndtri((uniform + 0.5) / 2**53))
