@@ -106,6 +106,9 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("allow_overlap", 1),
         ("allow_overlap", "yes"),
         ("allow_overlap", None),
+        ("dp_noise", -1),
+        ("dp_noise", math.nan),
+        ("dp_clip", 0),
         ("evaluate_every", 0),
         ("evaluate_every", 1.5),
         ("evaluate_sites", -1),
@@ -141,6 +144,15 @@ def test_copy_is_checked_like_a_new_one() -> None:
     assert config.replace(seed=3) == make_config("laptop", seed=3)
     with pytest.raises(ConfigError, match="rounds: 0"):
         config.replace(rounds=0)
+
+
+@pytest.mark.parametrize("method", ["rehearsal", "pooled", "ewc", "image-replay"])
+def test_noise_on_weights_is_refused_where_more_than_weights_tells_of_patients(method: str) -> None:
+    with pytest.raises(ConfigError, match=f"dp_noise: {method} shares more"):
+        make_config("smoke", method=method, dp_noise=1.0)
+    with pytest.raises(ConfigError, match=r"dp_noise: error maps made of scans \(mri\)"):
+        make_config("smoke", shared_error_maps="mri", dp_noise=1.0)
+    assert make_config("smoke", method="ser-diff", dp_noise=1.0).error_maps == "null"
 
 
 def test_configuration_cannot_be_changed_in_place() -> None:
@@ -203,7 +215,7 @@ OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
     **{name: {name: 5} for name in ("phantom_patients", "steps_per_stage", "batch_size", "spacing_mm")},
     **{name: {name: 3} for name in ("sampling_steps", "map_steps", "replay_batch", "conditional_maps", "shared_maps")},
     "inversion_steps": {"inversion_steps": 3},
-    **{name: {name: 2} for name in ("evaluate_every", "evaluate_sites")},
+    **{name: {name: 2} for name in ("evaluate_every", "evaluate_sites", "dp_noise", "dp_clip")},
 }
 
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import erfcx, ndtr, ndtri
 
 from fedserdiff.config import ExperimentConfig
 
@@ -29,14 +29,14 @@ def epsilon(noise: float, releases: int, delta: float = DELTA) -> float:
     """
     mu = math.sqrt(releases) / noise
 
-    def beyond(eps: float) -> float:
-        """Return by how much the mechanism's δ at `eps` exceeds the one wanted."""
-        return float(ndtr(mu / 2 - eps / mu) - math.exp(eps + log_ndtr(-mu / 2 - eps / mu)) - delta)
+    def beyond(x: float) -> float:
+        """Return by how much the mechanism's δ at ε = μ (x + μ/2) exceeds the one wanted: Φ(−x) − e^ε Φ(−x − μ) − δ."""
+        return float(ndtr(-x) - math.exp(-x * x / 2) * erfcx((x + mu) / math.sqrt(2)) / 2 - delta)
 
-    if beyond(0.0) <= 0:
+    if beyond(-mu / 2) <= 0:
         return 0.0
-    most = mu * (mu / 2 - float(ndtri(delta)))  # there the first of the two terms alone is δ
-    return float(brentq(beyond, 0.0, most))
+    most = -float(ndtri(delta))  # there the first of the two terms alone is δ
+    return mu * (float(brentq(beyond, -mu / 2, most)) + mu / 2)
 
 
 def spent(config: ExperimentConfig) -> dict[str, Any] | None:
