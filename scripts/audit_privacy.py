@@ -31,11 +31,14 @@ from privacy_attacks import (
     CALIBRATED,
     CANARIES,
     COPIES,
+    DENSE,
     FPRS,
     IMAGES,
+    INVERSION,
     MEMORISER,
     NEVER,
     NEVER_SEEN,
+    OTHERS,
     Finding,
     attack_canaries,
     attack_images,
@@ -45,16 +48,17 @@ from privacy_attacks import (
     control_weights,
 )
 from privacy_models import Target, train_shadows
+from privacy_updates import EXACT, ONE_STEP, ROUND, attack_updates, control_updates
 from simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 
 _STRANGERS = 64  # patients of each phantom scanner whom nobody trains on, beside the test patients
 _STRANGERS_SEED = 5000  # plus the run's: no run's own patients
 _COLUMNS = (
     "patients of", "attack on", "by", "AUC [95 %]", "TPR % at FPR 1 %, 0.1 %", "distance ratio [95 %]", "p",
-    "where it leaks, AUC", "where nothing can", "members : others",
+    "SSIM, of the mean slice", "where it leaks, AUC", "where nothing can", "members : others",
 )  # fmt: skip
 
-_NEGATIVE, _POSITIVE = (NEVER, NEVER_SEEN), (COPIES, MEMORISER)
+_NEGATIVE, _POSITIVE = (NEVER, NEVER_SEEN, OTHERS), (COPIES, MEMORISER, DENSE)
 
 
 def audit_privacy(console: Console, run: Path, shadows: int) -> None:
@@ -132,7 +136,10 @@ def _strangers(config: ExperimentConfig, stage: int) -> Sequence[CachedCase]:
 def _attacks(
     run: Path, target: Target, shadows: int, config: ExperimentConfig, told: Callable[[str], None]
 ) -> Iterator[Iterator[Finding]]:
-    """Yield the attacks on a stage, each once it is told of; canaries, images and controls belong to the first."""
+    """Yield the attacks on a stage, each once it is told of; canaries, images and their controls belong to the first.
+
+    Updates are those of the last, which begins with a student that has learnt most.
+    """
     last = len(config.sites)
     final = _student(run, config, last) if get_method(config.method).federated and target.stage < last else None
     trained = train_shadows(target, shadows, config, lambda done: told(f"shadow model {done} of {shadows} is trained"))
@@ -148,6 +155,10 @@ def _attacks(
         told("controls")
         yield control_maps(target, trained, config)
         yield control_weights(target, trained, config)
+    if target.stage == last:
+        told("updates")
+        yield attack_updates(target, config)
+        yield control_updates(target, config)
 
 
 def _strongest(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
@@ -174,6 +185,7 @@ def _study(everything: Sequence[Finding], federation: Federation, shadows: int) 
             one.site, one.channel, one.attack, _text(one.auc), ", ".join(_percent(one.tpr[fpr]) for fpr in FPRS),
             None if one.distance is None else _text(one.distance.ratio),
             None if one.distance is None else f"{one.distance.p_value:.3f}",
+            None if one.resemblance is None else f"{_text(one.resemblance.found)}, {_text(one.resemblance.mean_slice)}",
             control(one, _POSITIVE), control(one, _NEGATIVE), f"{one.members} : {one.others}",
         ]
         for one in found
@@ -193,7 +205,10 @@ def _study(everything: Sequence[Finding], federation: Federation, shadows: int) 
     }
 
 
-_SHORT = {"null error maps": "null", "mri error maps": "mri", IMAGES: "image"}
+_SHORT = {
+    "null error maps": "null", "mri error maps": "mri", IMAGES: "image",
+    EXACT: "slice", ONE_STEP: "step", ROUND: "round",
+}  # fmt: skip
 """Channels of the plot, but for the weights of the own stage."""
 
 
@@ -210,7 +225,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
 
     def name(one: Finding) -> str:
         attack = one.attack.removesuffix(CALIBRATED).removeprefix("nearest ").removesuffix(" loss").removesuffix(" map")
-        attack = "canary" if attack == CANARIES else attack
+        attack = {CANARIES: "canary", INVERSION: "inverted"}.get(attack, attack)
         return f"{_SHORT.get(one.channel, 'weights')} {attack}"
 
     def series(site: str) -> dict[str, Any]:
@@ -259,7 +274,10 @@ def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
         "Weights are attacked with the hospital's adapter, which never leaves: without it less is "
         "found.",
         "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
-        "memorises two patients. Where nothing can: maps of a student that never saw them, patients never seen.",
+        "memorises two patients; a dense network's gradient. Where nothing can: maps of a student that never saw them, "
+        "patients never seen, the gradient of another slice.",
+        "Update inversion: the attacker knows each slice's outline and truth. Its AUC says how well what it "
+        "reconstructs tells the slice from other patients'; SSIM with the true slice, and of the mean slice with it.",
         "Other attacks may find more: this is leakage measured under these attacks, not privacy. One seed: how much "
         "training varies from seed to seed is not in the intervals.",
     ]

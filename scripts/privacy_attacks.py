@@ -27,14 +27,23 @@ KINDS = ("null", "mri")
 
 FPRS = (0.01, 0.001)
 
-CANARIES, CALIBRATED, CONTOUR = "canaries", ", calibrated", "nearest contour"
+CANARIES, CALIBRATED, CONTOUR, INVERSION = "canaries", ", calibrated", "nearest contour", "update inversion"
 IMAGES, LAST = "synthetic images", "last student"
 COPIES, NEVER = "copies", "maps of a student that never saw them"
 MEMORISER, NEVER_SEEN = "a student that memorises", "patients never seen"
-"""Channels of the controls: of error maps and canaries, and of weights; the first has to leak, the second must not."""
+DENSE, OTHERS = "gradient of a dense network", "gradient of another slice"
+"""Channels of the controls, of maps, weights and updates: the first of each has to leak, the second must not."""
 
 _CANARIES, _UNPLANTED = 8, 64  # shapes planted at most, and never
 _MEMORISED, _AS_LONG = 2, 4  # patients of the model that memorises, and stages' worth of steps on them
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """Mean SSIM of true slices with what was reconstructed of them, and with the mean of other patients' slices."""
+
+    found: Interval
+    mean_slice: Interval
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Finding:
         By FPR of `FPRS`; None where there are too few others to tell.
     distance : DistanceTest or None
         For error maps.
+    resemblance : Resemblance or None
+        For update inversion, whose AUC says how well a reconstruction tells its slice from other patients'.
     members, others : int
         Patients, or shapes.
     """
@@ -68,6 +79,7 @@ class Finding:
     others: int
     tpr: Mapping[float, Interval | None]
     distance: DistanceTest | None = None
+    resemblance: Resemblance | None = None
 
 
 # What is shared of a stage
@@ -135,14 +147,14 @@ def _compare(
     best = near.max(0)
     scores = list(best[:, None])
     test = distance_test(near[:, :members], near[:, members:], rng)
-    yield _finding(channel, attack, target, scores[:members], scores[members:], rng, test)
+    yield finding(channel, attack, target, scores[:members], scores[members:], rng, test)
     if references:
         seen = [[cases[0].case.patient in patients for cases in pool] for _, patients in references]
         others = [
             np.where(own, np.nan, nearness(r, looks).max(0)) for (r, _), own in zip(references, seen, strict=True)
         ]
         scores = list(calibrated(-best, [-other for other in others])[:, None])
-        yield _finding(channel, attack + CALIBRATED, target, scores[:members], scores[members:], rng)
+        yield finding(channel, attack + CALIBRATED, target, scores[:members], scores[members:], rng)
 
 
 def _maps(
@@ -198,7 +210,7 @@ def _ask(
         ]
         for attack, scores in ((f"{name} loss", plain), (f"{name} loss{CALIBRATED}", versus)):
             rng = rng_for(config, channel, attack, target.stage)
-            yield _finding(channel, attack, target, scores[:members], scores[members:], rng)
+            yield finding(channel, attack, target, scores[:members], scores[members:], rng)
 
 
 # Canaries
@@ -221,7 +233,7 @@ def attack_canaries(target: Target, config: ExperimentConfig) -> Iterator[Findin
 
     def recovery(channel: str, shared: torch.Tensor) -> Finding:
         near = nearness(shared, shapes).max(0)[:, None]
-        return _finding(channel, CANARIES, target, list(near[:planted]), list(near[planted:]), rng)
+        return finding(channel, CANARIES, target, list(near[:planted]), list(near[planted:]), rng)
 
     for kind in KINDS:
         yield recovery(f"{kind} error maps", _maps(student, with_canaries, kind, config).abs())
@@ -270,7 +282,7 @@ def control_weights(target: Target, shadows: Sequence[Shadow], config: Experimen
         yield from _ask(NEVER_SEEN, target.student, (others[::2], others[1::2]), shadows, target, config)
 
 
-def _finding(
+def finding(
     channel: str,
     attack: str,
     target: Target,
@@ -278,9 +290,9 @@ def _finding(
     others: Sequence[Scores],
     rng: np.random.Generator,
     distance: DistanceTest | None = None,
+    resemblance: Resemblance | None = None,
 ) -> Finding:
+    """Return what an attack's scores of members and of others amount to, by patient (or shape, or slice)."""
     tprs = {fpr: tpr_at(fpr, members, others, rng) for fpr in FPRS}
-    whole = auc(members, others, rng)
-    return Finding(
-        channel, attack, target.stage, target.hospital.site.name, whole, len(members), len(others), tprs, distance
-    )
+    whole, site = auc(members, others, rng), target.hospital.site.name
+    return Finding(channel, attack, target.stage, site, whole, len(members), len(others), tprs, distance, resemblance)

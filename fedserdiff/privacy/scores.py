@@ -41,6 +41,16 @@ def auc(members: Sequence[Scores], others: Sequence[Scores], rng: np.random.Gene
     return Interval(value, float(low), float(high))
 
 
+def mean_of(values: Sequence[float], rng: np.random.Generator) -> Interval:
+    """Return a mean with its 95 % interval by bootstrap over the values, one a patient; a single one has none."""
+    found = np.array(values)
+    if len(found) < 2:
+        return Interval(float(found.mean()), None, None)
+    drawn = rng.choice(found, (_REPLICATES, len(found))).mean(1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Interval(float(found.mean()), float(low), float(high))
+
+
 def tpr_at(
     fpr: float, members: Sequence[Scores], others: Sequence[Scores], rng: np.random.Generator
 ) -> Interval | None:

@@ -36,6 +36,8 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
     assert ("site-1", "last student", "refined loss") in attacked
     assert ("site-2", "last student", "refined loss") not in attacked  # it is the student of stage 2
     assert ("site-1", "mri error maps", "canaries") in attacked
+    for channel in ("gradient of a slice", "step on a slice", "round", "round, noise 0.001"):
+        assert ("site-2", channel, "update inversion") in attacked
     assert all(0 <= one["auc"]["value"] <= 1 for one in found["findings"])
     with (workplace / "fine-tune" / "privacy.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(found["rows"])

@@ -100,6 +100,17 @@ def test_canaries_are_found_among_copies_and_not_in_maps_of_a_student_that_never
     assert found["untrained null error maps", "canaries"].auc.value == 0.5  # its maps are empty
 
 
+def test_a_slice_is_had_back_from_a_dense_networks_gradient_and_not_from_another_slices(
+    attacks: ModuleType, target: Any
+) -> None:
+    found = by_name(script("privacy_updates").control_updates(target, CONFIG))
+    leaks, cannot = (found[channel, "update inversion"] for channel in (attacks.DENSE, attacks.OTHERS))
+    assert leaks.auc.low > 0.9
+    assert leaks.resemblance.found.low > leaks.resemblance.mean_slice.high
+    assert guesses(cannot.auc)
+    assert cannot.resemblance.found.value < leaks.resemblance.found.value
+
+
 def test_a_shadow_is_asked_about_those_alone_whom_it_did_not_see(shadows: Any, target: Any) -> None:
     everyone = {c.case.patient for c in (*target.hospital.training, *target.others)}
     for shadow in shadows:
