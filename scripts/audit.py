@@ -85,6 +85,18 @@ def privacy(
         audit_privacy(Console(highlight=False), run, shadows)
 
 
+@app.command()
+def frontier(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of finished runs of the same data, audited.")],
+    out: Annotated[Path, typer.Option(help="Directory for frontier.html, .csv and .json.")],
+) -> None:
+    """Hold runs' final Dice beside the worst attack on what their hospitals let out; write a table and a plot."""
+    with clear_errors("an audit changes nothing"):
+        from audit_frontier import audit_frontier
+
+        audit_frontier(Console(highlight=False), runs, out)
+
+
 def _check_head(file: Path, chain: Sequence[Entry], expected: str | None) -> None:
     if expected is not None and expected.strip().lower() not in {entry.hash for entry in chain}:
         raise DataError(
