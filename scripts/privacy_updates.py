@@ -24,7 +24,7 @@ from privacy_models import Target, items, patients_of, rng_for, train
 
 EXACT, ONE_STEP, ROUND = "gradient of a slice", "step on a slice", "round"
 _SLICES = 4  # one of as many patients
-_STEPS = 200
+_STEPS = 100
 _NOISE = 1e-3  # in sensitivities, where the run itself has none: beside each update the same with noise
 _HIDDEN = 64  # of the dense network
 

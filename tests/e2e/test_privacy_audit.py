@@ -1,15 +1,20 @@
-"""``audit.py privacy`` on a run of real Flower and Ray."""
+"""``audit.py privacy`` on a run of real Flower and Ray, and ``audit.py frontier`` on what came of it."""
 
 import csv
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import Result
 from kill_points import ONE_CPU
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +51,51 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
     for text in ("not privacy", "phantom data", "seed 0", counts, "AUC"):
         assert text.lower() in page.lower()
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.fixture
+def frontier(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Callable[..., Result]:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(workplace)
+    app = importlib.import_module("audit").app
+    return lambda *names: CliRunner().invoke(app, ["frontier", *names, "--out", "front"], env={"COLUMNS": "200"})
+
+
+def test_audited_runs_stand_beside_those_whose_raw_scans_leave(
+    frontier: Callable[..., Result], fine_tune: dict[str, Any], workplace: Path
+) -> None:
+    raw = workplace / "rehearsal"
+    shutil.copytree(workplace / "fine-tune", raw, ignore=shutil.ignore_patterns("privacy.*"))
+    for name in ("config.json", "results.json"):
+        (raw / name).write_text((raw / name).read_text().replace('"method": "fine-tune"', '"method": "rehearsal"'))
+    done = frontier("fine-tune", "rehearsal")  # the first was audited by the test above
+    assert done.exit_code == 0, done.output
+    found = json.loads((workplace / "front" / "frontier.json").read_text())
+    columns = {row[0]: dict(zip(found["columns"], row, strict=True)) for row in found["rows"]}
+    audited = json.loads((workplace / "fine-tune" / "privacy.json").read_text())["findings"]
+    weights = ("student of stage 1", "student of stage 2", "last student")
+    left = [one for one in audited if one["channel"] in weights and one["attack"].endswith("calibrated")]
+    assert len(left) == 6  # by two losses each
+    worst = max(one["auc"]["value"] for one in left)
+    assert columns["fine-tune"]["worst AUC [95 %]"].startswith(f"{worst:.2f}")
+    assert columns["rehearsal"]["worst AUC [95 %]"] == "1.00"
+    last = fine_tune["R"]["dice"]["mean"][-1]
+    assert columns["fine-tune"]["final mean Dice % [95 %]"].startswith(f"{100 * sum(last) / len(last):.1f}")
+    assert "raw scans" in columns["rehearsal"]["what leaves"]
+    assert columns["fine-tune"]["what leaves"] == "weights"
+    assert (workplace / "front" / "frontier.html").is_file()
+
+
+def test_a_frontier_needs_runs_that_were_audited_and_differ(
+    frontier: Callable[..., Result], fine_tune: dict[str, Any], workplace: Path
+) -> None:
+    shutil.copytree(workplace / "fine-tune", workplace / "unaudited", ignore=shutil.ignore_patterns("privacy.*"))
+    refused = frontier("unaudited")
+    assert refused.exit_code == 1
+    assert "run audit.py privacy unaudited first" in refused.output
+    twice = frontier("fine-tune", "unaudited")
+    assert twice.exit_code == 1
+    assert "both are fine-tune" in twice.output
 
 
 def test_a_run_without_its_stages_students_is_refused(fine_tune: dict[str, Any], workplace: Path) -> None:
