@@ -98,7 +98,8 @@ def _worst(record: RunRecord) -> _Worst:
     found = [
         one
         for one in json.loads(file.read_text())["findings"]
-        if (one["attack"].endswith(CALIBRATED) or one["attack"] == CANARIES) and _leaves(config, one)
+        if (one["attack"].endswith(CALIBRATED) or (one["channel"] == IMAGES and one["attack"] == CANARIES))
+        and _leaves(config, one)
     ]
     worst = max(found, key=lambda one: one["auc"]["value"])
     return _Worst(Interval(**worst["auc"]), f"{worst['channel']} ({worst['site']})", worst["attack"])

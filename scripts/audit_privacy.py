@@ -128,7 +128,7 @@ def _attacks(
         told("synthetic images")
         yield attack_images(target, config)
         told("canaries")
-        yield attack_canaries(target, config)
+        yield attack_canaries(target, trained, config)
         told("controls")
         yield control_maps(target, trained, config)
         yield control_weights(target, trained, config)

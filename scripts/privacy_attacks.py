@@ -166,13 +166,14 @@ def _maps(
     adapter: SiteAdapter | None = None,
 ) -> torch.Tensor:
     """Return the error maps of a kind that a hospital would share of a stage that ended with `student`."""
-    kept = consolidate(student, stage, hospital, config.replace(method="ser-diff", shared_error_maps=kind), adapter)
+    sharing = config.replace(method="ser-diff", shared_error_maps=kind, dp_noise=0.0)
+    kept = consolidate(student, stage, hospital, sharing, adapter)
     return from_levels(kept[ERROR_MAPS]["maps"])
 
 
 def _images(student: Student, hospital: Hospital, config: ExperimentConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the synthetic images and masks that a hospital would share by image replay."""
-    kept = consolidate(student, 1, hospital, config.replace(method="image-replay"))[SYNTHETIC_IMAGES]
+    kept = consolidate(student, 1, hospital, config.replace(method="image-replay", dp_noise=0.0))[SYNTHETIC_IMAGES]
     return kept["images"].float(), kept["masks"].float()
 
 
@@ -216,8 +217,12 @@ def _ask(
 # Canaries
 
 
-def attack_canaries(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
-    """Plant shapes in the first hospital's training patients, train a stage, and look for them in what it shares."""
+def attack_canaries(target: Target, shadows: Sequence[Shadow], config: ExperimentConfig) -> Iterator[Finding]:
+    """Plant shapes in the first hospital's training patients, train a stage, and look for them in what it shares.
+
+    Some shapes look more like lesions than others do. Calibrated: how much nearer are maps to a shape than maps of the
+    stage's own student, which never saw it?
+    """
     rng = rng_for(config, "canaries")
     training = list(target.hospital.training)
     chosen = rng.permutation(len(training))[: min(_CANARIES, max(1, len(training) // 2))]
@@ -231,16 +236,24 @@ def attack_canaries(target: Target, config: ExperimentConfig) -> Iterator[Findin
     with_canaries = replace(target.hospital, training=tuple(training))
     planted = len(chosen)
 
-    def recovery(channel: str, shared: torch.Tensor) -> Finding:
+    def recovery(channel: str, shared: torch.Tensor, reference: torch.Tensor | None = None) -> Iterator[Finding]:
         near = nearness(shared, shapes).max(0)[:, None]
-        return finding(channel, CANARIES, target, list(near[:planted]), list(near[planted:]), rng)
+        yield finding(channel, CANARIES, target, list(near[:planted]), list(near[planted:]), rng)
+        if reference is not None:
+            nearer = near - nearness(reference, shapes).max(0)[:, None]
+            found, others = nearer[:planted], nearer[planted:]
+            if channel == NEVER:  # no shape is any other there: more of them tell more
+                found, others = others[::2], others[1::2]
+            yield finding(channel, CANARIES + CALIBRATED, target, list(found), list(others), rng)
 
+    without = {kind: _maps(target.student, target.hospital, kind, config).abs() for kind in KINDS}
     for kind in KINDS:
-        yield recovery(f"{kind} error maps", _maps(student, with_canaries, kind, config).abs())
-    yield recovery("untrained null error maps", _maps(new_student(config), with_canaries, "null", config).abs())
-    yield recovery(IMAGES, contours(_images(student, with_canaries, config)[1]))
-    yield recovery(NEVER, _maps(target.student, target.hospital, "null", config).abs())
-    yield recovery(COPIES, torch.cat([shape[:1] for shape in shapes[:planted]]))
+        yield from recovery(f"{kind} error maps", _maps(student, with_canaries, kind, config).abs(), without[kind])
+    yield from recovery("untrained null error maps", _maps(new_student(config), with_canaries, "null", config).abs())
+    yield from recovery(IMAGES, contours(_images(student, with_canaries, config)[1]))
+    never = _maps(shadows[0].student, target.hospital, "null", config).abs()
+    yield from recovery(NEVER, never, without["null"])
+    yield from recovery(COPIES, torch.cat([shape[:1] for shape in shapes[:planted]]), without["null"])
 
 
 def _outline(alone: NDArray[np.uint8], config: ExperimentConfig) -> torch.Tensor:

@@ -127,7 +127,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
 def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str | None:
     """Return what is to be read before any figure: what null maps tell, and attacks that did not prove themselves."""
     null = [one for one in found if one.channel.startswith("null")]
-    told = [one for one in null if _nearer(one) or (_leaks(one) and one.attack.endswith((CALIBRATED, CANARIES)))]
+    told = [one for one in null if _nearer(one) or (_leaks(one) and one.attack.endswith(CALIBRATED))]
     silent = [one for one in controls if one.channel in _POSITIVE and not _leaks(one)]
     alarmed = [one for one in controls if one.channel in _NEGATIVE and _leaks(one)]
     sentences = []

@@ -92,11 +92,12 @@ def test_copies_are_found_among_maps_and_patients_that_a_student_never_saw_are_n
 
 
 def test_canaries_are_found_among_copies_and_not_in_maps_of_a_student_that_never_saw_them(
-    attacks: ModuleType, target: Any
+    attacks: ModuleType, target: Any, shadows: Any
 ) -> None:
-    found = by_name(attacks.attack_canaries(target, CONFIG))
-    assert found[attacks.COPIES, "canaries"].auc.low > 0.5
-    assert guesses(found[attacks.NEVER, "canaries"].auc)
+    found = by_name(attacks.attack_canaries(target, shadows, CONFIG))
+    for attack in ("canaries", "canaries, calibrated"):
+        assert found[attacks.COPIES, attack].auc.low > 0.5
+        assert guesses(found[attacks.NEVER, attack].auc)
     assert found["untrained null error maps", "canaries"].auc.value == 0.5  # its maps are empty
 
 
