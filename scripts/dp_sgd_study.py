@@ -1,0 +1,199 @@
+"""What differentially private training (DP-SGD, through Opacus) costs a hospital: Dice and ε by noise."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.refiner import Student, drop_context, new_student, perturb_boundary, random_timesteps
+from fedserdiff.diffusion.schedule import add_noise
+from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.federation import phantom_federation
+from fedserdiff.files import write_whole
+from fedserdiff.seeding import generator
+from fedserdiff.threads import use_cpus
+from sites.evaluation import score_case
+from sites.hospital import TrainingSet, open_hospital
+from sites.training import anneal
+
+from command import clear_errors
+from machine import machine
+from simulation import CACHE, CASES
+
+_DELTA = 1e-4  # some tenth of one over the slices of a hospital
+_OTHERS_SEED, _OTHERS = 1000, 12  # of patients of the same scanner whom nobody trains on, and no study is tested on
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Gradients = Mapping[str, torch.Tensor]
+"""By a weight's name, one gradient an item: shape (B, *weight)."""
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="JSON file for the result.")],
+    noises: Annotated[str, typer.Option(help="Noise multipliers; 0 clips only.")] = "0,0.5,1",
+    clip: Annotated[float, typer.Option(min=0, help="L2 norm to which each slice's gradient is clipped.")] = 0.1,
+    batch: Annotated[int, typer.Option(min=2, help="Slices a step, on average.")] = 64,
+    profile: Annotated[str, typer.Option(help="Whose networks, steps and phantoms.")] = "laptop",
+) -> None:
+    """Train phantom site 1's first stage by DP-SGD at each noise, and score it on patients it never saw."""
+    console = Console()
+    with clear_errors("nothing: the result is written at the end"):
+        try:
+            multipliers = [float(text) for text in noises.split(",")]
+        except ValueError:
+            raise ConfigError(f"--noises: {noises!r} is not numbers between commas") from None
+        config = make_config(profile, precision="fp32")
+        use_cpus(1)
+        site = phantom_federation(1, config, CACHE / "phantom")[0]
+        training_set = TrainingSet(open_hospital(site, config, CASES).training, config, torch.device("cpu"))
+        rows = []
+        for noise in multipliers:
+            with console.status(f"noise {noise:g}"):
+                rows.append(_row(training_set, _others(config), config, noise, clip, batch))
+        data = f"phantom, site 1, {_OTHERS} others of its scanner (seed {_OTHERS_SEED})"
+        report = {
+            "data": data, "seed": config.seed,
+            "items": len(training_set), "delta": _DELTA, "unit": "one slice", "clip": clip, "batch": batch,
+            "steps": config.steps_per_stage, "rows": rows, "config": config.to_dict(), "machine": machine(1),
+        }  # fmt: skip
+        write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
+    table = Table("noise", "ε of a slice", "coarse Dice %", "refined Dice %", "CPU s", title=f"DP-SGD: {data}")
+    for row in rows:
+        told = (row["noise"], row["epsilon"] or "–", row["coarse"], row["refined"], row["cpu_s"])
+        table.add_row(*(value if isinstance(value, str) else f"{value:.1f}" for value in told))
+    console.print(table)
+
+
+def _others(config: ExperimentConfig) -> Sequence[CachedCase]:
+    site = phantom_federation(1, config, CACHE / "phantom")[0]
+    folder = write_phantom_hospital(CACHE / "phantom", 0, _OTHERS, config.spacing_mm, _OTHERS_SEED)
+    return open_hospital(replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, CASES).cases
+
+
+def _row(
+    training_set: TrainingSet,
+    others: Sequence[CachedCase],
+    config: ExperimentConfig,
+    noise: float,
+    clip: float,
+    batch: int,
+) -> dict[str, Any]:
+    started = time.process_time()
+    student, epsilon = train_privately(training_set, config, noise, clip, batch)
+    spent = time.process_time() - started
+    scores = [score_case(student, cached, config) for cached in others]
+    dice = {
+        mask: 100 * sum(mean_over_regions(one, mask, "dice") for one in scores) / len(scores)
+        for mask in ("coarse", "refined")
+    }
+    return {"noise": noise, "epsilon": epsilon, **dice, "cpu_s": spent}
+
+
+def train_privately(
+    training_set: TrainingSet, config: ExperimentConfig, noise: float, clip: float, batch: int
+) -> tuple[Student, float | None]:
+    """Return a student trained for a stage by DP-SGD, and its ε at δ = 1e-4 for one slice; None without noise.
+
+    Each step takes every slice by a chance of its own, and those that show tumour by a greater one, as elsewhere half
+    of a batch; ε is reckoned by the greater. A slice's gradient is clipped over both networks together: they see the
+    same draw of slices, which hides less of two releases than of one.
+    """
+    try:
+        from opacus.accountants import RDPAccountant
+        from opacus.optimizers import DPOptimizer
+    except ImportError:
+        raise ConfigError("DP-SGD needs Opacus: pip install -e '.[benchmark]'") from None
+    student = new_student(config)
+    draws = generator(config.seed, "dp-sgd")
+    rates = _rates(training_set, batch)
+    weights = dict(student.named_parameters())
+    for weight in weights.values():
+        weight.grad_sample = None  # type: ignore[attr-defined]  # where Opacus looks for them
+    optimizer = DPOptimizer(
+        torch.optim.Adam(weights.values(), lr=config.learning_rate), noise_multiplier=noise, max_grad_norm=clip,
+        expected_batch_size=batch, generator=torch.Generator().manual_seed(draws.initial_seed()),
+    )  # fmt: skip
+    steps = config.steps_per_stage
+    for step in range(steps):
+        drawn = training_set.batch(torch.nonzero(torch.rand(len(training_set), generator=draws) < rates)[:, 0])
+        if torch.rand(1, generator=draws) < 0.5:
+            drawn = drawn.mirror()
+        found = gradients(student, drawn.image, drawn.truth, step % 2 == 1, draws)
+        anneal(optimizer.original_optimizer, [config.learning_rate], step / steps)
+        for name, weight in weights.items():
+            weight.grad_sample = found[name]  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad()
+    if noise == 0:
+        return student.eval(), None
+    accountant = RDPAccountant()
+    accountant.history = [(noise, float(rates.max()), steps)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the best order is at the end of those tried: ε is then an upper bound
+        return student.eval(), float(accountant.get_epsilon(delta=_DELTA))
+
+
+def _rates(training_set: TrainingSet, batch: int) -> torch.Tensor:
+    """Return the chance of each item to be in a step: half of the batch from anywhere, half from where tumour is."""
+    everything = training_set.batch(torch.arange(len(training_set))).truth
+    shows = everything.flatten(1).any(1)
+    return (batch / 2 / len(shows) + shows * batch / 2 / max(int(shows.sum()), 1)).clamp(max=1)
+
+
+def gradients(
+    student: Student, image: torch.Tensor, truth: torch.Tensor, perturb: bool, noise: torch.Generator
+) -> Gradients:
+    """Return the gradient of L_seg of each item by each weight of the student.
+
+    Of each item alone, Dice included, which elsewhere is of the whole batch: what a slice adds has to be bounded.
+    Opacus' own hooks miss a convolution that is called as a function, and the first one is: so `torch.func`.
+    """
+
+    def of_coarse(weights: Gradients, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        coarse = torch.sigmoid(functional_call(student.coarse, dict(weights), (x[None], torch.zeros(1))))
+        return dice_bce(coarse, y[None]), coarse[0].detach()
+
+    def of_refiner(
+        weights: Gradients, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, seen: torch.Tensor,
+        y: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        given = torch.cat([noisy, context])[None]
+        estimate = torch.tanh(functional_call(student.refiner, dict(weights), (given, t[None])))
+        refined = (seen[None] + estimate).clamp(0, 1)
+        return dice_bce(refined, y[None]) + F.mse_loss(estimate[0], y - seen)
+
+    each: Callable[..., Any] = vmap(grad(of_coarse, has_aux=True), in_dims=(None, 0, 0))
+    found, coarse = each(_weights(student.coarse), image, truth)
+    seen = perturb_boundary(coarse, noise) if perturb else coarse
+    t = random_timesteps(len(image), noise)
+    noisy = add_noise(truth - seen, torch.randn(truth.shape, generator=noise), t)
+    context = drop_context(student.context(image, seen), noise)
+    each = vmap(grad(of_refiner), in_dims=(None, 0, 0, 0, 0, 0))
+    of_both = {"coarse": found, "refiner": each(_weights(student.refiner), noisy, t, context, seen, truth)}
+    return {f"{network}.{name}": part for network, parts in of_both.items() for name, part in parts.items()}
+
+
+def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in network.named_parameters()}
+
+
+if __name__ == "__main__":
+    app()
