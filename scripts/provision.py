@@ -46,6 +46,13 @@ def main(
         str | None,
         typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
+    dp_noise: Annotated[
+        float | None,
+        typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
+    ] = None,
+    dp_clip: Annotated[
+        float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")
+    ] = None,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""
     console = Console()
@@ -58,6 +65,8 @@ def main(
             "teacher": teacher,
             "participation": participation,
             "shared_error_maps": shared_error_maps,
+            "dp_noise": dp_noise,
+            "dp_clip": dp_clip,
         }
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
         made = provision(out, config.replace(sites=_sites(federation, sites)), coordinator, {})
