@@ -16,7 +16,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedserdiff import wire
 from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
@@ -36,6 +35,7 @@ from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
 
 from command import clear_errors, seeds_of
+from direct_training import in_rounds
 from simulation import open_named
 
 _ADAPTERS_RATE = 0.5  # as a share of the networks', as in SER-Diff+
@@ -184,10 +184,9 @@ def _train(
     """Train student and adapters in place for a stage, the student rounded as it is on the wire."""
     training_set = TrainingSet([case for own in cases.values() for case in own], config, torch.device("cpu"))
     objective = BehindAdapters(config, cases, adapters)
-    for server_round in range(1, config.rounds + 1):
-        received = wire.weights_to_record(student)
-        optimise(student, training_set, objective, Order(stage, server_round, length), site)
-        wire.load_weights(student, wire.changed(received, wire.change_to_record(student, received)))
+    in_rounds(
+        student, config, lambda number: optimise(student, training_set, objective, Order(stage, number, length), site)
+    )
 
 
 def _scores(

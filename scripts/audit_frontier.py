@@ -9,15 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.comparison.summary import paired_estimates
+from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
-from fedserdiff.evaluation.bootstrap import Interval
+from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.methods import get_method, label
 from fedserdiff.report.tables import print_study
 
 from privacy_attacks import CALIBRATED, CANARIES, IMAGES, LAST
-from privacy_report import interval_text, write_study
+from privacy_report import with_ends, write_study
 
 PRIVACY = "privacy.json"
 _COLUMNS = (
@@ -51,14 +51,11 @@ def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
         records[name] = record
     data = _same_data(records)
     worst = {name: _worst(record) for name, record in records.items()}
-    phantom = data.startswith("phantom")
-    final = {
-        name: estimates["final"]
-        for name, estimates in paired_estimates(
-            {name: {record.config.seed: record.scores["dice"]} for name, record in records.items()}, phantom
-        ).items()
-    }
-    dice = {name: estimate.interval() for name, estimate in final.items() if estimate is not None}
+    estimates = paired_estimates(
+        {name: {record.config.seed: record.scores["dice"]} for name, record in records.items()},
+        phantom=data.startswith("phantom"),
+    )
+    dice = {name: scaled(one["final"], 100) for name, one in estimates.items() if one["final"] is not None}
     study = _study(records, dice, worst, data)
     out.mkdir(parents=True, exist_ok=True)
     write_study(out, "frontier", study, {})
@@ -115,7 +112,7 @@ def _leaves(config: ExperimentConfig, one: Mapping[str, Any]) -> bool:
 
 
 def _study(
-    records: Mapping[str, RunRecord], dice: Mapping[str, Interval], worst: Mapping[str, _Worst], data: str
+    records: Mapping[str, RunRecord], dice: Mapping[str, Estimate], worst: Mapping[str, _Worst], data: str
 ) -> dict[str, Any]:
     """Return the frontier as a study's table, plot and sentences."""
     rows = []
@@ -123,7 +120,7 @@ def _study(
         spent = record.results.get("differential_privacy")
         rows.append(
             [
-                name, _percent(dice[name]), interval_text(worst[name].auc), worst[name].of, worst[name].by,
+                name, interval_text(dice[name]), with_ends(worst[name].auc), worst[name].of, worst[name].by,
                 None if spent is None else f"{max(spent['epsilon'].values()):.3g}", _what_leaves(record),
             ]
         )  # fmt: skip
@@ -144,7 +141,7 @@ def _study(
             "log_x": False,
             "series": [
                 {
-                    "label": name, "x": [100 * dice[name].value], "y": [one.auc.value], "low": [one.auc.low],
+                    "label": name, "x": [dice[name].value], "y": [one.auc.value], "low": [one.auc.low],
                     "high": [one.auc.high], "texts": [name],
                 }
                 for name, one in worst.items()
@@ -170,10 +167,3 @@ def _what_leaves(record: RunRecord) -> str:
         return "nothing"
     kinds = {kind for kinds in record.results["bytes_out"].values() for kind in kinds}
     return ", ".join(sorted(kinds - {"metrics", "site", "scan-hashes"})).replace("arrays", "weights")
-
-
-def _percent(interval: Interval) -> str:
-    value = f"{100 * interval.value:.1f}"
-    if interval.low is None or interval.high is None:
-        return value
-    return f"{value} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

@@ -1,5 +1,7 @@
 """One hospital's stage by plain calls, with no Flower and no Ray."""
 
+from collections.abc import Callable
+
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.refiner import Student
@@ -14,13 +16,20 @@ def train_stage(
     config: ExperimentConfig,
     progress: Progress = lambda step, steps, terms: None,
 ) -> None:
-    """Train `student` in place for all rounds of a stage, by a method that opens no other hospital.
+    """Train `student` in place for all rounds of a stage, by a method that opens no other hospital."""
+    in_rounds(
+        student, config, lambda number: run_round(student, Order(stage, number), hospital, no_other, config, progress)
+    )
+
+
+def in_rounds(student: Student, config: ExperimentConfig, train: Callable[[int], object]) -> None:
+    """Call `train`, which trains `student` in place, with the number of each round of a stage.
 
     What a round changes is rounded as it is on the wire, so that the student is the one that Flower would bring.
     """
     for server_round in range(1, config.rounds + 1):
         received = wire.weights_to_record(student)
-        run_round(student, Order(stage, server_round), hospital, no_other, config, progress)
+        train(server_round)
         wire.load_weights(student, wire.changed(received, wire.change_to_record(student, received)))
 
 

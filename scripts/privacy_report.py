@@ -56,13 +56,13 @@ def study_of(everything: Sequence[Finding], federation: Federation, shadows: int
     controls = [one for one in everything if one not in found]
 
     def control(one: Finding, channels: Sequence[str]) -> str | None:
-        return next((interval_text(c.auc) for c in controls if c.channel in channels and c.attack == one.attack), None)
+        return next((with_ends(c.auc) for c in controls if c.channel in channels and c.attack == one.attack), None)
 
     rows = [
         [
-            one.site, one.channel, one.attack, interval_text(one.auc),
+            one.site, one.channel, one.attack, with_ends(one.auc),
             ", ".join(_percent(one.tpr[fpr]) for fpr in FPRS),
-            None if one.distance is None else interval_text(one.distance.ratio),
+            None if one.distance is None else with_ends(one.distance.ratio),
             None if one.distance is None else f"{one.distance.p_value:.3f}",
             None if one.resemblance is None else _resemblance(one.resemblance),
             control(one, _POSITIVE), control(one, _NEGATIVE), f"{one.members} : {one.others}",
@@ -176,14 +176,14 @@ def _attacks_of(controls: Sequence[Finding]) -> str:
     return ", ".join(f"{one.attack} on {one.channel}" for one in controls)
 
 
-def interval_text(interval: Interval) -> str:
+def with_ends(interval: Interval) -> str:
     """Return a value and its interval as a table shows them."""
     ends = "" if interval.low is None else f" [{interval.low:.2f}, {interval.high:.2f}]"
     return f"{interval.value:.2f}{ends}"
 
 
 def _resemblance(one: Resemblance) -> str:
-    return f"{interval_text(one.found)}, {interval_text(one.mean_slice)}"
+    return f"{with_ends(one.found)}, {with_ends(one.mean_slice)}"
 
 
 def _percent(interval: Interval | None) -> str:
