@@ -28,14 +28,14 @@ KINDS = ("null", "mri")
 FPRS = (0.01, 0.001)
 
 CANARIES, CALIBRATED, CONTOUR, INVERSION = "canaries", ", calibrated", "nearest contour", "update inversion"
-IMAGES, LAST = "synthetic images", "last student"
+IMAGES, LAST, GREEDY = "synthetic images", "last student", "student asked to train on"
 COPIES, NEVER = "copies", "maps of a student that never saw them"
 MEMORISER, NEVER_SEEN = "a student that memorises", "patients never seen"
 DENSE, OTHERS = "gradient of a dense network", "gradient of another slice"
 """Channels of the controls, of maps, weights and updates: the first of each has to leak, the second must not."""
 
 _CANARIES, _UNPLANTED = 8, 64  # shapes planted at most, and never
-_MEMORISED, _AS_LONG = 2, 4  # patients of the model that memorises, and stages' worth of steps on them
+_MEMORISED, _AS_LONG = 2, 4  # patients of the model that memorises, and stages' worth of steps
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,17 @@ def _images(student: Student, hospital: Hospital, config: ExperimentConfig) -> t
 def attack_weights(
     target: Target, final: Student | None, shadows: Sequence[Shadow], config: ExperimentConfig
 ) -> Iterator[Finding]:
-    """Ask a stage's student, and the last one, who was trained on: by its losses, alone and beside the shadows'."""
+    """Ask a stage's student, and the last one, who was trained on: by its losses, alone and beside the shadows'.
+
+    Of the first stage, too, what a coordinator gets that cheats: it has the hospital train for four stages' rounds.
+    """
     groups = (patients_of(target.hospital.training), patients_of(target.others))
     attacked = [(f"student of stage {target.stage}", target.student)]
     if final is not None:
         attacked.append((LAST, final))
+    if target.stage == 1:
+        everyone = target.hospital.training
+        attacked.append((GREEDY, train(target.before, everyone, config, "greedy", target.adapter, _AS_LONG)))
     for channel, student in attacked:
         yield from _ask(channel, student, groups, shadows, target, config)
 

@@ -18,6 +18,7 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, ExperimentError, FederationError
 from fedserdiff.files import write_whole
+from fedserdiff.methods import get_method
 from fedserdiff.run_config import experiment_of
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter, save_adapter
@@ -194,7 +195,8 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     order = Order(
         stage=stage,
         server_round=server_round,
-        length=_ordered(message, "length", 1, sites),
+        # More work than planned is more of a patient learnt by heart: only a simulation's pooling does several stages'.
+        length=_ordered(message, "length", 1, sites if get_method(desk.config.method).breaks_privacy else 1),
         teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
         memory=wire.memory_of(message.content, student, desk.config),
         adapter=desk.adapter(before=(stage, server_round)),

@@ -120,10 +120,11 @@ def test_a_shadow_is_asked_about_those_alone_whom_it_did_not_see(shadows: Any, t
 
 
 def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
-    attacks: ModuleType, shadows: Any, target: Any
+    attacks: ModuleType, shadows: Any, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attacks, "_AS_LONG", 1)
     found = by_name(attacks.attack_weights(target, target.before, shadows, CONFIG))
-    for channel in ("student of stage 1", "last student"):
+    for channel in ("student of stage 1", "last student", attacks.GREEDY):
         assert {attack for c, attack in found if c == channel} == {
             "coarse loss", "refined loss", "coarse loss, calibrated", "refined loss, calibrated"
         }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from guarded import assert_fault
-from scene import NORTH, ORDER, Scene
+from scene import NORTH, ORDER, WEST, Scene
 from scipy.stats import kstest
 
 from fedserdiff import wire
@@ -71,6 +71,14 @@ def trained(scene: Scene, seed: int, **changes: Any) -> Message:
     student = wire.weights_to_record(new_student(scene.config.replace(seed=seed)))
     content = RecordDict({wire.ARRAYS: student, wire.CONFIG: ConfigRecord({**ORDER})})
     return scene.ask("north", MessageType.TRAIN, content, **changes)
+
+
+def test_a_coordinator_cannot_have_a_hospital_train_for_longer_than_a_stage(make_scene: MakeScene) -> None:
+    scene = make_scene({"north": NORTH, "west": WEST}, method="fine-tune", steps_per_stage=2)
+    longer = {wire.CONFIG: ConfigRecord({**ORDER, "length": 2})}
+    assert_fault(scene.order("north", MessageType.TRAIN, longer), Fault.PROTOCOL)
+    assert "ordered length = 2, not a number from 1 to 1" in scene.log("north")
+    assert scene.order("north", MessageType.TRAIN).has_content()
 
 
 def test_a_hospital_lets_out_as_many_changes_as_the_noise_is_reckoned_for(make_scene: MakeScene) -> None:
