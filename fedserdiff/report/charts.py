@@ -46,6 +46,7 @@ _STYLE: Any = {
     "svg.fonttype": "path",
 }
 _NAMED_STAGES = 5  # more than this are numbered, or their names run into each other
+_MANY_BARS = 11  # and more have names in small print, or those run into each other
 _WIDTH = 8.0  # inches; the page shows it one to one, and text stays readable on paper
 _ARRIVAL = "#999999"
 
@@ -275,7 +276,8 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
         axis.xaxis.set_minor_formatter("")
     if categories:
         wide = max(72 // len(categories), 8)  # characters under a bar
-        axis.set_xticks(range(len(categories)), [textwrap.fill(str(name), wide) for name in categories])
+        size = 9 if len(categories) < _MANY_BARS else 7
+        axis.set_xticks(range(len(categories)), [textwrap.fill(str(name), wide) for name in categories], fontsize=size)
     axis.margins(x=0.12 if any(mark[4] for mark in marks) else 0.05, y=0.1)
     axis.set_xlabel(plot["x_label"])
     axis.set_ylabel(plot["y_label"])
