@@ -30,7 +30,7 @@ from privacy_attacks import (
     control_weights,
 )
 from privacy_models import Target, train_shadows
-from privacy_report import strongest, study_of, write_study
+from privacy_report import for_terminal, study_of, write_study
 from privacy_updates import attack_updates, control_updates
 from simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 
@@ -60,9 +60,7 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
             console.print(f"  {site}: attacked")
     study = study_of(found, federation, shadows)
     write_study(run, "privacy", study, {"findings": [asdict(one) for one in found]})
-    print_study(
-        console, {**study, "rows": strongest(study["rows"]), "title": f"{study['title']}, the strongest of each"}
-    )
+    print_study(console, for_terminal(study))
     console.print(f"All {len(study['rows'])} findings: {run / 'privacy.html'}", soft_wrap=True)
 
 

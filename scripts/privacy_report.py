@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.evaluation.bootstrap import Interval
 from fedserdiff.files import write_whole
+from fedserdiff.methods import get_method
 from fedserdiff.report.page import render_page
 
 from privacy_attacks import (
@@ -39,14 +40,20 @@ _COLUMNS = (
 _NEGATIVE, _POSITIVE = (NEVER, NEVER_SEEN, OTHERS), (COPIES, MEMORISER, DENSE)
 
 
-def strongest(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """Return of the rows on each channel of each site the one with the highest AUC: what a terminal has room for."""
+_SHOWN = ("patients of", "attack on", "by", "AUC [95 %]", "where nothing can")
+"""Columns that a terminal has room for."""
+
+
+def for_terminal(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study with its main columns, and of the rows on each channel of each site the one of the highest AUC."""
     best: dict[tuple[Any, Any], Sequence[Any]] = {}
-    for row in rows:
+    for row in study["rows"]:
         channel = (row[0], row[1])
         if channel not in best or float(row[3].split()[0]) > float(best[channel][3].split()[0]):
             best[channel] = row
-    return list(best.values())
+    places = [study["columns"].index(name) for name in _SHOWN]
+    rows = [[row[place] for place in places] for row in best.values()]
+    return {**study, "title": f"{study['title']}, the strongest of each", "columns": list(_SHOWN), "rows": rows}
 
 
 def study_of(everything: Sequence[Finding], federation: Federation, shadows: int) -> dict[str, Any]:
@@ -144,10 +151,18 @@ def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str 
 
 def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
-    shared = "no error maps" if config.error_maps == "none" else f"{config.error_maps} error maps"
+    kinds = {
+        "error-maps": f"{config.error_maps} error maps",
+        "synthetic-images": IMAGES,
+        "fisher": "weights' importance",
+    }
+    hands_over = get_method(config.method).hands_over
+    shared = kinds.get(hands_over, "")
+    if not hands_over or (hands_over == "error-maps" and config.error_maps == "none"):
+        shared = "weights alone"
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
-        f"The hospitals of this run shared {shared}; other maps are what its students would have shared.",
+        f"The hospitals of this run shared {shared}; maps and images beside are what its students would have shared.",
         f"Of {len(found)} findings {len(leaks)} have an AUC above 0.5 with their whole interval. {worst}".strip(),
         "A distance ratio below 1: shared maps are nearer to training patients than to as many others; p is of a "
         "permutation test. Training patients and others differ by chance: what plain nearness alone shows is that. "
