@@ -151,15 +151,9 @@ def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str 
 
 def _sentences(found: Sequence[Finding], config: ExperimentConfig) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
-    kinds = {
-        "error-maps": f"{config.error_maps} error maps",
-        "synthetic-images": IMAGES,
-        "fisher": "weights' importance",
-    }
-    hands_over = get_method(config.method).hands_over
-    shared = kinds.get(hands_over, "")
-    if not hands_over or (hands_over == "error-maps" and config.error_maps == "none"):
-        shared = "weights alone"
+    maps = "weights alone" if config.error_maps == "none" else f"{config.error_maps} error maps"
+    kinds = {"": "weights alone", "error-maps": maps, "synthetic-images": IMAGES, "fisher": "how much weights matter"}
+    shared = kinds[get_method(config.method).hands_over]
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
         f"The hospitals of this run shared {shared}; maps and images beside are what its students would have shared.",
