@@ -25,8 +25,9 @@ from sites.adapters import load_adapter, save_adapter
 from sites.egress import Door, GuardedApp
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
-from sites.local_privacy import kept_key, privatised, simulated_key
+from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
 from sites.overlap import hashes_to_tell, without_shared
+from sites.secret_key import secret_key
 from sites.training import Order, consolidate, run_round
 
 PROGRESS_FILE = "progress.json"
@@ -131,7 +132,9 @@ class _Desk:
 
     @property
     def noise_key(self) -> bytes:
-        return kept_key(self.records) if self.on_its_own else simulated_key(self.config, self.site.name)
+        if self.on_its_own:
+            return secret_key(self.records / NOISE_KEY_FILE)
+        return simulated_key(self.config, self.site.name)
 
     def at_work(self, message: Message) -> Hospital:
         """Return the hospital without the scans that an earlier one brought, as the order in `message` has it."""

@@ -7,9 +7,6 @@ already: its error maps without scans, the teacher's release, every later hospit
 
 import hashlib
 import hmac
-import os
-import secrets
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,36 +17,19 @@ from scipy.special import ndtri
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.seeding import generator
+from sites.secret_key import KEY_BYTES
 
-KEY_FILE = "noise-key"
-"""In the hospital's folder: what its noise is drawn from. Whoever has it can take the noise off again."""
+NOISE_KEY_FILE = "noise.key"
+"""In the hospital's folder: what its noise is drawn from. Whoever has it can take the noise off again.
 
-_KEY_BYTES = 32
+It is kept because the same message has to get the same answer: an answer with noise drawn anew is one more.
+"""
 
 
 def simulated_key(config: ExperimentConfig, site: str) -> bytes:
     """Return the key of a simulated hospital: from the seed, so that a run repeats, and therefore no secret."""
     draws = generator(config.seed, "noise-key", site)
-    return bytes(torch.randint(256, (_KEY_BYTES,), generator=draws, dtype=torch.uint8).numpy())
-
-
-def kept_key(folder: Path) -> bytes:
-    """Return a hospital's own key, drawn by the operating system when it is first wanted, readable by its owner alone.
-
-    It is kept because the same message has to get the same answer: an answer with noise drawn anew is one more.
-    """
-    file = folder / KEY_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_bytes()
-    with os.fdopen(opened, "wb") as writing:
-        key = secrets.token_bytes(_KEY_BYTES)
-        writing.write(key)
-        writing.flush()
-        os.fsync(opened)
-    return key
+    return bytes(torch.randint(256, (KEY_BYTES,), generator=draws, dtype=torch.uint8).numpy())
 
 
 def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> ArrayRecord:

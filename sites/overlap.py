@@ -7,7 +7,6 @@ knows the salt, so no hash is made of any.
 
 import hmac
 import json
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from fedserdiff.files import write_whole
 from fedserdiff.reply_schema import admit, left_out_rules
 from sites.egress import hospital_log
 from sites.hospital import Hospital, leave_out
+from sites.secret_key import secret_key
 
 PIN_FILE = "left-out.json"
 """In a hospital's folder: by experiment, the cases that it works without because an earlier hospital brought them."""
@@ -29,7 +29,6 @@ PIN_FILE = "left-out.json"
 DECOY_KEY_FILE = "decoys.key"
 """In a hospital's folder: 32 random bytes that its decoys are made of."""
 
-_KEY_BYTES = 32
 _EARLIER = "an earlier hospital"  # no site can be called so: a name holds no blank
 
 
@@ -64,22 +63,10 @@ def hashes_to_tell(hospital: Hospital, asked: ConfigRecord, folder: Path, rows: 
     if not isinstance(salt, bytes) or len(salt) != wire.SALT_BYTES:
         raise FederationError(f"the coordinator sent no salt of {wire.SALT_BYTES} bytes")
     scans = {scan_hash(salt, cached.prepared.voxel_hash) for cached in hospital.cases}
-    key = _decoy_key(folder)
+    key = secret_key(folder / DECOY_KEY_FILE)  # no result needs the decoys to repeat from run to run
     decoys = {hmac.digest(key, salt + number.to_bytes(4, "big"), "sha256") for number in range(rows - len(scans))}
     told = np.frombuffer(b"".join(sorted(scans | decoys)), np.uint8)
     return ArrayRecord({wire.HASHES: Array(told.reshape(-1, wire.HASH_BYTES))})
-
-
-def _decoy_key(folder: Path) -> bytes:
-    """Return the hospital's key for decoys, drawn where there is none: unpredictable on purpose, no result needs it."""
-    file = folder / DECOY_KEY_FILE
-    if not file.is_file():
-        drawn = secrets.token_bytes(_KEY_BYTES)
-        write_whole(file, lambda opened: opened.write(drawn), 0o600)
-    key = file.read_bytes()
-    if len(key) != _KEY_BYTES:
-        raise DataError(f"{file}: damaged: not {_KEY_BYTES} bytes; without it another is drawn")
-    return key
 
 
 def without_shared(hospital: Hospital, content: RecordDict, config: ExperimentConfig, folder: Path) -> Hospital:

@@ -13,8 +13,10 @@ from scipy.stats import kstest
 from fedserdiff import wire
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.errors import DataError
 from fedserdiff.wire import Fault
-from sites.local_privacy import KEY_FILE, kept_key, privatised, simulated_key
+from sites.local_privacy import privatised, simulated_key
+from sites.secret_key import secret_key
 
 KEY = bytes(range(32))
 MakeScene = Callable[..., Scene]
@@ -53,11 +55,15 @@ def test_the_same_change_gets_the_same_noise_and_another_change_its_own() -> Non
         assert abs(np.corrcoef(noises[a], noises[b])[0, 1]) < 0.02
 
 
-def test_a_hospital_keeps_a_key_that_it_alone_can_read(tmp_path: Any) -> None:
-    key = kept_key(tmp_path / "north")
+def test_a_hospital_keeps_a_key_that_it_alone_can_read_and_uses_no_half_of_one(tmp_path: Any) -> None:
+    file = tmp_path / "north" / "noise.key"
+    key = secret_key(file)
     assert len(key) == 32
-    assert kept_key(tmp_path / "north") == key != kept_key(tmp_path / "east")
-    assert (tmp_path / "north" / KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert secret_key(file) == key != secret_key(tmp_path / "east.key")
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(key[:7])
+    with pytest.raises(DataError, match=r"noise\.key: damaged: not 32 bytes"):
+        secret_key(file)
 
 
 def test_a_simulation_repeats_and_its_sites_have_noises_of_their_own() -> None:
@@ -92,4 +98,6 @@ def test_a_hospital_lets_out_as_many_changes_as_the_noise_is_reckoned_for(make_s
     assert_fault(third, Fault.BLOCKED)
     assert "dp_noise: all 2 changes of weights have left already" in scene.log("north")
     assert trained(scene, 0).content == first.content
+    (scene.records("north") / "noise.key").unlink()  # what it drew for itself: the seed tells nobody its noise
+    assert_fault(trained(scene, 0), Fault.BLOCKED)
     assert trained(scene, 0, dp_noise=0.0).content[wire.ARRAYS] != first.content[wire.ARRAYS]
