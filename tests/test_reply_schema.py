@@ -300,6 +300,15 @@ def test_an_update_too_great_to_be_squared_in_half_precision_is_refused_not_lost
     check_update(content, smoke(max_update_rms=65504.0))
 
 
+def test_noise_that_was_agreed_on_is_no_change_too_great() -> None:
+    draws = np.random.default_rng(4).normal(size=50_000)
+    content = RecordDict({wire.ARRAYS: arrays(weights=(0.6 * draws).astype(np.float16))})  # 2 · 3 · 0.1
+    check_update(content, smoke(max_update_rms=0.1, dp_clip=3.0, dp_noise=0.1))
+    for changes in ({"dp_noise": 0.08}, {"dp_noise": 0.0}):
+        with pytest.raises(ReplyError, match="max_update_rms"):
+            check_update(content, smoke(max_update_rms=0.1, dp_clip=3.0, **changes))
+
+
 def test_what_holds_no_student_is_no_update() -> None:
     check_update(handed_over(smoke(), SENT), smoke(max_update_rms=1e-9))
     check_update(honest(MessageType.EVALUATE, smoke(), SENT), smoke(max_update_rms=1e-9))
