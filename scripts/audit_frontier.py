@@ -13,16 +13,14 @@ from fedserdiff.comparison.summary import interval_text, paired_estimates, scale
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Interval
-from fedserdiff.methods import get_method, label
+from fedserdiff.methods import get_method
 from fedserdiff.report.tables import print_study
 
 from privacy_attacks import CALIBRATED, CANARIES, IMAGES, LAST
 from privacy_report import with_ends, write_study
 
 PRIVACY = "privacy.json"
-_COLUMNS = (
-    "run", "final mean Dice % [95 %]", "worst AUC [95 %]", "of", "by", "ε of a hospital", "what leaves",
-)  # fmt: skip
+_COLUMNS = ("run", "final mean Dice % [95 %]", "worst AUC [95 %]", "of", "ε of a hospital", "what leaves")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class _Worst:
 
     auc: Interval
     of: str
-    by: str
 
 
 def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
@@ -59,7 +56,8 @@ def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
     study = _study(records, dice, worst, data)
     out.mkdir(parents=True, exist_ok=True)
     write_study(out, "frontier", study, {})
-    print_study(console, study)
+    shown = len(_COLUMNS) - 1  # what a terminal has room for
+    print_study(console, {**study, "columns": study["columns"][:shown], "rows": [r[:shown] for r in study["rows"]]})
     console.print(f"In {out}: frontier.html, frontier.csv, frontier.json", soft_wrap=True)
 
 
@@ -86,9 +84,9 @@ def _worst(record: RunRecord) -> _Worst:
     config = record.config
     method = get_method(config.method)
     if method.breaks_privacy:
-        return _Worst(Interval(1.0, None, None), "raw scans", "looking at them")
+        return _Worst(Interval(1.0, None, None), "raw scans")
     if not method.federated:
-        return _Worst(Interval(0.5, None, None), "nothing", "guessing")
+        return _Worst(Interval(0.5, None, None), "nothing")
     file = record.path / PRIVACY
     if not file.is_file():
         raise ConfigError(f"{record.path}: holds no {PRIVACY}: run audit.py privacy {record.path} first")
@@ -99,7 +97,8 @@ def _worst(record: RunRecord) -> _Worst:
         and _leaves(config, one)
     ]
     worst = max(found, key=lambda one: one["auc"]["value"])
-    return _Worst(Interval(**worst["auc"]), f"{worst['channel']} ({worst['site']})", worst["attack"])
+    attack = worst["attack"].removesuffix(CALIBRATED)
+    return _Worst(Interval(**worst["auc"]), f"{worst['channel']} by {attack} ({worst['site']})")
 
 
 def _leaves(config: ExperimentConfig, one: Mapping[str, Any]) -> bool:
@@ -120,7 +119,7 @@ def _study(
         spent = record.results.get("differential_privacy")
         rows.append(
             [
-                name, interval_text(dice[name]), with_ends(worst[name].auc), worst[name].of, worst[name].by,
+                name, interval_text(dice[name]), with_ends(worst[name].auc), worst[name].of,
                 None if spent is None else f"{max(spent['epsilon'].values()):.3g}", _what_leaves(record),
             ]
         )  # fmt: skip
@@ -141,10 +140,10 @@ def _study(
             "log_x": False,
             "series": [
                 {
-                    "label": name, "x": [dice[name].value], "y": [one.auc.value], "low": [one.auc.low],
-                    "high": [one.auc.high], "texts": [name],
+                    "label": "runs", "x": [dice[name].value for name in worst], "texts": list(worst),
+                    "y": [one.auc.value for one in worst.values()], "low": [one.auc.low for one in worst.values()],
+                    "high": [one.auc.high for one in worst.values()],
                 }
-                for name, one in worst.items()
             ],
         },
         "sentences": [
@@ -162,7 +161,7 @@ def _study(
 def _what_leaves(record: RunRecord) -> str:
     method = get_method(record.config.method)
     if method.breaks_privacy:
-        return f"{label(record.config.method)}: raw scans"
+        return "raw scans (breaks privacy)"
     if not method.federated:
         return "nothing"
     kinds = {kind for kinds in record.results["bytes_out"].values() for kind in kinds}
