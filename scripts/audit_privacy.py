@@ -34,7 +34,7 @@ from privacy_report import for_terminal, study_of, write_study
 from privacy_updates import attack_updates, control_updates
 from simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 
-_STRANGERS = 4  # times as many patients of each phantom scanner as train, whom nobody trains on
+_STRANGERS = 4  # times as many patients of each phantom scanner as there are training cases: nobody trains on them
 _STRANGERS_SEED = 5000  # plus the run's: no run's own patients
 
 
