@@ -296,6 +296,11 @@ class ExperimentConfig:
         """The maps that a hospital shares, never ``auto``: ``null``, ``mri`` or ``none``."""
         return get_method(self.method).error_maps if self.shared_error_maps == "auto" else self.shared_error_maps
 
+    @property
+    def noise_deviation(self) -> float:
+        """Standard deviation of the noise on a round's change of each weight: `dp_noise` times the sensitivity, 2C."""
+        return 2 * self.dp_clip * self.dp_noise
+
     def releases(self, site: int) -> int:
         """Return in how many rounds the hospital with this number, from 0, trains: as often its change is released."""
         return self.rounds * (len(self.sites) - site if self.participation == "cumulative" else 1)

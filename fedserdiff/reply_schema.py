@@ -255,6 +255,5 @@ def check_update(content: RecordDict, config: ExperimentConfig) -> None:
         return
     changes = [array.numpy().astype(np.float64) for array in content.array_records[wire.ARRAYS].values()]
     rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
-    noise = 2 * config.dp_clip * config.dp_noise
-    if not rms <= math.hypot(config.max_update_rms, _NOISE_LEEWAY * noise):
+    if not rms <= math.hypot(config.max_update_rms, _NOISE_LEEWAY * config.noise_deviation):
         raise ReplyError(f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.max_update_rms:g}")

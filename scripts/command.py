@@ -1,16 +1,23 @@
-"""How every command line ends when something is wrong: one clear line and an exit code, never a traceback."""
+"""What command lines share: options of several, and how each ends when something is wrong, never by a traceback."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
+
+DpNoise = Annotated[
+    float | None,
+    typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
+]
+DpClip = Annotated[float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")]
 
 
 @contextmanager

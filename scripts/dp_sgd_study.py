@@ -64,10 +64,11 @@ def main(
         use_cpus(1)
         site = phantom_federation(1, config, CACHE / "phantom")[0]
         training_set = TrainingSet(open_hospital(site, config, CASES).training, config, torch.device("cpu"))
+        others = _others(config)
         rows = []
         for noise in multipliers:
             with console.status(f"noise {noise:g}"):
-                rows.append(_row(training_set, _others(config), config, noise, clip, batch))
+                rows.append(_row(training_set, others, config, noise, clip, batch))
         data = f"phantom, site 1, {_OTHERS} others of its scanner (seed {_OTHERS_SEED})"
         report = {
             "data": data, "seed": config.seed,
@@ -126,7 +127,7 @@ def train_privately(
     rates = _rates(training_set, batch)
     weights = dict(student.named_parameters())
     for weight in weights.values():
-        weight.grad_sample = None  # type: ignore[attr-defined]  # where Opacus looks for them
+        weight.grad_sample = None  # type: ignore[attr-defined]  # Opacus' own name, which torch does not know
     optimizer = DPOptimizer(
         torch.optim.Adam(weights.values(), lr=config.learning_rate), noise_multiplier=noise, max_grad_norm=clip,
         expected_batch_size=batch, generator=torch.Generator().manual_seed(draws.initial_seed()),
@@ -139,7 +140,7 @@ def train_privately(
         found = gradients(student, drawn.image, drawn.truth, step % 2 == 1, draws)
         anneal(optimizer.original_optimizer, [config.learning_rate], step / steps)
         for name, weight in weights.items():
-            weight.grad_sample = found[name]  # type: ignore[attr-defined]
+            weight.grad_sample = found[name]  # type: ignore[attr-defined]  # Opacus' own name, as above
         optimizer.step()
         optimizer.zero_grad()
     if noise == 0:

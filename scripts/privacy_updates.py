@@ -110,20 +110,20 @@ def _attack(
     config: ExperimentConfig,
 ) -> Finding:
     """Reconstruct the first slices from what is told of each; score whether each resembles its own above the others."""
+    attacked = slices[: len(told)]
     found = [
-        reconstruct(update, network.gradient_at(one.truth), one.inside, len(MODALITIES), _STEPS)
-        for update, one in zip(told, slices, strict=False)
+        (reconstruct(update, network.gradient_at(one.truth), one.inside, len(MODALITIES), _STEPS), one)
+        for update, one in zip(told, attacked, strict=True)
     ]
-    mean = torch.cat([one.image for one in slices[len(found) :] or slices]).mean(0, keepdim=True)
-    own = [np.array([correlation(f, one.image)]) for f, one in zip(found, slices, strict=False)]
+    mean = torch.cat([one.image for one in slices[len(told) :] or slices]).mean(0, keepdim=True)
+    own = [np.array([correlation(image, one.image)]) for image, one in found]
     others = [
-        np.array([correlation(f, other.image) for other in slices if other is not one])
-        for f, one in zip(found, slices, strict=False)
+        np.array([correlation(image, other.image) for other in slices if other is not one]) for image, one in found
     ]
     rng = rng_for(config, channel, INVERSION, target.stage)
     resembles = Resemblance(
-        mean_of([similarity(f, one.image) for f, one in zip(found, slices, strict=False)], rng),
-        mean_of([similarity(mean * one.inside, one.image) for one in slices[: len(found)]], rng),
+        mean_of([similarity(image, one.image) for image, one in found], rng),
+        mean_of([similarity(mean * one.inside, one.image) for one in attacked], rng),
     )
     return finding(channel, INVERSION, target, own, others, rng, resemblance=resembles)
 

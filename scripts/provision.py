@@ -13,7 +13,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import METHODS, get_method
 
-from command import clear_errors
+from command import DpClip, DpNoise, clear_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,13 +46,8 @@ def main(
         str | None,
         typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
-    dp_noise: Annotated[
-        float | None,
-        typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
-    ] = None,
-    dp_clip: Annotated[
-        float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")
-    ] = None,
+    dp_noise: DpNoise = None,
+    dp_clip: DpClip = None,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""
     console = Console()

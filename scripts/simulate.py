@@ -21,7 +21,7 @@ from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
 from strategies.run_directory import RunDirectory
 
-from command import clear_errors
+from command import DpClip, DpNoise, clear_errors
 from simulation import CASES, Federation, examples, open_named, reopen, run_simulation
 
 _PICTURE = "examples.png"  # the last file that a run writes
@@ -57,13 +57,8 @@ def main(
         str | None,
         typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
     ] = None,
-    dp_noise: Annotated[
-        float | None,
-        typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
-    ] = None,
-    dp_clip: Annotated[
-        float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")
-    ] = None,
+    dp_noise: DpNoise = None,
+    dp_clip: DpClip = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps by which a student refines its mask.", show_default="4; 1 is fastest")
     ] = None,

@@ -52,7 +52,7 @@ def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> Arr
     norm = float(np.linalg.norm(values))
     clipped = values * min(1.0, config.dp_clip / norm) if norm > 0 else values
     own = hmac.digest(key, hashlib.sha256(exact.tobytes()).digest(), "sha256")
-    noisy = clipped + 2 * config.dp_clip * config.dp_noise * _normal(own, len(values))
+    noisy = clipped + config.noise_deviation * _normal(own, len(values))
     with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and does not leave
         return ArrayRecord({name: Array(noisy.astype(np.float16))})
 
