@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.common import clear_errors, seeds_of
+from commands.simulation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Student, new_student
@@ -25,11 +27,9 @@ from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
 
-from command import clear_errors, seeds_of
 from direct_training import train_stage
 from enlarged_coarse import coarse_flops, coarse_only, enlarged_coarse, refined_flops
 from machine import machine
-from simulation import CACHE, CASES
 
 _OTHERS_SEED, _OTHERS = 2000, 12  # the settings were chosen on seed 1000: these were never looked at
 _WARM_UP, _TIMED = 5, 20  # steps of a pilot

@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.common import clear_errors, seeds_of
+from commands.simulation import open_named
 from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
@@ -34,9 +36,7 @@ from sites.objectives.base import SEGMENTATION, Objective
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
 
-from command import clear_errors, seeds_of
 from direct_training import in_rounds
-from simulation import open_named
 
 _ADAPTERS_RATE = 0.5  # as a share of the networks', as in SER-Diff+
 

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.common import clear_errors
+from commands.simulation import CACHE, CASES, Federation, open_federation, run_simulation
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
@@ -24,10 +26,8 @@ from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
 from accuracy_benchmark import accuracy
-from command import clear_errors
 from direct_training import train_stage
 from inference_benchmark import inference
-from simulation import CACHE, CASES, Federation, open_federation, run_simulation
 from stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
 from step_benchmark import step
 

@@ -16,6 +16,8 @@ from rich.table import Table
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from commands.common import clear_errors
+from commands.simulation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
@@ -32,9 +34,7 @@ from sites.evaluation import score_case
 from sites.hospital import TrainingSet, open_hospital
 from sites.training import anneal
 
-from command import clear_errors
 from machine import machine
-from simulation import CACHE, CASES
 
 _DELTA = 1e-4  # some tenth of one over the slices of a hospital
 _OTHERS_SEED, _OTHERS = 1000, 12  # of patients of the same scanner whom nobody trains on, and no study is tested on

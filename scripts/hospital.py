@@ -1,49 +1,6 @@
 """Run one hospital of a real federation: its own data, its own installed app, its own guard."""
 
-import time
-from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
-
-from fedserdiff.deployment.kit import HospitalKit
-from sites.client_app import Premises, make_client_app
-from sites.egress import LEDGER_FILE
-from sites.hospital import open_hospital
-from sites.node import serve
-
-from command import clear_errors
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    kit: Annotated[
-        Path, typer.Argument(help="The folder that provision.py wrote for this hospital, or its site.toml.")
-    ],
-) -> None:
-    """Prepare this hospital's cases, then answer the coordinator until Ctrl-C."""
-    console = Console()
-    with clear_errors("this hospital's records and prepared cases are kept: start it again at any time"):
-        own = HospitalKit.load(kit)
-        site = own.config.sites[own.site]
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task(f"preparing cases of {site.name}")
-            hospital = open_hospital(
-                site, own.config, own.cache, lambda done, total: progress.update(bar, completed=done, total=total)
-            )
-        console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
-        console.print(f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}")
-
-        def tell(line: str) -> None:
-            console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
-
-        serve(own, make_client_app(own.config, Premises(own.cache, own.records), own.site), tell)
-
+from commands.hospital import app
 
 if __name__ == "__main__":
     app()

@@ -19,6 +19,8 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from commands.common import clear_errors
+from commands.simulation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, Precision, make_config
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases
@@ -33,12 +35,10 @@ from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
 from fedserdiff.threads import use_cpus
 
-from command import clear_errors
 from enlarged_coarse import enlarged_coarse
 from machine import machine, seconds_of
 from peer_networks import PEERS, Peer
 from separate_process import run_apart
-from simulation import CACHE, CASES
 
 GRID = (160, 192, 160)
 """Voxels of 1 mm that hold a whole brain."""

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from commands.common import clear_errors
+from commands.simulation import progress_bars
 from fedserdiff.config import make_config
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
-
-from command import clear_errors
-from simulation import progress_bars
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

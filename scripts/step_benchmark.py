@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from commands.common import clear_errors
+from commands.simulation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
@@ -22,10 +24,8 @@ from fedserdiff.threads import each, use_cpus
 from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.training import Order, consolidate, run_round
 
-from command import clear_errors
 from direct_training import no_other
 from machine import machine, seconds_of
-from simulation import CACHE, CASES
 
 _WARM_UP = 5
 _SQUARE, _PRODUCTS = 1024, 8  # of matrices whose products tell what the cores can do

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.common import clear_errors
+from commands.simulation import load_student, reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -22,9 +24,6 @@ from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.evaluation import predict_case, score_prediction
 from strategies.run_directory import RunDirectory
-
-from command import clear_errors
-from simulation import load_student, reopen
 
 _FILE = "unknown-origin.json"
 

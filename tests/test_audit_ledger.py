@@ -1,15 +1,14 @@
 """What ``scripts/audit.py ledger`` tells of a hospital's ledger, and when it fails."""
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from commands import audit as audit_command
 from sites.ledger import Entry, Ledger, Released
 
 ROOT = Path(__file__).parents[1]
@@ -19,16 +18,9 @@ Audit = Callable[..., str]
 @pytest.fixture(scope="module")
 def audit() -> Audit:
     """Call ``audit.py ledger`` in this process; return what it says when it ends as it should."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("audit_command", ROOT / "scripts" / "audit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
 
     def call(*arguments: object, fails: bool = False) -> str:
-        result = CliRunner().invoke(module.app, ["ledger", *map(str, arguments)], env={"COLUMNS": "200"})
+        result = CliRunner().invoke(audit_command.app, ["ledger", *map(str, arguments)], env={"COLUMNS": "200"})
         assert result.exit_code == fails, result.output
         assert fails == isinstance(result.exception, SystemExit), result.exception
         assert result.output.count("error:") == fails

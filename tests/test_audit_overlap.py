@@ -34,10 +34,9 @@ RECORD = [
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a module of ``scripts/``."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module
+def script() -> Callable[[str], ModuleType]:
+    """Import a module of ``commands/``."""
+    return lambda name: importlib.import_module(f"commands.{name}")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command line: one call makes a federation, each mistake is one clear line and leaves nothing."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from commands import provision as provision_command
 from fedserdiff.config import Site, make_config
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
 
@@ -30,16 +30,9 @@ test_cases = ["BraTS-GLI-00000-000"]
 @pytest.fixture(scope="module")
 def mistaken() -> Callable[..., str]:
     """Call the command line in this process; return what it says when it fails as it should."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("provision_command", ROOT / "scripts" / "provision.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
 
     def call(*arguments: str) -> str:
-        result = CliRunner().invoke(module.app, ["--profile", "smoke", *arguments])
+        result = CliRunner().invoke(provision_command.app, ["--profile", "smoke", *arguments])
         assert result.exit_code == 1, result.output
         assert isinstance(result.exception, SystemExit), result.exception
         assert result.output.count("error:") == 1

@@ -215,7 +215,6 @@ def arm_worker(message_type: str, flag: Path) -> None:
 
 def pull_the_plug(name: str, arguments: Sequence[str]) -> None:
     """Run simulate.py in this process, to the point; several workers' points are joined by ``+``."""
-    sys.path.insert(0, str(ROOT / "scripts"))
     out = arguments[arguments.index("--out") + 1] if "--out" in arguments else ""
     for one in name.split("+"):
         if one in WORKER_POINTS:
@@ -223,7 +222,7 @@ def pull_the_plug(name: str, arguments: Sequence[str]) -> None:
         else:
             follow()
             arm(POINTS[one])
-    import simulate
+    from commands import simulate
 
     sys.argv = ["simulate.py", *arguments]
     simulate.app()

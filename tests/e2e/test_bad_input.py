@@ -1,10 +1,8 @@
 """Each mistake: one clear message that names file and field, exit code 1, no traceback, nothing half-written."""
 
 import gzip
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from commands import simulate
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 
 ROOT = Path(__file__).parents[2]
@@ -21,16 +20,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def command() -> Callable[..., str]:
     """Call the command line in this process; return what it says when it fails as it should."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("simulate_command", ROOT / "scripts" / "simulate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
 
     def call(*arguments: str) -> str:
-        result = CliRunner().invoke(module.app, ["--profile", "smoke", *arguments])
+        result = CliRunner().invoke(simulate.app, ["--profile", "smoke", *arguments])
         assert result.exit_code == 1, result.output
         assert isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output

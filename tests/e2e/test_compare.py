@@ -1,7 +1,6 @@
 """``compare.py`` as its users call it, at smoke size on the real engine."""
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+
+from commands import compare as compare_command
 
 ROOT = Path(__file__).parents[2]
 Compare = Callable[..., subprocess.CompletedProcess[str]]
@@ -195,9 +196,7 @@ def test_a_mistake_is_one_line_and_no_traceback(
     arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = importlib.import_module("compare")
-    done = CliRunner().invoke(script.app, ["--profile", "smoke", *arguments])
+    done = CliRunner().invoke(compare_command.app, ["--profile", "smoke", *arguments])
     assert done.exit_code == 1
     assert said in done.stderr
     assert "Traceback" not in done.output

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from commands.local_federation import LocalFederation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.certificates import make_node_key
 from fedserdiff.wire import Fault
 from sites.ledger import read_ledger
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-
-from local_federation import LocalFederation  # noqa: E402 - scripts are no package
 
 LIMIT_S = 120
 

@@ -1,13 +1,11 @@
 """Every method on the real engine; those of two hospitals share their first stage with fine-tuning's."""
 
 import csv
-import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from commands import simulation
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
@@ -48,9 +47,6 @@ def others(go: Go, fine_tune: Results, workplace: Path) -> Callable[[str], Resul
 @pytest.fixture(scope="module")
 def go(workplace: Path) -> Go:
     """Run a config in this process, as a comparison does; return its ``results.json``, in the directory ``NAME``."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    simulation: ModuleType = importlib.import_module("simulation")
-    sys.path.remove(str(ROOT / "scripts"))
     cache = workplace / "cache" / "cases"
 
     def call(name: str, config: ExperimentConfig, **how: Any) -> Results:

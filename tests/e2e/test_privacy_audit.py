@@ -1,7 +1,6 @@
 """``audit.py privacy`` on a run of real Flower and Ray, and ``audit.py frontier`` on what came of it."""
 
 import csv
-import importlib
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ import pytest
 from click.testing import Result
 from kill_points import ONE_CPU
 from typer.testing import CliRunner
+
+from commands import audit as audit_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,10 +56,10 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
 
 @pytest.fixture
 def frontier(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Callable[..., Result]:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.chdir(workplace)
-    app = importlib.import_module("audit").app
-    return lambda *names: CliRunner().invoke(app, ["frontier", *names, "--out", "front"], env={"COLUMNS": "200"})
+    return lambda *names: CliRunner().invoke(
+        audit_command.app, ["frontier", *names, "--out", "front"], env={"COLUMNS": "200"}
+    )
 
 
 def test_audited_runs_stand_beside_those_whose_raw_scans_leave(

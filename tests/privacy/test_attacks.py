@@ -1,43 +1,26 @@
 """Each attack of ``audit.py privacy`` on what leaks and on what cannot, at small size."""
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from commands import privacy_attacks as attacks
+from commands import privacy_models as models
+from commands import privacy_updates as updates
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import new_student
 from sites.hospital import Hospital
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 CONFIG = make_config(
     "smoke", method="ser-diff", grid=(24, 32, 24), spacing_mm=6.0, steps_per_stage=100, rounds=1, batch_size=8,
     learning_rate=4e-3, shared_maps=16, precision="fp32",
 )  # fmt: skip
 
 
-def script(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        return importlib.import_module(name)
-
-
 @pytest.fixture(scope="module")
-def attacks() -> ModuleType:
-    return script("privacy_attacks")
-
-
-@pytest.fixture(scope="module")
-def models() -> ModuleType:
-    return script("privacy_models")
-
-
-@pytest.fixture(scope="module")
-def target(models: ModuleType, hospital: Hospital) -> Any:
+def target(hospital: Hospital) -> Any:
     """Four patients that were trained on, and 24 that were not."""
     own = replace(hospital, training=hospital.training[:4])
     untrained = new_student(CONFIG)
@@ -46,17 +29,17 @@ def target(models: ModuleType, hospital: Hospital) -> Any:
 
 
 @pytest.fixture(scope="module")
-def of_weights(attacks: ModuleType, target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
+def of_weights(target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
     return by_name(attacks.control_weights(target, shadows, CONFIG))
 
 
 @pytest.fixture(scope="module")
-def of_maps(attacks: ModuleType, target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
+def of_maps(target: Any, shadows: Any) -> dict[tuple[str, str], Any]:
     return by_name(attacks.control_maps(target, shadows, CONFIG))
 
 
 @pytest.fixture(scope="module")
-def shadows(models: ModuleType, target: Any) -> Any:
+def shadows(target: Any) -> Any:
     return models.train_shadows(target, 2, CONFIG, lambda done: None)
 
 
@@ -71,7 +54,7 @@ def by_name(findings: Any) -> dict[tuple[str, str], Any]:
 
 @pytest.mark.parametrize("name", ["coarse loss", "coarse loss, calibrated", "refined loss, calibrated"])
 def test_membership_is_found_where_a_student_memorises_and_not_among_patients_never_seen(
-    of_weights: dict[tuple[str, str], Any], attacks: ModuleType, name: str
+    of_weights: dict[tuple[str, str], Any], name: str
 ) -> None:
     assert of_weights[attacks.MEMORISER, name].auc.low > 0.5
     assert guesses(of_weights[attacks.NEVER_SEEN, name].auc)
@@ -80,7 +63,7 @@ def test_membership_is_found_where_a_student_memorises_and_not_among_patients_ne
 @pytest.mark.parametrize("name", ["nearest contour", "nearest error map"])
 @pytest.mark.parametrize("calibrated", ["", ", calibrated"])
 def test_copies_are_found_among_maps_and_patients_that_a_student_never_saw_are_not(
-    of_maps: dict[tuple[str, str], Any], attacks: ModuleType, name: str, calibrated: str
+    of_maps: dict[tuple[str, str], Any], name: str, calibrated: str
 ) -> None:
     copied, never = (of_maps[channel, name + calibrated] for channel in (attacks.COPIES, attacks.NEVER))
     assert copied.auc.low > 0.5
@@ -92,7 +75,7 @@ def test_copies_are_found_among_maps_and_patients_that_a_student_never_saw_are_n
 
 
 def test_canaries_are_found_among_copies_and_not_in_maps_of_a_student_that_never_saw_them(
-    attacks: ModuleType, target: Any, shadows: Any
+    target: Any, shadows: Any
 ) -> None:
     found = by_name(attacks.attack_canaries(target, shadows, CONFIG))
     for attack in ("canaries", "canaries, calibrated"):
@@ -101,10 +84,8 @@ def test_canaries_are_found_among_copies_and_not_in_maps_of_a_student_that_never
     assert found["untrained null error maps", "canaries"].auc.value == 0.5  # its maps are empty
 
 
-def test_a_slice_is_had_back_from_a_dense_networks_gradient_and_not_from_another_slices(
-    attacks: ModuleType, target: Any
-) -> None:
-    found = by_name(script("privacy_updates").control_updates(target, CONFIG))
+def test_a_slice_is_had_back_from_a_dense_networks_gradient_and_not_from_another_slices(target: Any) -> None:
+    found = by_name(updates.control_updates(target, CONFIG))
     leaks, cannot = (found[channel, "update inversion"] for channel in (attacks.DENSE, attacks.OTHERS))
     assert leaks.auc.low > 0.9
     assert leaks.resemblance.found.low > leaks.resemblance.mean_slice.high
@@ -120,7 +101,7 @@ def test_a_shadow_is_asked_about_those_alone_whom_it_did_not_see(shadows: Any, t
 
 
 def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
-    attacks: ModuleType, shadows: Any, target: Any, monkeypatch: pytest.MonkeyPatch
+    shadows: Any, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attacks, "_AS_LONG", 1)
     found = by_name(attacks.attack_weights(target, target.before, shadows, CONFIG))
@@ -131,7 +112,7 @@ def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
     assert all((one.members, one.others) == (4, 24) for one in found.values())
 
 
-def test_training_is_repeatable_and_leaves_its_start_alone(models: ModuleType, target: Any) -> None:
+def test_training_is_repeatable_and_leaves_its_start_alone(target: Any) -> None:
     config: ExperimentConfig = CONFIG.replace(steps_per_stage=2)
     before = {name: weight.clone() for name, weight in target.before.state_dict().items()}
     first, second = (models.train(target.before, target.hospital.training, config, "a") for _ in range(2))

@@ -1,11 +1,7 @@
 """A hospital works without the scans that an earlier one brought, and no coordinator varies which those are."""
 
-import importlib
 import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,7 @@ from guarded import assert_fault, context
 from scene import EAST, NORTH, ORDER, WEST, Orders, Scene
 from traffic import SALT, on_the_wire, request
 
+from commands import simulation
 from fedserdiff import wire
 from fedserdiff.config import Site
 from fedserdiff.diffusion.refiner import new_student
@@ -27,15 +24,6 @@ MakeScene = Callable[..., Scene]
 TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 ORDERS = (TRAIN, wire.CONSOLIDATE, EVALUATE)
 SITES = {"north": NORTH, "west": WEST, "east": EAST}
-
-
-@pytest.fixture(scope="module")
-def simulation() -> ModuleType:
-    scripts = str(Path(__file__).parents[2] / "scripts")
-    sys.path.insert(0, scripts)
-    module = importlib.import_module("simulation")
-    sys.path.remove(scripts)
-    return module
 
 
 @pytest.fixture
@@ -82,9 +70,7 @@ WITHOUT = {
 """WEST's first patient for one of two scans, its fifth for the only one, its sixth for having a name too many."""
 
 
-def test_each_hospital_trains_and_scores_as_in_a_simulation_that_sees_all_of_them(
-    scene: Scene, simulation: ModuleType
-) -> None:
+def test_each_hospital_trains_and_scores_as_in_a_simulation_that_sees_all_of_them(scene: Scene) -> None:
     """The very same weights and scores, whatever the split into training and test makes of who is left."""
     federation = simulation.open_federation(scene.config, scene.config.sites, scene.folder / "cache")
     assert {h.site.name for h in federation.hospitals} == set(SITES)
@@ -105,9 +91,7 @@ def test_each_hospital_trains_and_scores_as_in_a_simulation_that_sees_all_of_the
         assert settled(scene, site) == {str(scene.config.fingerprint): WITHOUT[site]}
 
 
-def test_a_patient_who_is_anothers_by_a_second_name_alone_is_left_out_too(
-    make_scene: MakeScene, simulation: ModuleType
-) -> None:
+def test_a_patient_who_is_anothers_by_a_second_name_alone_is_left_out_too(make_scene: MakeScene) -> None:
     """NORTH has a scan of patient 11, who has a scan in common with patient 10: they are one."""
     chained = {"00010-000": 20, "00010-001": 21, "00011-000": 21, "00011-001": 4, "00012-000": 22, "00013-000": 23}
     scene = make_scene({"north": NORTH, "west": {f"BraTS-GLI-{name}": seed for name, seed in chained.items()}})
@@ -138,7 +122,7 @@ def test_a_hospital_knows_what_it_leaves_out_and_says_so_to_itself_alone(scene: 
         assert not any(case.encode() in on_the_wire(reply) for reply in replies)
 
 
-def test_named_test_cases_are_held_out_of_who_is_left(make_scene: MakeScene, simulation: ModuleType) -> None:
+def test_named_test_cases_are_held_out_of_who_is_left(make_scene: MakeScene) -> None:
     scene = make_scene(SITES)
     held_out = ("BraTS-GLI-00010-000", "BraTS-GLI-00010-001", "BraTS-GLI-00013-000")
     north, west, east = scene.config.sites

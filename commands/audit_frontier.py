@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from commands.privacy_attacks import CALIBRATED, CANARIES, IMAGES, LAST
+from commands.privacy_report import with_ends, write_study
 from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
 from fedserdiff.config import ExperimentConfig
@@ -15,9 +17,6 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.methods import get_method
 from fedserdiff.report.tables import print_study
-
-from privacy_attacks import CALIBRATED, CANARIES, IMAGES, LAST
-from privacy_report import with_ends, write_study
 
 PRIVACY = "privacy.json"
 _COLUMNS = ("run", "final mean Dice % [95 %]", "worst AUC [95 %]", "of", "ε of a hospital", "what leaves")

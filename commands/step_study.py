@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from commands.simulation import CASES, load_student
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series
 from fedserdiff.config import ExperimentConfig
@@ -12,8 +13,6 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import open_hospital
-
-from simulation import CASES, load_student
 
 _STEPS = (1, 2, 4, 8, 16)
 _METHOD = "ser-diff"

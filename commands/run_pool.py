@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from commands.simulation import Federation, run_simulation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
 from fedserdiff.report.events import RunEvents
@@ -26,8 +27,6 @@ from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
 from strategies.first_stage import begins_with_first_stage
 from strategies.run_directory import RunDirectory, other_versions
-
-from simulation import Federation, run_simulation
 
 _POLL_S = 0.5
 _STATUS, _ERROR, _OUTPUT = "status.txt", "error.txt", "output.log"

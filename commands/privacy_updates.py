@@ -9,6 +9,8 @@ import torch
 from flwr.app import ArrayRecord
 from torch import nn
 
+from commands.privacy_attacks import DENSE, INVERSION, OTHERS, Finding, Resemblance, finding
+from commands.privacy_models import Target, items, patients_of, rng_for, train
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
@@ -18,9 +20,6 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.privacy.reconstruction import Gradient, correlation, reconstruct, similarity
 from fedserdiff.privacy.scores import mean_of
 from sites.local_privacy import privatised, simulated_key
-
-from privacy_attacks import DENSE, INVERSION, OTHERS, Finding, Resemblance, finding
-from privacy_models import Target, items, patients_of, rng_for, train
 
 EXACT, ONE_STEP, ROUND = "gradient of a slice", "step on a slice", "round"
 _SLICES = 4  # one of as many patients

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from commands.simulation import CASES, progress_bars, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
@@ -15,8 +16,6 @@ from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.releases import get_release
 from fedserdiff.errors import DataError
 from fedserdiff.federation import read_federation
-
-from simulation import CASES, progress_bars, same_patient_of
 
 
 def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -> None:

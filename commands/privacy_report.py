@@ -8,13 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedserdiff.config import ExperimentConfig
-from fedserdiff.evaluation.bootstrap import Interval
-from fedserdiff.files import write_whole
-from fedserdiff.methods import get_method
-from fedserdiff.report.page import render_page
-
-from privacy_attacks import (
+from commands.privacy_attacks import (
     CALIBRATED,
     CANARIES,
     COPIES,
@@ -29,8 +23,13 @@ from privacy_attacks import (
     Finding,
     Resemblance,
 )
-from privacy_updates import EXACT, ONE_STEP, ROUND
-from simulation import Federation
+from commands.privacy_updates import EXACT, ONE_STEP, ROUND
+from commands.simulation import Federation
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.evaluation.bootstrap import Interval
+from fedserdiff.files import write_whole
+from fedserdiff.methods import get_method
+from fedserdiff.report.page import render_page
 
 _COLUMNS = (
     "patients of", "attack on", "by", "AUC [95 %]", "TPR % at FPR 1 %, 0.1 %", "distance ratio [95 %]", "p",

@@ -113,8 +113,7 @@ class LocalFederation:
 
     def start_hospital(self, site: str, kit: Path | None = None) -> None:
         """Start a site's ``hospital.py``, with its own folder unless `kit` names another."""
-        script = PROJECT / "scripts" / "hospital.py"
-        self._start(site, [sys.executable, str(script), str(kit or self.kit(site))])
+        self._start(site, [sys.executable, "-m", "commands.hospital", str(kit or self.kit(site))])
 
     def start_run(self) -> None:
         """Start the run, or go on with it, and follow its log."""

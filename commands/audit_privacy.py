@@ -8,6 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
+from commands.privacy_attacks import (
+    Finding,
+    attack_canaries,
+    attack_images,
+    attack_maps,
+    attack_weights,
+    control_maps,
+    control_weights,
+)
+from commands.privacy_models import Target, train_shadows
+from commands.privacy_report import for_terminal, study_of, write_study
+from commands.privacy_updates import attack_updates, control_updates
+from commands.simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
@@ -19,20 +32,6 @@ from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.hospital import open_hospital
 from strategies.run_directory import RunDirectory
-
-from privacy_attacks import (
-    Finding,
-    attack_canaries,
-    attack_images,
-    attack_maps,
-    attack_weights,
-    control_maps,
-    control_weights,
-)
-from privacy_models import Target, train_shadows
-from privacy_report import for_terminal, study_of, write_study
-from privacy_updates import attack_updates, control_updates
-from simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
 
 _STRANGERS = 4  # times as many patients of each phantom scanner as there are training cases: nobody trains on them
 _STRANGERS_SEED = 5000  # plus the run's: no run's own patients

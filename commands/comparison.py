@@ -10,6 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from commands.run_pool import RunPool
+from commands.simulation import Federation, examples, open_named
+from commands.step_study import STEPS
 from fedserdiff.comparison.adapter_study import ADAPTER
 from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
@@ -24,10 +27,6 @@ from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from strategies.run_directory import RunDirectory
-
-from run_pool import RunPool
-from simulation import Federation, examples, open_named
-from step_study import STEPS
 
 STUDIES = {
     study.name: study for study in (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH, STEPS)

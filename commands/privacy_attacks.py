@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commands.privacy_models import Shadow, Target, items, patients_of, rng_for, train
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -19,8 +20,6 @@ from fedserdiff.privacy.scores import Scores, auc, tpr_at
 from fedserdiff.wire import ERROR_MAPS, SYNTHETIC_IMAGES, from_levels
 from sites.hospital import Hospital
 from sites.training import consolidate
-
-from privacy_models import Shadow, Target, items, patients_of, rng_for, train
 
 KINDS = ("null", "mri")
 """Error maps that a hospital may share."""
