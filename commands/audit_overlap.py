@@ -11,11 +11,10 @@ from rich.table import Table
 from commands.simulation import CASES, progress_bars, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
-from fedserdiff.data.cases import find_cases
 from fedserdiff.data.overlap import Overlap, find_overlap
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.site_cases import site_cases
 from fedserdiff.errors import DataError
-from fedserdiff.federation import read_federation
+from fedserdiff.federation import channels_of, read_federation
 
 
 def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -> None:
@@ -35,9 +34,10 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
     ConfigError
         As `read_federation` and `same_patient_of`.
     DataError
-        As `find_cases` and `cached_cases`; the text begins with the site's name.
+        As `site_cases` and `cached_cases`; the text begins with the site's name.
     """
     sites = read_federation(federation)
+    config = config.replace(**channels_of(federation))
     same_patient = same_patient_of(federation)
     with progress_bars(console) as show:
         found = {site.name: _cases(site, config, partial(show, f"preparing cases of {site.name}")) for site in sites}
@@ -51,9 +51,8 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
 def _cases(site: Site, config: ExperimentConfig, progress: Callable[[int, int], None]) -> list[CachedCase]:
     """Find and prepare a site's cases, of which an audit needs no split into training and test."""
     try:
-        release = get_release(site.release)
-        cases = find_cases(Path(site.path), release, site.cases)
-        return cached_cases(cases, release, config.grid, config.spacing_mm, CASES, progress)
+        cases = site_cases(site, config)
+        return cached_cases(cases, config.grid, config.spacing_mm, CASES, progress)
     except DataError as error:
         raise DataError(f"site {site.name}: {error}") from None
 

@@ -14,7 +14,6 @@ from commands.privacy_models import Target, items, patients_of, rng_for, train
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.objective import dice_bce
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.privacy.reconstruction import Gradient, correlation, reconstruct, similarity
@@ -111,7 +110,7 @@ def _attack(
     """Reconstruct the first slices from what is told of each; score whether each resembles its own above the others."""
     attacked = slices[: len(told)]
     found = [
-        (reconstruct(update, network.gradient_at(one.truth), one.inside, len(MODALITIES), _STEPS), one)
+        (reconstruct(update, network.gradient_at(one.truth), one.inside, len(config.modalities), _STEPS), one)
         for update, one in zip(told, attacked, strict=True)
     ]
     mean = torch.cat([one.image for one in slices[len(told) :] or slices]).mean(0, keepdim=True)
@@ -170,9 +169,9 @@ def _dense(one: _Slice, config: ExperimentConfig) -> _Network:
         torch.manual_seed(int(rng_for(config, "dense").integers(2**31)))
         network = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(len(MODALITIES) * voxels, _HIDDEN),
+            nn.Linear(len(config.modalities) * voxels, _HIDDEN),
             nn.Sigmoid(),
-            nn.Linear(_HIDDEN, len(REGIONS) * voxels),
+            nn.Linear(_HIDDEN, len(config.regions) * voxels),
             nn.Unflatten(1, one.truth.shape[1:]),
         )
     return _Network(network, list(network.parameters()))

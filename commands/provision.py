@@ -11,7 +11,7 @@ from fedserdiff.config import PROFILES, Site, make_config
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import read_federation
+from fedserdiff.federation import channels_of, read_federation
 from fedserdiff.methods import METHODS, get_method
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -63,7 +63,8 @@ def main(
             "dp_clip": dp_clip,
         }
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
-        made = provision(out, config.replace(sites=_sites(federation, sites)), coordinator, {})
+        channels = {} if federation is None else channels_of(federation)
+        made = provision(out, config.replace(sites=_sites(federation, sites), **channels), coordinator, {})
         told = commands(made)
     console.print(told, markup=False, highlight=False, soft_wrap=True)
     kits = made.folder.parent

@@ -23,12 +23,11 @@ from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
-from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
+from fedserdiff.federation import channels_of, name_mapping_of, phantom_federation, read_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
@@ -56,6 +55,7 @@ PHANTOM = "phantom"
 """What results say of data that are phantoms."""
 
 
+_SHOWN = "flair"  # which shows the whole of a glioma; of other datasets their first modality
 _AROUND = "start and stop of Flower and Ray"
 
 
@@ -138,6 +138,7 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
             )
         else:
             named, same_patient = read_federation(federation), same_patient_of(federation)
+            config = config.replace(**channels_of(federation))
         opened = open_federation(
             config, named, CASES, lambda s, d, t: show(f"preparing cases of {s}", d, t), same_patient
         )
@@ -289,7 +290,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
 
 def _on_disk(cases: Iterable[CachedCase]) -> int:
     """Return the bytes of cases' scans and segmentations as the hospital has them, compressed or not."""
-    return sum(file.stat().st_size for cached in cases for file in (*cached.case.images, cached.case.seg))
+    return sum(file.stat().st_size for cached in cases for file in cached.case.files)
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
@@ -323,14 +324,18 @@ def _example(
     """Show the axial slice with most tumour of a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
     prepared = cached.prepared
-    z = int(np.argmax(prepared.mask[REGIONS.index("wt")].sum((0, 1), dtype=int)))
+    z = int(np.argmax(prepared.mask.any(0).sum((0, 1), dtype=int)))
     own = predict_case(student, cached, config, adapter)
     scores = score_prediction(own, cached)
+    modality = _SHOWN if _SHOWN in config.modalities else config.modalities[0]
     taught = None if teacher is None else predict_case(teacher, cached, config, adapter)
     return Example(
         site=hospital.site.name,
         case=cached.case.name,
-        image=np.array(prepared.image[MODALITIES.index("flair"), :, :, z], np.float32),
+        modality=modality,
+        regions=config.regions,
+        painting_order=cached.case.convention.painting_order,
+        image=np.array(prepared.image[config.modalities.index(modality), :, :, z], np.float32),
         truth=np.array(prepared.mask[..., z]),
         coarse=own.coarse[..., z].numpy(),
         refined=own.refined[..., z].numpy(),

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from fedserdiff.data.releases import BRATS_MODALITIES, BRATS_REGIONS
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
 
@@ -66,6 +67,8 @@ class ExperimentConfig:
         The named profile that the remaining defaults came from.
     sites : tuple of Site
         The hospitals in order of arrival.
+    modalities, regions : tuple of str
+        Image channels and region channels, the same at every hospital, in the order in which networks have them.
     rounds : int
         Federated rounds a stage.
     lambda_kd : float
@@ -154,6 +157,8 @@ class ExperimentConfig:
     seed: int = 0
     profile: str = "laptop"
     sites: tuple[Site, ...] = ()
+    modalities: tuple[str, ...] = BRATS_MODALITIES
+    regions: tuple[str, ...] = BRATS_REGIONS
     rounds: int = 2
     lambda_kd: float = 1.0
     gamma: float = 1.0
@@ -201,6 +206,7 @@ class ExperimentConfig:
         self._check_choices()
         self._check_numbers()
         self._check_grid()
+        self._check_channels()
         self._check_noise()
 
     def _check_choices(self) -> None:
@@ -255,6 +261,16 @@ class ExperimentConfig:
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
         if self.rounds > (self.steps_per_stage or self.epochs_per_stage):
             raise ConfigError(f"rounds: {self.rounds} is more than a stage's steps: a round would train nothing")
+
+    def _check_channels(self) -> None:
+        for name in ("modalities", "regions"):
+            channels = getattr(self, name)
+            if (
+                not channels
+                or not all(isinstance(c, str) and c for c in channels)
+                or len(set(channels)) < len(channels)
+            ):
+                raise ConfigError(f"{name}: {channels!r} are not names, at least one, each once")
 
     def _check_noise(self) -> None:
         """See that noise on what rounds change covers all that hospitals tell of their training patients."""

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
-_OF_ALL_SITES = {"name_mapping": str}
+_OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
+_CHANNEL_EXAMPLES = {"modalities": 'modalities = ["T2", "ADC"]', "regions": 'regions = ["PZ", "TZ"]'}
 _REQUIRED_ANYWHERE = ("name", "release")
 _REQUIRED = (*_REQUIRED_ANYWHERE, "path")
 
@@ -22,7 +24,7 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
     Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others, and above the first site
-    ``name_mapping``, which `name_mapping_of` reads.
+    ``name_mapping``, which `name_mapping_of` reads, and ``modalities`` and ``regions``, which `channels_of` reads.
 
     Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
     a `path` is optional, and need not exist here.
@@ -36,7 +38,8 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     entries = tables.pop("site", None)
     unknown = sorted(set(tables) - set(_OF_ALL_SITES))
     if unknown:
-        raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only name_mapping and [[site]] are known")
+        known = ", ".join(_OF_ALL_SITES)
+        raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only {known} and [[site]] are known")
     check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{file}: no [[site]]: name at least one hospital")
@@ -46,7 +49,27 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
         if site.name in (s.name for s in sites):
             raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
         sites.append(site)
+    for field in ("modalities", "regions"):
+        if field not in tables and any(site.release == MSD for site in sites):
+            raise ConfigError(
+                f"{file}: {field}: is missing: name above the first [[site]] what all sites share, by the names in their "
+                f"dataset.json, such as {_CHANNEL_EXAMPLES[field]}"
+            )
     return tuple(sites)
+
+
+def channels_of(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the ``modalities`` and ``regions`` that a federation file declares for all sites; BraTS's go unsaid.
+
+    Both are fields of `ExperimentConfig`, which checks the names.
+
+    Raises
+    ------
+    ConfigError
+        As `read_toml`, and where an entry is no list.
+    """
+    given = _of_all_sites(file)
+    return {field: tuple(given[field]) for field in ("modalities", "regions") if field in given}
 
 
 def name_mapping_of(file: Path) -> Path | None:
@@ -59,9 +82,14 @@ def name_mapping_of(file: Path) -> Path | None:
     ConfigError
         As `read_toml`, and where the entry is not a path.
     """
+    given = _of_all_sites(file)
+    return (file.parent / given["name_mapping"]).resolve() if "name_mapping" in given else None
+
+
+def _of_all_sites(file: Path) -> dict[str, Any]:
     given = {name: value for name, value in read_toml(file).items() if name in _OF_ALL_SITES}
     check_fields(given, _OF_ALL_SITES, (), str(file))
-    return (file.parent / given["name_mapping"]).resolve() if given else None
+    return given
 
 
 def _site(entry: Any, where: str, base: Path, paths: bool) -> Site:
@@ -146,7 +174,7 @@ def check_site(name: str, release: str, where: str) -> None:
     if not name.strip("."):  # a site's records lie in a folder of its name
         raise ConfigError(f"{where}: name: {name!r} is not a name for a folder")
     try:
-        get_release(release)
+        check_release(release)
     except ConfigError as error:
         raise ConfigError(f"{where}: release: {error}") from None
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.errors import DivergedError, FederationError, ReplyError
 from fedserdiff.methods import get_method
 
@@ -87,7 +86,7 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
     if message_type == MessageType.TRAIN and student is not None:
         return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
     if message_type == MessageType.EVALUATE:
-        return {wire.METRICS: {**_SCORES, wire.WEIGHT: _WEIGHT}}
+        return {wire.METRICS: {**_scores(config), wire.WEIGHT: _WEIGHT}}
     if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student)):
         return handed
     raise ReplyError(f"no reply to a {message_type} message was agreed")
@@ -101,12 +100,15 @@ def left_out_rules() -> Rules:
 
 _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
 _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
-_SCORES = {
-    f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
-    for mask in ("coarse", "refined")
-    for region in REGIONS
-    for metric in ("dice", "hd95")
-}
+
+
+def _scores(config: ExperimentConfig) -> dict[str, NumberRule]:
+    return {
+        f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
+        for mask in ("coarse", "refined")
+        for region in config.regions
+        for metric in ("dice", "hd95")
+    }
 
 
 def _losses(config: ExperimentConfig) -> dict[str, NumberRule]:
@@ -122,13 +124,13 @@ def _like(student: ArrayRecord, dtype: str, least: float = -np.inf) -> dict[str,
 def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
     """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
     grid = config.grid[: config.spatial_dims]
-    masks = (len(REGIONS), *grid)
+    masks = (len(config.regions), *grid)
     most = config.shared_maps
     maps = {"maps": ArrayRule("int8", masks, most, -wire.LEVELS, wire.LEVELS, packed=True)}
     known: dict[str, dict[str, ArrayRule]] = {
         wire.ERROR_MAPS: maps if config.error_maps != "none" else {},
         wire.SYNTHETIC_IMAGES: {
-            "images": ArrayRule("float16", (len(MODALITIES), *grid), most),
+            "images": ArrayRule("float16", (len(config.modalities), *grid), most),
             "masks": ArrayRule("uint8", masks, most, 0, 1, packed=True),
         },
         wire.FISHER: _like(student, "float32", least=0),

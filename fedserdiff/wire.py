@@ -11,7 +11,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import FederationError
 
@@ -197,7 +196,8 @@ def memory_of(content: RecordDict, student: Student, config: ExperimentConfig) -
         would take more room than those of all sites: few bytes can be packed to fill any memory.
     """
     records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, TEACHER, LEFT_OUT)}
-    room = len(config.sites) * config.shared_maps * len(MODALITIES) * math.prod(student.spatial_shape)
+    channels = max(len(config.modalities), len(config.regions))
+    room = len(config.sites) * config.shared_maps * channels * math.prod(student.spatial_shape)
     if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):
         raise FederationError("the coordinator sent more samples than all sites together share")
     return {

@@ -169,7 +169,7 @@ def _new_adapter(hospital: Hospital, config: ExperimentConfig) -> SiteAdapter:
     """Return an adapter that changes nothing yet: where all sites train at once there is no teacher to invert by."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "adapter", hospital.site.name).initial_seed())
-        return SiteAdapter()
+        return SiteAdapter(len(config.modalities))
 
 
 def _train(

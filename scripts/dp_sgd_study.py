@@ -186,7 +186,7 @@ def gradients(
     seen = perturb_boundary(coarse, noise) if perturb else coarse
     t = random_timesteps(len(image), noise)
     noisy = add_noise(truth - seen, torch.randn(truth.shape, generator=noise), t)
-    context = drop_context(student.context(image, seen), noise)
+    context = drop_context(student.context(image, seen), seen.shape[1], noise)
     each = vmap(grad(of_refiner), in_dims=(None, 0, 0, 0, 0, 0))
     of_both = {"coarse": found, "refiner": each(_weights(student.refiner), noisy, t, context, seen, truth)}
     return {f"{network}.{name}": part for network, parts in of_both.items() for name, part in parts.items()}

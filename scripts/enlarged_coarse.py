@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES
 from fedserdiff.diffusion.refiner import Student
 
 _SCALES = [2 ** (step / 64) for step in range(6 * 64)]  # up to 64 times as wide: thousands of times the FLOPs
@@ -35,7 +34,7 @@ def refined_flops(config: ExperimentConfig) -> int:
 def _count(config: ExperimentConfig, run: Callable[[Student, torch.Tensor], object]) -> int:
     with FakeTensorMode(), torch.no_grad():  # shapes alone: nothing is computed
         student = Student(config)
-        image = torch.zeros(1, len(MODALITIES), *student.spatial_shape)
+        image = torch.zeros(1, len(config.modalities), *student.spatial_shape)
         with FlopCounterMode(display=False) as counter:
             run(student, image)
     return int(counter.get_total_flops())

@@ -26,7 +26,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
-from fedserdiff.data.releases import REGIONS, get_release
+from fedserdiff.data.releases import BRATS_REGIONS, get_release
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import Student
@@ -170,7 +170,7 @@ class _CoarseAlone(Student):
     """A student that stops at its coarse mask: what `predict_volume` does for both stays the same for both."""
 
     def sample(self, context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(context), len(REGIONS), *context.shape[2:])
+        return torch.zeros(len(context), len(BRATS_REGIONS), *context.shape[2:])
 
 
 def _marked(cached: CachedCase) -> NDArray[np.float16]:
@@ -276,7 +276,7 @@ def _real(folder: Path, release: str) -> Case:
 
 
 def _prepared(case: Case, release: str, config: ExperimentConfig) -> CachedCase:
-    return cached_cases([case], get_release(release), config.grid, config.spacing_mm, CASES)[0]
+    return cached_cases([case], config.grid, config.spacing_mm, CASES)[0]
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:

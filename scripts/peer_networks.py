@@ -13,10 +13,10 @@ from monai.inferers.utils import dense_patch_slices
 from monai.networks.nets import BasicUNet, DiffusionModelUNet
 from torch import nn
 
-from fedserdiff.data.releases import MODALITIES, REGIONS
+from fedserdiff.data.releases import BRATS_MODALITIES, BRATS_REGIONS
 from fedserdiff.errors import ConfigError
 
-_IMAGE, _MASK = len(MODALITIES), len(REGIONS)
+_IMAGE, _MASK = len(BRATS_MODALITIES), len(BRATS_REGIONS)
 _DIFF_UNET = (64, 64, 128, 256, 512, 64)
 _NNUNET = (32, 64, 128, 256, 320, 320)
 _OVERLAP = 0.5  # of both

@@ -27,6 +27,6 @@ def load_adapter(folder: Path, config: ExperimentConfig, before: tuple[int, int]
     earlier = [when for when in kept if when < before]
     if not earlier:
         return None
-    adapter = SiteAdapter()
+    adapter = SiteAdapter(len(config.modalities))
     adapter.load_state_dict(torch.load(kept[max(earlier)], weights_only=True, map_location="cpu"))
     return adapter

@@ -10,7 +10,6 @@ import torch
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
@@ -33,20 +32,21 @@ def predict_case(
 
 
 def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
-    """Score a prediction of one case at its scan's own resolution.
+    """Score a prediction of one case at its scan's own resolution, as the label map that it would be written as.
 
     Returns
     -------
     dict
-        ``{coarse,refined}.{dice,hd95}.{tc,wt,et}``: Dice in [0, 1], HD95 in mm.
+        ``{coarse,refined}.{dice,hd95}.{region}``: Dice in [0, 1], HD95 in mm.
     """
+    convention = cached.case.convention
     geometry = cached.prepared.geometry
     worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
     truth = np.asarray(cached.prepared.truth, bool)
     scores = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
-        masks = (geometry.to_scan(volume) >= 0.5).numpy()
-        for region, mask, true in zip(REGIONS, masks, truth, strict=True):
+        masks = convention.representable((geometry.to_scored(volume) >= 0.5).numpy())
+        for region, mask, true in zip(convention.regions, masks, truth, strict=True):
             scores[f"{name}.dice.{region}"] = dice(mask, true)
             scores[f"{name}.hd95.{region}"] = hd95(mask, true, geometry.spacing_mm, worst)
     return scores

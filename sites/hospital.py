@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
-from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.cases import Case, hold_out, split_patients
+from fedserdiff.data.site_cases import site_cases
 from fedserdiff.errors import DataError
 
 
@@ -40,13 +40,12 @@ def open_hospital(
     Raises
     ------
     DataError
-        As `find_cases`, `hold_out`, `split_patients` and `prepare_case`; the text begins with the site's name.
+        As `site_cases`, `hold_out`, `split_patients` and `prepare_case`; the text begins with the site's name.
     """
     try:
-        release = get_release(site.release)
-        cases = find_cases(Path(site.path), release, site.cases)
+        cases = site_cases(site, config)
         _split(site, cases, config)  # before hours of preparation
-        ready = cached_cases(cases, release, config.grid, config.spacing_mm, cache, progress)
+        ready = cached_cases(cases, config.grid, config.spacing_mm, cache, progress)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(f"site {site.name}:") else f"site {site.name}: {text}") from None

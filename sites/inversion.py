@@ -43,10 +43,12 @@ def invert_contrast(
     batch_size = max(1, round(_BATCH_SHARE * config.batch_size))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.initial_seed())
-        adapter = SiteAdapter().to(device)
+        adapter = SiteAdapter(len(config.modalities)).to(device)
     batches = [training_set.batch(training_set.draw(batch_size, draws)) for _ in range(_BATCHES_A_SIGN)]
     with torch.no_grad():
-        adapter.signs.copy_(min(all_signs(), key=lambda signs: _wrong(teacher, adapter, signs, batches)))
+        adapter.signs.copy_(
+            min(all_signs(len(config.modalities)), key=lambda signs: _wrong(teacher, adapter, signs, batches))
+        )
     weights = list(adapter.parameters())
     optimizer = torch.optim.Adam(weights, lr=_RATE, fused=True)
     for step in range(config.inversion_steps):

@@ -97,6 +97,7 @@ class _Stream:
             self._strategy.deployed(self._sites),
             cases or {},
             plan_evaluation(config, self._strategy.stages(self._sites)),
+            config.regions,
         )
         self.results.overlap_allowed = config.allow_overlap
         self.results.differential_privacy = spent(config)

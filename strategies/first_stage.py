@@ -10,7 +10,6 @@ from flwr.app import ArrayRecord
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.report.events import RunEvents
@@ -52,7 +51,7 @@ class FirstStage:
                     f"{mask}.{metric}.{region}": results[key][metric][region][row][column]
                     for mask, key in (("coarse", "R_coarse"), ("refined", "R"))
                     for metric in METRICS
-                    for region in REGIONS
+                    for region in config.regions
                 }
                 for column, site in enumerate(results["sites"])
                 if results["R"]["dice"]["mean"][row][column] is not None  # not every site has to score every stage

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedserdiff.data.releases import REGIONS
+from fedserdiff.data.releases import BRATS_REGIONS
 from fedserdiff.evaluation.continual import ContinualScores, continual_scores
 from strategies.evaluation_plan import EvaluationPlan
 
@@ -14,7 +14,6 @@ Scores = Mapping[str, Mapping[str, float]]
 """By site, then by name such as ``refined.dice.tc``."""
 
 METRICS = ("dice", "hd95")
-KEYS = ("mean", *REGIONS)
 COLUMNS = ("method", "seed", "stage", "site", "mask", "metric", "region", "value")
 """Of ``results.csv``."""
 
@@ -28,6 +27,8 @@ class Results:
         As they stand in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
     evaluation : EvaluationPlan, optional
         The entries of R to measure; all unless given.
+    regions : sequence of str
+        Whose scores make up R.
 
     Attributes
     ----------
@@ -52,7 +53,9 @@ class Results:
         deployed: Sequence[int],
         cases: Mapping[str, Mapping[str, int]],
         evaluation: EvaluationPlan | None = None,
+        regions: Sequence[str] = BRATS_REGIONS,
     ) -> None:
+        self.regions = list(regions)
         self.method = method
         self.seed = seed
         self.sites = list(sites)
@@ -76,7 +79,7 @@ class Results:
 
         A row lacks a site, NaN, until the site has come and scored that row's student, or for ever where it is not to.
         """
-        names = [f"{mask}.{metric}.{region}" for region in (REGIONS if key == "mean" else (key,))]
+        names = [f"{mask}.{metric}.{region}" for region in (self.regions if key == "mean" else (key,))]
         columns = {site: column for column, site in enumerate(self.sites)}
         by_region = np.full((len(names), len(self.rows), len(self.sites)), np.nan)
         for number, row in enumerate(self.rows):
@@ -105,9 +108,10 @@ class Results:
             "R": self._matrices("refined"),
             "R_coarse": self._matrices("coarse"),
         }
-        scores = {m: {key: self._continual(m, key).to_dict() for key in KEYS} for m in METRICS}
+        keys = ("mean", *self.regions)
+        scores = {m: {key: self._continual(m, key).to_dict() for key in keys} for m in METRICS}
         for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
-            values[name] = {m: {key: scores[m][key][name] for key in KEYS} for m in METRICS}
+            values[name] = {m: {key: scores[m][key][name] for key in keys} for m in METRICS}
         return values | {
             "evaluation": self._evaluation(),
             "losses": self.losses,
@@ -137,7 +141,8 @@ class Results:
         return {site: dict(sorted(ledger.get(site, {}).items())) for site in self.sites}
 
     def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float | None]]]]:
-        return {m: {key: _with_none(self.matrix(mask, m, key)) for key in KEYS} for m in METRICS}
+        keys = ("mean", *self.regions)
+        return {m: {key: _with_none(self.matrix(mask, m, key)) for key in keys} for m in METRICS}
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per stage, site, mask, metric and region: the contents of ``results.csv``."""
@@ -150,7 +155,7 @@ class Results:
             for site, scores in row.items()
             for mask in ("coarse", "refined")
             for metric in METRICS
-            for region in REGIONS
+            for region in self.regions
         ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ CASES = {
     "north": ["BraTS2021_00001", "BraTS2021_00002", "BraTS2021_00003"],
     "west": ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000"],  # a patient with two scans
 }
-REGIONS = ("tc", "wt", "et")
+BRATS_REGIONS = ("tc", "wt", "et")
 
 
 def write_run(
@@ -34,7 +34,7 @@ def write_run(
         for level, (site, names) in zip(by_site, CASES.items(), strict=True):
             scores = []
             for name, hard in zip(names, hardness[site], strict=True):
-                dice = {region: level + hard + 0.01 * place for place, region in enumerate(REGIONS)}
+                dice = {region: level + hard + 0.01 * place for place, region in enumerate(BRATS_REGIONS)}
                 one = {
                     f"{mask}.dice.{region}": value for mask in ("coarse", "refined") for region, value in dice.items()
                 }

@@ -105,7 +105,7 @@ def measurement(script: Scripts, method: str, **changes: int) -> tuple[ModuleTyp
 def test_own_flops_are_those_of_the_slices_that_show_brain(script: Scripts) -> None:
     benchmark, task = measurement(script, "refined-all")
     cost = benchmark.measure(task)
-    case = cached_cases([task.case], get_release("brats2020"), task.config.grid, task.config.spacing_mm, Path("c"))[0]
+    case = cached_cases([task.case], task.config.grid, task.config.spacing_mm, Path("c"))[0]
     occupied = int(np.any(case.prepared.image != 0, axis=(0, 1, 2)).sum())
     counts = script("enlarged_coarse")
     assert cost.flops == occupied * counts.refined_flops(task.config)
@@ -123,9 +123,7 @@ def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
     monkeypatch.setitem(peers.PEERS, "tiny", tiny)
     benchmark, task = measurement(script, "tiny")
     cost = benchmark.measure(task)
-    geometry = cached_cases([task.case], get_release("brats2020"), task.config.grid, 8.0, Path("c"))[
-        0
-    ].prepared.geometry
+    geometry = cached_cases([task.case], task.config.grid, 8.0, Path("c"))[0].prepared.geometry
     windows, whole = (
         math.prod(math.ceil(max(n - 8, 0) / 4) + 1 for n in shape) for shape in (geometry.inner_shape, geometry.shape)
     )

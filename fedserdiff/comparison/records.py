@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.site_cases import patient_of
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
@@ -78,10 +78,7 @@ def load_run(path: Path) -> RunRecord:
         tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
-    patients = {
-        site.name: [get_release(site.release).patient_of(case) or case for case in tables[site.name]]
-        for site in config.sites
-    }
+    patients = {site.name: [patient_of(site.release, case) for case in tables[site.name]] for site in config.sites}
     scores = {
         metric: StreamScores(
             values={name: np.stack([table[metric] for table in cases.values()], 1) for name, cases in tables.items()},

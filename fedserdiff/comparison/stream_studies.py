@@ -20,7 +20,6 @@ from fedserdiff.comparison.studies import (
 from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled, verdict
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.evaluation.bootstrap import StreamScores
 
 _SHARES = (0.25, 0.5)
@@ -58,7 +57,7 @@ def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool)
 
 def tumour_voxels(cached: CachedCase) -> float:
     """Return the voxels of a case's whole tumour on the working grid."""
-    return float(cached.prepared.mask[REGIONS.index("wt")].sum(dtype=float))
+    return float(cached.prepared.mask.any(0).sum(dtype=float))
 
 
 def _with_first(config: ExperimentConfig, first: FirstHospital, patients: set[str]) -> ExperimentConfig:

@@ -255,7 +255,7 @@ def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
         "scored on the same draws."
         + (f" There are none where a site has a single test patient, as {', '.join(few)} here." if few else ""),
-        "Dice and HD95 are those of the refined masks on whole test volumes, means over TC, WT and ET, over cases and "
+        "Dice and HD95 are those of the refined masks on whole test volumes, means over regions, over cases and "
         "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
         "Minutes are computation on "
         f"{one.config.cpus_per_site:g} CPU{'s' if one.config.cpus_per_site > 1 else ''} a run; a stage 1 that several "

@@ -20,10 +20,10 @@ import torch
 from fedserdiff.data.cases import Case
 from fedserdiff.data.nifti import open_file
 from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
-from fedserdiff.data.releases import MODALITIES, REGIONS, Release
+from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError, StorageError
 
-_FORMAT = 3  # part of the key: raise it when preparation changes
+_FORMAT = 4  # part of the key: raise it when preparation changes
 # numpy parses a file's header by `ast`, which Python before 3.11.8 may break off, with a SystemError, where two
 # threads parse at once (gh-106905): a sound entry would pass for a damaged one.
 _parsing = threading.Lock()
@@ -43,7 +43,6 @@ class CachedCase:
 
 def cached_cases(
     cases: Sequence[Case],
-    release: Release,
     grid: tuple[int, int, int],
     spacing_mm: float,
     root: Path,
@@ -65,7 +64,7 @@ def cached_cases(
     ready = []
     with _workers() as workers:  # decompression and numpy leave the interpreter free
         try:
-            for entry in workers.map(lambda case: _prepared(case, release, grid, spacing_mm, root), cases):
+            for entry in workers.map(lambda case: _prepared(case, grid, spacing_mm, root), cases):
                 ready.append(entry)
                 progress(len(ready), len(cases))
         except BaseException:
@@ -79,21 +78,21 @@ def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "prepare", torch.set_num_threads, (1,))
 
 
-def _prepared(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: float, root: Path) -> CachedCase:
+def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path) -> CachedCase:
     """Return one case from the cache, preparing it where it is not there or damaged."""
     hashes = _hashes(case)
-    entry = root / _key(hashes, release, grid, spacing_mm)
-    prepared = _open(entry, grid)
+    entry = root / _key(hashes, case, grid, spacing_mm)
+    prepared = _open(entry, case.convention, grid)
     if prepared is None:
         with _writing(entry):
             _discard(entry)
-        fresh = prepare_case(case, release, grid, spacing_mm)
+        fresh = prepare_case(case, grid, spacing_mm)
         changed = [path for path, content in _hashes(case).items() if content != hashes[path]]
         if changed:
             raise DataError(f"{changed[0]}: changed while it was being read: run again once it stays as it is")
         with _writing(entry):
             _write(entry, fresh)
-        prepared = _open(entry, grid)
+        prepared = _open(entry, case.convention, grid)
     if prepared is None:
         raise StorageError(f"{entry}: a prepared case cannot be read back: is the disk sound?")
     return CachedCase(case, prepared, entry.name)
@@ -101,14 +100,16 @@ def _prepared(case: Case, release: Release, grid: tuple[int, int, int], spacing_
 
 def _hashes(case: Case) -> dict[Path, bytes]:
     hashes = {}
-    for path in (*case.images, case.seg):
+    for path in case.files:
         with open_file(path) as file:
             hashes[path] = hashlib.file_digest(file, "sha256").digest()
     return hashes
 
 
-def _key(hashes: Mapping[Path, bytes], release: Release, grid: tuple[int, int, int], spacing_mm: float) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {release.name} {grid} {spacing_mm}".encode())
+def _key(hashes: Mapping[Path, bytes], case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:
+    regions = {name: list(values) for name, values in case.convention.regions.items()}
+    meaning = json.dumps([case.convention.modalities, case.channels, regions, case.convention.labels])
+    digest = hashlib.sha256(f"{_FORMAT} {meaning} {grid} {spacing_mm}".encode())
     for content in hashes.values():
         digest.update(content)
     return digest.hexdigest()[:32]
@@ -160,7 +161,7 @@ def _write(entry: Path, prepared: PreparedCase) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _open(entry: Path, grid: tuple[int, int, int]) -> PreparedCase | None:
+def _open(entry: Path, convention: Convention, grid: tuple[int, int, int]) -> PreparedCase | None:
     """Return the entry's case, or None where there is none or it is not whole."""
     try:
         about = json.loads((entry / "case.json").read_text())
@@ -168,9 +169,9 @@ def _open(entry: Path, grid: tuple[int, int, int]) -> PreparedCase | None:
         with _parsing:
             image, mask, truth = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("image", "mask", "truth"))
         whole = (
-            _is(image, np.float16, (len(MODALITIES), *grid))
-            and _is(mask, np.uint8, (len(REGIONS), *grid))
-            and _is(truth, np.uint8, (len(REGIONS), *geometry.box_shape))
+            _is(image, np.float16, (len(convention.modalities), *grid))
+            and _is(mask, np.uint8, (len(convention.regions), *grid))
+            and _is(truth, np.uint8, (len(convention.regions), *geometry.scored_shape))
             and all(p + n <= size for p, n, size in zip(geometry.pad_before, geometry.inner_shape, grid, strict=True))
             and re.fullmatch("[0-9a-f]{64}", about["voxel_hash"])
         )

@@ -3,11 +3,11 @@
 import hashlib
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedserdiff.data.nifti import check_is_file, unreadable
-from fedserdiff.data.releases import MODALITIES, RELEASES, Release
+from fedserdiff.data.releases import RELEASES, Convention, Release
 from fedserdiff.errors import DataError
 
 _EXTENSIONS = (".nii.gz", ".nii")
@@ -24,15 +24,26 @@ class Case:
     patient : str
         The patient's identity within its release; a patient may have several cases.
     images : tuple of Path
-        The four modalities in `MODALITIES` order.
+        A file of each modality, in the order of the convention's.
     seg : Path
         The expert segmentation.
+    convention : Convention
+        What the files mean.
+    channels : tuple of int
+        Where a file holds several modalities, the number of each in it; else empty.
     """
 
     name: str
     patient: str
     images: tuple[Path, ...]
     seg: Path
+    convention: Convention = field(compare=False, repr=False)
+    channels: tuple[int, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case, once."""
+        return tuple(dict.fromkeys((*self.images, self.seg)))
 
 
 def find_cases(folder: Path, release: Release, only: Sequence[str] = ()) -> list[Case]:
@@ -97,8 +108,9 @@ def _case(folder: Path, release: Release) -> Case:
     return Case(
         name=folder.name,
         patient=patient,
-        images=tuple(_file(folder, release, modality) for modality in MODALITIES),
+        images=tuple(_file(folder, release, modality) for modality in release.modalities),
         seg=_file(folder, release, "seg"),
+        convention=release,
     )
 
 
@@ -106,6 +118,18 @@ def _file(folder: Path, release: Release, channel: str) -> Path:
     stems = [release.file_stem(folder.name, channel)]
     if channel == "seg" and folder.name in release.seg_aliases:
         stems.append(release.seg_aliases[folder.name])
+    what = "segmentation" if channel == "seg" else f"modality {channel}"
+    return existing_file(folder, stems, f"{what} of case {folder.name}")
+
+
+def existing_file(folder: Path, stems: Sequence[str], what: str) -> Path:
+    """Return the first of ``STEM.nii.gz`` and ``STEM.nii`` in a folder that is a file.
+
+    Raises
+    ------
+    DataError
+        Where none is there, which says that `what` is missing, or something else is in its place.
+    """
     paths = [folder / f"{stem}{extension}" for stem in stems for extension in _EXTENSIONS]
     refusals = []
     for path in filter(_is_there, paths):
@@ -117,8 +141,7 @@ def _file(folder: Path, release: Release, channel: str) -> Path:
             return path
     if refusals:
         raise refusals[0]
-    what = "segmentation" if channel == "seg" else f"modality {channel}"
-    raise DataError(f"{folder / stems[0]}.nii.gz: {what} of case {folder.name} is missing")
+    raise DataError(f"{folder / stems[0]}.nii.gz: {what} is missing")
 
 
 def _is_there(path: Path) -> bool:

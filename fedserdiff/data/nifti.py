@@ -131,8 +131,10 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
         raise unreadable(path, error) from None
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, channel: int | None = None) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, compressed by gzip or not: its content tells, whatever its name.
+
+    Of a 4D file, which holds several modalities, the volume with the number `channel` is returned.
 
     Raises
     ------
@@ -144,14 +146,14 @@ def read_volume(path: Path) -> Volume:
         compressed = stored.read(2) == _GZIP
         stored.seek(0)
         if not compressed:
-            return _read(path, stored)
+            return _read(path, stored, channel)
         with gzip.GzipFile(fileobj=stored) as file:
-            return _read(path, file)
+            return _read(path, file, channel)
 
 
-def _read(path: Path, file: _Stream) -> Volume:
+def _read(path: Path, file: _Stream, channel: int | None) -> Volume:
     header = _header(path, file)
-    shape = _shape(path, header)
+    shape = _shape(path, header, channel)
     dtype = _dtype(path, header)
     affine = _affine(path, header)
     slope, inter = _scaling(path, header)
@@ -168,8 +170,10 @@ def _read(path: Path, file: _Stream) -> Volume:
             voxels = voxels.astype(np.float64) * slope + inter
     _check_values(path, voxels)
 
+    if len(shape) == 4:
+        voxels = voxels[..., channel]
     turn = io_orientation(affine)
-    return Volume(path, apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, shape))
+    return Volume(path, apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, shape[:3]))
 
 
 def _header(path: Path, file: _Stream) -> nib.Nifti1Header:
@@ -198,14 +202,16 @@ def _header(path: Path, file: _Stream) -> nib.Nifti1Header:
     raise _no_nifti(path, "it does not begin as one")
 
 
-def _shape(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
+def _shape(path: Path, header: nib.Nifti1Header, channel: int | None) -> tuple[int, ...]:
     count, *sizes = (int(size) for size in header["dim"])
     if not 1 <= count <= 7:
         raise _no_nifti(path, f"its header declares {count} dimensions")
     shape = tuple(sizes[:count])
     while len(shape) > 3 and shape[-1] == 1:  # some tools write a volume as a series of one
         shape = shape[:-1]
-    if len(shape) != 3:
+    if channel is not None and (shape[3] if len(shape) == 4 else 1) <= channel:
+        raise DataError(f"{path}: shape {shape}: it holds no modality number {channel}")
+    if len(shape) != 3 and (channel is None or len(shape) != 4):
         raise DataError(f"{path}: {len(shape)} dimensions, shape {shape}: one 3D volume is expected")
     if min(shape) < 1:
         raise DataError(f"{path}: shape {shape}: there are no voxels")

@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedserdiff.data.cases import Case
 from fedserdiff.data.nifti import Volume, read_volume
-from fedserdiff.data.releases import Release
+from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError
 
 _APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are not aligned
@@ -39,6 +41,8 @@ class Geometry:
         The box after resampling.
     pad_before : tuple of int
         Voxels of padding in front of the resampled box in the working grid.
+    margin_before, margin_after : tuple of int
+        Voxels by which labels reach beyond the brain's box: they count in scores, and are no part of any input.
     """
 
     shape: tuple[int, int, int]
@@ -47,6 +51,19 @@ class Geometry:
     box_shape: tuple[int, int, int]
     inner_shape: tuple[int, int, int]
     pad_before: tuple[int, int, int]
+    margin_before: tuple[int, int, int] = (0, 0, 0)
+    margin_after: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def scored_shape(self) -> tuple[int, int, int]:
+        """Voxels of the box that holds brain and labels: the brain's with its margins."""
+        x, y, z = (b + n + a for b, n, a in zip(self.margin_before, self.box_shape, self.margin_after, strict=True))
+        return x, y, z
+
+    def to_scored(self, volume: torch.Tensor) -> torch.Tensor:
+        """Resample channels on the working grid as `to_scan` does, with 0 in the margins: (C, *scored_shape)."""
+        margins = zip(reversed(self.margin_before), reversed(self.margin_after), strict=True)  # F.pad's order
+        return F.pad(self.to_scan(volume), [n for pair in margins for n in pair])
 
     def to_scan(self, volume: torch.Tensor) -> torch.Tensor:
         """Resample channels on the working grid, (C, X, Y, Z), to the brain's box in the scan (C, *box_shape)."""
@@ -78,8 +95,8 @@ class PreparedCase:
         Modalities, z-scored inside the brain, 0 outside.
     mask : ndarray of shape (3, *grid), uint8
         Region masks on the working grid, 0 or 1: what training sees.
-    truth : ndarray of shape (3, *box_shape), uint8
-        Region masks at the scan's own resolution inside the brain's box: what predictions are scored against.
+    truth : ndarray of shape (3, *scored_shape), uint8
+        Region masks at the scan's own resolution, in the box of brain and labels: what predictions are scored against.
     geometry : Geometry
         How the two relate.
     voxel_hash : str
@@ -93,8 +110,32 @@ class PreparedCase:
     voxel_hash: str
 
 
-def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spacing_mm: float) -> PreparedCase:
-    """Read a case and bring it to the working grid.
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan ready for the networks, whether anybody segmented it or not.
+
+    Attributes
+    ----------
+    image : ndarray of shape (modalities, *grid), float16
+        z-scored inside the brain, 0 outside.
+    geometry : Geometry
+        Where it lies in the scan.
+    voxel_hash : str
+        As `PreparedCase` has it.
+    first : Volume
+        The first modality as it was read.
+    """
+
+    image: NDArray[np.float16]
+    geometry: Geometry
+    voxel_hash: str
+    first: Volume
+
+
+def prepare_scan(
+    images: Sequence[Path], channels: Sequence[int], grid: tuple[int, int, int], spacing_mm: float
+) -> PreparedScan:
+    """Read a scan's modalities and bring them to the working grid; no segmentation has a part in it.
 
     Steps: canonical orientation; bounding box of the brain (non-zero in any modality); z-score inside the brain;
     resampling to `spacing_mm` (coarser where the brain would not fit the grid); centring in `grid`.
@@ -102,42 +143,59 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
     Raises
     ------
     DataError
-        As `read_volume`, and where volumes disagree in shape or position, a label is not the release's, the brain is
-        empty, or a modality shows nothing in it.
+        As `read_volume`, and where volumes disagree in shape or position, the brain is empty, or a modality shows
+        nothing in it.
     """
-    first = read_volume(case.images[0])
-    volumes = [first]
-    for path in case.images[1:]:
-        volumes.append(read_volume(path))
-        _check_aligned(volumes[-1], first)
-    seg = read_volume(case.seg)
-    _check_aligned(seg, first)
-    truth = _regions(seg, release)
-
-    folder = case.images[0].parent
+    volumes = [read_volume(path, channel) for path, channel in zip(images, channels or repeat(None), strict=False)]
+    first = volumes[0]
+    for volume in volumes[1:]:
+        _check_aligned(volume, first)
+    folder = images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
         raise DataError(f"{folder}: every voxel of every modality is 0: there is no brain")
-    of_brain = _bounding_box(brain)  # labels may differ between releases of one scan
-    box = _bounding_box(brain | truth.any(0))
-    hashed = np.stack([volume.voxels[of_brain].astype(np.float32) for volume in volumes])
+    box = _bounding_box(brain)
+    hashed = np.stack([volume.voxels[box].astype(np.float32) for volume in volumes])
 
     geometry = _place(brain.shape, first.spacing_mm, box, grid, spacing_mm)
     scored = np.stack([_zscore(volume.voxels[box], brain[box], volume.path) for volume in volumes])
     on_grid = geometry.from_box(torch.from_numpy(scored), grid).numpy().astype(np.float16)
     if not on_grid.any():
-        size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(of_brain, first.spacing_mm, strict=True))
+        size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(box, first.spacing_mm, strict=True))
         raise DataError(
             f"{folder}: nothing is left of a brain of {size} mm at {spacing_mm:g} mm: are the voxel sizes right?"
         )
-    in_box = truth[(slice(None), *box)]
-    mask = geometry.from_box(torch.from_numpy(in_box.astype(np.float32)), grid) >= 0.5
+    return PreparedScan(on_grid, geometry, hashlib.sha256(hashed.tobytes()).hexdigest(), first)
+
+
+def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> PreparedCase:
+    """Read a case with its segmentation and bring it to the working grid.
+
+    Raises
+    ------
+    DataError
+        As `prepare_scan`, and where the segmentation is not aligned, or a label is not the convention's.
+    """
+    scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
+    seg = read_volume(case.seg)
+    _check_aligned(seg, scan.first)
+    truth = _regions(seg, case.convention)
+
+    geometry = scan.geometry
+    starts, sizes = geometry.box_start, geometry.box_shape
+    box = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    in_box = torch.from_numpy(truth[(slice(None), *box)].astype(np.float32))
+    mask = geometry.from_box(in_box, grid) >= 0.5
+    inside = np.zeros(seg.shape, bool)
+    inside[box] = True
+    scored = _bounding_box(inside | truth.any(0))
+    before, after = zip(*((b.start - s.start, s.stop - b.stop) for b, s in zip(box, scored, strict=True)), strict=True)
     return PreparedCase(
-        image=on_grid,
+        image=scan.image,
         mask=mask.numpy().astype(np.uint8),
-        truth=in_box.astype(np.uint8),
-        geometry=geometry,
-        voxel_hash=hashlib.sha256(hashed.tobytes()).hexdigest(),
+        truth=truth[(slice(None), *scored)].astype(np.uint8),
+        geometry=replace(geometry, margin_before=before, margin_after=after),
+        voxel_hash=scan.voxel_hash,
     )
 
 
@@ -157,7 +215,7 @@ def _check_aligned(volume: Volume, first: Volume) -> None:
         raise DataError(f"{volume.path}: affine differs from that of {first.path.name}: the volumes are not aligned")
 
 
-def _regions(seg: Volume, release: Release) -> NDArray[np.bool_]:
+def _regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
     """Return the masks of a segmentation's regions, of shape (3, X, Y, Z), after checking its labels."""
     labels = seg.voxels
     if labels.dtype.kind == "f":
@@ -169,7 +227,7 @@ def _regions(seg: Volume, release: Release) -> NDArray[np.bool_]:
     if count > _MOST_LABELS:
         raise DataError(f"{seg.path}: {count} different labels: is it a scan rather than a segmentation?")
     try:
-        return release.region_masks(labels)
+        return convention.region_masks(labels)
     except DataError as error:
         raise DataError(f"{seg.path}: {error}") from None
 

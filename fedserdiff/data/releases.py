@@ -1,34 +1,115 @@
 """The naming and label convention of each BraTS release: declared here, never guessed from data.
 
 Sources: the data pages of the BraTS 2020, 2021, 2023 and 2024 challenges; Baid et al., arXiv 2107.02314 (2021);
-de Verdier et al., arXiv 2405.18368 (2024, post-treatment glioma with the resection cavity as label 4).
+de Verdier et al., arXiv 2405.18368 (2024, post-treatment glioma with the resection cavity as label 4). Datasets of
+other organs declare theirs themselves: `fedserdiff.data.decathlon`.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedserdiff.errors import ConfigError, DataError
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-"""Order of the image channels everywhere in this project."""
+BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
+"""Order of the image channels of a federation of BraTS releases."""
 
-REGIONS = ("tc", "wt", "et")
-"""Order of the region channels: MONAI's (tumour core, whole tumour, enhancing tumour)."""
+BRATS_REGIONS = ("tc", "wt", "et")
+"""Order of its region channels: MONAI's (tumour core, whole tumour, enhancing tumour)."""
 
 
 @dataclass(frozen=True)
-class Release:
-    """One release's convention.
+class Convention:
+    """What a hospital's files mean: its images' modalities, its segmentations' labels, and the regions they make up.
 
     Attributes
     ----------
     name : str
         Name used in federation files, such as ``brats2021``.
+    modalities : tuple of str
+        In the order of the image channels.
+    regions : mapping of str to tuple of int
+        In the order of the region channels: label values whose union is each region.
+    labels : tuple of int
+        Every label value that is defined, background included.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    regions: Mapping[str, tuple[int, ...]]
+    labels: tuple[int, ...]
+
+    def agreed(self, modalities: Sequence[str], regions: Sequence[str]) -> Self:
+        """Return the convention with the modalities and regions that a federation agreed on, in its order.
+
+        Raises
+        ------
+        DataError
+            Where one of them is not among the convention's.
+        """
+        for what, wanted, known in (("modality", modalities, self.modalities), ("region", regions, self.regions)):
+            absent = [name for name in wanted if name not in known]
+            if absent:
+                raise DataError(f"{self.name} has no {what} {', '.join(absent)}; it has {', '.join(known)}")
+        return replace(self, modalities=tuple(modalities), regions={name: self.regions[name] for name in regions})
+
+    def region_masks(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Turn a label map of shape (X, Y, Z) into region masks of shape (regions, X, Y, Z).
+
+        Raises
+        ------
+        DataError
+            Where a voxel holds a label that is not defined.
+        """
+        unknown = sorted(set(np.unique(labels).tolist()) - set(self.labels))
+        if unknown:
+            others = [r.name for r in RELEASES.values() if set(unknown) <= set(r.labels)]
+            hint = f"; release {' or '.join(others)} has it: is the site's release right?" if others else ""
+            raise DataError(
+                f"label {', '.join(map(str, unknown))} is not one of {self.name}'s "
+                f"({', '.join(map(str, self.labels))}){hint}"
+            )
+        return np.stack([np.isin(labels, values) for values in self.regions.values()])
+
+    @property
+    def painting_order(self) -> tuple[int, ...]:
+        """Numbers of the regions from the one of most labels to the one of fewest: smaller ones are painted over."""
+        sizes = [len(values) for values in self.regions.values()]
+        return tuple(sorted(range(len(sizes)), key=lambda number: -sizes[number]))
+
+    def label_map(self, masks: NDArray[np.bool_]) -> NDArray[np.uint16]:
+        """Turn region masks of shape (regions, X, Y, Z) into a label map of shape (X, Y, Z).
+
+        Regions are painted in `painting_order`, each in the label that no smaller region within it has (our choice, as
+        nnU-Net's ``regions_class_order``). So what is enhancing is tumour core, and what is core is tumour, whatever
+        the larger masks say.
+        """
+        painted = np.zeros(masks.shape[1:], np.uint16)
+        all_values = list(self.regions.values())
+        for number in self.painting_order:
+            values = all_values[number]
+            within = {v for others in all_values if set(others) < set(values) for v in others}
+            own = [v for v in values if v not in within]
+            if own:
+                painted[masks[number]] = own[0]
+        return painted
+
+    def representable(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return region masks as they are once written as a label map and read again: what a scorer of files sees."""
+        return self.region_masks(self.label_map(masks))
+
+
+@dataclass(frozen=True)
+class Release(Convention):
+    """One BraTS release's convention.
+
+    Attributes
+    ----------
     case_pattern : str
         Regular expression of a case's folder name; its group ``patient`` is the patient's identity.
     example : str
@@ -36,24 +117,17 @@ class Release:
     separator : str
         Between the case's name and a file's suffix.
     suffixes : mapping of str to str
-        File suffix of each modality of `MODALITIES`.
-    regions : mapping of str to tuple of int
-        Label values whose union is each region of `REGIONS`.
-    labels : tuple of int
-        Every label value the release defines, background included.
+        File suffix of each modality.
     grid : tuple of int
         Voxels of a volume at 1 mm.
     seg_aliases : mapping of str to str
         Segmentations that the release itself ships under another name.
     """
 
-    name: str
     case_pattern: str
     example: str
     separator: str
     suffixes: Mapping[str, str]
-    regions: Mapping[str, tuple[int, ...]]
-    labels: tuple[int, ...]
     grid: tuple[int, int, int]
     seg_aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -65,24 +139,6 @@ class Release:
     def file_stem(self, case_name: str, channel: str) -> str:
         """Return the file name, without extension, of a modality (or ``seg``) of a case."""
         return f"{case_name}{self.separator}{self.suffixes.get(channel, channel)}"
-
-    def region_masks(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Turn a label map of shape (X, Y, Z) into region masks of shape (3, X, Y, Z), in `REGIONS` order.
-
-        Raises
-        ------
-        DataError
-            Where a voxel holds a label that the release does not define.
-        """
-        unknown = sorted(set(np.unique(labels).tolist()) - set(self.labels))
-        if unknown:
-            others = [r.name for r in RELEASES.values() if set(unknown) <= set(r.labels)]
-            hint = f"; release {' or '.join(others)} has it: is the site's release right?" if others else ""
-            raise DataError(
-                f"label {', '.join(map(str, unknown))} is not one of {self.name}'s "
-                f"({', '.join(map(str, self.labels))}){hint}"
-            )
-        return np.stack([np.isin(labels, self.regions[region]) for region in REGIONS])
 
 
 _OLD_SUFFIXES = MappingProxyType({"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair"})
@@ -96,6 +152,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
         for release in (
             Release(
                 name="brats2020",
+                modalities=BRATS_MODALITIES,
                 case_pattern=r"(?P<patient>BraTS20_Training_\d{3,})",
                 example="BraTS20_Training_001",
                 separator="_",
@@ -108,6 +165,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
             ),
             Release(
                 name="brats2021",
+                modalities=BRATS_MODALITIES,
                 case_pattern=r"(?P<patient>BraTS2021_\d{5})",
                 example="BraTS2021_00000",
                 separator="_",
@@ -118,6 +176,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
             ),
             Release(
                 name="brats2023-gli",
+                modalities=BRATS_MODALITIES,
                 case_pattern=r"(?P<patient>BraTS-GLI-\d{5})-\d{3}",
                 example="BraTS-GLI-00000-000",
                 separator="-",
@@ -128,6 +187,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
             ),
             Release(
                 name="brats2024-gli",
+                modalities=BRATS_MODALITIES,
                 case_pattern=r"(?P<patient>BraTS-GLI-\d{5})-\d{3}",
                 example="BraTS-GLI-02064-100",
                 separator="-",
@@ -143,7 +203,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
 
 
 def get_release(name: str) -> Release:
-    """Return the release called `name`.
+    """Return the BraTS release called `name`.
 
     Raises
     ------

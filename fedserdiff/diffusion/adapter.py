@@ -5,8 +5,6 @@ from itertools import product
 import torch
 from torch import nn
 
-from fedserdiff.data.releases import MODALITIES
-
 _HIDDEN = 32
 
 
@@ -18,15 +16,14 @@ class SiteAdapter(nn.Module):
 
     Attributes
     ----------
-    signs : Tensor of shape (4,)
+    signs : Tensor of shape (modalities,)
         s, 1 or −1 for each modality: an inverted contrast is where a gradient would not find the way.
     """
 
     signs: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, modalities: int) -> None:
         super().__init__()
-        modalities = len(MODALITIES)
         last = nn.Linear(_HIDDEN, modalities)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -45,6 +42,6 @@ class SiteAdapter(nn.Module):
         return translated.movedim(-1, 1).contiguous()
 
 
-def all_signs() -> list[torch.Tensor]:
-    """Return every choice of signs, none inverted first: each of shape (4,)."""
-    return [torch.tensor(signs) for signs in product((1.0, -1.0), repeat=len(MODALITIES))]
+def all_signs(modalities: int) -> list[torch.Tensor]:
+    """Return every choice of signs, none inverted first: each of shape (modalities,)."""
+    return [torch.tensor(signs) for signs in product((1.0, -1.0), repeat=modalities)]

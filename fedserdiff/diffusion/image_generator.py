@@ -5,13 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.refiner import random_timesteps
 from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 
-_CHANNELS = len(MODALITIES) + len(REGIONS) + 1  # the last says where the brain is
 _SIGMAS = 3.0  # z-scores are divided by this, so that most of an image lies in [−1, 1] as a mask does
 _STEPS = 50
 
@@ -23,8 +21,9 @@ class ImageGenerator(nn.Module):
         super().__init__()
         self._shape = config.grid[: config.spatial_dims]
         self._precision = config.precision
-        dims, channels = config.spatial_dims, config.refiner_channels
-        self._network = StemmedUNet(dims, _CHANNELS, _CHANNELS, channels, config.stem_factor)
+        self._channels = [len(config.modalities), len(config.regions), 1]  # the last says where the brain is
+        dims, channels = config.spatial_dims, sum(self._channels)
+        self._network = StemmedUNet(dims, channels, channels, config.refiner_channels, config.stem_factor)
 
     def loss(self, image: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return the mean squared error of the clean sample predicted from a noised one, at random timesteps.
@@ -48,12 +47,12 @@ class ImageGenerator(nn.Module):
     def sample(self, samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Generate images (samples, 4, *grid), 0 outside the brain, and masks (samples, 3, *grid) of 0 and 1."""
         device = next(self.parameters()).device
-        noisy = torch.randn(samples, _CHANNELS, *self._shape, generator=generator).to(device)
+        noisy = torch.randn(samples, sum(self._channels), *self._shape, generator=generator).to(device)
         timesteps = sampling_timesteps(_STEPS)
         for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
             clean = self._denoise(noisy, torch.full((samples,), t, device=device))
             noisy = ddim_step(noisy, clean, t, t_next)
-        image, masks, brain = noisy.split([len(MODALITIES), len(REGIONS), 1], 1)
+        image, masks, brain = noisy.split(self._channels, 1)
         inside = (brain > 0).float()
         return image * _SIGMAS * inside, (masks > 0).float() * inside
 

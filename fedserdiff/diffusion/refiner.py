@@ -7,15 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import MODALITIES, REGIONS
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
 from fedserdiff.seeding import generator
-
-_IMAGE, _MASK = len(MODALITIES), len(REGIONS)
-CONTEXT_CHANNELS = _IMAGE + 2 * _MASK
-"""Channels of the context (c, P, Ê_old)."""
 
 DROP_CONTEXT = 0.1
 """Probability that training drops a sample's whole context: what remains is the unconditional branch."""
@@ -56,8 +51,12 @@ class Student(nn.Module):
         self.spatial_shape = config.grid[: config.spatial_dims]
         self._precision = config.precision
         dims, factor = config.spatial_dims, config.stem_factor
-        self.coarse = StemmedUNet(dims, _IMAGE, _MASK, config.coarse_channels, factor)
-        self.refiner = StemmedUNet(dims, _MASK + CONTEXT_CHANNELS, _MASK, config.refiner_channels, factor)
+        image, self._masks = len(config.modalities), len(config.regions)
+        self._context_channels = image + 2 * self._masks  # of the context (c, P, Ê_old)
+        self.coarse = StemmedUNet(dims, image, self._masks, config.coarse_channels, factor)
+        self.refiner = StemmedUNet(
+            dims, self._masks + self._context_channels, self._masks, config.refiner_channels, factor
+        )
 
     def coarse_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits of P for images of shape (B, 4, *grid)."""
@@ -87,14 +86,14 @@ class Student(nn.Module):
     def null_context(self, samples: int) -> torch.Tensor:
         """Return the dropped context of the unconditional branch, zeros of shape (samples, 10, *grid)."""
         device = next(self.parameters()).device
-        return torch.zeros(samples, CONTEXT_CHANNELS, *self.spatial_shape, device=device)
+        return torch.zeros(samples, self._context_channels, *self.spatial_shape, device=device)
 
     def noise(self, samples: int, generator: torch.Generator) -> torch.Tensor:
         """Draw the noise that sampling starts from, of shape (samples, 3, *grid).
 
         `generator` is on the CPU, so that a seed gives the same noise on every device.
         """
-        noise = torch.randn(samples, _MASK, *self.spatial_shape, generator=generator)
+        noise = torch.randn(samples, self._masks, *self.spatial_shape, generator=generator)
         return noise.to(next(self.parameters()).device)
 
     @torch.no_grad()
@@ -113,7 +112,7 @@ class Student(nn.Module):
         noisy = noise
         timesteps = sampling_timesteps(steps)
         with self._autocast(noise):
-            of_context = self.refiner.entry(context, first=_MASK)  # the same at every step
+            of_context = self.refiner.entry(context, first=self._masks)  # the same at every step
         for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
             with self._autocast(noise):
                 entry = of_context + self.refiner.entry(noisy, bias=False)
@@ -142,13 +141,16 @@ def new_student(config: ExperimentConfig) -> Student:
         return Student(config)
 
 
-def drop_context(context: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Drop, sample by sample, the whole context with `DROP_CONTEXT` and Ê_old alone with `DROP_OLD_MAP`."""
+def drop_context(context: torch.Tensor, masks: int, generator: torch.Generator) -> torch.Tensor:
+    """Drop, sample by sample, the whole context with `DROP_CONTEXT` and Ê_old alone with `DROP_OLD_MAP`.
+
+    Ê_old is the last `masks` channels, as many as there are regions.
+    """
     draws = torch.rand(2, len(context), generator=generator)
     shape = (-1, *[1] * (context.ndim - 1))
     keep_all = (draws[0] >= DROP_CONTEXT).float().reshape(shape).to(context.device)
     keep_old = (draws[1] >= DROP_OLD_MAP).float().reshape(shape).to(context.device)
-    return torch.cat([context[:, :-_MASK], context[:, -_MASK:] * keep_old], 1) * keep_all
+    return torch.cat([context[:, :-masks], context[:, -masks:] * keep_old], 1) * keep_all
 
 
 def perturb_boundary(coarse: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

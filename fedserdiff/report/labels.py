@@ -92,3 +92,8 @@ def _inside(box: _Box, frame: _Box) -> bool:
 
 def _meet(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def in_capitals(name: str) -> str:
+    """Return the name of a region or modality as people write it: ``wt`` as WT, longer words as they are."""
+    return name.upper() if len(name) <= 2 or name == "flair" else name

@@ -9,23 +9,27 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.files import write_whole
+from fedserdiff.report.labels import in_capitals
 
 matplotlib.use("Agg")
 
-_COLOURS = {"tc": "#e66101", "wt": "#5e3c99", "et": "#ffd92f"}
+_COLOURS = ("#e66101", "#5e3c99", "#ffd92f", "#1b9e77", "#e7298a", "#66a61e", "#377eb8", "#999999")  # by region
 
 
 @dataclass(frozen=True)
 class Example:
-    """One slice of one test case: `image` (X, Y), and masks or maps of shape (3, X, Y).
+    """One slice of one test case: `image` (X, Y) of one `modality`, and masks or maps of shape (regions, X, Y).
 
-    `error_map` is the teacher's Ê, in [−1, 1]; None where the run has no teacher.
+    `error_map` is the teacher's Ê, in [−1, 1]; None where the run has no teacher. `painting_order` has the numbers of
+    the regions, the largest first.
     """
 
     site: str
     case: str
+    modality: str
+    regions: tuple[str, ...]
+    painting_order: tuple[int, ...]
     image: NDArray[np.floating]
     truth: NDArray[np.floating]
     coarse: NDArray[np.floating]
@@ -36,31 +40,31 @@ class Example:
 
 def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
     """Draw one row a site: MRI, truth, coarse and refined mask, and the teacher's error map of the whole tumour."""
-    columns = ["FLAIR", "truth", "coarse", "refined", "teacher's error map (WT)"]
+    first = examples[0]
+    largest = in_capitals(first.regions[first.painting_order[0]])
+    columns = [in_capitals(first.modality), "truth", "coarse", "refined", f"teacher's error map ({largest})"]
     figure = Figure(figsize=(2.6 * len(columns), 3.1 * len(examples) + 0.8), layout="constrained")
     axes = figure.subplots(len(examples), len(columns), squeeze=False)
     shown = None
     for row, example in zip(axes, examples, strict=True):
         for axis, column in zip(row, columns, strict=True):
             axis.set_axis_off()
-            if example is examples[0]:
+            if example is first:
                 axis.set_title(column)
             _draw_brain(axis, example)
         for axis, name in zip(row[1:4], ("truth", "coarse", "refined"), strict=True):
-            _draw_masks(axis, getattr(example, name))
+            _draw_masks(axis, getattr(example, name), example)
             if name in example.dice:
                 _write_dice(axis, example.dice[name])
         if example.error_map is None:
             row[4].text(0.5, 0.5, "no teacher", transform=row[4].transAxes, ha="center", color="white")
         else:
-            wt = REGIONS.index("wt")
-            shown = row[4].imshow(
-                example.error_map[wt].T, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest"
-            )
+            whole = example.error_map[example.painting_order[0]]
+            shown = row[4].imshow(whole.T, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest")
         _write_name(row[0], example)
     if shown is not None:
         figure.colorbar(shown, ax=axes[:, 4].tolist(), shrink=0.6, label="− remove · add +")
-    _finish(figure, title, file)
+    _finish(figure, first, title, file)
 
 
 def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Path) -> None:
@@ -72,7 +76,7 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
         By method, the same cases in the same order.
     """
     cases = next(iter(methods.values()))
-    columns = ["FLAIR", "truth", *methods]
+    columns = [in_capitals(cases[0].modality), "truth", *methods]
     figure = Figure(figsize=(2.2 * len(columns), 2.7 * len(cases) + 0.8), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
@@ -81,12 +85,12 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
             _draw_brain(axis, case)
             if number == 0:
                 axis.set_title(column)
-        _draw_masks(row[1], case.truth)
+        _draw_masks(row[1], case.truth, case)
         for axis, examples in zip(row[2:], methods.values(), strict=True):
-            _draw_masks(axis, examples[number].refined)
+            _draw_masks(axis, examples[number].refined, case)
             _write_dice(axis, examples[number].dice["refined"])
         _write_name(row[0], case)
-    _finish(figure, title, file)
+    _finish(figure, cases[0], title, file)
 
 
 def _draw_brain(axis: "matplotlib.axes.Axes", example: Example) -> None:
@@ -104,16 +108,23 @@ def _write_name(axis: "matplotlib.axes.Axes", example: Example) -> None:
     axis.text(-0.04, 0.5, name, transform=axis.transAxes, rotation=90, ha="right", va="center")
 
 
-def _finish(figure: Figure, title: str, file: Path) -> None:
-    handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(REGIONS), frameon=False)
+def _finish(figure: Figure, example: Example, title: str, file: Path) -> None:
+    handles = [
+        matplotlib.patches.Patch(color=_colour(number), label=in_capitals(region))
+        for number, region in enumerate(example.regions)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
     write_whole(file, lambda opened: figure.savefig(opened, dpi=110, format="png"))
 
 
-def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating]) -> None:
+def _colour(region: int) -> str:
+    return _COLOURS[region % len(_COLOURS)]
+
+
+def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating], example: Example) -> None:
     """Fill the regions from the largest to the smallest."""
-    for region in ("wt", "tc", "et"):
-        mask = masks[REGIONS.index(region)] >= 0.5
-        colour = matplotlib.colors.to_rgba(_COLOURS[region], 0.75)
+    for number in example.painting_order:
+        mask = masks[number] >= 0.5
+        colour = matplotlib.colors.to_rgba(_colour(number), 0.75)
         axis.imshow(np.where(mask.T[..., None], colour, (0, 0, 0, 0)), origin="lower", interpolation="nearest")

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.methods import label, origin_note
+from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
@@ -85,18 +85,19 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _site_table(results: Mapping[str, Any], title: str) -> Table:
-    keys = [*(region.upper() for region in REGIONS), "mean"]
+    scored = [*(key for key in results["R"]["dice"] if key != "mean"), "mean"]
+    keys = [key if key == "mean" else in_capitals(key) for key in scored]
     table = _table(title, "site", "mask", *(f"Dice %\n{k}" for k in keys), *(f"HD95 mm\n{k}" for k in keys))
     for site in _scored_at_end(results):
         column = results["sites"].index(site)
         row = results["deployed"][column]
         for mask, key in (("coarse", "R_coarse"), ("refined", "R")):
-            last = {m: {k: results[key][m][k][row][column] for k in (*REGIONS, "mean")} for m in ("dice", "hd95")}
+            last = {m: {k: results[key][m][k][row][column] for k in scored} for m in ("dice", "hd95")}
             table.add_row(
                 site,
                 mask,
-                *(f"{100 * last['dice'][k]:.1f}" for k in (*REGIONS, "mean")),
-                *(f"{last['hd95'][k]:.1f}" for k in (*REGIONS, "mean")),
+                *(f"{100 * last['dice'][k]:.1f}" for k in scored),
+                *(f"{last['hd95'][k]:.1f}" for k in scored),
                 end_section=mask == "refined",
             )
     return table

@@ -179,7 +179,7 @@ def prepare(folder: Path, grid: tuple[int, int, int] = GRID) -> PreparedCase:
     release = RELEASES["brats2021"]
     with watchdog():
         (case,) = find_cases(folder, release)
-        return prepare_case(case, release, grid, 1.0)
+        return prepare_case(case, grid, 1.0)
 
 
 def assert_right(prepared: PreparedCase, volumes: Mapping[str, Array], spacing: tuple[float, ...] = (1, 1, 1)) -> None:
@@ -190,9 +190,9 @@ def assert_right(prepared: PreparedCase, volumes: Mapping[str, Array], spacing: 
     images = [np.asarray(volumes[channel], np.float64) for channel in CHANNELS[:4]]
     seg = volumes["seg"]
     brain = sum(image != 0 for image in images) > 0
-    occupied = np.argwhere(brain | (seg > 0))
-    start, stop = occupied.min(0), occupied.max(0) + 1
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    start, stop = np.argwhere(brain).min(0), np.argwhere(brain).max(0) + 1
+    scored = np.argwhere(brain | (seg > 0))
+    box = tuple(slice(a, b + 1) for a, b in zip(scored.min(0), scored.max(0), strict=True))
     geometry = prepared.geometry
     assert geometry.shape == seg.shape
     assert geometry.box_start == tuple(start)

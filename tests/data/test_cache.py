@@ -28,7 +28,7 @@ def _open(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CachedCase]:
     found = find_cases(scans, RELEASES[release])
-    return cached_cases(found, RELEASES[release], grid, spacing_mm, root, progress)
+    return cached_cases(found, grid, spacing_mm, root, progress)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_cached_arrays_are_the_prepared_ones_and_stay_on_disk(scans: Path, tmp_p
     for cached in (_open(scans, tmp_path / "cache"), _open(scans, tmp_path / "cache")):  # written, then found
         assert [c.case for c in cached] == find_cases(scans, release)
         for entry in cached:
-            fresh = prepare_case(entry.case, release, GRID, 1.0)
+            fresh = prepare_case(entry.case, GRID, 1.0)
             for name in ("image", "mask", "truth"):
                 array = getattr(entry.prepared, name)
                 assert isinstance(array, np.memmap)

@@ -165,7 +165,7 @@ def test_fewer_than_two_patients_are_refused(patients: list[str]) -> None:
 
 def _cases(*names: str) -> list[Case]:
     """Cases named PATIENT-SCAN."""
-    return [Case(name, name.partition("-")[0], (), Path()) for name in names]
+    return [Case(name, name.partition("-")[0], (), Path(), RELEASES["brats2021"]) for name in names]
 
 
 def test_patients_whose_cases_are_named_are_held_out_and_no_others() -> None:

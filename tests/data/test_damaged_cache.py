@@ -24,7 +24,7 @@ VOLUMES = draw_case()
 def _open(folder: Path) -> CachedCase:
     release = RELEASES["brats2021"]
     with watchdog():
-        (cached,) = cached_cases(find_cases(folder / "scans", release), release, GRID, 1.0, folder / "cache")
+        (cached,) = cached_cases(find_cases(folder / "scans", release), GRID, 1.0, folder / "cache")
     return cached
 
 

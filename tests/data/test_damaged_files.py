@@ -31,7 +31,7 @@ def _refusal(folder: Path, release: str = "brats2021") -> str:
     try:
         with watchdog():
             (case,) = find_cases(folder, RELEASES[release])
-            prepare_case(case, RELEASES[release], (16, 16, 16), 1.0)
+            prepare_case(case, (16, 16, 16), 1.0)
     except DataError as error:
         return str(error)
     pytest.fail("the case is not refused")
@@ -229,8 +229,8 @@ def test_something_else_that_takes_a_files_place_after_it_was_found(
     path.unlink()
     put(path)
     for read in (
-        lambda: prepare_case(case, RELEASES["brats2021"], (16, 16, 16), 1.0),
-        lambda: cached_cases([case], RELEASES["brats2021"], (16, 16, 16), 1.0, tmp_path / "cache"),
+        lambda: prepare_case(case, (16, 16, 16), 1.0),
+        lambda: cached_cases([case], (16, 16, 16), 1.0, tmp_path / "cache"),
     ):
         with pytest.raises(DataError) as caught, watchdog():
             read()
@@ -243,7 +243,7 @@ def test_a_file_that_is_gone_after_it_was_found(tmp_path: Path, volumes: Volumes
     (case,) = find_cases(tmp_path, RELEASES["brats2021"])
     path.unlink()
     with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read (No such file or directory)")):
-        cached_cases([case], RELEASES["brats2021"], (16, 16, 16), 1.0, tmp_path / "cache")
+        cached_cases([case], (16, 16, 16), 1.0, tmp_path / "cache")
 
 
 def test_links_to_good_files_and_folders_are_followed(tmp_path: Path, volumes: Volumes, write_case: WriteCase) -> None:
@@ -254,7 +254,7 @@ def test_links_to_good_files_and_folders_are_followed(tmp_path: Path, volumes: V
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / kept.name).symlink_to(kept)
     (case,) = find_cases(tmp_path / "scans", RELEASES["brats2021"])
-    prepared = prepare_case(case, RELEASES["brats2021"], (16, 16, 16), 1.0)
+    prepared = prepare_case(case, (16, 16, 16), 1.0)
     np.testing.assert_array_equal(prepared.truth[1], volumes["seg"][2:10, 1:12, 2:8] > 0)
 
 

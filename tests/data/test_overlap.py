@@ -39,7 +39,7 @@ def make_site(tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: 
             write_case(tmp_path / folder, volumes, release, name=name, axes=axes)
         convention = RELEASES[release]
         found = find_cases(tmp_path / folder, convention)
-        return [CachedCase(case, prepare_case(case, convention, (16, 16, 16), 1.0)) for case in found]
+        return [CachedCase(case, prepare_case(case, (16, 16, 16), 1.0)) for case in found]
 
     return make
 
@@ -110,7 +110,7 @@ def case_of(patient: str, scan: str, number: int = 0) -> CachedCase:
     nothing = np.zeros((1, 1, 1, 1))
     geometry = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0, 0, 0), (1, 1, 1), (1, 1, 1), (0, 0, 0))
     prepared = PreparedCase(nothing.astype(np.float16), nothing, nothing, geometry, scan)
-    return CachedCase(Case(f"{patient}-{number:03d}", patient, (), Path()), prepared)
+    return CachedCase(Case(f"{patient}-{number:03d}", patient, (), Path(), RELEASES["brats2021"]), prepared)
 
 
 def test_chain_that_only_a_later_site_closes_keeps_the_patient_at_the_first() -> None:
@@ -213,7 +213,7 @@ def test_no_two_phantom_patients_are_one_at_any_hospital_or_seed(tmp_path: Path)
         for site in phantom_federation(6, config.replace(seed=seed), tmp_path):
             release = RELEASES[site.release]
             cases = find_cases(Path(site.path), release)
-            found = cached_cases(cases, release, config.grid, config.spacing_mm, tmp_path / "cache")
+            found = cached_cases(cases, config.grid, config.spacing_mm, tmp_path / "cache")
             prepared[seed, site.name] = found
     for seed in (0, 1):
         assert find_overlap({name: cases for (of, name), cases in prepared.items() if of == seed}) == []

@@ -36,7 +36,7 @@ def test_labels_on_disk_are_the_regions_that_the_loader_reads(phantoms: tuple[Pa
         seg = _seg(case)
         assert set(np.unique(seg)) <= ({0, 1, 2, 4} if index < 2 else {0, 1, 2, 3, 4} if index == 3 else {0, 1, 2, 3})
         assert case.seg.name == f"{case.name}{SUFFIXES[release]}seg.nii.gz"
-        regions = prepare_case(case, RELEASES[release], (32, 32, 32), 8.0).truth.sum((1, 2, 3)).tolist()
+        regions = prepare_case(case, (32, 32, 32), 8.0).truth.sum((1, 2, 3)).tolist()
         assert regions == [
             np.isin(seg, (1, enhancing)).sum(),
             np.isin(seg, (1, 2, enhancing)).sum(),
@@ -50,7 +50,7 @@ def test_cavity_of_2024_is_on_disk_and_in_no_region(phantoms: tuple[Path, ...]) 
     with_cavity = [case for case in cases if (_seg(case) == 4).any()]
     assert with_cavity
     for case in with_cavity:
-        truth = prepare_case(case, RELEASES["brats2024-gli"], (32, 32, 32), 8.0).truth
+        truth = prepare_case(case, (32, 32, 32), 8.0).truth
         assert truth.any(0).sum() == np.isin(_seg(case), (1, 2, 3)).sum()
 
 
@@ -115,7 +115,7 @@ def test_follow_up_scan_shows_the_same_brain(tmp_path: Path) -> None:
 def test_every_hospital_of_a_stream_of_twelve_loads(tmp_path: Path, index: int) -> None:
     release = RELEASES[phantom_hospital(index).release]
     for case in find_cases(write_phantom_hospital(tmp_path, index, 2, 8.0, seed=3), release):
-        prepared = prepare_case(case, release, (16, 24, 16), 8.0)
+        prepared = prepare_case(case, (16, 24, 16), 8.0)
         assert prepared.truth[1].any()
         assert np.isfinite(prepared.image).all()
 

@@ -21,7 +21,7 @@ def _prepare(
     folder: Path, grid: tuple[int, int, int] = NATIVE, spacing_mm: float = 1.0, release: str = "brats2021"
 ) -> PreparedCase:
     (case,) = find_cases(folder, RELEASES[release])
-    return prepare_case(case, RELEASES[release], grid, spacing_mm)
+    return prepare_case(case, grid, spacing_mm)
 
 
 def test_modalities_are_z_scored_inside_the_brain_and_0_outside(
@@ -98,18 +98,25 @@ def test_masks_are_the_segmentations_regions_in_the_brains_box(
     assert prepared.mask.sum() == prepared.truth.sum()
 
 
-def test_box_holds_labels_outside_the_brain_too(
+def test_labels_outside_the_brain_count_in_scores_and_change_no_input(
     tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
 ) -> None:
     volumes = draw_volumes()
+    write_case(tmp_path / "inside", volumes)
     volumes["seg"][11, 13, 9] = 2
-    write_case(tmp_path, volumes)
+    volumes["seg"][2, 0, 3] = 2
+    write_case(tmp_path / "outside", volumes)
 
-    prepared = _prepare(tmp_path)
+    within, prepared = _prepare(tmp_path / "inside"), _prepare(tmp_path / "outside")
 
-    assert prepared.geometry.box_start == (2, 1, 2)
-    assert prepared.geometry.box_shape == (10, 13, 8)
-    assert prepared.truth[1].sum() == np.count_nonzero(volumes["seg"])
+    np.testing.assert_array_equal(prepared.image, within.image)
+    assert prepared.geometry.box_start == within.geometry.box_start == (2, 1, 2)
+    assert prepared.geometry.box_shape == within.geometry.box_shape == (8, 11, 6)
+    np.testing.assert_array_equal(prepared.truth[1], volumes["seg"][2:, :, 2:] > 0)
+    scored = prepared.geometry.to_scored(torch.from_numpy(np.array(prepared.mask)).float()) >= 0.5
+    seen = volumes["seg"][2:, :, 2:] > 0
+    seen[-1, -1, -1] = seen[0, 0, 1] = False  # where no student looks
+    np.testing.assert_array_equal(scored[1].numpy(), seen)
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "RPI", "PIR", "SAL"])

@@ -38,7 +38,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
     for folder, name in RELEASE_OF.items():
         found = find_cases(Path(FOLDER) / folder, RELEASES[name])
         root = tmp_path_factory.mktemp(folder)
-        prepared[folder] = cached_cases(found, RELEASES[name], config.grid, config.spacing_mm, root)
+        prepared[folder] = cached_cases(found, config.grid, config.spacing_mm, root)
     return prepared
 
 

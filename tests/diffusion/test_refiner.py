@@ -122,7 +122,7 @@ def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:
 
 def test_context_dropout_rates_are_those_of_the_design() -> None:
     context = torch.ones(20000, 10, 1, 1)
-    dropped = drop_context(context, seeded())
+    dropped = drop_context(context, 3, seeded())
     whole = (dropped.sum((1, 2, 3)) == 0).float().mean()
     kept = dropped[dropped[:, 0, 0, 0] == 1]
     old = (kept[:, 7:].sum((1, 2, 3)) == 0).float().mean()

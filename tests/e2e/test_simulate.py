@@ -14,7 +14,7 @@ from fedserdiff.diffusion.refiner import Student
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., dict[str, Any]]
-REGIONS = ("tc", "wt", "et")
+BRATS_REGIONS = ("tc", "wt", "et")
 
 
 def test_results_hold_every_score_of_every_stage_and_site(ser_diff: dict[str, Any]) -> None:
@@ -25,17 +25,17 @@ def test_results_hold_every_score_of_every_stage_and_site(ser_diff: dict[str, An
     assert ser_diff["cases"] == {site: {"training": 2, "test": 1} for site in ser_diff["sites"]}
     for matrix in ("R", "R_coarse"):
         for metric, most in (("dice", 1.0), ("hd95", 400.0)):
-            for key in ("mean", *REGIONS):
+            for key in ("mean", *BRATS_REGIONS):
                 values = np.array(ser_diff[matrix][metric][key])
                 assert values.shape == (4, 3)
                 assert bool(((values >= 0) & (values <= most)).all())
-            by_region = np.mean([ser_diff[matrix][metric][region] for region in REGIONS], axis=0)
+            by_region = np.mean([ser_diff[matrix][metric][region] for region in BRATS_REGIONS], axis=0)
             assert np.allclose(by_region, ser_diff[matrix][metric]["mean"])
 
 
 def test_stream_scores_follow_from_the_matrix_that_stands_beside_them(ser_diff: dict[str, Any]) -> None:
     for metric, sign in (("dice", 1), ("hd95", -1)):
-        for key in ("mean", *REGIONS):
+        for key in ("mean", *BRATS_REGIONS):
             r = sign * np.array(ser_diff["R"][metric][key])
             assert ser_diff["bwt"][metric][key] == pytest.approx(np.mean([r[3, j] - r[j + 1, j] for j in (0, 1)]))
             assert ser_diff["fwt"][metric][key] == pytest.approx(np.mean([r[j, j] - r[0, j] for j in (1, 2)]))

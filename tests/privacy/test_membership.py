@@ -31,7 +31,7 @@ def test_losses_are_of_each_item_alone() -> None:
 
 
 def test_losses_are_those_that_the_adapter_shows() -> None:
-    student, adapter = lively_student(CONFIG), SiteAdapter()
+    student, adapter = lively_student(CONFIG), SiteAdapter(4)
     adapter.signs.fill_(-1)
     image, truth = scans(2)
     through, turned = losses(student, image, truth, adapter), losses(student, -image, truth, None)

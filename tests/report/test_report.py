@@ -13,6 +13,8 @@ from fedserdiff.report.tables import print_comparison, print_results, print_stud
 from strategies.evaluation_plan import EvaluationPlan
 from strategies.results import Results
 
+GLIOMA = ("flair", ("tc", "wt", "et"), (1, 0, 2))  # modality shown, regions, the largest first
+
 
 def results(rows: int, deployed: list[int] | None = None) -> Results:
     """Two sites; Dice of a row is 0.1 × stage + 0.01 × site, HD95 ten times its percent."""
@@ -168,7 +170,19 @@ def test_the_picture_shows_masks_in_colour_and_sites_without_teacher(tmp_path: P
     mask = np.zeros((3, 20, 24))
     mask[:, 5:12, 6:14] = 1
     examples = [
-        Example(site, "case-1", rng.random((20, 24)), mask, mask * 0, mask, error, {"coarse": 0.0, "refined": 0.873})
+        Example(
+            site,
+            "case-1",
+            "flair",
+            ("tc", "wt", "et"),
+            (1, 0, 2),
+            rng.random((20, 24)),
+            mask,
+            mask * 0,
+            mask,
+            error,
+            {"coarse": 0.0, "refined": 0.873},
+        )
         for site, error in (("north", rng.uniform(-1, 1, (3, 20, 24))), ("west", None))
     ]
     plot_examples(examples, "title", tmp_path / "examples.png")
@@ -214,7 +228,19 @@ def test_the_picture_of_methods_shows_every_methods_mask(tmp_path: Path) -> None
     image = rng.random((20, 24))
 
     def case(site: str, refined: Any) -> Example:
-        return Example(site, "case-1", image, mask, mask * 0, refined, None, {"coarse": 0.0, "refined": 0.5})
+        return Example(
+            site,
+            "case-1",
+            "flair",
+            ("tc", "wt", "et"),
+            (1, 0, 2),
+            image,
+            mask,
+            mask * 0,
+            refined,
+            None,
+            {"coarse": 0.0, "refined": 0.5},
+        )
 
     def coloured(methods: dict[str, list[Example]]) -> int:
         plot_methods(methods, "title", tmp_path / "cases.png")

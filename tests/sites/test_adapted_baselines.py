@@ -40,7 +40,7 @@ def test_without_adapters_a_stage_is_the_methods_own(baselines: ModuleType, hosp
 
 def test_each_scan_goes_through_the_adapter_of_its_own_site(baselines: ModuleType, hospitals: list[Hospital]) -> None:
     config = make_config("smoke", method="rehearsal")
-    adapter = SiteAdapter()
+    adapter = SiteAdapter(4)
     adapter.signs.fill_(-1)
     cases = {h.site.name: h.training for h in hospitals}
     training_set = TrainingSet([case for own in cases.values() for case in own], config, CPU)

@@ -6,6 +6,7 @@ import pytest
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.cases import Case
+from fedserdiff.data.releases import RELEASES
 from sites.hospital import Hospital
 from sites.objectives.rehearsal import RehearsalObjective, buffer
 
@@ -22,7 +23,7 @@ def hospital(site: Site, patients: int) -> Hospital:
     """A hospital whose every third patient has three scans; two more patients are held out. It has no images."""
 
     def scans(patient: str, count: int) -> list[CachedCase]:
-        cases = (Case(f"{patient}-{number}", patient, (), Path()) for number in range(count))
+        cases = (Case(f"{patient}-{number}", patient, (), Path(), RELEASES["brats2021"]) for number in range(count))
         return [CachedCase(case, None) for case in cases]  # type: ignore[arg-type]
 
     names = [f"{site.name}-{number:02}" for number in range(patients)]

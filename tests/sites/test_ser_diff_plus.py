@@ -24,7 +24,7 @@ CONFIG = make_config("smoke", method="ser-diff-plus", precision="fp32")
 
 
 def lively_adapter(seed: int = 0) -> SiteAdapter:
-    adapter = SiteAdapter()
+    adapter = SiteAdapter(4)
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -39,7 +39,7 @@ def frozen(student: Student) -> Student:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_new_adapter_changes_nothing(dims: int) -> None:
     image = torch.randn(2, 4, *(8,) * dims)
-    assert torch.equal(SiteAdapter()(image), image)
+    assert torch.equal(SiteAdapter(4)(image), image)
 
 
 def test_an_adapter_sees_one_voxel_at_a_time_and_nothing_outside_the_brain() -> None:

@@ -15,7 +15,7 @@ from strategies.results import Results
 from strategies.run_directory import RunDirectory
 
 SITES = tuple(Site(name, "brats2021", f"/scans/{name}", (f"{name}-1", f"{name}-2")) for name in ("north", "west"))
-REGIONS = ("tc", "wt", "et")
+BRATS_REGIONS = ("tc", "wt", "et")
 
 
 def smoke(**changes: Any) -> ExperimentConfig:
@@ -28,7 +28,7 @@ def scores(stage: int) -> dict[str, dict[str, float]]:
         site: {
             f"{mask}.{metric}.{region}": stage + 0.1 * place + (0.01 * number + (mask == "refined")) / 3
             for mask in ("coarse", "refined")
-            for number, (metric, region) in enumerate((m, r) for m in ("dice", "hd95") for r in REGIONS)
+            for number, (metric, region) in enumerate((m, r) for m in ("dice", "hd95") for r in BRATS_REGIONS)
         }
         for place, site in enumerate(("north", "west"))
     }

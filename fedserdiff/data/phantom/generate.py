@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedserdiff.data.phantom.anatomy import random_anatomy
 from fedserdiff.data.phantom.hospitals import PhantomHospital, phantom_hospital
 from fedserdiff.data.phantom.lesion import Lesion, random_lesion
-from fedserdiff.data.releases import MODALITIES, Release, get_release
+from fedserdiff.data.releases import BRATS_MODALITIES, Release, get_release
 
 GENERATOR_VERSION = 2
 """Part of the folder's name: raise it when the images change, so that no old phantom is mistaken for a new one."""
@@ -121,7 +121,7 @@ def _write_case(
     labels = _labels(lesion, release)
 
     (folder / case).mkdir()
-    for modality, image in zip(MODALITIES, images, strict=True):
+    for modality, image in zip(BRATS_MODALITIES, images, strict=True):
         _save(folder / case / f"{release.file_stem(case, modality)}.nii.gz", image, spacing_mm)
     _save(folder / case / f"{release.file_stem(case, 'seg')}.nii.gz", labels, spacing_mm)
 

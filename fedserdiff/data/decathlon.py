@@ -1,0 +1,149 @@
+"""Datasets of any organ in the Medical Segmentation Decathlon's layout: ``imagesTr``, ``labelsTr``, ``dataset.json``.
+
+The dataset declares its own modalities and labels in its ``dataset.json``, in the Decathlon's words (``modality``,
+``labels`` by value; Antonelli et al., Nature Communications 2022) or in nnU-Net's (``channel_names``, ``labels`` by
+name, where a list of values is a region). A case's modalities are one 4D file, or files that end in ``_0000``,
+``_0001``, ….
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.data.cases import Case, existing_file
+from fedserdiff.data.nifti import unreadable
+from fedserdiff.data.releases import Convention
+from fedserdiff.errors import DataError
+
+MSD = "msd"
+"""What federation files call a dataset in this layout."""
+
+TABLE = "dataset.json"
+
+_EXTENSIONS = (".nii.gz", ".nii")
+_RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
+_MOST_NAME = 64
+
+
+@dataclass(frozen=True)
+class DecathlonDataset(Convention):
+    """What a ``dataset.json`` declares.
+
+    Attributes
+    ----------
+    channels : mapping of str to int
+        By modality, its number in the files.
+    """
+
+    channels: Mapping[str, int]
+
+
+def read_dataset(folder: Path) -> DecathlonDataset:
+    """Read the ``dataset.json`` of a folder.
+
+    Raises
+    ------
+    DataError
+        Where it is missing or unreadable, or declares modalities or labels in neither way.
+    """
+    file = folder / TABLE
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: is missing: a dataset declares its modalities and labels there") from None
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except ValueError as error:
+        raise DataError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise DataError(f"{file}: not a table of modalities and labels")
+    channels = _channels(table, file)
+    regions = _regions(table, file)
+    labels = sorted({0, *(value for values in regions.values() for value in values)})
+    return DecathlonDataset(MSD, tuple(channels), regions, tuple(labels), channels)
+
+
+def find_decathlon_cases(folder: Path, dataset: DecathlonDataset, only: Sequence[str] = ()) -> list[Case]:
+    """Return the cases of ``imagesTr`` and ``labelsTr``, by name; `only` restricts them to the names given.
+
+    Every case is a patient of its own: names tell no follow-ups.
+
+    Raises
+    ------
+    DataError
+        Where a folder cannot be read or holds no case, a case of `only` is missing, or a case lacks a file.
+    """
+    names = sorted(_case_names(folder / "labelsTr"))
+    missing = [name for name in only if name not in names]
+    if missing:
+        raise DataError(f"{folder / 'labelsTr'}: no case {', '.join(missing)} here")
+    if not names:
+        raise DataError(f"{folder / 'labelsTr'}: no segmentation here: expected files such as case_001.nii.gz")
+    return [_case(folder, name, dataset) for name in names if not only or name in only]
+
+
+def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
+    key = "channel_names" if "channel_names" in table else "modality"
+    declared = table.get(key)
+    declared = declared if isinstance(declared, dict) else {}
+    numbers = [str(number) for number in range(len(declared))]
+    if not numbers or set(declared) != set(numbers):
+        raise DataError(f'{file}: {key}: declare every modality by its number, such as {{"0": "T2", "1": "ADC"}}')
+    names = [_name(declared[number], key, file) for number in numbers]
+    if len(set(names)) < len(names):
+        raise DataError(f"{file}: {key}: a modality is named twice")
+    return {name: number for number, name in enumerate(names)}
+
+
+def _regions(table: Mapping[str, Any], file: Path) -> dict[str, tuple[int, ...]]:
+    declared = table.get("labels")
+    if not isinstance(declared, dict) or not declared:
+        raise DataError(f'{file}: labels: declare every label, such as {{"0": "background", "1": "PZ"}}')
+    if all(str(value).isdecimal() for value in declared):  # the Decathlon's way
+        declared = {str(name): int(value) for value, name in declared.items()}
+    regions = {}
+    for name, values in declared.items():
+        of_region = values if isinstance(values, list) else [values]
+        if not of_region or not all(type(value) is int and 0 <= value < 2**16 for value in of_region):
+            raise DataError(f"{file}: labels: {name}: {values!r} is not a label value, or a list of them")
+        if of_region != [0]:  # background
+            regions[_name(name, "labels", file)] = tuple(dict.fromkeys(of_region))
+    if not regions or any(0 in values for values in regions.values()):
+        raise DataError(f"{file}: labels: 0 is background, and at least one other label is needed")
+    return regions
+
+
+def _name(value: object, key: str, file: Path) -> str:
+    """Return a modality's or region's name, which stands in files and messages."""
+    if not isinstance(value, str) or not 1 <= len(value) <= _MOST_NAME or not value.isprintable() or "." in value:
+        raise DataError(f"{file}: {key}: {value!r} is not a name of 1 to {_MOST_NAME} letters without a full stop")
+    if value in _RESERVED:
+        raise DataError(f"{file}: {key}: {value!r} cannot be a name here")
+    return value
+
+
+def _case_names(folder: Path) -> list[str]:
+    try:
+        files = [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no such directory") from None
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    seen = [name for name in files if not name.startswith(".")]  # archives made on a Mac hold a ._name for each
+    return [name.removesuffix(end) for end in _EXTENSIONS for name in seen if name.endswith(end)]
+
+
+def _case(folder: Path, name: str, dataset: DecathlonDataset) -> Case:
+    images = folder / "imagesTr"
+    seg = existing_file(folder / "labelsTr", [name], f"segmentation of case {name}")
+    numbers = [dataset.channels[modality] for modality in dataset.modalities]
+    if any((images / f"{name}{end}").exists() for end in _EXTENSIONS):
+        whole = existing_file(images, [name], f"images of case {name}")
+        return Case(name, name, (whole,) * len(numbers), seg, dataset, tuple(numbers))
+    files = tuple(
+        existing_file(images, [f"{name}_{number:04d}"], f"modality {modality} of case {name}")
+        for modality, number in zip(dataset.modalities, numbers, strict=True)
+    )
+    return Case(name, name, files, seg, dataset)

@@ -1,0 +1,44 @@
+"""A site's cases, whatever the layout of its files."""
+
+from pathlib import Path
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.cases import Case, find_cases
+from fedserdiff.data.decathlon import MSD, find_decathlon_cases, read_dataset
+from fedserdiff.data.releases import get_release
+from fedserdiff.errors import ConfigError
+
+
+def site_cases(site: Site, config: ExperimentConfig) -> list[Case]:
+    """Return a site's cases by name, with the modalities and regions that the config agrees on.
+
+    Raises
+    ------
+    DataError
+        As `find_cases`, or `read_dataset` and `find_decathlon_cases`, and where the site lacks one of them.
+    """
+    folder = Path(site.path)
+    if site.release == MSD:
+        dataset = read_dataset(folder).agreed(config.modalities, config.regions)
+        return find_decathlon_cases(folder, dataset, site.cases)
+    return find_cases(folder, get_release(site.release).agreed(config.modalities, config.regions), site.cases)
+
+
+def check_release(name: str) -> None:
+    """See that a site's release is one that `site_cases` can read.
+
+    Raises
+    ------
+    ConfigError
+        Where it is not; the text lists those that are.
+    """
+    if name != MSD:
+        try:
+            get_release(name)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or {MSD} for a folder with a dataset.json") from None
+
+
+def patient_of(release: str, case: str) -> str:
+    """Return the patient's identity in the name of a site's case."""
+    return (None if release == MSD else get_release(release).patient_of(case)) or case
