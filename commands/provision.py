@@ -63,8 +63,9 @@ def main(
             "dp_clip": dp_clip,
         }
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
+        config = config.replace(sites=_sites(federation, sites))
         channels = {} if federation is None else channels_of(federation)
-        made = provision(out, config.replace(sites=_sites(federation, sites), **channels), coordinator, {})
+        made = provision(out, config.replace(**channels), coordinator, {})
         told = commands(made)
     console.print(told, markup=False, highlight=False, soft_wrap=True)
     kits = made.folder.parent

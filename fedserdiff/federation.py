@@ -52,8 +52,8 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     for field in ("modalities", "regions"):
         if field not in tables and any(site.release == MSD for site in sites):
             raise ConfigError(
-                f"{file}: {field}: is missing: name above the first [[site]] what all sites share, by the names in their "
-                f"dataset.json, such as {_CHANNEL_EXAMPLES[field]}"
+                f"{file}: {field}: is missing: name above the first [[site]] what all sites share, as their "
+                f"dataset.json names it, such as {_CHANNEL_EXAMPLES[field]}"
             )
     return tuple(sites)
 

@@ -117,7 +117,7 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
         (
             "[[site]]\nname",
             "rounds = 2\n[[site]]\nname",
-            "unknown entry rounds: only name_mapping and .*site.* are known",
+            "unknown entry rounds: only name_mapping, modalities, regions and .*site.* are known",
         ),
         ("[[site]]\nname", "name_mapping = 3\n[[site]]\nname", "name_mapping: 3 is not a filled str"),
         ("[[site]]\nname", 'name_mapping = ""\n[[site]]\nname', "name_mapping: '' is not a filled str"),
