@@ -20,13 +20,14 @@ from commands.privacy_attacks import (
 from commands.privacy_models import Target, train_shadows
 from commands.privacy_report import for_terminal, study_of, write_study
 from commands.privacy_updates import attack_updates, control_updates
-from commands.simulation import CACHE, CASES, PHANTOM, Federation, load_student, reopen
+from commands.simulation import CACHE, CASES, PHANTOM, Federation, reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
+from fedserdiff.model_file import load_student
 from fedserdiff.report.tables import print_study
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
@@ -30,6 +29,7 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.federation import channels_of, name_mapping_of, phantom_federation, read_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
+from fedserdiff.model_file import load_student
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.plots import Example
 from fedserdiff.threads import use_cpus
@@ -305,13 +305,6 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
         adapter = load_adapter(run.hospitals / hospital.site.name, config, before=(len(config.sites) + 1, 0))
         shown.append(_example(hospital, student, teacher, config, adapter))
     return shown
-
-
-def load_student(config: ExperimentConfig, file: Path) -> Student:
-    """Load weights that a run directory holds."""
-    student = Student(config)
-    student.load_state_dict(torch.load(file, weights_only=True))
-    return student.eval()
 
 
 def _example(

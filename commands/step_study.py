@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from commands.simulation import CASES, load_student
+from commands.simulation import CASES
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.model_file import load_student
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import open_hospital

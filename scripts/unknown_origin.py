@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.common import clear_errors
-from commands.simulation import load_student, reopen
+from commands.simulation import reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -20,6 +20,7 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.files import write_whole
+from fedserdiff.model_file import load_student
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.evaluation import predict_case, score_prediction

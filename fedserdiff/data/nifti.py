@@ -68,11 +68,17 @@ class Volume:
         Values as stored, or float64 where the header scales them; finite.
     affine : ndarray of shape (4, 4)
         Voxel indices to mm.
+    header : Nifti1Header
+        As it is on disk, of one volume or of the whole 4D file.
+    turn : ndarray of shape (3, 2)
+        Orientation of the voxels on disk, as nibabel has it.
     """
 
     path: Path
     voxels: NDArray[Any]
     affine: NDArray[np.float64]
+    header: nib.Nifti1Header
+    turn: NDArray[np.float64]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,7 +179,7 @@ def _read(path: Path, file: _Stream, channel: int | None) -> Volume:
     if len(shape) == 4:
         voxels = voxels[..., channel]
     turn = io_orientation(affine)
-    return Volume(path, apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, shape[:3]))
+    return Volume(path, apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, shape[:3]), header, turn)
 
 
 def _header(path: Path, file: _Stream) -> nib.Nifti1Header:

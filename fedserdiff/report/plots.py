@@ -53,7 +53,7 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
                 axis.set_title(column)
             _draw_brain(axis, example)
         for axis, name in zip(row[1:4], ("truth", "coarse", "refined"), strict=True):
-            _draw_masks(axis, getattr(example, name), example)
+            draw_masks(axis, getattr(example, name), example.painting_order)
             if name in example.dice:
                 _write_dice(axis, example.dice[name])
         if example.error_map is None:
@@ -85,9 +85,9 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
             _draw_brain(axis, case)
             if number == 0:
                 axis.set_title(column)
-        _draw_masks(row[1], case.truth, case)
+        draw_masks(row[1], case.truth, case.painting_order)
         for axis, examples in zip(row[2:], methods.values(), strict=True):
-            _draw_masks(axis, examples[number].refined, case)
+            draw_masks(axis, examples[number].refined, case.painting_order)
             _write_dice(axis, examples[number].dice["refined"])
         _write_name(row[0], case)
     _finish(figure, cases[0], title, file)
@@ -110,7 +110,7 @@ def _write_name(axis: "matplotlib.axes.Axes", example: Example) -> None:
 
 def _finish(figure: Figure, example: Example, title: str, file: Path) -> None:
     handles = [
-        matplotlib.patches.Patch(color=_colour(number), label=in_capitals(region))
+        matplotlib.patches.Patch(color=colour_of(number), label=in_capitals(region))
         for number, region in enumerate(example.regions)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -118,13 +118,20 @@ def _finish(figure: Figure, example: Example, title: str, file: Path) -> None:
     write_whole(file, lambda opened: figure.savefig(opened, dpi=110, format="png"))
 
 
-def _colour(region: int) -> str:
+def colour_of(region: int) -> str:
+    """Return the colour of the region with this number."""
     return _COLOURS[region % len(_COLOURS)]
 
 
-def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating], example: Example) -> None:
-    """Fill the regions from the largest to the smallest."""
-    for number in example.painting_order:
-        mask = masks[number] >= 0.5
-        colour = matplotlib.colors.to_rgba(_colour(number), 0.75)
-        axis.imshow(np.where(mask.T[..., None], colour, (0, 0, 0, 0)), origin="lower", interpolation="nearest")
+def draw_masks(
+    axis: "matplotlib.axes.Axes",
+    masks: NDArray[np.floating] | NDArray[np.bool_],
+    painting_order: Sequence[int],
+    opacity: float = 0.75,
+    aspect: float = 1.0,
+) -> None:
+    """Fill regions, where `masks` of shape (regions, X, Y) are at least ½, in this order: the largest first."""
+    for number in painting_order:
+        colour = matplotlib.colors.to_rgba(colour_of(number), opacity)
+        filled = np.where((masks[number] >= 0.5).T[..., None], colour, (0, 0, 0, 0))
+        axis.imshow(filled, origin="lower", interpolation="nearest", aspect=aspect)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedserdiff.data.releases import RELEASES, get_release
+from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
 
 
@@ -81,3 +81,33 @@ def test_unknown_release_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown release 'brats2019'") as caught:
         get_release("brats2019")
     assert all(name in str(caught.value) for name in RELEASES)
+
+
+@pytest.mark.parametrize("release", list(RELEASES))
+def test_a_label_map_holds_the_masks_that_it_was_painted_from(release: str) -> None:
+    convention = get_release(release)
+    nested = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]], bool).T.reshape(3, 4, 1, 1)  # TC, WT, ET
+    labels = convention.label_map(nested)
+    et = 4 if release in ("brats2020", "brats2021") else 3
+    assert labels.ravel().tolist() == [0, 2, 1, et]
+    np.testing.assert_array_equal(convention.region_masks(labels), nested)
+
+
+def test_what_no_label_can_say_is_settled_for_the_smaller_region() -> None:
+    convention = get_release("brats2021")
+    masks = np.array([[1, 0, 0], [0, 0, 1], [1, 0, 1]], bool).T.reshape(3, 3, 1, 1)  # core alone, enhancing alone, gap
+    assert convention.representable(masks)[:, :, 0, 0].T.astype(int).tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_regions_side_by_side_keep_their_labels_and_the_later_one_wins() -> None:
+    convention = Convention("any", ("t2",), {"pz": (1,), "tz": (2,), "all": (1, 2)}, (0, 1, 2))
+    masks = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]], bool).T.reshape(3, 5, 1, 1)
+    assert convention.label_map(masks).ravel().tolist() == [1, 2, 2, 0, 0]  # no label is the whole and neither part
+
+
+def test_a_federation_may_take_a_part_of_a_release_in_an_order_of_its_own() -> None:
+    agreed = get_release("brats2021").agreed(("flair", "t1"), ("et", "wt"))
+    assert agreed.modalities == ("flair", "t1")
+    assert agreed.region_masks(np.array([2, 4]).reshape(2, 1, 1))[:, :, 0, 0].astype(int).tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(DataError, match="brats2021 has no modality dwi; it has t1, t1ce, t2, flair"):
+        get_release("brats2021").agreed(("dwi",), ("et",))

@@ -1,0 +1,118 @@
+"""A model to segment with: a run's final student, or one that was exported, and a hospital's adapter before it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.data.decathlon import MSD, read_dataset
+from fedserdiff.data.releases import Convention, get_release
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method, label
+from fedserdiff.model_file import load_model, load_student
+from fedserdiff.segmenter import Segmenter
+from sites.adapters import load_adapter
+
+_STAYS = "stays at the hospital"
+_LAST = (1 << 31, 0)  # after any stage
+
+
+def open_model(model: Path, site: str | None) -> Segmenter:
+    """Open a run's directory or an exported file.
+
+    Parameters
+    ----------
+    model : Path
+        Either of them.
+    site : str, optional
+        The hospital whose scans the model will see: its name in the run, or the folder of what it keeps, which a
+        deployed hospital has as ``records/NAME``.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither, the hospital is none of the run's, or has to be named and is not.
+    DataError
+        As `load_model` and `read_dataset`.
+    """
+    return _of_run(model, site) if model.is_dir() else _of_file(model, site)
+
+
+def _of_file(file: Path, site: str | None) -> Segmenter:
+    model = load_model(file)
+    if site is not None:
+        folder = Path(site)
+        if not folder.is_dir():
+            raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
+        adapter = _adapter(folder, model.config)
+        if adapter is None:
+            raise ConfigError(f"--site: {folder}: holds no adapter")
+        return replace(model, adapter=adapter)
+    if model.about.get("adapter") == _STAYS:
+        name = model.about["site"]
+        raise ConfigError(
+            f"{file}: was trained behind an adapter that {name} keeps to itself: give its folder, --site records/{name}"
+        )
+    return model
+
+
+def _of_run(run: Path, site: str | None) -> Segmenter:
+    config, data = _config(run)
+    folder = None if site is None else Path(site)
+    named = None if folder is None else _named(folder.name, config, run)
+    if named is None:
+        if get_method(config.method).knows_origin:
+            names = ", ".join(one.name for one in config.sites)
+            raise ConfigError(
+                f"--site: {label(config.method)} sees scans as their hospital does: say whose they are: {names}"
+            )
+        named = config.sites[-1]
+    own = run / f"student-{named.name}.pt"
+    file = own if own.exists() else run / "student.pt"
+    if not file.is_file():
+        raise ConfigError(f"{run}: holds no student.pt: is the run finished?")
+    keeps = folder if folder is not None and folder.is_dir() else run / "hospitals" / named.name
+    adapter = _adapter(keeps, config)
+    about = {
+        "method": config.method,
+        "seed": str(config.seed),
+        "data": data,
+        "site": "any" if site is None else named.name,
+        "adapter": "included" if adapter is not None else _STAYS if not keeps.is_dir() and site else "none",
+    }
+    convention, channels = _convention(named, config)
+    return Segmenter(load_student(config, file), config.replace(sites=()), convention, channels, adapter, about)
+
+
+def _config(run: Path) -> tuple[ExperimentConfig, str]:
+    """Return a run's config, and in words whose scans it trained on."""
+    file = run / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(file.read_bytes())
+        data = (values.get("data") or {}).get("name", "of a deployed federation")
+        return ExperimentConfig.from_dict(values), str(data)
+    except OSError as error:
+        raise ConfigError(f"{run}: is no run's directory: config.json cannot be read ({error.strerror})") from None
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{file}: is not what a run of this version writes there ({error})") from None
+
+
+def _named(name: str, config: ExperimentConfig, run: Path) -> Site:
+    for site in config.sites:
+        if site.name == name:
+            return site
+    raise ConfigError(f"--site: {name!r} is none of {run}'s: {', '.join(site.name for site in config.sites)}")
+
+
+def _adapter(folder: Path, config: ExperimentConfig) -> SiteAdapter | None:
+    return load_adapter(folder, config, before=_LAST)
+
+
+def _convention(site: Site, config: ExperimentConfig) -> tuple[Convention, dict[str, int]]:
+    """Return what a site's labels mean, and the numbers of its modalities in files of several."""
+    if site.release == MSD:
+        dataset = read_dataset(Path(site.path)).agreed(config.modalities, config.regions)
+        return dataset, dict(dataset.channels)
+    return get_release(site.release).agreed(config.modalities, config.regions), {}

@@ -1,0 +1,50 @@
+"""Volumes back to disk, on the grid of the scan that they were made from."""
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from fedserdiff.data.nifti import Volume
+from fedserdiff.errors import StorageError
+from fedserdiff.files import write_whole
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_DESCRIPTION = "segmented by fedserdiff"
+
+
+def write_like(file: Path, scan: Volume, voxels: NDArray[np.generic]) -> None:
+    """Write a volume that lies as `scan` does, in the scan's own order of axes and with its header's orientation.
+
+    Parameters
+    ----------
+    file : Path
+        ``.nii.gz`` is compressed; the same voxels give the same bytes.
+    scan : Volume
+        Whose shape, sform, qform and units the file gets: it opens aligned with the scan.
+    voxels : ndarray of shape (X, Y, Z) or (C, X, Y, Z)
+        In canonical (RAS) order, as `scan.voxels`; channels become the fourth dimension.
+
+    Raises
+    ------
+    StorageError
+        Where the file cannot be written.
+    """
+    channels_last = np.moveaxis(voxels, 0, -1) if voxels.ndim == 4 else voxels
+    stored = apply_orientation(channels_last, ornt_transform(_RAS, scan.turn))
+    header = scan.header.copy()
+    header.set_data_dtype(stored.dtype)
+    header["scl_slope"], header["scl_inter"] = np.nan, np.nan  # nibabel's way of saying that there is no scaling
+    header["cal_min"], header["cal_max"] = 0, 0
+    header["descrip"] = _DESCRIPTION
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    content = kind(stored, None, header).to_bytes()
+    if file.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    try:
+        write_whole(file, lambda opened: opened.write(content))
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be written ({error.strerror})") from None

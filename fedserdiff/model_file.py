@@ -1,0 +1,108 @@
+"""A trained model as one file to hand on: tensors in safetensors, config and labels as metadata. Nothing in it runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.releases import Convention
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.errors import ConfigError, DataError, StorageError
+from fedserdiff.files import write_whole
+from fedserdiff.segmenter import Segmenter
+
+_FORMAT = "fedserdiff model 1"
+_STUDENT, _ADAPTER = "student.", "adapter."
+
+
+def load_student(config: ExperimentConfig, file: Path) -> Student:
+    """Load weights that a run directory holds."""
+    student = Student(config)
+    student.load_state_dict(torch.load(file, weights_only=True))
+    return student.eval()
+
+
+def save_model(file: Path, model: Segmenter) -> None:
+    """Write a model to a file: no scan, no path, no name of a case is in it.
+
+    Raises
+    ------
+    StorageError
+        Where it cannot be written.
+    """
+    state = {_STUDENT + name: tensor for name, tensor in model.student.state_dict().items()}
+    if model.adapter is not None:
+        state |= {_ADAPTER + name: tensor for name, tensor in model.adapter.state_dict().items()}
+    convention = model.convention
+    metadata = {
+        "format": _FORMAT,
+        "config": json.dumps(model.config.replace(sites=()).to_dict()),
+        "convention": json.dumps(
+            {
+                "name": convention.name,
+                "regions": {name: list(values) for name, values in convention.regions.items()},
+                "labels": list(convention.labels),
+                "channels": dict(model.channels),
+            }
+        ),
+        "about": json.dumps(dict(model.about)),
+    }
+    content = save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, metadata)
+    try:
+        write_whole(file, lambda opened: opened.write(content))
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be written ({error.strerror})") from None
+
+
+def load_model(file: Path | str, device: torch.device | str = "cpu") -> Segmenter:
+    """Load a model that `save_model` wrote; neither Flower nor Ray is needed.
+
+    Raises
+    ------
+    DataError
+        Where the file cannot be read, or is no such model.
+    """
+    try:
+        with safe_open(str(file), "pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: no model can be read from it ({error})") from None
+    if metadata.get("format") != _FORMAT:
+        raise DataError(
+            f"{file}: not a model of this software: {metadata.get('format', 'safetensors of another kind')}"
+        )
+    try:
+        return _model(metadata, tensors).to(torch.device(device))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
+        raise DataError(f"{file}: damaged, or of another version of this software ({error})") from None
+
+
+def _model(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Segmenter:
+    config = ExperimentConfig.from_dict(json.loads(metadata["config"]))
+    declared: dict[str, Any] = json.loads(metadata["convention"])
+    regions = {str(name): tuple(int(v) for v in values) for name, values in declared["regions"].items()}
+    labels = tuple(int(value) for value in declared["labels"])
+    student = Student(config).eval()
+    student.load_state_dict(_part(tensors, _STUDENT))
+    adapter = None
+    if of_adapter := _part(tensors, _ADAPTER):
+        adapter = SiteAdapter(len(config.modalities))
+        adapter.load_state_dict(of_adapter)
+    return Segmenter(
+        student=student,
+        config=config,
+        convention=Convention(str(declared["name"]), config.modalities, regions, labels),
+        channels={str(name): int(number) for name, number in declared["channels"].items()},
+        adapter=adapter,
+        about={str(name): str(text) for name, text in json.loads(metadata["about"]).items()},
+    )
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,46 @@
+"""A picture of one segmentation over its scan."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from fedserdiff.files import write_whole
+from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.plots import colour_of, draw_masks
+from fedserdiff.segmenter import Segmentation
+
+_VIEWS = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+
+
+def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
+    """Draw three slices, each the one with most of the regions in it, or the middle where there is none.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be written.
+    """
+    scan, convention = segmentation.scan, segmentation.convention
+    masks = convention.representable(segmentation.probabilities >= 0.5)
+    window = np.percentile(scan.voxels[scan.voxels != 0], (1, 99))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    for axis, (view, along) in zip(figure.subplots(1, 3), _VIEWS, strict=True):
+        others = tuple(a for a in range(3) if a != along)
+        filled = masks.any(0).sum(others)
+        place = int(np.argmax(filled)) if filled.any() else scan.shape[along] // 2
+        spacing = [scan.spacing_mm[a] for a in others]
+        axis.imshow(
+            np.take(scan.voxels, place, along).T, cmap="gray", origin="lower", vmin=window[0], vmax=window[1],
+            aspect=spacing[1] / spacing[0],
+        )  # fmt: skip
+        slices: NDArray[np.bool_] = np.take(masks, place, along + 1)
+        draw_masks(axis, slices, convention.painting_order, opacity=0.45, aspect=spacing[1] / spacing[0])
+        axis.set_title(f"{view}, voxel {place + 1} of {scan.shape[along]}")
+        axis.set_axis_off()
+    handles = [Patch(color=colour_of(n), label=in_capitals(region)) for n, region in enumerate(convention.regions)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle(f"{name}, over {in_capitals(convention.modalities[0])}")
+    write_whole(file, lambda opened: figure.savefig(opened, dpi=120, format="png"))

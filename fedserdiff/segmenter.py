@@ -1,0 +1,112 @@
+"""A trained student as a segmenter of whole scans: what a run ends in, without Flower, Ray or any truth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.nifti import Volume
+from fedserdiff.data.preprocess import Geometry, prepare_scan
+from fedserdiff.data.releases import Convention
+from fedserdiff.data.scans import Scan, named_scan
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.inference import predict_volume
+from fedserdiff.diffusion.refiner import Prediction, Student
+from fedserdiff.seeding import generator
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a student says of one scan, in the scan's voxels, axes turned to RAS as in `scan`.
+
+    Attributes
+    ----------
+    scan : Volume
+        The scan's first modality, as it was read.
+    convention : Convention
+        The model's regions, and the labels that they are written as unless another is asked for.
+    """
+
+    scan: Volume
+    convention: Convention
+    _prediction: Prediction
+    _geometry: Geometry
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Refined probability of each region, in [0, 1]: shape (regions, X, Y, Z)."""
+        return self._whole(self._prediction.refined)
+
+    @property
+    def error_map(self) -> NDArray[np.float32]:
+        """Ê, by which the diffusion corrects the coarse network, in [−1, 1]: shape (regions, X, Y, Z)."""
+        return self._whole(self._prediction.error_map)
+
+    def labels(self, convention: Convention | None = None) -> NDArray[np.uint16]:
+        """Return the label map of shape (X, Y, Z): regions of probability ½ and more, in a convention's labels."""
+        return (convention or self.convention).label_map(self.probabilities >= 0.5)
+
+    def _whole(self, volume: torch.Tensor) -> NDArray[np.float32]:
+        geometry = self._geometry
+        box = (slice(start, start + n) for start, n in zip(geometry.box_start, geometry.box_shape, strict=True))
+        whole = np.zeros((len(volume), *geometry.shape), np.float32)
+        whole[(slice(None), *box)] = geometry.to_scan(volume).numpy()
+        return whole
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A student, the adapter of the hospital whose scans it sees, and what its regions mean.
+
+    Attributes
+    ----------
+    student : Student
+    config : ExperimentConfig
+        Of the run that trained it, without its sites.
+    convention : Convention
+        Modalities in the student's order, and labels of its regions.
+    channels : mapping of str to int
+        Number of each modality in 4D files or file names, where the dataset declares it; else empty.
+    adapter : SiteAdapter or None
+    about : mapping of str to str
+        Where it comes from, in words: method, seed, data, site.
+    """
+
+    student: Student
+    config: ExperimentConfig
+    convention: Convention
+    channels: Mapping[str, int]
+    adapter: SiteAdapter | None
+    about: Mapping[str, str]
+
+    def segment(self, scan: Scan) -> Segmentation:
+        """Segment a scan.
+
+        The noise that refinement starts from follows from the config's seed and the scan's name, as a hospital's does
+        that scores the student: the same case gives the same mask.
+
+        Raises
+        ------
+        DataError
+            As `prepare_scan`.
+        """
+        config = self.config
+        ready = prepare_scan(scan.images, scan.channels, config.grid, config.spacing_mm)
+        noise = generator(config.seed, "evaluation", scan.name)
+        prediction = predict_volume(self.student, ready.image, config.sampling_steps, noise, self.adapter)
+        return Segmentation(ready.first, self.convention, prediction, ready.geometry)
+
+    def segment_files(self, name: str, **images: Path) -> Segmentation:
+        """Segment the scan whose modalities' files are given by name, such as ``t1=…, t1ce=…, t2=…, flair=…``."""
+        return self.segment(named_scan(name, {m: Path(file) for m, file in images.items()}, self.convention.modalities))
+
+    def to(self, device: torch.device) -> "Segmenter":
+        """Move student and adapter to a device, and return the segmenter."""
+        self.student.to(device)
+        if self.adapter is not None:
+            self.adapter.to(device)
+        return self
