@@ -47,8 +47,8 @@ class Segmentation:
         return self._whole(self._prediction.error_map)
 
     def labels(self, convention: Convention | None = None) -> NDArray[np.uint16]:
-        """Return the label map of shape (X, Y, Z): regions of probability ½ and more, in a convention's labels."""
-        return (convention or self.convention).label_map(self.probabilities >= 0.5)
+        """Return the label map of shape (X, Y, Z), in a convention's labels."""
+        return (convention or self.convention).label_map(self.probabilities)
 
     def _whole(self, volume: torch.Tensor) -> NDArray[np.float32]:
         geometry = self._geometry

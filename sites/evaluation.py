@@ -45,7 +45,7 @@ def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, fl
     truth = np.asarray(cached.prepared.truth, bool)
     scores = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
-        masks = convention.representable((geometry.to_scored(volume) >= 0.5).numpy())
+        masks = convention.written(geometry.to_scored(volume).numpy())
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
             scores[f"{name}.dice.{region}"] = dice(mask, true)
             scores[f"{name}.hd95.{region}"] = hd95(mask, true, geometry.spacing_mm, worst)

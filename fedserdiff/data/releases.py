@@ -23,6 +23,9 @@ BRATS_REGIONS = ("tc", "wt", "et")
 """Order of its region channels: MONAI's (tumour core, whole tumour, enhancing tumour)."""
 
 
+_LEAST_PROBABILITY = 1e-6  # so that 0 and 1 can be outvoted
+
+
 @dataclass(frozen=True)
 class Convention:
     """What a hospital's files mean: its images' modalities, its segmentations' labels, and the regions they make up.
@@ -82,26 +85,41 @@ class Convention:
         sizes = [len(values) for values in self.regions.values()]
         return tuple(sorted(range(len(sizes)), key=lambda number: -sizes[number]))
 
-    def label_map(self, masks: NDArray[np.bool_]) -> NDArray[np.uint16]:
-        """Turn region masks of shape (regions, X, Y, Z) into a label map of shape (X, Y, Z).
+    def label_map(self, probabilities: NDArray[np.floating]) -> NDArray[np.uint16]:
+        """Return the most probable label map of shape (X, Y, Z).
 
-        Regions are painted in `painting_order`, each in the label that no smaller region within it has (our choice, as
-        nnU-Net's ``regions_class_order``). So what is enhancing is tumour core, and what is core is tumour, whatever
-        the larger masks say.
+        Where regions of probability ½ and more are just those of a label, as nested and disjoint regions mostly are,
+        it is that label. Elsewhere no label says what they say, such as enhancing tumour that is no tumour: then it is
+        the label whose regions, and whose alone, are most probable together, p being independent (our choice; nnU-Net
+        lets the smallest region win).
+
+        Parameters
+        ----------
+        probabilities : ndarray of shape (regions, X, Y, Z)
+            In [0, 1].
         """
-        painted = np.zeros(masks.shape[1:], np.uint16)
-        all_values = list(self.regions.values())
-        for number in self.painting_order:
-            values = all_values[number]
-            within = {v for others in all_values if set(others) < set(values) for v in others}
-            own = [v for v in values if v not in within]
-            if own:
-                painted[masks[number]] = own[0]
+        members = np.array([[label in values for values in self.regions.values()] for label in self.labels])
+        pairs = zip(map(tuple, members.tolist()[::-1]), self.labels[::-1], strict=True)
+        own = dict(pairs)  # of labels alike the first one stands
+        own |= {(False,) * len(self.regions): 0}  # background, and what is no region's
+        said = np.asarray(probabilities >= 0.5)
+        painted = np.zeros(said.shape[1:], np.uint16)
+        unsaid = said.any(0)
+        for member, label in own.items():
+            here = np.logical_and.reduce([of if inside else ~of for of, inside in zip(said, member, strict=True)])
+            painted[here] = label
+            unsaid &= ~here
+        if unsaid.any():
+            p = np.clip(probabilities[:, unsaid].astype(np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+            inside = np.array(sorted(own, key=sum, reverse=True), np.float64)  # of equals, the one of most regions
+            together = inside @ np.log(p) + (1 - inside) @ np.log1p(-p)
+            labels = np.array([own[tuple(map(bool, row))] for row in inside], np.uint16)
+            painted[unsaid] = labels[together.argmax(0)]
         return painted
 
-    def representable(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return region masks as they are once written as a label map and read again: what a scorer of files sees."""
-        return self.region_masks(self.label_map(masks))
+    def written(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return region masks as a scorer of files sees them: of the label map, (regions, X, Y, Z)."""
+        return self.region_masks(self.label_map(probabilities))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
         Where the file cannot be written.
     """
     scan, convention = segmentation.scan, segmentation.convention
-    masks = convention.representable(segmentation.probabilities >= 0.5)
+    masks = convention.written(segmentation.probabilities)
     window = np.percentile(scan.voxels[scan.voxels != 0], (1, 99))
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for axis, (view, along) in zip(figure.subplots(1, 3), _VIEWS, strict=True):

@@ -93,16 +93,37 @@ def test_a_label_map_holds_the_masks_that_it_was_painted_from(release: str) -> N
     np.testing.assert_array_equal(convention.region_masks(labels), nested)
 
 
-def test_what_no_label_can_say_is_settled_for_the_smaller_region() -> None:
-    convention = get_release("brats2021")
-    masks = np.array([[1, 0, 0], [0, 0, 1], [1, 0, 1]], bool).T.reshape(3, 3, 1, 1)  # core alone, enhancing alone, gap
-    assert convention.representable(masks)[:, :, 0, 0].T.astype(int).tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+@pytest.mark.parametrize("release", list(RELEASES))
+def test_what_no_label_says_is_the_label_most_probable_of_all(release: str) -> None:
+    convention = get_release(release)
+    p = np.random.default_rng(0).random((3, 4000))
+    labels = convention.label_map(p.reshape(3, 20, 20, 10)).ravel()
+    members = {label: [label in values for values in convention.regions.values()] for label in convention.labels}
+    together = {
+        label: np.prod([p[r] if inside else 1 - p[r] for r, inside in enumerate(row)], 0)
+        for label, row in members.items()
+        if any(row) or label == 0
+    }
+    said = {tuple(row): label for label, row in reversed(members.items())}
+    said[False, False, False] = 0
+    best = [max(together, key=lambda label, at=at: together[label][at]) for at in range(4000)]
+    expected = [said.get(tuple((p[:, at] >= 0.5).tolist()), best[at]) for at in range(4000)]
+    assert labels.tolist() == expected
+    assert sum(tuple((p[:, at] >= 0.5).tolist()) not in said for at in range(4000)) > 1000
 
 
-def test_regions_side_by_side_keep_their_labels_and_the_later_one_wins() -> None:
+def test_regions_side_by_side_keep_their_labels_and_the_more_probable_one_wins() -> None:
     convention = Convention("any", ("t2",), {"pz": (1,), "tz": (2,), "all": (1, 2)}, (0, 1, 2))
-    masks = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]], bool).T.reshape(3, 5, 1, 1)
-    assert convention.label_map(masks).ravel().tolist() == [1, 2, 2, 0, 0]  # no label is the whole and neither part
+    p = np.array([[0.5, 0, 1], [0, 1, 1], [0.9, 0.6, 1], [0.3, 0.4, 1], [0.45, 0.4, 0.6], [0, 0, 0.4]])
+    labels = convention.label_map(p.T.reshape(3, 6, 1, 1)).ravel()
+    assert labels.tolist() == [1, 2, 1, 2, 1, 0]
+
+
+def test_probabilities_of_a_half_count_as_in_and_certain_ones_can_be_outvoted() -> None:
+    convention = get_release("brats2021")
+    p = np.array([[0.5, 0.5, 0.5], [0.5, 0.5, 0.49], [0, 0, 1], [0.1, 1, 1], [1, 1, 1]])  # by voxel: TC, WT, ET
+    labels = convention.label_map(p.T.reshape(3, 5, 1, 1)).ravel()
+    assert labels.tolist() == [4, 1, 0, 4, 4]
 
 
 def test_a_federation_may_take_a_part_of_a_release_in_an_order_of_its_own() -> None:

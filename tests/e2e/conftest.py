@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from kill_points import ONE_CPU
 
 ROOT = Path(__file__).parents[2]
+WAIT_S = 300  # for another worker's run
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -32,7 +35,7 @@ def simulate(workplace: Path) -> Simulate:
             env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=WAIT_S,
         )
 
     return call
@@ -52,18 +55,41 @@ def run(simulate: Simulate, workplace: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def fine_tune(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def once(
+    simulate: Simulate, workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """As `run`, but the first worker that needs the run of this name makes it for all; each has a copy to itself."""
+    base = tmp_path_factory.getbasetemp()
+    common = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"
+
+    def call(name: str, *arguments: str) -> dict[str, Any]:
+        common.mkdir(exist_ok=True)
+        made, done = common / name, common / f"{name}.done"
+        with FileLock(common / f"{name}.lock", timeout=WAIT_S):
+            if not done.exists():
+                process = simulate("--out", str(made), *arguments)
+                assert process.returncode == 0, process.stdout + process.stderr
+                done.touch()
+        shutil.copytree(made, workplace / name)
+        results: dict[str, Any] = json.loads((workplace / name / "results.json").read_text())
+        return results
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def fine_tune(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Two hospitals by fine-tuning."""
-    return run("fine-tune", "--sites", "2", "--method", "fine-tune")
+    return once("fine-tune", "--sites", "2", "--method", "fine-tune")
 
 
 @pytest.fixture(scope="session")
-def pooled(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def pooled(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Two hospitals' data in one."""
-    return run("pooled", "--sites", "2", "--method", "pooled")
+    return once("pooled", "--sites", "2", "--method", "pooled")
 
 
 @pytest.fixture(scope="session")
-def ser_diff(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def ser_diff(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Three hospitals by SER-Diff."""
-    return run("ser-diff", "--sites", "3", "--method", "ser-diff")
+    return once("ser-diff", "--sites", "3", "--method", "ser-diff")

@@ -1,0 +1,166 @@
+"""A run's student segments the cases that it was scored on: the files say what ``results.json`` says."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from commands import export as export_command
+from commands import segment as segment_command
+
+Command = Callable[..., Result]
+TRUTH = {"brats2020": 4, "brats2021": 4, "brats2023-gli": 3}
+
+
+@pytest.fixture
+def segment(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.chdir(workplace)
+    return lambda *arguments: CliRunner().invoke(segment_command.app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def export(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.chdir(workplace)
+    return lambda *arguments: CliRunner().invoke(export_command.app, [str(a) for a in arguments])
+
+
+def scored_cases(run: Path, site: str) -> tuple[str, Path, list[str]]:
+    """Return a site's release, its folder and the names of its test cases."""
+    about = next(s for s in json.loads((run / "config.json").read_text())["sites"] if s["name"] == site)
+    with (run / "hospitals" / site / "scores.csv").open() as file:
+        cases = sorted({row["case"] for row in csv.DictReader(file)})
+    return about["release"], Path(about["path"]), cases
+
+
+def regions(labels: np.ndarray[Any, Any], et: int) -> list[np.ndarray[Any, Any]]:
+    return [np.isin(labels, (1, et)), np.isin(labels, (1, 2, et)), labels == et]
+
+
+def dice(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    return 1.0 if not a.any() and not b.any() else 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum()))
+
+
+@pytest.mark.parametrize("site", ["site-1", "site-2", "site-3"])
+def test_dice_of_the_written_files_is_the_runs(
+    ser_diff: dict[str, Any], segment: Command, workplace: Path, tmp_path: Path, site: str
+) -> None:
+    run = workplace / "ser-diff"
+    release, folder, cases = scored_cases(run, site)
+    done = segment(run, *(folder / case for case in cases), "--out", tmp_path / "out", "--release", release)
+    assert done.exit_code == 0, done.output
+    scores = []
+    for case in cases:
+        predicted, truth = (
+            nib.load(tmp_path / "out" / f"{case}.nii.gz"),
+            nib.load(next((folder / case).glob("*seg.nii.gz"))),
+        )
+        assert predicted.shape == truth.shape
+        np.testing.assert_array_equal(predicted.affine, truth.affine)
+        pairs = zip(*(regions(np.asarray(i.dataobj), TRUTH[release]) for i in (predicted, truth)), strict=True)
+        scores.append([dice(*pair) for pair in pairs])
+    column = ser_diff["sites"].index(site)
+    expected = [ser_diff["R"]["dice"][region][-1][column] for region in ("tc", "wt", "et")]
+    assert np.mean(scores, 0).tolist() == expected
+
+
+def test_an_exported_model_writes_the_same_files_with_maps_and_picture_beside_them(
+    ser_diff: dict[str, Any], segment: Command, export: Command, workplace: Path, tmp_path: Path
+) -> None:
+    run, model = workplace / "ser-diff", tmp_path / "m.safetensors"
+    _, folder, cases = scored_cases(run, "site-2")
+    assert export(run, "--out", model).exit_code == 0
+    again = export(run, "--out", model)
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+    more = ("--probabilities", "--error-map", "--overlay")
+    for source, options, out in ((run, more, "a"), (model, (), "b")):
+        done = segment(source, folder / cases[0], *options, "--release", "brats2023-gli", "--out", tmp_path / out)
+        assert done.exit_code == 0, done.output
+    name = cases[0]
+    assert (tmp_path / "a" / f"{name}.nii.gz").read_bytes() == (tmp_path / "b" / f"{name}.nii.gz").read_bytes()
+    probabilities = np.asarray(nib.load(tmp_path / "a" / f"{name}-probabilities.nii.gz").dataobj)
+    labels = np.asarray(nib.load(tmp_path / "a" / f"{name}.nii.gz").dataobj)
+    tc, wt, et = np.moveaxis(probabilities >= 0.5, -1, 0)
+    np.testing.assert_array_equal(labels[tc & wt & et] == 3, True)
+    assert not labels[~tc & ~wt & ~et].any()
+    error = np.asarray(nib.load(tmp_path / "a" / f"{name}-error.nii.gz").dataobj)
+    assert error.shape == probabilities.shape
+    assert np.abs(error).max() <= 1
+    assert (tmp_path / "a" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_whose_they_are(
+    run: Callable[..., dict[str, Any]], segment: Command, export: Command, workplace: Path, tmp_path: Path
+) -> None:
+    results = run("plus", "--sites", "2", "--method", "ser-diff-plus")
+    folder = workplace / "plus"
+    release, scans, cases = scored_cases(folder, "site-2")
+    unnamed = segment(folder, scans / cases[0], "--out", tmp_path / "no")
+    assert unnamed.exit_code == 1
+    assert "say whose they are: site-1, site-2" in unnamed.stderr
+    stranger = segment(folder, scans / cases[0], "--site", "site-9", "--out", tmp_path / "no")
+    assert "'site-9' is none of" in stranger.stderr
+
+    assert segment(folder, scans / cases[0], "--site", "site-2", "--out", tmp_path / "own").exit_code == 0
+    labels = np.asarray(nib.load(tmp_path / "own" / f"{cases[0]}.nii.gz").dataobj)
+    truth = np.asarray(nib.load(next((scans / cases[0]).glob("*seg.nii.gz"))).dataobj)
+    et = TRUTH[release]
+    found = [dice(*pair) for pair in zip(regions(labels, et), regions(truth, et), strict=True)]
+    assert found == [results["R"]["dice"][region][-1][1] for region in ("tc", "wt", "et")]
+
+    # As a deployed federation is: the coordinator has no hospital's adapter, and hands on a model without.
+    away = tmp_path / "coordinator"
+    shutil.copytree(folder, away, ignore=shutil.ignore_patterns("hospitals"))
+    model = tmp_path / "site-2.safetensors"
+    assert "stays at the hospital" in export(away, "--site", "site-2", "--out", model).output
+    alone = segment(model, scans / cases[0], "--out", tmp_path / "no")
+    assert alone.exit_code == 1
+    assert "behind an adapter that site-2 keeps to itself" in alone.stderr
+    kept = folder / "hospitals" / "site-2"
+    assert segment(model, scans / cases[0], "--site", kept, "--out", tmp_path / "with").exit_code == 0
+    name = f"{cases[0]}.nii.gz"
+    assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("absent", "x"), "absent: no model can be read from it"),
+        ((".", "x"), "is no run's directory"),
+        (("ser-diff", "nowhere"), "nowhere: cannot be read"),
+        (("ser-diff",), "give scans, or --image"),
+        (("ser-diff", "x", "--image", "t1=a", "--name", "b"), "give scans, or --image"),
+        (("ser-diff", "--image", "t1=a", "--name", "b"), "the model needs t1, t1ce, t2, flair: no t1ce, t2, flair"),
+        (("ser-diff", "--image", "t1", "--name", "b"), "'t1' is not MODALITY=FILE"),
+        (("ser-diff", "--image", "t1=a", "--name", "../b"), "cannot be the name of a file"),
+        (("ser-diff", "x", "--release", "brats1"), "unknown release 'brats1'"),
+        (("ser-diff", "x", "--device", "tpu"), "--device: 'tpu'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    ser_diff: dict[str, Any], segment: Command, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = segment(*arguments, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_written_already_is_not_written_over(
+    ser_diff: dict[str, Any], segment: Command, workplace: Path, tmp_path: Path
+) -> None:
+    _, folder, cases = scored_cases(workplace / "ser-diff", "site-1")
+    (tmp_path / f"{cases[0]}.nii.gz").write_text("kept")
+    done = segment("ser-diff", folder / cases[0], "--out", tmp_path)
+    assert done.exit_code == 1
+    assert f"a segmentation of {cases[0]} already" in done.stderr
+    assert (tmp_path / f"{cases[0]}.nii.gz").read_text() == "kept"
