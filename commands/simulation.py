@@ -32,7 +32,7 @@ from fedserdiff.federation import name_mapping_of, phantom_federation, read_fede
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
-from fedserdiff.report.plots import Example
+from fedserdiff.report.examples import Example
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
@@ -320,20 +320,23 @@ def _example(
     config: ExperimentConfig,
     adapter: SiteAdapter | None,
 ) -> Example:
-    """Show the axial slice with most tumour of a site's first test case."""
+    """Show a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
     prepared = cached.prepared
-    z = int(np.argmax(prepared.mask[REGIONS.index("wt")].sum((0, 1), dtype=int)))
     own = predict_case(student, cached, config, adapter)
     scores = score_prediction(own, cached)
     taught = None if teacher is None else predict_case(teacher, cached, config, adapter)
     return Example(
         site=hospital.site.name,
         case=cached.case.name,
-        image=np.array(prepared.image[MODALITIES.index("flair"), :, :, z], np.float32),
-        truth=np.array(prepared.mask[..., z]),
-        coarse=own.coarse[..., z].numpy(),
-        refined=own.refined[..., z].numpy(),
-        error_map=None if taught is None else taught.error_map[..., z].numpy(),
+        modality="FLAIR",
+        regions=tuple(region.upper() for region in REGIONS),
+        spacing_mm=prepared.geometry.grid_spacing_mm,
+        image=np.array(prepared.image[MODALITIES.index("flair")]),
+        truth=np.array(prepared.mask, bool),
+        coarse=own.coarse.numpy() >= 0.5,
+        refined=own.refined.numpy() >= 0.5,
+        error_map=own.error_map.numpy().astype(np.float16),
+        teacher_error_map=None if taught is None else taught.error_map.numpy().astype(np.float16),
         dice={mask: mean_over_regions(scores, mask, "dice") for mask in ("coarse", "refined")},
     )

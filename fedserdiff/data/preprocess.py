@@ -48,6 +48,13 @@ class Geometry:
     inner_shape: tuple[int, int, int]
     pad_before: tuple[int, int, int]
 
+    @property
+    def grid_spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the working grid."""
+        sides = zip(self.spacing_mm, self.box_shape, self.inner_shape, strict=True)
+        x, y, z = (mm * whole / resampled for mm, whole, resampled in sides)
+        return x, y, z
+
     def to_scan(self, volume: torch.Tensor) -> torch.Tensor:
         """Resample channels on the working grid, (C, X, Y, Z), to the brain's box in the scan (C, *box_shape)."""
         inner = volume[(slice(None), *self._inner())]

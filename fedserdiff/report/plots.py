@@ -1,7 +1,6 @@
 """Pictures of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -9,34 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.files import write_whole
+from fedserdiff.report.colours import REGION_COLOURS
+from fedserdiff.report.examples import Example, large_before_small
 
 matplotlib.use("Agg")
 
-_COLOURS = {"tc": "#e66101", "wt": "#5e3c99", "et": "#ffd92f"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One slice of one test case: `image` (X, Y), and masks or maps of shape (3, X, Y).
-
-    `error_map` is the teacher's Ê, in [−1, 1]; None where the run has no teacher.
-    """
-
-    site: str
-    case: str
-    image: NDArray[np.floating]
-    truth: NDArray[np.floating]
-    coarse: NDArray[np.floating]
-    refined: NDArray[np.floating]
-    error_map: NDArray[np.floating] | None
-    dice: dict[str, float]
-
 
 def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
-    """Draw one row a site: MRI, truth, coarse and refined mask, and the teacher's error map of the whole tumour."""
-    columns = ["FLAIR", "truth", "coarse", "refined", "teacher's error map (WT)"]
+    """Draw one row a site: scan, truth, coarse and refined mask, and the teacher's error map of the largest region.
+
+    Each row shows the axial slice in which most is true.
+    """
+    order = large_before_small(examples)
+    largest = examples[0].regions[order[0]]
+    columns = [examples[0].modality, "truth", "coarse", "refined", f"teacher's error map ({largest})"]
     figure = Figure(figsize=(2.6 * len(columns), 3.1 * len(examples) + 0.8), layout="constrained")
     axes = figure.subplots(len(examples), len(columns), squeeze=False)
     shown = None
@@ -47,24 +33,22 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
                 axis.set_title(column)
             _draw_brain(axis, example)
         for axis, name in zip(row[1:4], ("truth", "coarse", "refined"), strict=True):
-            _draw_masks(axis, getattr(example, name))
+            _draw_masks(axis, example, getattr(example, name), order)
             if name in example.dice:
                 _write_dice(axis, example.dice[name])
-        if example.error_map is None:
+        if example.teacher_error_map is None:
             row[4].text(0.5, 0.5, "no teacher", transform=row[4].transAxes, ha="center", color="white")
         else:
-            wt = REGIONS.index("wt")
-            shown = row[4].imshow(
-                example.error_map[wt].T, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest"
-            )
+            errors = example.teacher_error_map[order[0], ..., example.centre[2]].T
+            shown = row[4].imshow(errors, cmap="coolwarm", vmin=-1, vmax=1, origin="lower", interpolation="nearest")
         _write_name(row[0], example)
     if shown is not None:
         figure.colorbar(shown, ax=axes[:, 4].tolist(), shrink=0.6, label="− remove · add +")
-    _finish(figure, title, file)
+    _finish(figure, examples[0].regions, title, file)
 
 
 def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Path) -> None:
-    """Draw one row a site: MRI, truth, and the refined mask of every method's student.
+    """Draw one row a site: scan, truth, and the refined mask of every method's student, as `plot_examples` does.
 
     Parameters
     ----------
@@ -72,7 +56,8 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
         By method, the same cases in the same order.
     """
     cases = next(iter(methods.values()))
-    columns = ["FLAIR", "truth", *methods]
+    order = large_before_small(cases)
+    columns = [cases[0].modality, "truth", *methods]
     figure = Figure(figsize=(2.2 * len(columns), 2.7 * len(cases) + 0.8), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
@@ -81,16 +66,17 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
             _draw_brain(axis, case)
             if number == 0:
                 axis.set_title(column)
-        _draw_masks(row[1], case.truth)
+        _draw_masks(row[1], case, case.truth, order)
         for axis, examples in zip(row[2:], methods.values(), strict=True):
-            _draw_masks(axis, examples[number].refined)
+            _draw_masks(axis, case, examples[number].refined, order)
             _write_dice(axis, examples[number].dice["refined"])
         _write_name(row[0], case)
-    _finish(figure, title, file)
+    _finish(figure, cases[0].regions, title, file)
 
 
 def _draw_brain(axis: "matplotlib.axes.Axes", example: Example) -> None:
-    brain = np.where(example.image == 0, example.image.min(), example.image)  # black around the brain
+    image = example.image[..., example.centre[2]]
+    brain = np.where(image == 0, image.min(), image)  # black around the brain
     axis.imshow(brain.T, cmap="gray", origin="lower", interpolation="nearest")
 
 
@@ -104,16 +90,17 @@ def _write_name(axis: "matplotlib.axes.Axes", example: Example) -> None:
     axis.text(-0.04, 0.5, name, transform=axis.transAxes, rotation=90, ha="right", va="center")
 
 
-def _finish(figure: Figure, title: str, file: Path) -> None:
-    handles = [matplotlib.patches.Patch(color=_COLOURS[r], label=r.upper()) for r in REGIONS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(REGIONS), frameon=False)
+def _finish(figure: Figure, regions: Sequence[str], title: str, file: Path) -> None:
+    named = zip(regions, REGION_COLOURS, strict=False)
+    handles = [matplotlib.patches.Patch(color=colour, label=region) for region, colour in named]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
     write_whole(file, lambda opened: figure.savefig(opened, dpi=110, format="png"))
 
 
-def _draw_masks(axis: "matplotlib.axes.Axes", masks: NDArray[np.floating]) -> None:
+def _draw_masks(axis: "matplotlib.axes.Axes", example: Example, masks: NDArray[np.bool_], order: Sequence[int]) -> None:
     """Fill the regions from the largest to the smallest."""
-    for region in ("wt", "tc", "et"):
-        mask = masks[REGIONS.index(region)] >= 0.5
-        colour = matplotlib.colors.to_rgba(_COLOURS[region], 0.75)
+    for region in order:
+        mask = masks[region, ..., example.centre[2]]
+        colour = matplotlib.colors.to_rgba(REGION_COLOURS[region], 0.75)
         axis.imshow(np.where(mask.T[..., None], colour, (0, 0, 0, 0)), origin="lower", interpolation="nearest")

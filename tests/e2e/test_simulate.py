@@ -62,6 +62,9 @@ def test_the_run_directory_repeats_and_restores_the_run(ser_diff: dict[str, Any]
     )
     assert one == ser_diff["R"]["hd95"]["wt"][2][0]
     assert (folder / "examples.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "volumes.html").read_text()
+    assert "ser-diff, seed 0, phantom data, profile smoke, final student after stage 3 of 3" in page
+    assert all(f"{site}: " in page for site in ser_diff["sites"])
     assert not list(folder.glob("**/*.partial*"))
 
 
