@@ -74,7 +74,7 @@ def render_volumes(methods: Mapping[str, Sequence[Example]], facts: str, phantom
     regions = shown[0].regions if shown else ()
     if len(regions) > len(REGION_COLOURS):
         raise ValueError(f"{len(regions)} regions: at most {len(REGION_COLOURS)} can be told apart by colour")
-    taught = any(example.teacher_error_map is not None for examples in thin.values() for example in examples)
+    taught = any(_of_teacher(example) is not None for examples in thin.values() for example in examples)
     volumes = _Volumes()
     layers = {name: [_layers(example, taught, volumes) for example in examples] for name, examples in thin.items()}
     data = {
@@ -164,14 +164,25 @@ def _layers(example: Example, taught: bool, volumes: _Volumes) -> list[dict[str,
             ("Refined mask", example.refined, _dice(example, "refined")),
         )
     ]
-    maps: dict[str, NDArray[np.floating] | None] = {"Student's error map": example.error_map}
-    if taught:
-        maps["Teacher's error map"] = example.teacher_error_map
-    for name, errors in maps.items():
-        steps = () if errors is None else np.rint(errors.astype(np.float32) * _ERROR_STEPS).astype(np.int8)
-        places = [volumes.add(channel, example, 1 / _ERROR_STEPS) for channel in steps]
-        layers.append({"name": name, "kind": "errors", "note": "" if places else "no teacher", "volumes": places})
+    layers.append(_errors("Student's error map", example, example.error_map, volumes))
+    if (of_teacher := _of_teacher(example)) is not None:
+        layers.append(_errors("Teacher's error map", example, of_teacher, volumes))
+    elif taught:
+        why = "no teacher" if example.teacher_error_map is None else "the teacher is this student"
+        layers.append({"name": "Teacher's error map", "kind": "errors", "note": why, "volumes": []})
     return layers
+
+
+def _of_teacher(example: Example) -> NDArray[np.floating] | None:
+    """Return the teacher's error map; None where there is no teacher, or it was frozen from the student shown."""
+    maps = example.teacher_error_map
+    return None if maps is None or np.array_equal(maps, example.error_map) else maps
+
+
+def _errors(name: str, example: Example, maps: NDArray[np.floating], volumes: _Volumes) -> dict[str, Any]:
+    steps = np.rint(maps.astype(np.float32) * _ERROR_STEPS).astype(np.int8)
+    places = [volumes.add(channel, example, 1 / _ERROR_STEPS) for channel in steps]
+    return {"name": name, "kind": "errors", "note": "", "volumes": places}
 
 
 def _bits(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:

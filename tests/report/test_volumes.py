@@ -127,6 +127,15 @@ def test_method_without_teacher_says_so_beside_one_that_has_one_and_alone_has_no
     assert "Teacher" not in alone.text
 
 
+def test_teacher_that_is_the_student_is_not_shown_twice() -> None:
+    same = example(teacher_error_map=example().error_map)
+    alone = Page(render_volumes({"plus": [same]}, FACTS, True, None))
+    assert [layer["name"] for layer in alone.data["methods"]["plus"][0]][3:] == ["Student's error map"]
+    beside = Page(render_volumes({"plus": [same], "ser-diff": [example()]}, FACTS, True, None))
+    layer = beside.layer("plus", 0, "Teacher's error map")
+    assert (layer["volumes"], layer["note"]) == ([], "the teacher is this student")
+
+
 def test_page_loads_nothing_and_forbids_to(page: Page, source: str) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")

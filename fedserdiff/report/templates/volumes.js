@@ -133,6 +133,7 @@
   }
 
   function step(by) {
+    if (shownCase === null) return; // nothing is drawn yet
     go(position.map((place, axis) => place + (axis === plane().axis ? by : 0)));
   }
 
