@@ -26,6 +26,7 @@ from fedserdiff.methods import label
 from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
+from fedserdiff.report.volumes import VOLUMES, write_volumes
 from strategies.run_directory import RunDirectory
 
 STUDIES = {
@@ -106,15 +107,17 @@ def compare_methods(
     comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
     _write_json(folder / _COMPARISON, comparison)
     _write_csv(folder / "comparison.csv", comparison)
-    (folder / _CASES).unlink(missing_ok=True)
+    for name in (_CASES, VOLUMES):
+        (folder / name).unlink(missing_ok=True)
     if setting.phantom or show_cases:
         seed = setting.seeds[0]
-        shown = {
-            label(m).replace(" (", "\n("): examples(first, RunDirectory(by_seed[seed].path))
-            for m, by_seed in runs.items()
-        }
-        title = f"{setting.data} data, seed {seed}, refined masks at the end of the stream"
-        plot_methods(shown, title if leak is None else f"{title}\n{leak}", folder / _CASES)
+        shown = {label(m): examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
+        about = f"{setting.data} data, seed {seed}"
+        title = f"{about}, refined masks at the end of the stream"
+        wrapped = {name.replace(" (", "\n("): cases for name, cases in shown.items()}
+        plot_methods(wrapped, title if leak is None else f"{title}\n{leak}", folder / _CASES)
+        facts = f"{about}, profile {setting.config.profile}, students at the end of the stream"
+        write_volumes(shown, facts, setting.phantom, leak, folder / VOLUMES)
     return comparison
 
 
@@ -160,7 +163,8 @@ def write_page(folder: Path) -> None:
     done = {path.stem: json.loads(path.read_text()) for path in (folder / _STUDIES).glob("*.json")}
     cases = folder / _CASES
     picture = cases.read_bytes() if cases.is_file() else None
-    page = render_page(comparison, [done[name] for name in STUDIES if name in done], picture)
+    volumes = VOLUMES if (folder / VOLUMES).is_file() else None
+    page = render_page(comparison, [done[name] for name in STUDIES if name in done], picture, volumes)
     write_whole(folder / "report.html", lambda opened: opened.write(page.encode()))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commands.common import DpClip, DpNoise, clear_errors
-from commands.simulation import CASES, Federation, examples, open_named, reopen, run_simulation
+from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
 from fedserdiff.config import PROFILES, ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
@@ -21,6 +21,7 @@ from fedserdiff.report.live import LiveView
 from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
+from fedserdiff.report.volumes import VOLUMES, write_volumes
 from strategies.run_directory import RunDirectory
 
 _PICTURE = "examples.png"  # the last file that a run writes
@@ -182,9 +183,12 @@ def _run(console: Console, opened: Federation, run: RunDirectory, ray_address: s
         results = run_simulation(opened, run, CASES, view, ray_address)
     print_results(console, results, opened.data)
     about = f"{label(config.method)}, seed {config.seed}, {opened.data} data"
+    warning = leak_warning(results["overlap"])
+    shown = examples(opened, run)
+    last = len(results["stages"]) - 1
+    facts = f"{about}, profile {config.profile}, final student after stage {last} of {last}"
+    write_volumes({label(config.method): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
     title = f"{about}, final student; Dice of the whole volume, mean of regions"
-    if warning := leak_warning(results["overlap"]):
-        title += f"\n{warning}"
-    plot_examples(examples(opened, run), title, run.path / _PICTURE)
-    files = f"results.json, results.csv, {_PICTURE}, student.pt, config.json"
+    plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)
+    files = f"results.json, results.csv, {_PICTURE}, {VOLUMES}, student.pt, config.json"
     console.print(f"Results in {escape(str(run.path))}: {files}")

@@ -31,7 +31,8 @@ from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
 from fedserdiff.report.events import RunEvents
-from fedserdiff.report.plots import Example
+from fedserdiff.report.examples import Example
+from fedserdiff.report.labels import in_capitals
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
@@ -314,10 +315,9 @@ def _example(
     config: ExperimentConfig,
     adapter: SiteAdapter | None,
 ) -> Example:
-    """Show the axial slice with most tumour of a site's first test case."""
+    """Show a site's first test case."""
     cached = min(hospital.test, key=lambda c: c.case.name)
-    prepared = cached.prepared
-    z = int(np.argmax(prepared.mask.any(0).sum((0, 1), dtype=int)))
+    prepared, convention = cached.prepared, cached.case.convention
     own = predict_case(student, cached, config, adapter)
     scores = score_prediction(own, cached)
     modality = _SHOWN if _SHOWN in config.modalities else config.modalities[0]
@@ -325,13 +325,14 @@ def _example(
     return Example(
         site=hospital.site.name,
         case=cached.case.name,
-        modality=modality,
-        regions=config.regions,
-        painting_order=cached.case.convention.painting_order,
-        image=np.array(prepared.image[config.modalities.index(modality), :, :, z], np.float32),
-        truth=np.array(prepared.mask[..., z]),
-        coarse=own.coarse[..., z].numpy(),
-        refined=own.refined[..., z].numpy(),
-        error_map=None if taught is None else taught.error_map[..., z].numpy(),
+        modality=in_capitals(modality),
+        regions=tuple(map(in_capitals, config.regions)),
+        spacing_mm=prepared.geometry.grid_spacing_mm,
+        image=np.array(prepared.image[config.modalities.index(modality)]),
+        truth=np.array(prepared.mask, bool),
+        coarse=convention.written(own.coarse.numpy()),
+        refined=convention.written(own.refined.numpy()),
+        error_map=own.error_map.numpy().astype(np.float16),
+        teacher_error_map=None if taught is None else taught.error_map.numpy().astype(np.float16),
         dice={mask: mean_over_regions(scores, mask, "dice") for mask in ("coarse", "refined")},
     )

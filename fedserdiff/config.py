@@ -42,6 +42,8 @@ _FRACTIONAL = (
     "egress_quota_mb", "dp_noise", "dp_clip",
 )  # fmt: skip
 
+_MOST_REGIONS = 8
+
 _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to keep
     "lambda_kd", "gamma", "teacher", "participation", "shared_error_maps", "map_noise", "ewc_weight",
     "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps", "map_steps", "inversion_steps",
@@ -271,6 +273,8 @@ class ExperimentConfig:
                 or len(set(channels)) < len(channels)
             ):
                 raise ConfigError(f"{name}: {channels!r} are not names, at least one, each once")
+        if len(self.regions) > _MOST_REGIONS:
+            raise ConfigError(f"regions: {len(self.regions)} are more than {_MOST_REGIONS}, which pictures tell apart")
 
     def _check_noise(self) -> None:
         """See that noise on what rounds change covers all that hospitals tell of their training patients."""

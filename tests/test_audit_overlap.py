@@ -186,6 +186,8 @@ def test_run_that_keeps_them_is_stamped_in_tables_record_and_picture(
     assert "kept, which leaks: west: BraTS-GLI-02001-000 is of the same patient as BraTS2021_01005" in output
     assert output.count(LEAKING) == 2
     assert LEAKING in title
+    (page,) = overlapping.parent.glob("runs/*/volumes.html")
+    assert LEAKING in page.read_text()
     assert "eft out" not in output
     overlap = seen["overlap"]
     assert (overlap["leaks"], overlap["left_out"], overlap["kept"]) == (True, {}, {"east": 2, "west": 1})
@@ -243,11 +245,12 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
     assert all(sentence in page for sentence in sentences)
     in_csv = (folder / "comparison.csv").read_text().splitlines()
     assert in_csv[1].split(",")[in_csv[0].split(",").index("leaks")] == str(allowed)
-    for text in (page, titles[0]):
+    for text in (page, titles[0], (folder / "volumes.html").read_text()):
         assert ("Leaking: 2 cases (2 of west)" in text) == allowed
 
     before = (run / "results.json").stat().st_mtime_ns
-    module.compare_methods(Pool(), setting, ["fine-tune"], folder, True)
+    module.compare_methods(Pool(), setting, ["fine-tune"], folder, False)
+    assert not (folder / "volumes.html").exists(), "scans of one's own are shown on request alone"
     assert (run / "results.json").stat().st_mtime_ns == before
 
 

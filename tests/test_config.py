@@ -107,6 +107,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("modalities", ("t1", "t1")),
         ("regions", ("",)),
         ("regions", (1, 2)),
+        ("regions", tuple("abcdefghi")),
         ("allow_overlap", 1),
         ("allow_overlap", "yes"),
         ("allow_overlap", None),

@@ -65,6 +65,13 @@ class Geometry:
         margins = zip(reversed(self.margin_before), reversed(self.margin_after), strict=True)  # F.pad's order
         return F.pad(self.to_scan(volume), [n for pair in margins for n in pair])
 
+    @property
+    def grid_spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the working grid."""
+        sides = zip(self.spacing_mm, self.box_shape, self.inner_shape, strict=True)
+        x, y, z = (mm * whole / resampled for mm, whole, resampled in sides)
+        return x, y, z
+
     def to_scan(self, volume: torch.Tensor) -> torch.Tensor:
         """Resample channels on the working grid, (C, X, Y, Z), to the brain's box in the scan (C, *box_shape)."""
         inner = volume[(slice(None), *self._inner())]

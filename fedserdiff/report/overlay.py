@@ -8,8 +8,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from fedserdiff.files import write_whole
+from fedserdiff.report.colours import REGION_COLOURS
 from fedserdiff.report.labels import in_capitals
-from fedserdiff.report.plots import colour_of, draw_masks
+from fedserdiff.report.plots import draw_masks
 from fedserdiff.segmenter import Segmentation
 
 _VIEWS = (("sagittal", 0), ("coronal", 1), ("axial", 2))
@@ -40,7 +41,8 @@ def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
         draw_masks(axis, slices, convention.painting_order, opacity=0.45, aspect=spacing[1] / spacing[0])
         axis.set_title(f"{view}, voxel {place + 1} of {scan.shape[along]}")
         axis.set_axis_off()
-    handles = [Patch(color=colour_of(n), label=in_capitals(region)) for n, region in enumerate(convention.regions)]
+    named = zip(convention.regions, REGION_COLOURS, strict=False)
+    handles = [Patch(color=colour, label=in_capitals(region)) for region, colour in named]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"{name}, over {in_capitals(convention.modalities[0])}")
     write_whole(file, lambda opened: figure.savefig(opened, dpi=120, format="png"))

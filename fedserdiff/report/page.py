@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from fedserdiff.methods import METHODS
@@ -19,7 +19,12 @@ _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
 _BADGE = Markup('<span class="badge">breaks privacy</span>')
 
 
-def render_page(comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[str, Any]], cases: bytes | None) -> str:
+def render_page(
+    comparison: Mapping[str, Any] | None,
+    studies: Sequence[Mapping[str, Any]],
+    cases: bytes | None,
+    volumes: str | None = None,
+) -> str:
     """Return the page; the same input gives the same text.
 
     Parameters
@@ -30,7 +35,29 @@ def render_page(comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[
         For each: title, question, data, columns, rows, plot and sentences.
     cases : bytes or None
         A PNG picture of example cases.
+    volumes : str, optional
+        Name of the file beside this one that shows the same cases slice by slice.
     """
+    mark = _Marker(comparison["methods"] if comparison else [])
+    picture = None
+    if cases is not None:
+        about = f"{_facts(comparison['data'])}." if comparison else "Its title says of which data."
+        caption = f"Test cases as examples: the scan, the truth and the masks that were predicted. {about}"
+        picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
+    return (
+        template("comparison.html")
+        .render(
+            comparison=None if comparison is None else _comparison_view(comparison, mark),
+            studies=[_study_view(study, mark) for study in studies],
+            cases=picture,
+            volumes=volumes,
+        )
+        .lstrip()
+    )  # a page begins with its document type
+
+
+def template(name: str) -> Template:
+    """Return one of the report's templates; what is put into it is text, never tags."""
     environment = Environment(
         loader=PackageLoader("fedserdiff.report"),
         autoescape=True,
@@ -38,18 +65,7 @@ def render_page(comparison: Mapping[str, Any] | None, studies: Sequence[Mapping[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    mark = _Marker(comparison["methods"] if comparison else [])
-    picture = None
-    if cases is not None:
-        about = f"{_facts(comparison['data'])}." if comparison else "Its title says of which data."
-        caption = f"Test cases as examples: the scan, the truth and the masks that were predicted. {about}"
-        picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
-    template = environment.get_template("comparison.html")
-    return template.render(
-        comparison=None if comparison is None else _comparison_view(comparison, mark),
-        studies=[_study_view(study, mark) for study in studies],
-        cases=picture,
-    ).lstrip()  # a page begins with its document type
+    return environment.get_template(name)
 
 
 class _Marker:

@@ -136,6 +136,9 @@ def test_figures_of_comparison_and_page_are_those_of_results_json(finished: dict
         assert f"{hd95:.1f}" in row
     assert "not BraTS scores" in text
     assert not re.search(r"(src|href)=[\"']https?:", page)
+    assert 'href="volumes.html"' in page
+    volumes = (workplace / "compared" / "volumes.html").read_text()
+    assert all(f"<option>{method['name']}</option>" in volumes for method in finished["methods"])
 
 
 def test_a_third_call_runs_nothing_and_says_the_same(

@@ -62,7 +62,15 @@ def test_the_run_directory_repeats_and_restores_the_run(ser_diff: dict[str, Any]
     )
     assert one == ser_diff["R"]["hd95"]["wt"][2][0]
     assert (folder / "examples.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "volumes.html").read_text()
+    assert "ser-diff, seed 0, phantom data, profile smoke, final student after stage 3 of 3" in page
+    assert all(f"{site}: " in page for site in ser_diff["sites"])
     assert not list(folder.glob("**/*.partial*"))
+
+
+def test_every_field_of_the_results_is_explained(ser_diff: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "how-to" / "read-the-report.md").read_text()
+    assert [field for field in ser_diff if f"`{field}`" not in page] == []
 
 
 def test_what_leaves_a_hospital_is_changes_of_weights_metrics_and_the_teachers_packed_maps(

@@ -255,6 +255,13 @@ def test_names_from_outside_are_text_and_never_tags() -> None:
 
 
 @pytest.mark.usefixtures("no_charts")
+def test_page_points_to_the_volumes_beside_it_where_there_are_any() -> None:
+    without, beside = (render_page(make_comparison(), [], b"picture", name) for name in (None, "volumes.html"))
+    assert "volumes.html" not in without
+    assert set(Page(beside).references) - set(Page(without).references) == {"volumes.html"}
+
+
+@pytest.mark.usefixtures("no_charts")
 def test_leak_stands_in_the_head_under_every_picture_and_with_the_cases_that_were_kept() -> None:
     values, study = make_comparison(phantom=False), make_study()
     clean = render_page(values, [study], b"picture")

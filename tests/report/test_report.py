@@ -6,14 +6,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 from comparisons import BREAKING, make_comparison, make_study
+from example_cases import GRID, example
 from rich.console import Console
 
-from fedserdiff.report.plots import Example, plot_examples, plot_methods
+from fedserdiff.report.examples import Example
+from fedserdiff.report.plots import plot_examples, plot_methods
 from fedserdiff.report.tables import print_comparison, print_results, print_study
 from strategies.evaluation_plan import EvaluationPlan
 from strategies.results import Results
-
-GLIOMA = ("flair", ("tc", "wt", "et"), (1, 0, 2))  # modality shown, regions, the largest first
 
 
 def results(rows: int, deployed: list[int] | None = None) -> Results:
@@ -165,31 +165,31 @@ def test_the_table_of_values_has_one_row_per_score() -> None:
     assert rows[0]["value"] == 0.01
 
 
+def colours_of(picture: Path) -> int:
+    """How many pixels are coloured."""
+    seen = matplotlib.image.imread(picture)[..., :3]
+    return int(((seen.max(-1) - seen.min(-1)) > 0.3).sum())
+
+
 def test_the_picture_shows_masks_in_colour_and_sites_without_teacher(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    mask = np.zeros((3, 20, 24))
-    mask[:, 5:12, 6:14] = 1
-    examples = [
-        Example(
-            site,
-            "case-1",
-            "flair",
-            ("tc", "wt", "et"),
-            (1, 0, 2),
-            rng.random((20, 24)),
-            mask,
-            mask * 0,
-            mask,
-            error,
-            {"coarse": 0.0, "refined": 0.873},
-        )
-        for site, error in (("north", rng.uniform(-1, 1, (3, 20, 24))), ("west", None))
-    ]
-    plot_examples(examples, "title", tmp_path / "examples.png")
-    picture = matplotlib.image.imread(tmp_path / "examples.png")[..., :3]
+    file = tmp_path / "examples.png"
+    plot_examples([example("north"), example("west", taught=False)], "title", file)
+    picture = matplotlib.image.imread(file)
     assert picture.shape[0] > 400
-    coloured = (picture.max(-1) - picture.min(-1)) > 0.3
-    assert 0.005 < float(coloured.mean()) < 0.6
+    assert 0.005 < colours_of(file) / picture[..., 0].size < 0.6
+    plot_examples([example("north", taught=False), example("west", taught=False)], "title", file)
+    assert colours_of(file) > 0
+
+
+def test_the_picture_shows_the_slice_in_which_most_is_true(tmp_path: Path) -> None:
+    def coloured(at: int) -> int:
+        refined = np.zeros((8, *GRID), bool)
+        refined[..., at] = True
+        plot_methods({"a": [example(refined=refined)]}, "title", tmp_path / "cases.png")
+        return colours_of(tmp_path / "cases.png")
+
+    most = int(example().truth.any(0).sum((0, 1)).argmax())
+    assert coloured(most) > coloured(most + 1) == coloured(0)
 
 
 def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> None:
@@ -222,33 +222,14 @@ def test_a_study_is_printed_with_all_its_cells_and_sentences() -> None:
 
 
 def test_the_picture_of_methods_shows_every_methods_mask(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    mask = np.zeros((3, 20, 24))
-    mask[:, 5:12, 6:14] = 1
-    image = rng.random((20, 24))
-
-    def case(site: str, refined: Any) -> Example:
-        return Example(
-            site,
-            "case-1",
-            "flair",
-            ("tc", "wt", "et"),
-            (1, 0, 2),
-            image,
-            mask,
-            mask * 0,
-            refined,
-            None,
-            {"coarse": 0.0, "refined": 0.5},
-        )
+    nothing, something = (example(refined=masks) for masks in (np.zeros((8, *GRID), bool), example().truth))
 
     def coloured(methods: dict[str, list[Example]]) -> int:
         plot_methods(methods, "title", tmp_path / "cases.png")
-        picture = matplotlib.image.imread(tmp_path / "cases.png")[..., :3]
-        return int(((picture.max(-1) - picture.min(-1)) > 0.3).sum())
+        return colours_of(tmp_path / "cases.png")
 
-    none = coloured({"a": [case("north", mask * 0)], "b": [case("north", mask * 0)]})
-    one = coloured({"a": [case("north", mask)], "b": [case("north", mask * 0)]})
-    both = coloured({"a": [case("north", mask)], "b": [case("north", mask)]})
+    none = coloured({"a": [nothing], "b": [nothing]})
+    one = coloured({"a": [something], "b": [nothing]})
+    both = coloured({"a": [something], "b": [something]})
     assert none < one < both
     assert both - one == pytest.approx(one - none, rel=0.05)
