@@ -274,7 +274,7 @@ class ExperimentConfig:
             ):
                 raise ConfigError(f"{name}: {channels!r} are not names, at least one, each once")
         if len(self.regions) > _MOST_REGIONS:
-            raise ConfigError(f"regions: {len(self.regions)} are more than {_MOST_REGIONS}, which pictures tell apart")
+            raise ConfigError(f"regions: {self.regions!r} are more than the {_MOST_REGIONS} that pictures tell apart")
 
     def _check_noise(self) -> None:
         """See that noise on what rounds change covers all that hospitals tell of their training patients."""
