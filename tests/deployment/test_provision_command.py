@@ -81,6 +81,20 @@ def test_one_command_makes_a_federation_of_a_file(tmp_path: Path) -> None:
     assert f"{kits}/authority/ca.key" in warning
 
 
+def test_what_hospitals_of_another_organ_share_reaches_each_of_them(tmp_path: Path) -> None:
+    channels = 'modalities = ["T2", "ADC"]\nregions = ["PZ", "TZ"]\n'
+    (tmp_path / "f.toml").write_text(f'{channels}[[site]]\nname = "north"\nrelease = "msd"\npath = "scans"\n')
+    (tmp_path / "scans").mkdir()
+    arguments = ["--federation", "f.toml", "--coordinator", "localhost:8443", "--out", "kits", "--profile", "smoke"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = CliRunner().invoke(provision_command.app, arguments)
+    assert done.exit_code == 0, done.output
+    config = HospitalKit.load(tmp_path / "kits" / "sites" / "north").config
+    assert (config.modalities, config.regions) == (("T2", "ADC"), ("PZ", "TZ"))
+    assert config.sites == (Site("north", "msd", str(tmp_path / "scans")),)
+
+
 def test_as_many_phantom_hospitals_as_asked_are_named_and_the_same_place_is_not_taken_twice(tmp_path: Path) -> None:
     call = ("--sites", "2", "--coordinator", "localhost:8443", "--out", "kits")
     assert provision(tmp_path, *call).returncode == 0
