@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from commands.common import clear_errors
-from commands.simulation import progress_bars
+from commands.common import clear_errors, progress_bars
 from fedserdiff.config import make_config
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital

@@ -109,10 +109,10 @@ def prepare_case(case: Case, release: Release, grid: tuple[int, int, int], spaci
     volumes = [first]
     for path in case.images[1:]:
         volumes.append(read_volume(path))
-        _check_aligned(volumes[-1], first)
+        check_aligned(volumes[-1], first)
     seg = read_volume(case.seg)
-    _check_aligned(seg, first)
-    truth = _regions(seg, release)
+    check_aligned(seg, first)
+    truth = segmented_regions(seg, release)
 
     folder = case.images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
@@ -147,8 +147,14 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
 
 
-def _check_aligned(volume: Volume, first: Volume) -> None:
-    """Check that a volume lies where the first modality lies: that no corner of it is elsewhere."""
+def check_aligned(volume: Volume, first: Volume) -> None:
+    """Check that a volume lies where another lies: that no corner of it is elsewhere.
+
+    Raises
+    ------
+    DataError
+        Where shapes differ, or a corner is more than 0.1 mm apart; the text names `volume`.
+    """
     if volume.shape != first.shape:
         raise DataError(f"{volume.path}: shape {volume.shape} differs from {first.shape} of {first.path.name}")
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in first.shape))])
@@ -157,8 +163,14 @@ def _check_aligned(volume: Volume, first: Volume) -> None:
         raise DataError(f"{volume.path}: affine differs from that of {first.path.name}: the volumes are not aligned")
 
 
-def _regions(seg: Volume, release: Release) -> NDArray[np.bool_]:
-    """Return the masks of a segmentation's regions, of shape (3, X, Y, Z), after checking its labels."""
+def segmented_regions(seg: Volume, release: Release) -> NDArray[np.bool_]:
+    """Return the masks of a segmentation's regions, (regions, X, Y, Z), in the order of `Release.region_masks`.
+
+    Raises
+    ------
+    DataError
+        Where its values are no labels, or one is not the release's; the text names the file.
+    """
     labels = seg.voxels
     if labels.dtype.kind == "f":
         if not np.array_equal(labels, np.round(labels)):
