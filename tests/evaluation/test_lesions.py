@@ -40,7 +40,7 @@ def scene(seed: int) -> tuple[Mask, Mask]:
 
 # Lesion-wise Dice and HD95 (mm), then lesions found, missed and spurious components, that the organisers' eval.py
 # (rachitsaluja/BraTS-2023-Metrics at 0e272e6) gave for scene(seed) as NIfTI files of label 3, as its GLI task
-# (dilation 3, more than 50 mm³) and its MET task (1, 2 mm³). VOXELS of the two masks tell other masks from other scores.
+# (dilation 3, more than 50 mm³) and its MET task (1, 2 mm³). VOXELS of both tell other masks from other scores.
 VOXELS = {0: (5407, 4740), 2: (3906, 6584), 6: (4929, 6262), 9: (3975, 1843), 11: (2329, 3548)}
 OBLONG = (1.5, 1.0, 2.5)
 GLI, MET = (3, 50.0), (1, 2.0)
@@ -124,9 +124,10 @@ def test_a_prediction_over_two_lesions_is_held_against_each() -> None:
 
 
 def test_parts_of_a_prediction_that_touch_at_a_corner_are_one() -> None:
-    lesion, corner = block((10, 10, 10), (4, 4, 4)), block((14, 14, 14), (3, 3, 3))
-    scores = lesion_scores(lesion | corner, lesion, MM)
+    lesion, arm = block((10, 10, 10), (4, 4, 4)), block((14, 13, 13), (6, 1, 1))  # the arm ends 6 voxels away
+    scores = lesion_scores(lesion | arm | block((20, 14, 14), (3, 3, 3)), lesion, MM)
     assert (scores.found, scores.spurious) == (1, 0)
-    assert scores.dice == pytest.approx(2 * 64 / (64 + 91))
-    apart = lesion_scores(lesion | block((18, 18, 18), (3, 3, 3)), lesion, MM)
+    assert scores.dice == pytest.approx(2 * 64 / (64 + 97))
+    apart = lesion_scores(lesion | arm | block((21, 14, 14), (3, 3, 3)), lesion, MM)
     assert (apart.found, apart.spurious) == (1, 1)
+    assert apart.dice == pytest.approx(2 * 64 / (64 + 70) / 2)
