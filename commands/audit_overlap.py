@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from commands.simulation import CASES, progress_bars, same_patient_of
+from commands.common import progress_bars
+from commands.simulation import CASES, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.overlap import Overlap, find_overlap

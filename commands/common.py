@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TaskID
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
 
@@ -42,6 +43,20 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         _say("stopped", kept, go_on())
         sys.stdout.flush()
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
+    with Progress(console=console, transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield show
 
 
 def listed(text: str, option: str) -> list[str]:

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from commands.common import clear_errors
-from commands.simulation import progress_bars
+from commands.common import clear_errors, progress_bars
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom import prostate

@@ -5,8 +5,7 @@ import json
 import pkgutil
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID
 
+from commands.common import progress_bars
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
@@ -200,20 +199,6 @@ def same_patient_of(federation: Path) -> dict[str, str]:
     """
     file = name_mapping_of(federation)
     return {} if file is None else read_name_mapping(file)
-
-
-@contextmanager
-def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
-    with Progress(console=console, transient=True) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield show
 
 
 def run_simulation(

@@ -65,20 +65,62 @@ def find_cases(folder: Path, release: Release, only: Sequence[str] = ()) -> list
     if named and missing:
         raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
     if not names:
-        raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release)}")
+        raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release, 'folders')}")
     return [_case(folder / name, release) for name in names]
 
 
-def _what_is_here(folder: Path, release: Release) -> str:
-    """Say what a folder without cases of `release` holds instead."""
-    entries = [entry.name for entry in _entries(folder)]
+def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
+    """Return the segmentations of `release` in `folder` by their case's name, in order; no modality need be there.
+
+    A case's segmentation is a file in the folder, ``CASE.nii.gz`` or by the release's name for one, such as
+    ``CASE_seg.nii.gz``, or it is in the case's own folder, as the release has it. What else is there is passed over.
+
+    Raises
+    ------
+    DataError
+        Where the folder is missing or cannot be read, holds no segmentation of the release, two of one case, or
+        something else in a segmentation's place; where a case's folder has none.
+    """
+    if not _is_directory(folder):
+        raise DataError(f"{folder}: no such directory")
+    found: dict[str, Path] = {}
+    for entry in sorted(_entries(folder)):
+        name = _case_name(entry, release)
+        if release.patient_of(name) is None:
+            continue
+        if name != entry.name:
+            check_is_file(entry)
+            path = entry
+        elif _is_directory(entry):
+            path = _file(entry, release, "seg")
+        else:
+            continue
+        if name in found:
+            raise DataError(f"{path}: a second segmentation of case {name}, beside {found[name]}: leave one")
+        found[name] = path
+    if not found:
+        raise DataError(f"{folder}: no segmentation of {release.name} here{_what_is_here(folder, release, 'files')}")
+    return found
+
+
+def _case_name(entry: Path, release: Release) -> str:
+    """Return the name without what makes it a segmentation's file name; a folder's name as it is."""
+    for extension in _EXTENSIONS:
+        if entry.name.endswith(extension):
+            return entry.name.removesuffix(extension).removesuffix(release.file_stem("", "seg"))
+    return entry.name
+
+
+def _what_is_here(folder: Path, release: Release, expected: str) -> str:
+    """Say what a folder without cases of `release` holds instead of the files or folders expected."""
+    entries = _entries(folder)
     if not entries:
         return ": the directory is empty"
     for other in RELEASES.values():
-        count = sum(other.patient_of(name) is not None for name in entries)
+        count = sum(other.patient_of(_case_name(entry, other)) is not None for entry in entries)
         if count and other is not release:
-            return f", but {count} of {other.name}: is the site's release right?"
-    return f"; expected folders such as {release.example}"
+            return f", but {count} of {other.name}: is the release right?"
+    return f"; expected {expected} such as {release.example}{_EXTENSIONS[0] if expected == 'files' else ''}"
 
 
 def _entries(folder: Path) -> list[Path]:

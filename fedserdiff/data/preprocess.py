@@ -156,7 +156,7 @@ def prepare_scan(
     volumes = [read_volume(path, channel) for path, channel in zip(images, channels or repeat(None), strict=False)]
     first = volumes[0]
     for volume in volumes[1:]:
-        _check_aligned(volume, first)
+        check_aligned(volume, first)
     folder = images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
@@ -185,8 +185,8 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> P
     """
     scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
     seg = read_volume(case.seg)
-    _check_aligned(seg, scan.first)
-    truth = _regions(seg, case.convention)
+    check_aligned(seg, scan.first)
+    truth = segmented_regions(seg, case.convention)
 
     geometry = scan.geometry
     starts, sizes = geometry.box_start, geometry.box_shape
@@ -212,8 +212,14 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
 
 
-def _check_aligned(volume: Volume, first: Volume) -> None:
-    """Check that a volume lies where the first modality lies: that no corner of it is elsewhere."""
+def check_aligned(volume: Volume, first: Volume) -> None:
+    """Check that a volume lies where another lies: that no corner of it is elsewhere.
+
+    Raises
+    ------
+    DataError
+        Where shapes differ, or a corner is more than 0.1 mm apart; the text names `volume`.
+    """
     if volume.shape != first.shape:
         raise DataError(f"{volume.path}: shape {volume.shape} differs from {first.shape} of {first.path.name}")
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in first.shape))])
@@ -222,8 +228,14 @@ def _check_aligned(volume: Volume, first: Volume) -> None:
         raise DataError(f"{volume.path}: affine differs from that of {first.path.name}: the volumes are not aligned")
 
 
-def _regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
-    """Return the masks of a segmentation's regions, of shape (3, X, Y, Z), after checking its labels."""
+def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
+    """Return the masks of a segmentation's regions, (regions, X, Y, Z), in the convention's order.
+
+    Raises
+    ------
+    DataError
+        Where its values are no labels, or one is not the convention's; the text names the file.
+    """
     labels = seg.voxels
     if labels.dtype.kind == "f":
         if not np.array_equal(labels, np.round(labels)):

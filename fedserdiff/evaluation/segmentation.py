@@ -21,8 +21,9 @@ def hd95(
 ) -> float:
     """Return the 95th percentile Hausdorff distance in mm between the surfaces of two masks (X, Y, Z).
 
-    The larger of the two directed percentiles, as BraTS scores it. 0 where both masks are empty; `diagonal_mm`, the
-    worst possible distance in the scan, where one is: a missed tumour must not improve a mean.
+    The larger of the two directed percentiles, as BraTS scores it, over surface voxels (BraTS 2023 weighs them by area:
+    see `lesions`). 0 where both masks are empty; `diagonal_mm`, the worst possible distance in the scan, where one is:
+    a missed tumour must not improve a mean.
     """
     if not prediction.any() and not truth.any():
         return 0.0

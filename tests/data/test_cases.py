@@ -97,7 +97,7 @@ def test_absent_directory_is_refused(tmp_path: Path) -> None:
 def test_another_releases_directory_is_recognised(tmp_path: Path) -> None:
     for number in range(3):
         _case_2021(tmp_path, number)
-    with pytest.raises(DataError, match="no case of brats2020 here, but 3 of brats2021: is the site's release right"):
+    with pytest.raises(DataError, match="no case of brats2020 here, but 3 of brats2021: is the release right"):
         find_cases(tmp_path, RELEASES["brats2020"])
 
 

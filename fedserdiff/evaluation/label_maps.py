@@ -1,0 +1,50 @@
+"""Score a predicted label map against the truth, both as files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedserdiff.data.nifti import read_volume
+from fedserdiff.data.preprocess import check_aligned, segmented_regions
+from fedserdiff.data.releases import Release
+from fedserdiff.evaluation.lesions import LesionScores, lesion_scores
+from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
+
+
+@dataclass(frozen=True)
+class RegionScores:
+    """What one region of one case scored: as a whole, and lesion by lesion.
+
+    Attributes
+    ----------
+    dice : float
+        In [0, 1]; 1 where both masks are empty, 0 where one is.
+    hd95 : float
+        In mm; 0 where both masks are empty, the volume's diagonal where one is.
+    lesions : LesionScores
+        The region lesion by lesion.
+    """
+
+    dice: float
+    hd95: float
+    lesions: LesionScores
+
+
+def score_label_map(prediction: Path, truth: Path, release: Release) -> dict[str, RegionScores]:
+    """Return the scores of each of the release's regions.
+
+    Raises
+    ------
+    DataError
+        Where a file cannot be read, holds a value that is no label of the release, or the two differ in shape or
+        position; the text names the file.
+    """
+    expected = read_volume(truth)
+    given = read_volume(prediction)
+    check_aligned(given, expected)
+    spacing = expected.spacing_mm
+    farthest = diagonal_mm(expected.shape, spacing)
+    masks = zip(release.regions, segmented_regions(given, release), segmented_regions(expected, release), strict=True)
+    return {
+        region: RegionScores(dice(mask, true), hd95(mask, true, spacing, farthest), lesion_scores(mask, true, spacing))
+        for region, mask, true in masks
+    }
