@@ -1,23 +1,20 @@
-"""What command lines share: options of several, and how each ends when something is wrong, never by a traceback."""
+"""What command lines share: how each is called, and how it ends when something is wrong, never by a traceback."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
 
-DpNoise = Annotated[
-    float | None,
-    typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
-]
-DpClip = Annotated[float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")]
+PROGRAM = "fedserdiff"
+"""The command that all command lines are parts of, and the name of what is installed."""
 
 
 @contextmanager
@@ -42,6 +39,12 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         _say("stopped", kept, go_on())
         sys.stdout.flush()
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
+
+
+def as_called(command: str) -> str:
+    """Return how to call one of the command lines, in the way in which the one that runs was called."""
+    called = click.get_current_context().find_root().info_name
+    return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"
 
 
 def listed(text: str, option: str) -> list[str]:
