@@ -11,6 +11,7 @@ from commands import options
 from commands.common import as_called, clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, label
+from fedserdiff.report.trackers import TRACKERS, check_tracker
 
 if TYPE_CHECKING:
     from strategies.run_directory import RunDirectory
@@ -65,6 +66,13 @@ def main(
             help="How many sites, drawn by the seed, score it then; 0 is all of them.",
             show_default=options.default_of("evaluate_sites"),
             rich_help_panel=options.SCORING,
+        ),
+    ] = None,
+    tracker: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Write losses and scores for {' or '.join(TRACKERS)} as well, into the run's directory.",
+            rich_help_panel=options.RUNNING,
         ),
     ] = None,
     out: Annotated[
@@ -142,6 +150,7 @@ def main(
             "gpus_per_site": gpus_per_site,
         }
         given = {name: value for name, value in given.items() if value is not None}
+        check_tracker(tracker)
         # with torch, Flower and Ray, for which help and completion should not wait
         from commands.simulated_run import begin, carry_out, take_up
         from strategies import run_directory
@@ -160,7 +169,7 @@ def main(
                 return
             opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
-        carry_out(console, opened, run, ray_address)
+        carry_out(console, opened, run, ray_address, tracker)
 
 
 def _refuse(options: dict[str, object], why: str) -> None:

@@ -15,10 +15,12 @@ from commands.simulation import CASES, Federation, examples, open_named, reopen,
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method, label
+from fedserdiff.report.events import AllOf
 from fedserdiff.report.live import LiveView
 from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.plots import plot_examples
 from fedserdiff.report.tables import print_results
+from fedserdiff.report.trackers import TrackedRun, open_tracker
 from strategies.run_directory import RunDirectory
 
 _PICTURE = "examples.png"  # the last file that a run writes
@@ -80,11 +82,15 @@ def take_up(console: Console, run: RunDirectory, given: Mapping[str, Any], sites
     return replace(reopen(console, run), config=config)
 
 
-def carry_out(console: Console, opened: Federation, run: RunDirectory, ray_address: str | None) -> None:
+def carry_out(
+    console: Console, opened: Federation, run: RunDirectory, ray_address: str | None, tracker: str | None
+) -> None:
     """Run, print the tables and draw the picture."""
     config = opened.config
-    with LiveView(console, run.hospitals) as view:
-        results = run_simulation(opened, run, CASES, view, ray_address)
+    tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
+    with LiveView(console, run.hospitals) as view, tracked:
+        results = run_simulation(opened, run, CASES, AllOf(view, tracked), ray_address)
+        tracked.finished(results)
     print_results(console, results, opened.data)
     about = f"{label(config.method)}, seed {config.seed}, {opened.data} data"
     title = f"{about}, final student; Dice of the whole volume, mean of regions"

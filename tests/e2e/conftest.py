@@ -1,5 +1,6 @@
 """Whole runs through the command line, on real Flower and Ray."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from kill_points import ONE_CPU
 
 ROOT = Path(__file__).parents[2]
+TRACKED = ("--tracker", "tensorboard") if importlib.util.find_spec("tensorboard") else ()
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -65,5 +67,5 @@ def pooled(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def ser_diff(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Three hospitals by SER-Diff."""
-    return run("ser-diff", "--sites", "3", "--method", "ser-diff")
+    """Three hospitals by SER-Diff, followed in TensorBoard where that is installed."""
+    return run("ser-diff", "--sites", "3", "--method", "ser-diff", *TRACKED)
