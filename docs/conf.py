@@ -28,9 +28,10 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
+smartquotes = False  # two hyphens are an option's
 
 default_role = "code"  # single backticks in docstrings are code, most of it within the module
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True

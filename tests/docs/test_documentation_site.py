@@ -37,7 +37,7 @@ def test_commands_and_interfaces_are_told_from_the_code(site: Path) -> None:
     commands = (site / "reference" / "commands.html").read_text()
     for name in COMMANDS:
         assert f'id="fedserdiff-{name}"' in commands
-    for told in ("--evaluate-every", "--expect-head", "Flower’s id of the one run"):
+    for told in ("--evaluate-every", "--expect-head", "the one run to account for"):
         assert told in commands
     profiles = (site / "reference" / "configuration.html").read_text()
     assert "epochs_per_stage" in profiles
