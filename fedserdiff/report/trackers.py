@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from fedserdiff.config import ExperimentConfig
-from fedserdiff.data.releases import REGIONS
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.report.events import RunEvents
@@ -178,8 +177,8 @@ class TrackedRun(RunEvents):
         for site, of_site in scores.items():
             for metric in _METRICS:
                 row[f"R.{metric}.mean/{site}"] = mean_over_regions(of_site, "refined", metric)
-                for region in REGIONS:
-                    row[f"R.{metric}.{region}/{site}"] = of_site[f"refined.{metric}.{region}"]
+                names = [name for name in of_site if name.startswith(f"refined.{metric}.")]
+                row |= {f"R.{name.removeprefix('refined.')}/{site}": of_site[name] for name in names}
         self._tracker.numbers(row, stage)
 
     def finished(self, results: Mapping[str, Any]) -> None:
