@@ -1,4 +1,4 @@
-"""Audits: a hospital's ledger, the patients who are in a federation twice, and what an attacker gets of a run."""
+"""Audit what left a hospital, who is in a federation twice, and what an attacker gets of a run."""
 
 import json
 from collections import Counter
@@ -35,7 +35,9 @@ def ledger(
         Path | None, typer.Option(help="A run's results.json: compare with the bytes that the coordinator received.")
     ] = None,
     site: Annotated[str | None, typer.Option(help="This hospital's name in --received.")] = None,
-    run: Annotated[int | None, typer.Option(help="Flower's id of the one run to account for; else all.")] = None,
+    run: Annotated[
+        int | None, typer.Option(help="Flower's id of the one run to account for; all if not given.")
+    ] = None,
     expect_head: Annotated[
         str | None, typer.Option(help="A last hash noted earlier: fail where it is not in the ledger.")
     ] = None,
@@ -61,7 +63,7 @@ def ledger(
 def overlap(
     federation: Annotated[Path, typer.Argument(help="TOML file that names the hospitals.")],
     profile: Annotated[
-        str, typer.Option(help=f"Whose prepared cases are used, or made; one of {', '.join(PROFILES)}.")
+        str, typer.Option(help=f"Profile whose prepared cases are used, or made: {', '.join(PROFILES)}.")
     ] = "laptop",
 ) -> None:
     """Say which cases of a federation are of patients who are there already: by voxels, patient id and name mapping."""

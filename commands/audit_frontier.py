@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from commands.common import as_called
 from commands.privacy_attacks import CALIBRATED, CANARIES, IMAGES, LAST
 from commands.privacy_report import with_ends, write_study
 from fedserdiff.comparison.records import RunRecord, load_run
@@ -88,7 +89,7 @@ def _worst(record: RunRecord) -> _Worst:
         return _Worst(Interval(0.5, None, None), "nothing")
     file = record.path / PRIVACY
     if not file.is_file():
-        raise ConfigError(f"{record.path}: holds no {PRIVACY}: run audit.py privacy {record.path} first")
+        raise ConfigError(f"{record.path}: holds no {PRIVACY}: run {as_called('audit')} privacy {record.path} first")
     found = [
         one
         for one in json.loads(file.read_text())["findings"]

@@ -1,12 +1,12 @@
-"""What command lines share: options of several, and how each ends when something is wrong, never by a traceback."""
+"""What command lines share: how each is called, and how it ends when something is wrong, never by a traceback."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -14,11 +14,8 @@ from rich.progress import Progress, TaskID
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
 
-DpNoise = Annotated[
-    float | None,
-    typer.Option(help="Local differential privacy: noise on a round's change, in sensitivities.", show_default="0"),
-]
-DpClip = Annotated[float | None, typer.Option(help="L2 norm to which the change is clipped then.", show_default="10")]
+PROGRAM = "fedserdiff"
+"""The command that all command lines are parts of, and the name of what is installed."""
 
 
 @contextmanager
@@ -57,6 +54,12 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
             progress.update(bars[what], completed=done, total=total)
 
         yield show
+
+
+def as_called(command: str) -> str:
+    """Return how to call one of the command lines, in the way in which the one that runs was called."""
+    called = click.get_current_context().find_root().info_name
+    return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"
 
 
 def listed(text: str, option: str) -> list[str]:

@@ -4,20 +4,16 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from commands import options
 from commands.common import clear_errors, listed, seeds_of
-from commands.comparison import STUDIES, Setting, claim, compare_methods, run_studies, write_page
-from commands.run_pool import RunPool
-from commands.simulation import CASES
-from fedserdiff.comparison.studies import Study
-from fedserdiff.config import PROFILES, make_config
+from commands.studies import STUDIES, check_study, get_study
+from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
-from fedserdiff.report.tables import print_comparison, print_study
 
 _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 
@@ -27,35 +23,51 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     methods: Annotated[
-        str, typer.Option(help=f"Methods, with commas between; of {', '.join(map(label, METHODS))}.")
+        str,
+        typer.Option(help=f"With commas between: {', '.join(map(label, METHODS))}.", rich_help_panel=options.METHOD),
     ] = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled",
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds, with commas between; 0,1,2 by default, and 0 for a study.")
-    ] = None,
-    sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
-    federation: Annotated[
-        Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
-    ] = None,
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
     study: Annotated[
         str | None,
-        typer.Option(help=f"Instead of methods, vary one thing; of {', '.join(STUDIES)}, with commas between, or all."),
+        typer.Option(
+            help=f"Vary one thing instead of the method: {', '.join(STUDIES)}, with commas between, or all.",
+            rich_help_panel=options.METHOD,
+        ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="With commas between.", show_default="0,1,2; of a study 0", rich_help_panel=options.METHOD),
+    ] = None,
+    profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
+    sites: options.Sites = None,
+    federation: options.FederationFile = None,
     show_cases: Annotated[
-        bool, typer.Option("--show-cases", help="Show example cases of your own data in the page; phantoms always are.")
+        bool,
+        typer.Option(
+            "--show-cases",
+            help="Show example cases of your own data in the page; phantoms always are.",
+            rich_help_panel=options.DATA,
+        ),
     ] = False,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Keep patients that an earlier site brought: the scores leak.")
-    ] = False,
-    cpus_per_site: Annotated[float, typer.Option(help="CPUs for a site at work: torch's threads.")] = 1,
-    gpus_per_site: Annotated[
-        float | None, typer.Option(help="GPUs for a site at work; 1 where this machine has one, else 0.")
-    ] = None,
+    allow_overlap: Annotated[bool, options.ALLOW_OVERLAP] = False,
+    cpus_per_site: Annotated[
+        float, typer.Option(help="CPUs for a site at work: torch's threads.", rich_help_panel=options.RUNNING)
+    ] = 1,
+    gpus_per_site: Annotated[float | None, options.GPUS_PER_SITE] = None,
     parallel: Annotated[
-        int | None, typer.Option(help="Runs at a time; by default as many as CPUs (or one, on a GPU) allow, at most 8.")
+        int | None,
+        typer.Option(
+            help="Runs at a time.",
+            show_default=f"as many as CPUs allow, at most {_MOST_PARALLEL}; with a GPU 1",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of runs and page, used again by later calls; one under runs/.")
+        Path | None,
+        typer.Option(
+            help="Directory of runs and page; later calls use its runs again.",
+            show_default="runs/compare-DATA-PROFILE",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = None,
 ) -> None:
     """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
@@ -69,6 +81,14 @@ def main(
         for name in names:
             get_method(name)
         studies = [] if study is None else _studies(study)
+        # with torch, Flower and Ray, for which help and completion should not wait
+        import torch
+
+        from commands.comparison import Setting, claim, compare_methods, run_studies, write_page
+        from commands.run_pool import RunPool
+        from commands.simulation import CASES
+        from fedserdiff.report.tables import print_comparison, print_study
+
         gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
         setting = Setting(
             make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus, allow_overlap=allow_overlap),
@@ -80,7 +100,7 @@ def main(
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)
         pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console, setting.data)
-        for result in run_studies(pool, setting, studies, folder):
+        for result in run_studies(pool, setting, [get_study(name) for name in studies], folder):
             print_study(console, result)
         if not studies:
             print_comparison(console, compare_methods(pool, setting, names, folder, show_cases))
@@ -88,12 +108,11 @@ def main(
         console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 
-def _studies(text: str) -> list[Study]:
+def _studies(text: str) -> list[str]:
     names = list(STUDIES) if text == "all" else listed(text, "--study")
     for name in names:
-        if name not in STUDIES:
-            raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")
-    return [STUDIES[name] for name in names]
+        check_study(name)
+    return names
 
 
 def _parallel(cpus_per_site: float, gpus: float) -> int:

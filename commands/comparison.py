@@ -12,11 +12,8 @@ from rich.console import Console
 
 from commands.run_pool import RunPool
 from commands.simulation import Federation, examples, open_named
-from commands.step_study import STEPS
-from fedserdiff.comparison.adapter_study import ADAPTER
+from commands.studies import STUDIES
 from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
-from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA
 from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.config import ExperimentConfig
@@ -28,10 +25,6 @@ from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from fedserdiff.report.volumes import VOLUMES, write_volumes
 from strategies.run_directory import RunDirectory
-
-STUDIES = {
-    study.name: study for study in (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH, STEPS)
-}
 
 _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 

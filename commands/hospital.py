@@ -10,24 +10,24 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from commands.common import clear_errors
-from fedserdiff.deployment.kit import HospitalKit
-from sites.client_app import Premises, make_client_app
-from sites.egress import LEDGER_FILE
-from sites.hospital import open_hospital
-from sites.node import serve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    kit: Annotated[
-        Path, typer.Argument(help="The folder that provision.py wrote for this hospital, or its site.toml.")
-    ],
+    kit: Annotated[Path, typer.Argument(help="The folder that was provisioned for this hospital, or its site.toml.")],
 ) -> None:
     """Prepare this hospital's cases, then answer the coordinator until Ctrl-C."""
     console = Console()
     with clear_errors("this hospital's records and prepared cases are kept: start it again at any time"):
+        # with torch and Flower, for which help and completion should not wait
+        from fedserdiff.deployment.kit import HospitalKit
+        from sites.client_app import Premises, make_client_app
+        from sites.egress import LEDGER_FILE
+        from sites.hospital import open_hospital
+        from sites.node import serve
+
         own = HospitalKit.load(kit)
         site = own.config.sites[own.site]
         with Progress(console=console, transient=True) as progress:

@@ -16,13 +16,29 @@ from typing import IO
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.provisioning import provision
-from fedserdiff.errors import FederationError
+from fedserdiff.errors import ConfigError, FederationError
 
 PROJECT = Path(__file__).resolve().parent.parent
+"""The checkout, from whose sources ``flwr run`` makes its app."""
 
 _START_S = 90
 _STOP_S = 20
 _COMMAND_S = 120
+
+
+def check_checkout() -> None:
+    """See that the project was installed from a checkout that is still there, which ``flwr run`` needs.
+
+    Raises
+    ------
+    ConfigError
+        Where it was installed from a wheel.
+    """
+    if not (PROJECT / "pyproject.toml").is_file():
+        raise ConfigError(
+            f"{PROJECT}: holds no pyproject.toml: Flower makes the coordinator's app from the project's sources, which "
+            "a wheel does not bring: check the project out, install it by pip install -e . and call this again"
+        )
 
 
 class LocalFederation:

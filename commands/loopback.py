@@ -1,27 +1,25 @@
-"""A dress rehearsal: the federation of `simulate.py` as separate processes with TLS and keys, on this machine."""
+"""Rehearse a deployment on this machine: a coordinator and hospitals as separate processes, with TLS and keys."""
 
 import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from commands import options
 from commands.common import clear_errors
-from commands.local_federation import LocalFederation
-from commands.simulation import CASES, open_named, run_simulation
-from fedserdiff.config import PROFILES, make_config
+from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError, FederationError
-from fedserdiff.methods import METHODS
-from fedserdiff.report.live import LiveView
-from fedserdiff.report.tables import print_results
 from sites.ledger import read_ledger
-from strategies.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from commands.local_federation import LocalFederation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,23 +29,41 @@ _TOLERANCE = 1e-5
 
 @app.command()
 def main(
-    sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
-    federation: Annotated[
-        Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
+    sites: options.Sites = None,
+    federation: options.FederationFile = None,
+    method: Annotated[str, options.DEPLOYABLE_METHOD] = options.DEFAULTS.method,
+    profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
+    seed: Annotated[int, options.SEED] = options.DEFAULTS.seed,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New directory for everything.",
+            show_default="runs/TIME-loopback-METHOD-seedSEED",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = None,
-    method: Annotated[
-        str, typer.Option(help=f"One of {', '.join(name for name in METHODS if not METHODS[name].breaks_privacy)}.")
-    ] = "ser-diff",
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
-    seed: Annotated[int, typer.Option(help="Seeds everything: phantom patients, weights, batches, noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="New directory for everything; by default one under runs/.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds after which the run is given up.")] = 24 * 3600,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which the run is given up.",
+            show_default="86400, a day",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 24 * 3600,
 ) -> None:
     """Run a coordinator and hospitals as separate processes, then the same in a simulation, and compare."""
     console = Console()
     with clear_errors("what the processes wrote is kept"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
+        # with torch, Flower and Ray, for which help and completion should not wait
+        from commands.local_federation import LocalFederation, check_checkout
+        from commands.simulation import CASES, open_named, run_simulation
+        from fedserdiff.report.live import LiveView
+        from fedserdiff.report.tables import print_results
+        from strategies.run_directory import RunDirectory
+
+        check_checkout()
         config = make_config(profile, method=method, seed=seed)
         config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
         opened = open_named(console, config, federation, 3 if sites is None else sites)
@@ -74,7 +90,7 @@ def main(
             raise FederationError("the deployment and the simulation, or the ledgers and the coordinator, disagree")
 
 
-def _compare_bytes(console: Console, site: str, deployed: LocalFederation, results: Mapping[str, Any]) -> int:
+def _compare_bytes(console: Console, site: str, deployed: "LocalFederation", results: Mapping[str, Any]) -> int:
     """Print what a hospital's ledger says has left and what the coordinator received; return the difference."""
     left: int = sum(entry.bytes for entry in read_ledger(deployed.ledger(site)))
     received: int = sum(results["bytes_out"][site].values())

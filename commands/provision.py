@@ -6,47 +6,51 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from commands.common import DpClip, DpNoise, clear_errors
-from fedserdiff.config import PROFILES, Site, make_config
-from fedserdiff.data.phantom.hospitals import phantom_hospital
-from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision
+from commands import options
+from commands.common import clear_errors
+from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import channels_of, read_federation
-from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods import get_method
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    coordinator: Annotated[str, typer.Option(help="HOST:PORT at which hospitals reach the coordinator.")],
+    coordinator: Annotated[
+        str, typer.Option(help="Address at which hospitals reach the coordinator.", metavar="HOST:PORT")
+    ],
     out: Annotated[Path, typer.Option(help="New directory for certificates, keys and folders.")],
     federation: Annotated[
-        Path | None, typer.Option(help="TOML file that names the hospitals; paths are optional in it.")
+        Path | None,
+        typer.Option(
+            help="TOML file that names the hospitals; paths are optional in it: this or --sites.",
+            rich_help_panel=options.DATA,
+        ),
     ] = None,
-    sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals, in place of --federation.")] = None,
-    method: Annotated[
-        str, typer.Option(help=f"One of {', '.join(name for name in METHODS if not METHODS[name].breaks_privacy)}.")
-    ] = "ser-diff",
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "laptop",
-    seed: Annotated[int, typer.Option(help="Seeds everything: weights, batches, noise.")] = 0,
+    sites: Annotated[
+        int | None, typer.Option(help="Number of phantom hospitals, to rehearse.", rich_help_panel=options.DATA)
+    ] = None,
+    method: Annotated[str, options.DEPLOYABLE_METHOD] = options.DEFAULTS.method,
+    profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
+    seed: Annotated[
+        int, typer.Option(help="Seeds everything: weights, batches, noise.", rich_help_panel=options.METHOD)
+    ] = options.DEFAULTS.seed,
+    rounds: options.Rounds = None,
+    lambda_kd: options.Lambda = None,
+    teacher: options.Teacher = None,
+    participation: options.Participation = None,
+    shared_error_maps: options.SharedErrorMaps = None,
+    dp_noise: options.DpNoise = None,
+    dp_clip: options.DpClip = None,
     site_timeout: Annotated[
-        float, typer.Option(help="Hours that the coordinator waits for the next hospital to come.")
+        float,
+        typer.Option(
+            help="Hours that the coordinator waits for the next hospital to come.",
+            show_default="168, a week",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = 7 * 24,
-    rounds: Annotated[int | None, typer.Option(help="Federated rounds a stage.")] = None,
-    lambda_kd: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of distillation against segmentation.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="first (as the paper) or latest.")] = None,
-    participation: Annotated[
-        str | None, typer.Option(help="arriving (the new site alone) or cumulative (all that have arrived).")
-    ] = None,
-    shared_error_maps: Annotated[
-        str | None,
-        typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
-    ] = None,
-    dp_noise: DpNoise = None,
-    dp_clip: DpClip = None,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""
     console = Console()
@@ -64,6 +68,10 @@ def main(
         }
         config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
         config = config.replace(sites=_sites(federation, sites))
+        # with torch and cryptography, for which help and completion should not wait
+        from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision
+        from fedserdiff.federation import channels_of
+
         channels = {} if federation is None else channels_of(federation)
         made = provision(out, config.replace(**channels), coordinator, {})
         told = commands(made)
@@ -84,6 +92,9 @@ def _sites(federation: Path | None, sites: int | None) -> tuple[Site, ...]:
     """Name the hospitals of a federation file, or as many phantom ones; their data need not exist."""
     if (federation is None) == (sites is None):
         raise ConfigError("--sites and --federation: give one of them")
+    from fedserdiff.data.phantom.hospitals import phantom_hospital
+    from fedserdiff.federation import read_federation
+
     if federation is not None:
         return read_federation(federation, paths=False)
     count = sites or 0

@@ -1,92 +1,122 @@
 """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands.common import DpClip, DpNoise, clear_errors
-from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
-from fedserdiff.config import PROFILES, ExperimentConfig, make_config
+from commands import options
+from commands.common import as_called, clear_errors
 from fedserdiff.errors import ConfigError
-from fedserdiff.methods import METHODS, get_method, label
-from fedserdiff.report.live import LiveView
-from fedserdiff.report.overlap import leak_warning
-from fedserdiff.report.plots import plot_examples
-from fedserdiff.report.tables import print_results
-from fedserdiff.report.volumes import VOLUMES, write_volumes
-from strategies.run_directory import RunDirectory
+from fedserdiff.methods import METHODS, label
+from fedserdiff.report.trackers import TRACKERS, check_tracker
 
-_PICTURE = "examples.png"  # the last file that a run writes
+if TYPE_CHECKING:
+    from strategies.run_directory import RunDirectory
+
 _METHOD = "ser-diff-plus"  # what keeps most without a raw scan: docs/explanation/retention.md
-_MAY_CHANGE = ("retries", "site_failure")  # of a run that goes on
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    sites: Annotated[int | None, typer.Option(help="Number of phantom hospitals (3 if no --federation).")] = None,
-    federation: Annotated[
-        Path | None, typer.Option(help="TOML file that names hospitals with data of their own.")
-    ] = None,
+    sites: options.Sites = None,
+    federation: options.FederationFile = None,
+    allow_overlap: Annotated[bool | None, options.ALLOW_OVERLAP] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(map(label, METHODS))}.", show_default=_METHOD)
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROFILES)}.", show_default="laptop")] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seeds everything: phantom patients, weights, batches, noise.", show_default="0"),
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Federated rounds a stage.")] = None,
-    lambda_kd: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of distillation against segmentation.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="first (as the paper) or latest.")] = None,
-    participation: Annotated[
-        str | None, typer.Option(help="arriving (the new site alone) or cumulative (all that have arrived).")
-    ] = None,
-    shared_error_maps: Annotated[
         str | None,
-        typer.Option(help="null (no patient in), mri (conditioned on scans) or none; else as the method does."),
+        typer.Option(
+            help=f"How the past is kept: {', '.join(map(label, METHODS))}.",
+            show_default=_METHOD,
+            rich_help_panel=options.METHOD,
+        ),
     ] = None,
-    dp_noise: DpNoise = None,
-    dp_clip: DpClip = None,
+    profile: Annotated[str | None, options.PROFILE] = None,
+    seed: Annotated[int | None, options.SEED] = None,
+    rounds: options.Rounds = None,
+    lambda_kd: options.Lambda = None,
+    teacher: options.Teacher = None,
+    participation: options.Participation = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps by which a student refines its mask.", show_default="4; 1 is fastest")
+        int | None,
+        typer.Option(
+            help="Steps by which a student refines its mask; 1 is fastest.",
+            show_default=options.default_of("sampling_steps"),
+            rich_help_panel=options.METHOD,
+        ),
     ] = None,
-    allow_overlap: Annotated[
-        bool | None,
-        typer.Option("--allow-overlap", help="Keep patients that an earlier site brought: the scores leak."),
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option(help="How often a site whose worker dies or runs out of memory is asked again.")
-    ] = None,
-    site_failure: Annotated[
-        str | None, typer.Option(help="fail, or go-on with the others where a site has failed for good.")
-    ] = None,
+    shared_error_maps: options.SharedErrorMaps = None,
+    dp_noise: options.DpNoise = None,
+    dp_clip: options.DpClip = None,
     evaluate_every: Annotated[
         int | None,
-        typer.Option(help="After every so many stages, and the last, all score the student; else who needs to (1)."),
+        typer.Option(
+            help="After every so many stages, and the last, all sites score the student; after the others only the "
+            "site whose stage it was and the next one.",
+            show_default=options.default_of("evaluate_every"),
+            rich_help_panel=options.SCORING,
+        ),
     ] = None,
     evaluate_sites: Annotated[
-        int | None, typer.Option(help="How many sites, drawn by the seed, score it then; 0 for all of them.")
+        int | None,
+        typer.Option(
+            help="How many sites, drawn by the seed, score it then; 0 is all of them.",
+            show_default=options.default_of("evaluate_sites"),
+            rich_help_panel=options.SCORING,
+        ),
     ] = None,
-    cpus_per_site: Annotated[float | None, typer.Option(help="CPUs that Ray reserves for a site at work.")] = None,
-    gpus_per_site: Annotated[
-        float | None, typer.Option(help="GPUs for a site at work; 1 where this machine has one, else 0.")
+    tracker: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Write losses and scores for {' or '.join(TRACKERS)} as well, into the run's directory.",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster, such as HOST:PORT.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New directory for the results; by default one under runs/.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New directory for the results.",
+            show_default="runs/TIME-METHOD-seedSEED",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the interrupted run of this directory, by its own settings.")
+        Path | None,
+        typer.Option(
+            help="Go on with the interrupted run of this directory, by its own settings.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            help="How often a site whose worker dies or runs out of memory is asked again.",
+            show_default=options.default_of("retries"),
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    site_failure: Annotated[
+        str | None,
+        typer.Option(
+            help="What a stage does where a site has failed for good: fail, or go-on with the others.",
+            show_default=options.DEFAULTS.site_failure,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    cpus_per_site: Annotated[
+        float | None,
+        typer.Option(
+            help="CPUs that Ray reserves for a site at work; no more than there are.",
+            show_default=options.default_of("cpus_per_site"),
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    gpus_per_site: Annotated[float | None, options.GPUS_PER_SITE] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="An existing Ray cluster.", metavar="HOST:PORT", rich_help_panel=options.RUNNING)
     ] = None,
 ) -> None:
     """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
@@ -96,9 +126,7 @@ def main(
     def go_on() -> str:
         if run is None or not run.can_go_on:
             return ""
-        return (
-            f"All up to the last finished round is kept. Go on with:\n  python scripts/simulate.py --resume {run.path}"
-        )
+        return f"All up to the last finished round is kept. Go on with:\n  {as_called('simulate')} --resume {run.path}"
 
     with clear_errors("what was finished is kept", go_on):
         given: dict[str, Any] = {
@@ -122,73 +150,29 @@ def main(
             "gpus_per_site": gpus_per_site,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        if resume is not None:
+        check_tracker(tracker)
+        # with torch, Flower and Ray, for which help and completion should not wait
+        from commands.simulated_run import begin, carry_out, take_up
+        from strategies import run_directory
+
+        if resume is None:
+            defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
+            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address)
+        else:
             _refuse(
                 {"--out": out, "--federation": federation}, "--resume goes on with its own hospitals in its own place"
             )
-            interrupted = RunDirectory.of_interrupted(resume)
-            config = _as_given(interrupted, given, sites)
-            if (interrupted.path / _PICTURE).is_file():
+            run = run_directory.RunDirectory.of_interrupted(resume)
+            taken_up = take_up(console, run, given, sites)
+            if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return
-            run = interrupted
-            opened = replace(reopen(console, run), config=config)
-        else:
-            config = _config(given, ray_address)
-            if federation is not None and sites is not None:
-                raise ConfigError("--sites and --federation: give one of them")
-            opened = open_named(console, config, federation, 3 if sites is None else sites)
-            run = RunDirectory.new(
-                out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}-seed{config.seed}"
-            )
+            opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
-        _run(console, opened, run, ray_address)
+        carry_out(console, opened, run, ray_address, tracker)
 
 
-def _config(given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
-    """Return the config of a new run."""
-    defaults = {"method": _METHOD, "profile": "laptop", "gpus_per_site": float(torch.cuda.is_available())}
-    get_method(given.get("method", _METHOD))
-    config = make_config(**{**defaults, **given})
-    if "cpus_per_site" not in given and ray_address is None:
-        config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
-    return config
-
-
-def _refuse(options: Mapping[str, object], why: str) -> None:
+def _refuse(options: dict[str, object], why: str) -> None:
     wrong = [name for name, value in options.items() if value is not None]
     if wrong:
         raise ConfigError(f"{', '.join(wrong)}: {why}")
-
-
-def _as_given(run: RunDirectory, given: Mapping[str, Any], sites: int | None) -> ExperimentConfig:
-    """Return the config of a run that goes on, with what may change as given; refuse what would be another run."""
-    config, _ = run.read_config()
-    differing = [
-        f"{name} was {getattr(config, name)!r}, {value!r} is given"
-        for name, value in given.items()
-        if name not in _MAY_CHANGE and getattr(config, name) != value
-    ]
-    if sites is not None and sites != len(config.sites):
-        differing.append(f"sites were {len(config.sites)}, {sites} is given")
-    if differing:
-        raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
-    return config.replace(**{name: given[name] for name in _MAY_CHANGE if name in given})
-
-
-def _run(console: Console, opened: Federation, run: RunDirectory, ray_address: str | None) -> None:
-    """Run, print the tables and draw the picture."""
-    config = opened.config
-    with LiveView(console, run.hospitals) as view:
-        results = run_simulation(opened, run, CASES, view, ray_address)
-    print_results(console, results, opened.data)
-    about = f"{label(config.method)}, seed {config.seed}, {opened.data} data"
-    warning = leak_warning(results["overlap"])
-    shown = examples(opened, run)
-    last = len(results["stages"]) - 1
-    facts = f"{about}, profile {config.profile}, final student after stage {last} of {last}"
-    write_volumes({label(config.method): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
-    title = f"{about}, final student; Dice of the whole volume, mean of regions"
-    plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)
-    files = f"results.json, results.csv, {_PICTURE}, {VOLUMES}, student.pt, config.json"
-    console.print(f"Results in {escape(str(run.path))}: {files}")

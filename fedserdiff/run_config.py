@@ -16,7 +16,7 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
     """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
 
     Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and ``sites``, a number of phantom
-    hospitals, which are written where they are not there yet. Real hospitals run by ``scripts/simulate.py``, which
+    hospitals, which are written where they are not there yet. Real hospitals run by ``fedserdiff simulate``, which
     sees all of their cases and leaves out patients that an earlier site brought.
 
     Raises
@@ -33,13 +33,13 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
     values = {key.replace("-", "_"): value for key, value in items}
     own = {key: values.pop(key) for key in _OWN if key in values}
     if own.get("federation"):
-        raise ConfigError("a real hospital runs its own app: start it by scripts/hospital.py")
+        raise ConfigError("a real hospital runs its own app: start it by fedserdiff hospital")
     try:
         config = make_config(str(own.get("profile", "laptop")), **values)
     except TypeError as error:
         raise ConfigError(f"run config: {error}") from None
     if get_method(config.method).breaks_privacy:
-        raise ConfigError(f"method {config.method} breaks privacy: it runs in scripts/simulate.py only")
+        raise ConfigError(f"method {config.method} breaks privacy: it runs in a simulation only")
     home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
     try:
         count = int(own.get("sites", 3))

@@ -1,4 +1,4 @@
-"""Audits: a hospital's ledger, the patients who are in a federation twice, and what an attacker gets of a run."""
+"""Audit what left a hospital, who is in a federation twice, and what an attacker gets of a run."""
 
 from commands.audit import app
 

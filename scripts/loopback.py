@@ -1,4 +1,4 @@
-"""A dress rehearsal: the federation of `simulate.py` as separate processes with TLS and keys, on this machine."""
+"""Rehearse a deployment on this machine: a coordinator and hospitals as separate processes, with TLS and keys."""
 
 from commands.loopback import app
 

@@ -142,7 +142,7 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
     """Call ``simulate.py`` with the run itself left out: what it says, what stands in the picture, and the record."""
 
     def of(federation: Path, *arguments: str) -> tuple[str, str, dict[str, Any]]:
-        module, seen = script("simulate"), {}
+        module, seen = script("simulated_run"), {}
 
         def run_simulation(opened: Any, run: Any, *_: object) -> dict[str, Any]:
             names = [site.name for site in opened.config.sites]

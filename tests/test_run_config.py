@@ -13,7 +13,7 @@ def run_config(home: Path, **values: bool | float | int | str) -> dict[str, bool
 @pytest.mark.parametrize("method", ["rehearsal", "pooled"])
 def test_methods_that_break_privacy_are_refused_before_anything_is_written(tmp_path: Path, method: str) -> None:
     home = tmp_path / "home"
-    with pytest.raises(ConfigError, match=f"method {method} breaks privacy: it runs in scripts/simulate.py only"):
+    with pytest.raises(ConfigError, match=f"method {method} breaks privacy: it runs in a simulation only"):
         experiment_of(run_config(home, method=method))
     assert not home.exists()
 
@@ -49,7 +49,7 @@ def test_a_mistake_is_named(tmp_path: Path, values: dict[str, float | int | str]
 def test_a_hospitals_app_does_not_take_the_coordinators_federation_for_phantoms(tmp_path: Path) -> None:
     """Its own scans are named in its own folder: ``flwr run`` must not make it train on phantoms instead."""
     home = tmp_path / "home"
-    with pytest.raises(ConfigError, match=r"a real hospital runs its own app: .*scripts/hospital\.py"):
+    with pytest.raises(ConfigError, match=r"a real hospital runs its own app: .*fedserdiff hospital"):
         experiment_of(run_config(home, federation=str(tmp_path / "federation")))
     assert not home.exists()
 

@@ -173,9 +173,7 @@ class HospitalKit:
         kit = cls(folder, config, number, cache, entry["coordinator"])
         for needed in (kit.ca, kit.key):
             if not needed.is_file():
-                raise ConfigError(
-                    f"{needed}: is missing: copy the whole folder that provision.py wrote for this hospital"
-                )
+                raise ConfigError(f"{needed}: is missing: copy the whole folder that was provisioned for this hospital")
         return kit
 
 
@@ -188,7 +186,7 @@ def deployable(config: ExperimentConfig) -> ExperimentConfig:
         Where the method breaks privacy, or a site is named wrongly, twice, or not at all.
     """
     if get_method(config.method).breaks_privacy:
-        raise ConfigError(f"method: {config.method} breaks privacy: it runs in scripts/simulate.py only")
+        raise ConfigError(f"method: {config.method} breaks privacy: it runs in a simulation only")
     if not config.sites:
         raise ConfigError("sites: name at least one hospital")
     for number, site in enumerate(config.sites, 1):
@@ -230,7 +228,7 @@ def _experiment(values: Mapping[str, Any], where: str) -> ExperimentConfig:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{where}: not as provision.py wrote it ({type(error).__name__}: {error})") from None
+        raise ConfigError(f"{where}: not as it was provisioned ({type(error).__name__}: {error})") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

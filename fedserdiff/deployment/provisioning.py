@@ -118,9 +118,9 @@ def commands(coordinator: Coordinator) -> str:
     for name in names:
         lines += [
             "",
-            f"# At {name}, in the project's checkout: bring {folder.parent / 'sites' / name}",
+            f"# At {name}: bring {folder.parent / 'sites' / name}",
             f"# there as sites/{name}, by a safe way; write where the scans are as `data` in its {SITE_FILE}; then:",
-            f"python scripts/hospital.py sites/{name}",
+            f"fedserdiff hospital sites/{name}",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """What a coordinator tells whoever watches its run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 class RunEvents:
@@ -38,3 +39,22 @@ class RunEvents:
 
     def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Row `stage` of R is known: scores by site."""
+
+
+class AllOf(RunEvents):
+    """Tells every event to several listeners, in their order."""
+
+    def __init__(self, *listeners: RunEvents) -> None:
+        self._listeners = listeners
+
+
+def _to_all(event: str) -> Callable[..., None]:
+    def tell(self: AllOf, *arguments: Any, **named: Any) -> None:
+        for listener in self._listeners:
+            getattr(listener, event)(*arguments, **named)
+
+    return tell
+
+
+for _event in [name for name in vars(RunEvents) if not name.startswith("_")]:
+    setattr(AllOf, _event, _to_all(_event))

@@ -127,7 +127,7 @@ def test_commands_are_kept_and_name_every_hospital(kits: Path, coordinator: Coor
     assert [line[2] for line in registered] == ["register", "register"]
     keys = kits / "coordinator" / "keys"
     assert [line[3] for line in registered] == [str(keys / "north.pub"), str(keys / "east.pub")]
-    assert words(text, "python") == [["python", "scripts/hospital.py", f"sites/{name}"] for name in ("north", "east")]
+    assert words(text, "fedserdiff") == [["fedserdiff", "hospital", f"sites/{name}"] for name in ("north", "east")]
     for told in (f"bring {kits}/sites/north\n", "write where the scans are as `data`", "guard port 8443"):
         assert told in text
 
@@ -203,7 +203,7 @@ def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: Experiment
 @pytest.mark.parametrize(
     ("changes", "address", "data", "complaint"),
     [
-        ({"method": "pooled"}, ADDRESS, {}, "method: pooled breaks privacy: it runs in scripts/simulate.py only"),
+        ({"method": "pooled"}, ADDRESS, {}, "method: pooled breaks privacy: it runs in a simulation only"),
         ({"method": "rehearsal"}, ADDRESS, {}, "method: rehearsal breaks privacy"),
         ({"method": "magic"}, ADDRESS, {}, "unknown method 'magic'"),
         ({"sites": ()}, ADDRESS, {}, "sites: name at least one hospital"),

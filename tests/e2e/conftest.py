@@ -1,5 +1,6 @@
 """Whole runs through the command line, on real Flower and Ray."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from kill_points import ONE_CPU
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 300  # for another worker's run
+TRACKED = ("--tracker", "tensorboard") if importlib.util.find_spec("tensorboard") else ()
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -91,5 +93,5 @@ def pooled(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def ser_diff(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Three hospitals by SER-Diff."""
-    return once("ser-diff", "--sites", "3", "--method", "ser-diff")
+    """Three hospitals by SER-Diff, followed in TensorBoard where that is installed."""
+    return once("ser-diff", "--sites", "3", "--method", "ser-diff", *TRACKED)

@@ -93,7 +93,7 @@ def test_a_frontier_needs_runs_that_were_audited_and_differ(
     shutil.copytree(workplace / "fine-tune", workplace / "unaudited", ignore=shutil.ignore_patterns("privacy.*"))
     refused = frontier("unaudited")
     assert refused.exit_code == 1
-    assert "run audit.py privacy unaudited first" in refused.output
+    assert "run python scripts/audit.py privacy unaudited first" in refused.output
     twice = frontier("fine-tune", "unaudited")
     assert twice.exit_code == 1
     assert "both are fine-tune" in twice.output

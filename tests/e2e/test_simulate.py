@@ -33,6 +33,25 @@ def test_results_hold_every_score_of_every_stage_and_site(ser_diff: dict[str, An
             assert np.allclose(by_region, ser_diff[matrix][metric]["mean"])
 
 
+def test_tensorboard_shows_the_losses_and_scores_of_the_results(ser_diff: dict[str, Any], workplace: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(workplace / "ser-diff" / "tensorboard"))
+    shown.Reload()
+    for metric in ("dice", "hd95"):
+        for key in ("mean", "tc", "wt", "et"):
+            for place, site in enumerate(ser_diff["sites"]):
+                values = [event.value for event in shown.Scalars(f"R.{metric}.{key}/{site}")]
+                assert values == pytest.approx([row[place] for row in ser_diff["R"][metric][key]])
+    losses = {event.step: event.value for event in shown.Scalars("loss/segmentation")}
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    last_of_stages = [losses[step] for step in (2, 4, 6)]
+    assert last_of_stages == pytest.approx([losses["segmentation"] for losses in ser_diff["losses"]])
+    (bwt,) = shown.Scalars("stream/bwt.dice")
+    assert (bwt.step, bwt.value) == (3, pytest.approx(ser_diff["bwt"]["dice"]["mean"]))
+
+
 def test_stream_scores_follow_from_the_matrix_that_stands_beside_them(ser_diff: dict[str, Any]) -> None:
     for metric, sign in (("dice", 1), ("hd95", -1)):
         for key in ("mean", *BRATS_REGIONS):

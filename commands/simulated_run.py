@@ -1,0 +1,105 @@
+"""A run as ``simulate.py`` has it: a new one or one that goes on, carried out, printed and drawn."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method, label
+from fedserdiff.report.events import AllOf
+from fedserdiff.report.live import LiveView
+from fedserdiff.report.overlap import leak_warning
+from fedserdiff.report.plots import plot_examples
+from fedserdiff.report.tables import print_results
+from fedserdiff.report.trackers import TrackedRun, open_tracker
+from fedserdiff.report.volumes import VOLUMES, write_volumes
+from strategies.run_directory import RunDirectory
+
+_PICTURE = "examples.png"  # the last file that a run writes
+_MAY_CHANGE = ("retries", "site_failure")  # of a run that goes on
+
+
+def begin(
+    console: Console,
+    given: Mapping[str, Any],
+    federation: Path | None,
+    sites: int | None,
+    out: Path | None,
+    ray_address: str | None,
+) -> tuple[Federation, RunDirectory]:
+    """Open the hospitals of a new run, by the settings that are `given`, and make its directory.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `make_config`, `open_named` and `RunDirectory.new`, and where both `federation` and `sites` are given.
+    """
+    config = _config(given, ray_address)
+    if federation is not None and sites is not None:
+        raise ConfigError("--sites and --federation: give one of them")
+    opened = open_named(console, config, federation, 3 if sites is None else sites)
+    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}-seed{config.seed}"
+    return opened, RunDirectory.new(folder)
+
+
+def _config(given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
+    get_method(given["method"])
+    config = make_config(**{"gpus_per_site": float(torch.cuda.is_available()), **given})
+    if "cpus_per_site" not in given and ray_address is None:
+        config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
+    return config
+
+
+def take_up(console: Console, run: RunDirectory, given: Mapping[str, Any], sites: int | None) -> Federation | None:
+    """Open the hospitals of a run that goes on; None where it is finished.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `RunDirectory.read_config` and `reopen`, and where a setting is `given` that would make it another run.
+    """
+    config, _ = run.read_config()
+    differing = [
+        f"{name} was {getattr(config, name)!r}, {value!r} is given"
+        for name, value in given.items()
+        if name not in _MAY_CHANGE and getattr(config, name) != value
+    ]
+    if sites is not None and sites != len(config.sites):
+        differing.append(f"sites were {len(config.sites)}, {sites} is given")
+    if differing:
+        raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
+    if (run.path / _PICTURE).is_file():
+        return None
+    config = config.replace(**{name: given[name] for name in _MAY_CHANGE if name in given})
+    return replace(reopen(console, run), config=config)
+
+
+def carry_out(
+    console: Console, opened: Federation, run: RunDirectory, ray_address: str | None, tracker: str | None
+) -> None:
+    """Run, print the tables and draw the picture."""
+    config = opened.config
+    tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
+    with LiveView(console, run.hospitals) as view, tracked:
+        results = run_simulation(opened, run, CASES, AllOf(view, tracked), ray_address)
+        tracked.finished(results)
+    print_results(console, results, opened.data)
+    about = f"{label(config.method)}, seed {config.seed}, {opened.data} data"
+    warning = leak_warning(results["overlap"])
+    shown = examples(opened, run)
+    last = len(results["stages"]) - 1
+    facts = f"{about}, profile {config.profile}, final student after stage {last} of {last}"
+    write_volumes({label(config.method): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
+    title = f"{about}, final student; Dice of the whole volume, mean of regions"
+    plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)
+    files = f"results.json, results.csv, {_PICTURE}, {VOLUMES}, student.pt, config.json"
+    console.print(f"Results in {escape(str(run.path))}: {files}")

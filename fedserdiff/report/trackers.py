@@ -1,0 +1,191 @@
+"""A run's numbers for those who follow them in TensorBoard or MLflow: files in the run's own folder, and no more."""
+
+import importlib.util
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.errors import ConfigError, StorageError
+from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.report.events import RunEvents
+
+TRACKERS: Mapping[str, str] = MappingProxyType({"tensorboard": "tensorboard", "mlflow": "mlflow"})
+"""By name, as it is also the name of the extra that installs it, the package that has to be there."""
+
+_METRICS = ("dice", "hd95")
+_OF_THE_STREAM = ("bwt", "fwt", "forgetting", "forgetting_rate")
+
+
+class Tracker:
+    """Takes numbers by name and step; this one ignores them all."""
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """What the run was asked for; a run that goes on has told it already."""
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of one round or stage, safe on disk when this returns."""
+
+    def close(self, finished: bool) -> None:
+        """The run has ended, by itself or not."""
+
+
+def check_tracker(name: str | None) -> None:
+    """See that a tracker is known and its package installed.
+
+    Raises
+    ------
+    ConfigError
+        Where it is not; the text says how to install it.
+    """
+    if name is None:
+        return
+    if name not in TRACKERS:
+        raise ConfigError(f"--tracker: unknown tracker {name!r}: choose one of {', '.join(TRACKERS)}")
+    if importlib.util.find_spec(TRACKERS[name]) is None:
+        raise ConfigError(f"--tracker: {name} is not installed: pip install 'fedserdiff[{name}]'")
+
+
+def open_tracker(name: str | None, run: Path) -> Tracker:
+    """Return the tracker of this name, which writes into the run's folder; one that ignores everything for None."""
+    check_tracker(name)
+    if name == "tensorboard":
+        return _TensorBoard(run / "tensorboard")
+    if name == "mlflow":
+        return _MlFlow(run / "mlruns", run.resolve().name)
+    return Tracker()
+
+
+class _TensorBoard(Tracker):
+    """Event files, as ``tensorboard --logdir`` reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+        self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}")
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self, finished: bool) -> None:
+        self._writer.close()
+
+
+class _MlFlow(Tracker):
+    """One MLflow run in an SQLite database: MLflow no longer writes plain files unless it is told to."""
+
+    def __init__(self, folder: Path, run_name: str) -> None:
+        from mlflow.tracking import MlflowClient
+
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        for talkative in ("mlflow", "alembic"):  # of the tables that they make
+            logging.getLogger(talkative).setLevel(logging.WARNING)
+        with self._clear_errors():
+            self._client = MlflowClient(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+            there = self._client.get_experiment_by_name(run_name)
+            self._goes_on = there is not None
+            if there is None:
+                experiment = self._client.create_experiment(run_name, folder.resolve().as_uri())
+                self._id = self._client.create_run(experiment, run_name=run_name).info.run_id
+            else:
+                self._id = self._client.search_runs([there.experiment_id])[0].info.run_id
+                self._client.update_run(self._id, "RUNNING")
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        if self._goes_on:  # a setting cannot be changed
+            return
+        with self._clear_errors():
+            for name, value in values.items():
+                self._client.log_param(self._id, name, value)
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        with self._clear_errors():
+            now = int(1000 * time.time())
+            metrics = [Metric(name, value, now, step) for name, value in values.items()]
+            self._client.log_batch(self._id, metrics)
+
+    def close(self, finished: bool) -> None:
+        with self._clear_errors():
+            self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise StorageError(f"{self._folder}: MLflow cannot write there: {error}") from None
+
+
+class TrackedRun(RunEvents):
+    """Tells a tracker each round's losses and each row of R as they are known, and at the end what the stream gave.
+
+    Names are ``loss/TERM`` by round, counted over all stages, ``R.METRIC.REGION/SITE`` by stage, and at the end, by the
+    number of stages, ``stream/SCORE.METRIC`` and ``bytes out/SITE``. Units are those of ``results.json``: Dice in
+    [0, 1], HD95 in mm.
+
+    Parameters
+    ----------
+    tracker : Tracker
+        Closed at the end of the context.
+    config : ExperimentConfig
+        Its settings are told at the beginning, its sites by name and release alone: no path and no case.
+    data : str
+        Whose scans they are, in words.
+    """
+
+    def __init__(self, tracker: Tracker, config: ExperimentConfig, data: str) -> None:
+        self._tracker = tracker
+        self._rounds = config.rounds
+        self._round = self._stage = 0
+        settings = {name: str(value) for name, value in config.to_dict().items()}
+        settings["sites"] = ", ".join(f"{site.name} ({site.release})" for site in config.sites)
+        self._settings = {**settings, "data": data}
+
+    def __enter__(self) -> "TrackedRun":
+        self._tracker.settings(self._settings)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._tracker.close(finished=kind is None)
+
+    def stage_started(self, stage: int, stages: int, name: str, participants: object) -> None:
+        self._stage = stage
+
+    def round_started(self, server_round: int, rounds: int) -> None:
+        self._round = (self._stage - 1) * rounds + server_round
+
+    def round_finished(self, losses: Mapping[str, float]) -> None:
+        self._tracker.numbers({f"loss/{name}": value for name, value in losses.items()}, self._round)
+
+    def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        row = {}
+        for site, of_site in scores.items():
+            for metric in _METRICS:
+                row[f"R.{metric}.mean/{site}"] = mean_over_regions(of_site, "refined", metric)
+                names = [name for name in of_site if name.startswith(f"refined.{metric}.")]
+                row |= {f"R.{name.removeprefix('refined.')}/{site}": of_site[name] for name in names}
+        self._tracker.numbers(row, stage)
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        """Tell what stands in ``results.json`` at the end: the stream's scores, where it has them, and bytes."""
+        scores = {
+            f"stream/{name}.{metric}": results[name][metric]["mean"] for name in _OF_THE_STREAM for metric in _METRICS
+        }
+        sent = {f"bytes out/{site}": float(sum(kinds.values())) for site, kinds in results["bytes_out"].items()}
+        known = {name: value for name, value in scores.items() if value is not None}
+        self._tracker.numbers(known | sent, len(results["stages"]) - 1)
