@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commands.common import clear_errors
-from commands.opened_model import open_model
 from fedserdiff.errors import ConfigError
-from fedserdiff.model_file import save_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,6 +29,10 @@ def main(
             raise ConfigError(f"{run}: is no run's directory")
         if out.exists():
             raise ConfigError(f"--out: {out} is there already")
+        # with torch, for which help and completion should not wait
+        from commands.opened_model import open_model
+        from fedserdiff.model_file import save_model
+
         model = open_model(run, site)
         save_model(out, model)
         about = model.about

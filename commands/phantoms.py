@@ -12,10 +12,6 @@ from rich.console import Console
 
 from commands.common import clear_errors, progress_bars
 from fedserdiff.config import ExperimentConfig, make_config
-from fedserdiff.data.decathlon import MSD
-from fedserdiff.data.phantom import prostate
-from fedserdiff.data.phantom.generate import write_phantom_hospital
-from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 
@@ -45,6 +41,9 @@ def main(
     with clear_errors("hospitals that were written are kept"):
         if first < 1 or sites < 1:
             raise ConfigError("--first, --sites: are at least 1")
+        # with torch, for which help and completion should not wait
+        from fedserdiff.data.phantom import prostate
+
         config = make_config(profile, seed=seed)
         write = _write_brains if organ is Organ.BRAIN else _write_prostates
         entries = []
@@ -64,6 +63,9 @@ def main(
 def _write_brains(
     folder: Path, index: int, config: ExperimentConfig, told: Callable[[int, int], None]
 ) -> tuple[str, str]:
+    from fedserdiff.data.phantom.generate import write_phantom_hospital
+    from fedserdiff.data.phantom.hospitals import phantom_hospital
+
     where = write_phantom_hospital(folder, index, config.phantom_patients, config.spacing_mm, config.seed, told)
     return phantom_hospital(index).release, where.name
 
@@ -71,6 +73,9 @@ def _write_brains(
 def _write_prostates(
     folder: Path, index: int, config: ExperimentConfig, told: Callable[[int, int], None]
 ) -> tuple[str, str]:
+    from fedserdiff.data.decathlon import MSD
+    from fedserdiff.data.phantom import prostate
+
     where = f"prostates-{index + 1}-seed{config.seed}"
     prostate.write_prostate_hospital(
         folder / where, index, config.phantom_patients, config.spacing_mm, config.seed, told

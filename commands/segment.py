@@ -1,23 +1,23 @@
 """Segment scans with a run's final student, or with an exported model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
 from commands.common import clear_errors
-from commands.opened_model import open_model
-from fedserdiff.data.nifti_writing import write_like
 from fedserdiff.data.releases import RELEASES, Convention, get_release
-from fedserdiff.data.scans import Scan, find_scans, named_scan
 from fedserdiff.errors import ConfigError, DataError
-from fedserdiff.report.overlay import plot_overlay
-from fedserdiff.segmenter import Segmentation, Segmenter
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedserdiff.data.scans import Scan
+    from fedserdiff.segmenter import Segmentation, Segmenter
 
 _MOST_OF_A_VOLUME = 0.6  # a skull-stripped brain fills a sixth of a BraTS volume
 
@@ -56,6 +56,11 @@ def main(
     """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
     console = Console()
     with clear_errors("segmentations that were written are whole"):
+        # with torch, for which help and completion should not wait
+        from commands.opened_model import open_model
+        from fedserdiff.data.nifti_writing import write_like
+        from fedserdiff.report.overlay import plot_overlay
+
         segmenter = open_model(model, site).to(_device(device))
         convention = _convention(release, segmenter)
         found = _scans(segmenter, scans or [], image or [], name)
@@ -86,7 +91,9 @@ def main(
         )
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | None) -> "torch.device":
+    import torch
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -100,7 +107,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _convention(release: str | None, segmenter: Segmenter) -> Convention:
+def _convention(release: str | None, segmenter: "Segmenter") -> Convention:
     """Return whose labels are written: a release's, where it has the model's regions."""
     own = segmenter.convention
     if release is None or release == own.name:
@@ -111,7 +118,9 @@ def _convention(release: str | None, segmenter: Segmenter) -> Convention:
         raise ConfigError(f"--release: {error}") from None
 
 
-def _scans(segmenter: Segmenter, paths: list[Path], images: list[str], name: str | None) -> list[Scan]:
+def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: str | None) -> list["Scan"]:
+    from fedserdiff.data.scans import find_scans, named_scan
+
     modalities = segmenter.convention.modalities
     if bool(paths) == bool(images) or (name is None) == bool(images):
         raise ConfigError("give scans, or --image MODALITY=FILE for each modality with --name")
@@ -137,7 +146,7 @@ def _by_modality(images: list[str]) -> dict[str, Path]:
     return files
 
 
-def _warn(console: Console, scan: Scan, segmentation: Segmentation) -> None:
+def _warn(console: Console, scan: "Scan", segmentation: "Segmentation") -> None:
     """Say where a scan is none that a model of skull-stripped brains knows; it is segmented all the same."""
     if segmentation.convention.name not in RELEASES:
         return
