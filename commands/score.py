@@ -14,7 +14,8 @@ from rich.table import Table
 
 from commands.common import clear_errors, progress_bars
 from fedserdiff.data.cases import find_label_maps
-from fedserdiff.data.releases import RELEASES, get_release
+from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, read_dataset
+from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.files import write_whole
 
@@ -39,7 +40,9 @@ def main(
         Path, typer.Argument(help="Folder of predicted label maps: CASE.nii.gz, or case folders as the release's.")
     ],
     truth: Annotated[Path, typer.Argument(help="Folder of the true ones, named in the same ways.")],
-    release: Annotated[str, typer.Option(help=f"Whose names and labels both have: one of {', '.join(RELEASES)}.")],
+    release: Annotated[
+        str, typer.Option(help=f"Whose names and labels both have: one of {', '.join((*RELEASES, MSD))}.")
+    ],
     out: Annotated[
         Path, typer.Option(help="CSV file of every case's scores; the means go beside it, as .json.")
     ] = Path("scores.csv"),
@@ -50,10 +53,9 @@ def main(
     """Score predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
     console = Console()
     with clear_errors("nothing was written"):
-        convention = get_release(release)
         if out.suffix != ".csv" or out.is_dir():
             raise ConfigError(f"--out: {out}: name a .csv file; the means go beside it, as .json")
-        expected, given = find_label_maps(truth, convention), find_label_maps(predictions, convention)
+        convention, expected, given = _found(release, truth, predictions)
         cases = [name for name in expected if name in given]
         missing = [name for name in expected if name not in given]
         surplus = [name for name in given if name not in expected]
@@ -90,6 +92,15 @@ def main(
     title = f"Means over {len(cases)} {'case' if len(cases) == 1 else 'cases'} of {release}"
     console.print(_table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
     _say(console, f"Every case is in {out}, the means in {out.with_suffix('.json')}")
+
+
+def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, dict[str, Path], dict[str, Path]]:
+    """Return what labels mean, and the label maps by case, true ones and predicted ones."""
+    if release == MSD:
+        expected = find_decathlon_label_maps(truth / LABELS)
+        return read_dataset(truth), expected, find_decathlon_label_maps(predictions, expected)
+    convention = get_release(release)
+    return convention, find_label_maps(truth, convention), find_label_maps(predictions, convention)
 
 
 def _row(scores: "RegionScores") -> dict[str, float]:

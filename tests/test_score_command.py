@@ -136,6 +136,26 @@ def test_labels_are_read_by_the_release(score: Score, tmp_path: Path) -> None:
     assert "but 1 of brats2021: is the release right?" in score(release="brats2023-gli", fails=True)
 
 
+def test_regions_of_another_organ_are_those_that_the_truth_declares(score: Score, tmp_path: Path) -> None:
+    declared = {"channel_names": {"0": "T2"}, "labels": {"background": 0, "gland": [1, 2], "TZ": 2}}
+    write(tmp_path / "t" / "labelsTr" / "case_1.nii.gz", label_map(0) % 3)
+    (tmp_path / "t" / "dataset.json").write_text(json.dumps(declared))
+    write(tmp_path / "p" / "case_1.nii.gz", np.where(label_map(0) == 2, 0, label_map(0) % 3).astype(np.uint8))
+    write(tmp_path / "p" / "case_1-probabilities.nii.gz", np.zeros((*SHAPE, 2), np.float32))
+    write(tmp_path / "p" / "case_2.nii.gz", label_map(0) % 3)
+
+    said = score(release="msd")
+
+    assert "no truth in t: case_2" in said
+    scores = table(tmp_path)
+    assert set(scores) == {("case_1", "gland"), ("case_1", "TZ")}
+    ones, all_ = int((label_map(0) % 3 == 1).sum()), int((label_map(0) % 3 > 0).sum())
+    assert float(scores["case_1", "gland"]["dice"]) == pytest.approx(2 * ones / (ones + all_))
+    assert float(scores["case_1", "TZ"]["dice"]) == 0
+    (tmp_path / "t" / "dataset.json").unlink()
+    assert "dataset.json: is missing" in score(release="msd", fails=True)
+
+
 def test_a_prediction_stored_along_other_axes_is_the_same(
     score: Score, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ name, where a list of values is a region). A case's modalities are one 4D file, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ MSD = "msd"
 """What federation files call a dataset in this layout."""
 
 TABLE = "dataset.json"
+LABELS = "labelsTr"
 
 _EXTENSIONS = (".nii.gz", ".nii")
 _RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
@@ -75,13 +76,28 @@ def find_decathlon_cases(folder: Path, dataset: DecathlonDataset, only: Sequence
     DataError
         Where a folder cannot be read or holds no case, a case of `only` is missing, or a case lacks a file.
     """
-    names = sorted(_case_names(folder / "labelsTr"))
+    names = find_decathlon_label_maps(folder / LABELS)
     missing = [name for name in only if name not in names]
     if missing:
-        raise DataError(f"{folder / 'labelsTr'}: no case {', '.join(missing)} here")
-    if not names:
-        raise DataError(f"{folder / 'labelsTr'}: no segmentation here: expected files such as case_001.nii.gz")
-    return [_case(folder, name, dataset) for name in names if not only or name in only]
+        raise DataError(f"{folder / LABELS}: no case {', '.join(missing)} here")
+    return [_case(folder, name, seg, dataset) for name, seg in names.items() if not only or name in only]
+
+
+def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:
+    """Return the label maps ``CASE.nii.gz`` in a folder by their case's name, in order.
+
+    Passed over are files ``CASE-*`` of one of `cases`: what a segmenter writes beside its label map of it.
+
+    Raises
+    ------
+    DataError
+        Where the folder is missing or cannot be read, or holds none.
+    """
+    names = sorted(set(_case_names(folder)))
+    maps = [name for name in names if not any(name.startswith(f"{case}-") for case in cases if case != name)]
+    if not maps:
+        raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
+    return {name: existing_file(folder, [name], f"segmentation of case {name}") for name in maps}
 
 
 def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
@@ -135,9 +151,8 @@ def _case_names(folder: Path) -> list[str]:
     return [name.removesuffix(end) for end in _EXTENSIONS for name in seen if name.endswith(end)]
 
 
-def _case(folder: Path, name: str, dataset: DecathlonDataset) -> Case:
+def _case(folder: Path, name: str, seg: Path, dataset: DecathlonDataset) -> Case:
     images = folder / "imagesTr"
-    seg = existing_file(folder / "labelsTr", [name], f"segmentation of case {name}")
     numbers = [dataset.channels[modality] for modality in dataset.modalities]
     if any((images / f"{name}{end}").exists() for end in _EXTENSIONS):
         whole = existing_file(images, [name], f"images of case {name}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedserdiff.data.nifti import read_volume
 from fedserdiff.data.preprocess import check_aligned, segmented_regions
-from fedserdiff.data.releases import Release
+from fedserdiff.data.releases import Convention
 from fedserdiff.evaluation.lesions import LesionScores, lesion_scores
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 
@@ -29,13 +29,13 @@ class RegionScores:
     lesions: LesionScores
 
 
-def score_label_map(prediction: Path, truth: Path, release: Release) -> dict[str, RegionScores]:
-    """Return the scores of each of the release's regions.
+def score_label_map(prediction: Path, truth: Path, convention: Convention) -> dict[str, RegionScores]:
+    """Return the scores of each of the convention's regions.
 
     Raises
     ------
     DataError
-        Where a file cannot be read, holds a value that is no label of the release, or the two differ in shape or
+        Where a file cannot be read, holds a value that is no label of the convention, or the two differ in shape or
         position; the text names the file.
     """
     expected = read_volume(truth)
@@ -43,7 +43,8 @@ def score_label_map(prediction: Path, truth: Path, release: Release) -> dict[str
     check_aligned(given, expected)
     spacing = expected.spacing_mm
     farthest = diagonal_mm(expected.shape, spacing)
-    masks = zip(release.regions, segmented_regions(given, release), segmented_regions(expected, release), strict=True)
+    both = (segmented_regions(volume, convention) for volume in (given, expected))
+    masks = zip(convention.regions, *both, strict=True)
     return {
         region: RegionScores(dice(mask, true), hd95(mask, true, spacing, farthest), lesion_scores(mask, true, spacing))
         for region, mask, true in masks
