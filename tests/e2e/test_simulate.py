@@ -88,7 +88,7 @@ def test_the_run_directory_repeats_and_restores_the_run(ser_diff: dict[str, Any]
 
 
 def test_every_field_of_the_results_is_explained(ser_diff: dict[str, Any]) -> None:
-    page = (ROOT / "docs" / "how-to" / "read-the-report.md").read_text()
+    page = (ROOT / "docs" / "reference" / "run-directory.md").read_text()
     assert [field for field in ser_diff if f"`{field}`" not in page] == []
 
 
