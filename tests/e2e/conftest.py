@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 from filelock import FileLock
 from kill_points import ONE_CPU
@@ -20,30 +20,28 @@ TRACKED = ("--tracker", "tensorboard") if importlib.util.find_spec("tensorboard"
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory whose cache all runs of the session share."""
-    return tmp_path_factory.mktemp("workplace")
+    """A working directory of the file's own, with a cache that all of them share."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    cache.mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "cache").symlink_to(cache)
+    return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def simulate(workplace: Path) -> Simulate:
     """Run ``scripts/simulate.py`` at smoke size with more arguments; its output is captured."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--profile", "smoke", *arguments],
-            cwd=workplace,
-            env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-        )
+        env = {**ONE_CPU, "COLUMNS": "200"}
+        return preloaded.run("--profile", "smoke", *arguments, cwd=workplace, env=env, timeout_s=WAIT_S)
 
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(simulate: Simulate, workplace: Path) -> Callable[..., dict[str, Any]]:
     """Run a simulation that must succeed and return its ``results.json``; its directory is ``NAME``."""
 
@@ -56,11 +54,11 @@ def run(simulate: Simulate, workplace: Path) -> Callable[..., dict[str, Any]]:
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def once(
     simulate: Simulate, workplace: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
-    """As `run`, but the first worker that needs the run of this name makes it for all; each has a copy to itself."""
+    """As `run`, but who first needs the run of this name makes it for all; each file has a copy of its own."""
     base = tmp_path_factory.getbasetemp()
     common = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"
 
@@ -79,19 +77,19 @@ def once(
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fine_tune(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Two hospitals by fine-tuning."""
     return once("fine-tune", "--sites", "2", "--method", "fine-tune")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pooled(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Two hospitals' data in one."""
     return once("pooled", "--sites", "2", "--method", "pooled")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ser_diff(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Three hospitals by SER-Diff, followed in TensorBoard where that is installed."""
     return once("ser-diff", "--sites", "3", "--method", "ser-diff", *TRACKED)

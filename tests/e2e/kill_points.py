@@ -1,8 +1,7 @@
 """Pull the plug: run ``scripts/simulate.py`` in this process, which kills itself, or a worker, at a named point.
 
-``python kill_points.py POINT ARGUMENTS…`` runs simulate.py with the arguments until the point is reached. Without a
-point, every one of them is tried by itself against an undisturbed run, and the table of
-docs/explanation/reliability.md is printed.
+Run by itself, it tries every one of them against an undisturbed run, and prints the table of
+docs/explanation/reliability.md.
 """
 
 import json
@@ -17,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import typer
 
 ROOT = Path(__file__).parents[2]
@@ -222,23 +222,20 @@ def pull_the_plug(name: str, arguments: Sequence[str]) -> None:
         else:
             follow()
             arm(POINTS[one])
-    from commands import simulate
+    simulate(arguments)
+
+
+def simulate(arguments: Sequence[str]) -> None:
+    """Run simulate.py in this process, which ends with it."""
+    from commands import simulate as command
 
     sys.argv = ["simulate.py", *arguments]
-    simulate.app()
+    command.app()
 
 
 def run(*arguments: str, cwd: Path, point: str = "") -> subprocess.CompletedProcess[str]:
     """Run simulate.py in a process of its own, killed at a point if one is named."""
-    script = [str(Path(__file__)), point] if point else [str(ROOT / "scripts" / "simulate.py")]
-    return subprocess.run(
-        [sys.executable, *script, *arguments],
-        cwd=cwd,
-        env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    return preloaded.run(*arguments, cwd=cwd, env={**ONE_CPU, "COLUMNS": "200"}, timeout_s=TIMEOUT_S, point=point)
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -278,7 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
-    else:
-        pull_the_plug(sys.argv[1], sys.argv[2:])
+    main()

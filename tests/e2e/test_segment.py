@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from commands import export as export_command
+from commands import score as score_command
 from commands import segment as segment_command
 
+ROOT = Path(__file__).parents[2]
 Command = Callable[..., Result]
 TRUTH = {"brats2020": 4, "brats2021": 4, "brats2023-gli": 3}
 
@@ -95,6 +99,37 @@ def test_an_exported_model_writes_the_same_files_with_maps_and_picture_beside_th
     assert error.shape == probabilities.shape
     assert np.abs(error).max() <= 1
     assert (tmp_path / "a" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("ser_diff")
+def test_the_readmes_way_from_a_run_to_a_score_works_as_it_is_written(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs", "RUN").symlink_to(workplace / "ser-diff")
+    real = os.environ.get("FEDSERDIFF_BRATS")
+    _, phantoms, cases = scored_cases(workplace / "ser-diff", "site-2")
+    case = Path(real, "BraTS2021", "BraTS2021_00000") if real else phantoms / cases[0]
+    truth = Path("data", "BraTS2021", "BraTS2021_00000")
+    truth.mkdir(parents=True)
+    for file in case.iterdir():
+        (truth / file.name.replace(case.name, truth.name)).symlink_to(file)
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("## Segment with it") :].split("```bash\n")[1].split("```")[0]
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert [words[1] for words in commands] == ["scripts/segment.py", "scripts/score.py"]
+    for (_, _, *arguments), module in zip(commands, (segment_command, score_command), strict=True):
+        done = CliRunner().invoke(module.app, arguments)
+        assert done.exit_code == 0, done.output
+    scores = json.loads(Path("scores.json").read_text())
+    assert scores["cases"] == 1
+    labels, true = (
+        np.asarray(nib.load(next(folder.glob(f"{truth.name}{end}.nii*"))).dataobj)
+        for folder, end in ((Path("segmentations"), ""), (truth, "_seg"))
+    )
+    for region, *pair in zip(("tc", "wt", "et"), regions(labels, 4), regions(true, 4), strict=True):
+        assert scores["means"][region]["dice"] == pytest.approx(dice(*pair))
 
 
 def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_whose_they_are(
