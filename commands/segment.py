@@ -85,7 +85,7 @@ def main(
                 progress.advance(bar)
         about = segmenter.about
         console.print(
-            f"{len(found)} label maps in {escape(str(out))}: labels of {convention.name}; trained by "
+            f"{len(found)} label map{'s' if len(found) > 1 else ''} in {escape(str(out))}: labels of {convention.name}; trained by "
             f"{about['method']}, seed {about['seed']}, on {escape(about['data'])} data: not a medical device",
             soft_wrap=True,
         )
