@@ -84,9 +84,10 @@ def main(
                 write_like(out / f"{scan.name}.nii.gz", segmentation.scan, labels.astype(smallest))
                 progress.advance(bar)
         about = segmenter.about
+        maps = "1 label map" if len(found) == 1 else f"{len(found)} label maps"
         console.print(
-            f"{len(found)} label map{'s' if len(found) > 1 else ''} in {escape(str(out))}: labels of {convention.name}; trained by "
-            f"{about['method']}, seed {about['seed']}, on {escape(about['data'])} data: not a medical device",
+            f"{maps} in {escape(str(out))}: labels of {convention.name}; trained by {about['method']}, seed "
+            f"{about['seed']}, on {escape(about['data'])} data: not a medical device",
             soft_wrap=True,
         )
 
