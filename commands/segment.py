@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    model: Annotated[Path, typer.Argument(help="Directory of a finished run, or a model file of export.py.")],
+    model: Annotated[Path, typer.Argument(help="Directory of a finished run, or a file that export wrote.")],
     scans: Annotated[
         list[Path] | None, typer.Argument(help="Folders of cases, cases' own folders, or 4D files.", show_default=False)
     ] = None,
