@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedserdiff.config import ExperimentConfig, Site
-from fedserdiff.data.decathlon import MSD, read_dataset
-from fedserdiff.data.releases import Convention, get_release
+from fedserdiff.data.decathlon import DecathlonDataset
+from fedserdiff.data.site_cases import convention_of
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method, label
@@ -35,7 +35,7 @@ def open_model(model: Path, site: str | None) -> Segmenter:
     ConfigError
         Where it is neither, the hospital is none of the run's, or has to be named and is not.
     DataError
-        As `load_model` and `read_dataset`.
+        As `load_model` and `convention_of`.
     """
     return _of_run(model, site) if model.is_dir() else _of_file(model, site)
 
@@ -82,7 +82,8 @@ def _of_run(run: Path, site: str | None) -> Segmenter:
         "site": "any" if site is None else named.name,
         "adapter": "included" if adapter is not None else _STAYS if not keeps.is_dir() and site else "none",
     }
-    convention, channels = _convention(named, config)
+    convention = convention_of(named, config)
+    channels = convention.channels if isinstance(convention, DecathlonDataset) else {}
     return Segmenter(load_student(config, file), config.replace(sites=()), convention, channels, adapter, about)
 
 
@@ -108,11 +109,3 @@ def _named(name: str, config: ExperimentConfig, run: Path) -> Site:
 
 def _adapter(folder: Path, config: ExperimentConfig) -> SiteAdapter | None:
     return load_adapter(folder, config, before=_LAST)
-
-
-def _convention(site: Site, config: ExperimentConfig) -> tuple[Convention, dict[str, int]]:
-    """Return what a site's labels mean, and the numbers of its modalities in files of several."""
-    if site.release == MSD:
-        dataset = read_dataset(Path(site.path)).agreed(config.modalities, config.regions)
-        return dataset, dict(dataset.channels)
-    return get_release(site.release).agreed(config.modalities, config.regions), {}

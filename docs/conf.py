@@ -2,7 +2,6 @@
 
 import pkgutil
 import re
-import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -10,12 +9,11 @@ import click
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from commands.common import PROGRAM
+from commands.main import COMMANDS, load
+from fedserdiff.config import PROFILES, ExperimentConfig
 
-from commands.common import PROGRAM  # noqa: E402
-from commands.main import COMMANDS, load  # noqa: E402
-from fedserdiff.config import PROFILES, ExperimentConfig  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 project = PROGRAM
 author = "The fedserdiff contributors"

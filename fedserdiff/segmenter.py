@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class Segmentation:
     _prediction: Prediction
     _geometry: Geometry
 
-    @property
+    @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """Refined probability of each region, in [0, 1]: shape (regions, X, Y, Z)."""
         return self._whole(self._prediction.refined)

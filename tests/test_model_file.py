@@ -107,7 +107,7 @@ def test_what_is_no_model_is_refused_with_a_reason(tmp_path: Path) -> None:
     save_model(file, model())
     with safe_open(str(file), "pt") as opened:
         about = opened.metadata()
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     for damage in ({"config": "{"}, {"config": json.dumps({"colour": 1})}, {"convention": "{}"}):
         save_file(tensors, file, {**about, **damage})
         with pytest.raises(DataError, match="damaged, or of another version"):

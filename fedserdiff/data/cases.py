@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedserdiff.data.nifti import check_is_file, unreadable
+from fedserdiff.data.nifti import EXTENSIONS, check_is_file, unreadable
 from fedserdiff.data.releases import RELEASES, Convention, Release
 from fedserdiff.errors import DataError
-
-_EXTENSIONS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
 
 def _case_name(entry: Path, release: Release) -> str:
     """Return the name without what makes it a segmentation's file name; a folder's name as it is."""
-    for extension in _EXTENSIONS:
+    for extension in EXTENSIONS:
         if entry.name.endswith(extension):
             return entry.name.removesuffix(extension).removesuffix(release.file_stem("", "seg"))
     return entry.name
@@ -120,7 +118,7 @@ def _what_is_here(folder: Path, release: Release, expected: str) -> str:
         count = sum(other.patient_of(_case_name(entry, other)) is not None for entry in entries)
         if count and other is not release:
             return f", but {count} of {other.name}: is the release right?"
-    return f"; expected {expected} such as {release.example}{_EXTENSIONS[0] if expected == 'files' else ''}"
+    return f"; expected {expected} such as {release.example}{EXTENSIONS[0] if expected == 'files' else ''}"
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -172,7 +170,7 @@ def existing_file(folder: Path, stems: Sequence[str], what: str) -> Path:
     DataError
         Where none is there, which says that `what` is missing, or something else is in its place.
     """
-    paths = [folder / f"{stem}{extension}" for stem in stems for extension in _EXTENSIONS]
+    paths = [folder / f"{stem}{extension}" for stem in stems for extension in EXTENSIONS]
     refusals = []
     for path in filter(_is_there, paths):
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedserdiff.data.cases import Case, existing_file
-from fedserdiff.data.nifti import unreadable
+from fedserdiff.data.nifti import EXTENSIONS, unreadable
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError
 
@@ -23,7 +23,6 @@ MSD = "msd"
 TABLE = "dataset.json"
 LABELS = "labelsTr"
 
-_EXTENSIONS = (".nii.gz", ".nii")
 _RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
 _MOST_NAME = 64
 
@@ -148,13 +147,13 @@ def _case_names(folder: Path) -> list[str]:
     except OSError as error:
         raise unreadable(folder, error) from None
     seen = [name for name in files if not name.startswith(".")]  # archives made on a Mac hold a ._name for each
-    return [name.removesuffix(end) for end in _EXTENSIONS for name in seen if name.endswith(end)]
+    return [name.removesuffix(end) for end in EXTENSIONS for name in seen if name.endswith(end)]
 
 
 def _case(folder: Path, name: str, seg: Path, dataset: DecathlonDataset) -> Case:
     images = folder / "imagesTr"
     numbers = [dataset.channels[modality] for modality in dataset.modalities]
-    if any((images / f"{name}{end}").exists() for end in _EXTENSIONS):
+    if any((images / f"{name}{end}").exists() for end in EXTENSIONS):
         whole = existing_file(images, [name], f"images of case {name}")
         return Case(name, name, (whole,) * len(numbers), seg, dataset, tuple(numbers))
     files = tuple(

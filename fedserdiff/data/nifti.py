@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from fedserdiff.errors import DataError
 
+EXTENSIONS = (".nii.gz", ".nii")
+"""Endings of files' names, the longer one first."""
+
 MAX_VOXELS = 512**3
 """A volume of more voxels is refused, unread: fifteen times a BraTS volume, and more than head scans have."""
 

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedserdiff.data.cases import existing_file
-from fedserdiff.data.nifti import unreadable
+from fedserdiff.data.nifti import EXTENSIONS, unreadable
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.errors import DataError
-
-_EXTENSIONS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def find_scans(path: Path, modalities: Sequence[str], channels: Mapping[str, int
     cases = [case for entry in entries if entry.is_dir() and (case := _of_folder(entry, modalities)) is not None]
     if cases:
         return cases
-    files = [entry for entry in entries if entry.name.endswith(_EXTENSIONS)]
+    files = [entry for entry in entries if entry.name.endswith(EXTENSIONS)]
     if not channels or not files:
         shown = (
             ", ".join(f"NAME{stem}.nii.gz" for stem in _stems(modalities)[0]) if _stems(modalities) else "NAME.nii.gz"
@@ -59,7 +57,7 @@ def find_scans(path: Path, modalities: Sequence[str], channels: Mapping[str, int
         raise DataError(
             f"{path}: no scan here: expected a folder NAME of files {shown}, or name each file with --image"
         )
-    split = {f.name[: -len("_0000") - len(end)] for end in _EXTENSIONS for f in files if f.name.endswith(f"_0000{end}")}
+    split = {f.name[: -len("_0000") - len(end)] for end in EXTENSIONS for f in files if f.name.endswith(f"_0000{end}")}
     if not split:
         return [_of_file(file, modalities, channels) for file in files]
     return [
@@ -100,7 +98,7 @@ def _of_folder(folder: Path, modalities: Sequence[str]) -> Scan | None:
     """Return the scan of a case's folder; None where it holds not even one of a release's files."""
     for way in _stems(modalities):
         stems = [f"{folder.name}{stem}" for stem in way]
-        if any((folder / f"{stem}{end}").exists() for stem in stems for end in _EXTENSIONS):
+        if any((folder / f"{stem}{end}").exists() for stem in stems for end in EXTENSIONS):
             files = [
                 existing_file(folder, [stem], f"modality {modality} of scan {folder.name}")
                 for stem, modality in zip(stems, modalities, strict=True)

@@ -4,9 +4,21 @@ from pathlib import Path
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cases import Case, find_cases
-from fedserdiff.data.decathlon import MSD, find_decathlon_cases, read_dataset
-from fedserdiff.data.releases import get_release
+from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset
+from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
+
+
+def convention_of(site: Site, config: ExperimentConfig) -> Release | DecathlonDataset:
+    """Return what a site's files mean, in the modalities and regions that the config agrees on.
+
+    Raises
+    ------
+    DataError
+        As `read_dataset`, and where the site lacks one of them.
+    """
+    convention = read_dataset(Path(site.path)) if site.release == MSD else get_release(site.release)
+    return convention.agreed(config.modalities, config.regions)
 
 
 def site_cases(site: Site, config: ExperimentConfig) -> list[Case]:
@@ -15,13 +27,12 @@ def site_cases(site: Site, config: ExperimentConfig) -> list[Case]:
     Raises
     ------
     DataError
-        As `find_cases`, or `read_dataset` and `find_decathlon_cases`, and where the site lacks one of them.
+        As `convention_of`, and `find_cases` or `find_decathlon_cases`.
     """
-    folder = Path(site.path)
-    if site.release == MSD:
-        dataset = read_dataset(folder).agreed(config.modalities, config.regions)
-        return find_decathlon_cases(folder, dataset, site.cases)
-    return find_cases(folder, get_release(site.release).agreed(config.modalities, config.regions), site.cases)
+    folder, convention = Path(site.path), convention_of(site, config)
+    if isinstance(convention, DecathlonDataset):
+        return find_decathlon_cases(folder, convention, site.cases)
+    return find_cases(folder, convention, site.cases)
 
 
 def check_release(name: str) -> None:
