@@ -20,7 +20,7 @@ def peaks() -> dict[str, float]:
     """
     if not Path("/proc/self/clear_refs").exists():
         raise ConfigError("peak memory is read from Linux's /proc, which this system has not")
-    workers = [pid for pid in _below(os.getpid()) if _is_worker(pid)]
+    workers = [pid for pid in below(os.getpid()) if _is_worker(pid)]
     return {"coordinator": _peak(os.getpid()), "worker": max((_peak(pid) for pid in workers), default=0.0)}
 
 
@@ -40,7 +40,7 @@ def _is_worker(pid: int) -> bool:
     return False
 
 
-def _below(ancestor: int) -> list[int]:
+def below(ancestor: int) -> list[int]:
     """Return the processes that descend from one."""
     parents = {}
     for folder in Path("/proc").iterdir():

@@ -1,11 +1,14 @@
 """What disease adds to a brain: a glioma with its parts, white-matter hyperintensities, a resection cavity."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedserdiff.data.phantom.anatomy import Anatomy, distance_to_edge, smooth_noise
+
+_SPOT_MM = (2.0, 5.0)  # radii of white-matter hyperintensities
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ def _noisy_ellipsoid(
 ) -> NDArray[np.float32]:
     """Return a level function that is 0 at `centre` and 1 on an irregular surface at about `radius_mm`."""
     x, y, z = shape
-    grid = np.stack(np.meshgrid(np.arange(x), np.arange(y), np.arange(z), indexing="ij")).astype(np.float32)
-    offset = (grid - np.asarray(centre, np.float32)[:, None, None, None]) * spacing_mm
+    axes = np.ogrid[:x, :y, :z]
     stretch = rng.uniform(0.8, 1.25, 3)
-    distance = np.sqrt(sum((offset[i] / stretch[i]) ** 2 for i in range(3)))
+    along = [(axis.astype(np.float32) - np.float32(at)) * spacing_mm for axis, at in zip(axes, centre, strict=True)]
+    distance = np.sqrt(sum((offset / s) ** 2 for offset, s in zip(along, stretch, strict=True)))
     wobble = 1.0 + 0.14 * smooth_noise(rng, (x, y, z), 7.0 / spacing_mm)
     return np.asarray(distance / (radius_mm * np.clip(wobble, 0.5, 1.6)), np.float32)
 
@@ -103,7 +106,7 @@ def _noisy_ellipsoid(
 def _hyperintensities(
     rng: np.random.Generator, anatomy: Anatomy, population: Population, spacing_mm: float
 ) -> NDArray[np.bool_]:
-    """Scatter small periventricular spots: balls of 2 to 5 mm in white matter near CSF."""
+    """Scatter small periventricular spots: balls in white matter near CSF."""
     spots = np.zeros_like(anatomy.brain)
     count = int(rng.integers(population.hyperintensities[0], population.hyperintensities[1] + 1))
     if count == 0:
@@ -112,8 +115,10 @@ def _hyperintensities(
     places = np.argwhere((anatomy.wm > 0.8) & near_csf)
     if len(places) == 0:
         return spots
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in spots.shape), indexing="ij"))
+    reach = math.ceil(_SPOT_MM[1] / spacing_mm)
     for place in places[rng.integers(len(places), size=count)]:
-        distance = np.sqrt((((grid - place[:, None, None, None]) * spacing_mm) ** 2).sum(0))
-        spots |= distance < rng.uniform(2.0, 5.0)
+        box = tuple(slice(max(at - reach, 0), min(at + reach + 1, n)) for at, n in zip(place, spots.shape, strict=True))
+        along = zip(np.ogrid[box], place, strict=True)
+        distance = np.sqrt(sum(((axis - at) * spacing_mm) ** 2 for axis, at in along))
+        spots[box] |= distance < rng.uniform(*_SPOT_MM)
     return spots & (anatomy.wm > 0.4)

@@ -1,0 +1,138 @@
+"""What Flower and Ray cost: a stream through them, in turns with the same rounds called directly."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from commands.common import clear_errors
+from commands.simulation import CACHE, CASES, Federation, open_federation, run_simulation
+from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.federation import phantom_federation
+from fedserdiff.report.events import RunEvents
+from fedserdiff.threads import use_cpus
+from sites.evaluation import evaluate
+from strategies.run_directory import RunDirectory
+
+from direct_training import train_stage
+from machine import machine
+from turns import Track, take_turns
+
+_TURN_S = 10.0  # a machine shared with others changes its speed in less than a minute
+_WEIGHTS, _START_UP = "student.pt", "start-up.txt"
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A stream to run: its sites are in the config, its results go to a new folder."""
+
+    config: ExperimentConfig
+    folder: Path
+    directly: bool
+
+
+def overhead(
+    out: Annotated[Path, typer.Option(help="New directory for the runs and overhead.json.")],
+    sites: Annotated[int, typer.Option(help="Number of phantom hospitals.")] = 3,
+    profile: Annotated[str, typer.Option(help="Profile of the run.")] = "laptop",
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    repeats: Annotated[int, typer.Option(help="How often it is timed.", min=1)] = 3,
+) -> None:
+    """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights.
+
+    Each is a process that has just begun, and they take turns of ten seconds: the one that has none is stopped, and all
+    that Ray started with it. From the first evaluation to the last; start-up is told apart.
+    """
+    console = Console()
+    with clear_errors("nothing: timings stand at the end of a run"):
+        config = make_config(profile, method="fine-tune", seed=seed)
+        with console.status("preparing phantoms"):
+            named = phantom_federation(sites, config, CACHE / "phantom")
+            config = open_federation(config, named, CASES).config
+        root = RunDirectory.new(out)
+        streams = [
+            [_Stream(config, root.path / f"{how}-{repeat}", how == "directly") for how in ("directly", "through")]
+            for repeat in range(1, repeats + 1)
+        ]
+        seconds = []
+        for repeat, pair in enumerate(streams, 1):
+            with console.status(f"in turns, {repeat} of {repeats}"):
+                seconds.append(take_turns(_run, pair, _TURN_S, sites * config.stage_timeout_s))
+    more = [100 * (through / directly - 1) for directly, through in seconds]
+    weights = [torch.load(s.folder / _WEIGHTS, weights_only=True) for pair in streams for s in pair]
+    figures = {
+        "directly, s": [round(directly, 1) for directly, _ in seconds],
+        "through Flower and Ray, s": [round(through, 1) for _, through in seconds],
+        "more, %": [round(share, 1) for share in more],
+        "median, %": round(statistics.median(more), 1),
+        "start-up, s": [float((through.folder / _START_UP).read_text()) for _, through in streams],
+        "weights are equal": all(torch.equal(w[name], weights[0][name]) for w in weights for name in weights[0]),
+    }
+    about = machine(int(config.cpus_per_site))
+    root.write_json("overhead.json", {**figures, "machine": about})
+    table = Table(
+        "figure", "value",
+        title=f"Flower and Ray: fine-tune, {sites} phantom sites, {profile}, seed {seed}; {about['cpu']}, "
+        f"{about['threads']} of {about['cores']} cores, torch {about['torch']}",
+    )  # fmt: skip
+    for name, value in figures.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _run(track: Track, stream: _Stream) -> None:
+    federation = open_federation(stream.config, stream.config.sites, CASES)
+    if stream.directly:
+        stream.folder.mkdir()
+        torch.save(_directly(track, federation).state_dict(), stream.folder / _WEIGHTS)
+    else:
+        run = RunDirectory.new(stream.folder)
+        timed = _Timed(track, stages=len(stream.config.sites))
+        run_simulation(federation, run, CASES, timed)
+        (run.path / _START_UP).write_text(f"{timed.start_up_s:.1f}")
+
+
+def _directly(track: Track, federation: Federation) -> Student:
+    """Run every round and every evaluation of a fine-tuning stream by plain calls."""
+    config = federation.config
+    use_cpus(config.cpus_per_site)
+    track.start()
+    student = new_student(config)
+    with TemporaryDirectory() as tables:
+        _evaluate(student, federation, 0, Path(tables))
+        for stage, hospital in enumerate(federation.hospitals, 1):
+            train_stage(student, stage, hospital, config)
+            _evaluate(student, federation, stage, Path(tables))
+    track.end()
+    return student
+
+
+def _evaluate(student: Student, federation: Federation, stage: int, tables: Path) -> None:
+    for hospital in federation.hospitals:
+        evaluate(student, hospital.test, federation.config, stage, tables / f"{hospital.site.name}.csv")
+
+
+class _Timed(RunEvents):
+    """Says when the first row of R is about to be measured, and when the last one is known."""
+
+    def __init__(self, track: Track, stages: int) -> None:
+        self._track, self._stages = track, stages
+        self._began = time.monotonic()
+        self.start_up_s = 0.0
+
+    def evaluation_started(self, stage: int, sites: object) -> None:
+        if stage == 0:
+            self.start_up_s = time.monotonic() - self._began
+            self._track.start()
+
+    def stage_evaluated(self, stage: int, scores: object) -> None:
+        if stage == self._stages:
+            self._track.end()
