@@ -11,9 +11,12 @@ from flwr.serverapp import Grid
 
 from strategies.faults import describe_fault, may_pass
 
-_LOOK_S, _MOST_LOOK_S, _LOOK_SHARE = 0.05, 1.0, 0.01
-"""How long to wait between two looks for replies: at first; at most; and as a share of the wait so far, so that a long
-wait does not take CPUs from those it waits for."""
+_LOOK_S, _MOST_LOOK_S, _LOOK_SHARE = 0.03, 1.0, 0.01
+"""How long to wait between two looks for replies: when they are due; at most; and as a share of the time that they have
+been due, so that a long wait does not take CPUs from those it waits for."""
+
+_DUE = 0.9
+"""Replies are due after this share of the time that the last ones to such messages took; before, looks are rare."""
 
 _SEE_TO_S = 0.2
 """How long at least between two looks at who was started anew: a node that starts as its message goes out takes it."""
@@ -60,6 +63,7 @@ class PatientGrid(Grid):
         self._grid = grid
         self._retries = retries
         self._sent_again = sent_again
+        self._took: dict[str, float] = {}  # the last replies to messages of a type, in seconds
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and return the replies that come within `timeout` seconds, None being no limit.
@@ -68,6 +72,9 @@ class PatientGrid(Grid):
         """
         started = time.monotonic()
         end = started + (float("inf") if timeout is None else timeout)
+        messages = list(messages)
+        kind = messages[0].metadata.message_type if messages else ""
+        due = _DUE * self._took.get(kind, 0.0)
         activations = self._activations()
         errands = [
             _Errand(message, {self._send(message)}, activations.get(message.metadata.dst_node_id))
@@ -95,7 +102,8 @@ class PatientGrid(Grid):
                 activations, seen_to = self._activations(), now
                 errands = [errand for errand in errands if self._see_to(errand, activations)]
             if errands:
-                time.sleep(min(max(_LOOK_S, _LOOK_SHARE * (now - started)), _MOST_LOOK_S))
+                time.sleep(_pause_s(now - started, due))
+        self._took[kind] = time.monotonic() - started
         return replies
 
     def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:
@@ -152,6 +160,13 @@ class PatientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have come."""
         return self._grid.pull_messages(message_ids)
+
+
+def _pause_s(waited: float, due: float) -> float:
+    """Return the seconds until the next look, after so many of a wait for what is due after so many."""
+    if waited < due:
+        return min(max(_LOOK_S, due - waited), _MOST_LOOK_S)
+    return min(max(_LOOK_S, _LOOK_SHARE * (waited - due)), _MOST_LOOK_S)
 
 
 def _copy(message: Message) -> Message:
