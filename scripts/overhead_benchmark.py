@@ -26,7 +26,7 @@ from direct_training import train_stage
 from machine import machine
 from turns import Track, take_turns
 
-_TURN_S = 10.0  # a machine shared with others changes its speed in less than a minute
+_TURN_S = 20.0  # a machine shared with others changes its speed in a minute; who is woken needs a moment
 _WEIGHTS, _START_UP = "student.pt", "start-up.txt"
 
 
@@ -48,8 +48,9 @@ def overhead(
 ) -> None:
     """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights.
 
-    Each is a process that has just begun, and they take turns of ten seconds: the one that has none is stopped, and all
-    that Ray started with it. From the first evaluation to the last; start-up is told apart.
+    Each is a process that has just begun, and they take turns of twenty seconds: the one that has none is stopped, and
+    all that Ray started with it. From the first evaluation to the last; start-up is told apart. Both write each stage's
+    student.
     """
     console = Console()
     with clear_errors("nothing: timings stand at the end of a run"):
@@ -90,17 +91,16 @@ def overhead(
 
 def _run(track: Track, stream: _Stream) -> None:
     federation = open_federation(stream.config, stream.config.sites, CASES)
+    run = RunDirectory.new(stream.folder)
     if stream.directly:
-        stream.folder.mkdir()
-        torch.save(_directly(track, federation).state_dict(), stream.folder / _WEIGHTS)
+        _directly(track, federation, run)
     else:
-        run = RunDirectory.new(stream.folder)
         timed = _Timed(track, stages=len(stream.config.sites))
         run_simulation(federation, run, CASES, timed)
         (run.path / _START_UP).write_text(f"{timed.start_up_s:.1f}")
 
 
-def _directly(track: Track, federation: Federation) -> Student:
+def _directly(track: Track, federation: Federation, run: RunDirectory) -> None:
     """Run every round and every evaluation of a fine-tuning stream by plain calls."""
     config = federation.config
     use_cpus(config.cpus_per_site)
@@ -111,8 +111,10 @@ def _directly(track: Track, federation: Federation) -> Student:
         for stage, hospital in enumerate(federation.hospitals, 1):
             train_stage(student, stage, hospital, config)
             _evaluate(student, federation, stage, Path(tables))
-    track.end()
-    return student
+            if stage == len(federation.hospitals):
+                track.end()
+            for name in ("student", f"student-of-stage-{stage}"):
+                run.write_weights(name, student.state_dict())
 
 
 def _evaluate(student: Student, federation: Federation, stage: int, tables: Path) -> None:
