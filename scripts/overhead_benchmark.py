@@ -26,7 +26,7 @@ from direct_training import train_stage
 from machine import machine
 from turns import Track, take_turns
 
-_TURN_S = 20.0  # a machine shared with others changes its speed in a minute; who is woken needs a moment
+_TURN_S = 10.0  # a virtual machine changes its speed within half a minute
 _WEIGHTS, _START_UP = "student.pt", "start-up.txt"
 
 
@@ -48,7 +48,7 @@ def overhead(
 ) -> None:
     """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights.
 
-    Each is a process that has just begun, and they take turns of twenty seconds: the one that has none is stopped, and
+    Each is a process that has just begun, and they take turns of ten seconds: the one that has none is stopped, and
     all that Ray started with it. From the first evaluation to the last; start-up is told apart. Both write each stage's
     student.
     """

@@ -147,7 +147,7 @@ class Release(Convention):
     separator: str
     suffixes: Mapping[str, str]
     grid: tuple[int, int, int]
-    seg_aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    seg_aliases: Mapping[str, str] = field(default_factory=dict)
 
     def patient_of(self, case_name: str) -> str | None:
         """Return the patient's identity in `case_name`, or None where the name is not of this release."""
@@ -159,10 +159,10 @@ class Release(Convention):
         return f"{case_name}{self.separator}{self.suffixes.get(channel, channel)}"
 
 
-_OLD_SUFFIXES = MappingProxyType({"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair"})
-_GLI_SUFFIXES = MappingProxyType({"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"})
-_ET_IS_4 = MappingProxyType({"tc": (1, 4), "wt": (1, 2, 4), "et": (4,)})
-_ET_IS_3 = MappingProxyType({"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)})
+_OLD_SUFFIXES = {"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair"}
+_GLI_SUFFIXES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
+_ET_IS_4 = {"tc": (1, 4), "wt": (1, 2, 4), "et": (4,)}
+_ET_IS_3 = {"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)}
 
 RELEASES: Mapping[str, Release] = MappingProxyType(
     {
@@ -179,7 +179,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
                 labels=(0, 1, 2, 4),
                 grid=(240, 240, 155),
                 # The one file of the published training set that does not follow the convention.
-                seg_aliases=MappingProxyType({"BraTS20_Training_355": "W39_1998.09.19_Segm"}),
+                seg_aliases={"BraTS20_Training_355": "W39_1998.09.19_Segm"},
             ),
             Release(
                 name="brats2021",

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -132,3 +134,8 @@ def test_a_federation_may_take_a_part_of_a_release_in_an_order_of_its_own() -> N
     assert agreed.region_masks(np.array([2, 4]).reshape(2, 1, 1))[:, :, 0, 0].astype(int).tolist() == [[0, 1], [1, 1]]
     with pytest.raises(DataError, match="brats2021 has no modality dwi; it has t1, t1ce, t2, flair"):
         get_release("brats2021").agreed(("dwi",), ("et",))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_convention_goes_with_its_cases_to_another_process(release: str) -> None:
+    assert pickle.loads(pickle.dumps(get_release(release))) == get_release(release)
