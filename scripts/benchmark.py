@@ -1,4 +1,4 @@
-"""Timings and memory, printed and never asserted: what Flower and Ray cost, and whether a long stream grows."""
+"""Timings and memory, printed and never asserted; here, whether a long stream grows."""
 
 import os
 from pathlib import Path

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
 from fedserdiff.errors import FedSerDiffError
@@ -57,10 +56,11 @@ def take_turns(
     FedSerDiffError
         Where a process ends early or takes too long.
     """
-    runners = [_Runner(work, argument) for argument in arguments]
+    runners: list[_Runner] = []
     try:
-        for runner in runners:
-            runner.get_ready(timeout_s)
+        for argument in arguments:
+            runners.append(_Runner(work, argument))
+            runners[-1].get_ready(timeout_s)
         end = time.monotonic() + timeout_s * len(runners)
         while running := [runner for runner in runners if not runner.ended]:
             for runner in running:
@@ -81,14 +81,13 @@ class _Runner:
     def __init__(self, work: Callable[[Track, T], None], argument: T) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_call, args=(work, there, argument))
-        self._there = there
+        self._process = context.Process(target=_call, args=(work, there, argument))
+        self._process.start()
+        there.close()
         self.seconds = 0.0
         self.ended = False
 
     def get_ready(self, timeout_s: float) -> None:
-        self._process.start()
-        self._there.close()
         self._hear(timeout_s, "ready")
         self._signal(signal.SIGSTOP)
         self._pipe.send(None)
@@ -107,9 +106,8 @@ class _Runner:
             raise FedSerDiffError(f"a process had not finished {timeout_s:g} s after its end")
 
     def kill(self) -> None:
-        if self._process.pid is not None:
-            self._signal(signal.SIGKILL)
-            self._process.join()
+        self._signal(signal.SIGKILL)
+        self._process.join()
 
     def _hear(self, timeout_s: float, what: str) -> float:
         if not self._pipe.poll(timeout_s):
@@ -121,7 +119,7 @@ class _Runner:
 
     def _signal(self, number: signal.Signals) -> None:
         root = self._process.pid
-        assert root is not None, "it has been started"
+        assert root is not None  # it has been started
         for pid in [root, *below(root)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

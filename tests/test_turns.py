@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +49,6 @@ def test_one_works_at_a_time_with_all_that_it_started_and_each_finishes(turns: M
     letters = file.read_text()
     assert sorted(letters) == ["a"] * 60 + ["b"] * 60
     blocks = [letter for letter, _ in groupby(letters)]
-    assert all(one != other for one, other in pairwise(blocks))
     assert 4 <= len(blocks) <= 30, "in blocks: side by side they would alternate with every letter"
     assert (tmp_path / "a").exists()
     assert (tmp_path / "b").exists()
