@@ -14,7 +14,7 @@ from commands.privacy_models import Target, items, patients_of, rng_for, train
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.privacy.reconstruction import Gradient, correlation, reconstruct, similarity
 from fedserdiff.privacy.scores import mean_of
@@ -52,7 +52,7 @@ class _Network:
 
     def gradient_at(self, truth: torch.Tensor) -> Gradient:
         def gradient(image: torch.Tensor) -> Sequence[torch.Tensor]:
-            loss = dice_bce(torch.sigmoid(self.logits(image)), truth)
+            loss = dice_bce_with_logits(self.logits(image), truth)
             return torch.autograd.grad(loss, self.weights, create_graph=True)
 
         return gradient

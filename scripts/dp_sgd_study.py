@@ -21,7 +21,7 @@ from commands.simulation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
 from fedserdiff.diffusion.refiner import Student, drop_context, new_student, perturb_boundary, random_timesteps
 from fedserdiff.diffusion.schedule import add_noise
 from fedserdiff.errors import ConfigError
@@ -169,17 +169,16 @@ def gradients(
     """
 
     def of_coarse(weights: Gradients, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        coarse = torch.sigmoid(functional_call(student.coarse, dict(weights), (x[None], torch.zeros(1))))
-        return dice_bce(coarse, y[None]), coarse[0].detach()
+        logits = functional_call(student.coarse, dict(weights), (x[None], torch.zeros(1)))
+        return dice_bce_with_logits(logits, y[None]), torch.sigmoid(logits[0].detach())
 
     def of_refiner(
         weights: Gradients, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor, seen: torch.Tensor,
         y: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         given = torch.cat([noisy, context])[None]
-        estimate = torch.tanh(functional_call(student.refiner, dict(weights), (given, t[None])))
-        refined = (seen[None] + estimate).clamp(0, 1)
-        return dice_bce(refined, y[None]) + F.mse_loss(estimate[0], y - seen)
+        correction = functional_call(student.refiner, dict(weights), (given, t[None]))
+        return refined_loss(correction, seen[None], y[None]) + F.mse_loss(torch.tanh(correction[0]), y - seen)
 
     each: Callable[..., Any] = vmap(grad(of_coarse, has_aux=True), in_dims=(None, 0, 0))
     found, coarse = each(_weights(student.coarse), image, truth)

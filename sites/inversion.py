@@ -7,7 +7,7 @@ import torch
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.adapter import SiteAdapter, all_signs
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.threads import each
 from sites.hospital import Batch, TrainingSet
@@ -59,7 +59,7 @@ def invert_contrast(
 
         def descend(number: int, halves: Sequence[torch.Tensor] = halves, slopes: Slopes = slopes) -> None:
             batch = training_set.batch(halves[number])
-            loss = dice_bce(torch.sigmoid(teacher.coarse_logits(adapter(batch.image))), batch.truth)
+            loss = dice_bce_with_logits(teacher.coarse_logits(adapter(batch.image)), batch.truth)
             slopes[number] = torch.autograd.grad(loss, weights)
 
         each(device, descend, range(len(halves)))
@@ -72,4 +72,4 @@ def invert_contrast(
 def _wrong(teacher: Student, adapter: SiteAdapter, signs: torch.Tensor, batches: list[Batch]) -> float:
     """Return a teacher's loss through a new adapter of these signs, which it keeps."""
     adapter.signs.copy_(signs)
-    return sum(float(dice_bce(teacher.segment(adapter(b.image)), b.truth)) for b in batches)
+    return sum(float(dice_bce_with_logits(teacher.coarse_logits(adapter(b.image)), b.truth)) for b in batches)

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceLoss
 
+from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
 from fedserdiff.diffusion.refiner import Student, drop_context, perturb_boundary, random_timesteps
 from fedserdiff.diffusion.schedule import add_noise
-
-# Over the batch, so that slices without a region do not each count as a failure; the smoothing of one voxel keeps the
-# loss of a region that no sample shows near 0.
-_DICE = DiceLoss(batch=True, smooth_nr=1.0, smooth_dr=1.0)
-_CERTAIN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -94,13 +89,6 @@ class Terms:
     distillation: torch.Tensor | None = None
 
 
-def dice_bce(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return soft Dice loss + binary cross-entropy of probabilities in [0, 1] against masks of 0 and 1."""
-    dice: torch.Tensor = _DICE(probabilities, truth)
-    of_truth = torch.where(truth > 0, probabilities, 1 - probabilities)  # torch's own takes several times as long
-    return dice - of_truth.clamp(_CERTAIN, 1 - _CERTAIN).log().mean()
-
-
 def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]:
     """Return the coarse network's share, (Dice + BCE)(P, y) and its features' distance, and P without its gradient.
 
@@ -110,7 +98,6 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]
     own, replay = len(lesson.image), lesson.replay
     images = lesson.image if replay is None else torch.cat([lesson.image, replay.image])
     logits, features = student.coarse_features(images)
-    coarse = torch.sigmoid(logits[:own])
     distances = [] if replay is None else [_distance(features, own, replay.of_coarse, replay.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
@@ -118,13 +105,15 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]
         held = len(taught)
         distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
         distances.append(F.binary_cross_entropy_with_logits(logits[:held], torch.sigmoid(taught)))
-    return Terms(dice_bce(coarse, lesson.truth), _total(distances)), coarse.detach()
+    terms = Terms(dice_bce_with_logits(logits[:own], lesson.truth), _total(distances))
+    return terms, torch.sigmoid(logits[:own].detach())
 
 
 def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, perturb: bool) -> Terms:
     """Return the residual diffusion's share, (Dice + BCE)(ŷ, y) + ‖Ê − E‖² and its features' distance.
 
-    The norm is a mean over voxels, as BCE is.
+    The norm is a mean over voxels, as BCE is. BCE of ŷ is the loss that matches how ŷ follows from the network's
+    output (`matching_loss`).
 
     Parameters
     ----------
@@ -144,8 +133,9 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
     if replay is not None:
         pairs = ((noisy, replay.noisy), (t, replay.t), (context, replay.context))
         noisy, t, context = (torch.cat(pair) for pair in pairs)
-    estimates, features = student.denoise_features(noisy, t, context)
-    estimate = estimates[:own]
+    corrections, features = student.denoise_features(noisy, t, context)
+    correction = corrections[:own]
+    estimate = torch.tanh(correction)
     distances = [] if replay is None else [_distance(features, own, replay.of_refiner(), replay.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
@@ -153,9 +143,8 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
             taught, of_teacher = lesson.teacher.denoise_features(*samples)
         held = len(taught)
         distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
-        distances.append(F.mse_loss(estimate[:held], taught))
-    refined = (seen + estimate).clamp(0, 1)
-    return Terms(dice_bce(refined, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
+        distances.append(F.mse_loss(estimate[:held], torch.tanh(taught)))
+    return Terms(refined_loss(correction, seen, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
 
 
 def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:

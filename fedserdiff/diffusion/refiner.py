@@ -71,10 +71,10 @@ class Student(nn.Module):
     def denoise_features(
         self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return Ê = tanh f(E_t, t | context), in [−1, 1], and f's middle and up-block features; `t` has shape (B,)."""
+        """Return f(E_t, t | context), of which Ê is the tanh, and f's middle and up-block features; `t` is (B,)."""
         with self._autocast(noisy):
             output, features = self.refiner.with_features(torch.cat([noisy, context], 1), t)
-        return torch.tanh(output.float()), features
+        return output.float(), features
 
     def _autocast(self, x: torch.Tensor) -> torch.autocast:
         return autocast(self._precision, x.device)

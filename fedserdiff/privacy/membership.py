@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_loss
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.privacy.scores import Scores
 
@@ -16,6 +17,7 @@ LOSSES = ("coarse", "refined")
 _STEPS = 2  # by which a mask is refined
 _AT_ONCE = 64
 _LEAST = 1e-8
+_CERTAIN = 1e-4  # a probability counts as no surer than this: one voxel is not to drown all others of an item
 
 
 @torch.no_grad()
@@ -42,8 +44,14 @@ def losses(
         seen = images if adapter is None else adapter(images)
         prediction = student.predict(seen, _STEPS, noise.expand_as(truths))
         for name, masks in (("coarse", prediction.coarse), ("refined", prediction.refined)):
-            found[name] += [float(dice_bce(p[None], y[None])) for p, y in zip(masks, truths, strict=True)]
+            found[name] += [_loss(p[None], y[None]) for p, y in zip(masks, truths, strict=True)]
     return {name: np.log(np.array(values).clip(_LEAST)) for name, values in found.items()}
+
+
+def _loss(mask: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return Dice + BCE of a mask of probabilities, which nothing learns from."""
+    certain = mask.clamp(_CERTAIN, 1 - _CERTAIN)
+    return float(dice_loss(mask, truth) + F.binary_cross_entropy(certain, truth))
 
 
 def calibrated(loss: Scores, of_shadows: Sequence[Scores]) -> Scores:

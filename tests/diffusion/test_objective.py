@@ -6,11 +6,11 @@ import torch
 from students import lively_student
 
 from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.losses import dice_bce_with_logits, matching_loss
 from fedserdiff.diffusion.objective import (
     Lesson,
     Replay,
     coarse_terms,
-    dice_bce,
     feature_distance,
     refiner_terms,
     replay_of,
@@ -123,19 +123,6 @@ def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
     assert [float(d) for d in found] == pytest.approx([float(d) for d in alone], rel=1e-4)
 
 
-def test_dice_bce_equals_plain_numpy() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.random((2, 3, 4, 5))
-    y = (rng.random((2, 3, 4, 5)) < 0.4).astype(float)
-    y[:, 2] = 0  # a region that no sample shows
-    axes = (0, 2, 3)
-    dice = 1 - ((2 * (p * y).sum(axes) + 1) / (p.sum(axes) + y.sum(axes) + 1)).mean()
-    q = np.clip(p, 1e-4, 1 - 1e-4)
-    bce = -(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()
-    ours = dice_bce(torch.tensor(p, dtype=torch.float32), torch.tensor(y, dtype=torch.float32))
-    assert float(ours) == pytest.approx(dice + bce, rel=1e-4)
-
-
 def test_segmentation_terms_follow_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """The terms, recomputed from the student's own outputs under the same noise."""
     config = smoke()
@@ -147,25 +134,30 @@ def test_segmentation_terms_follow_their_definition(monkeypatch: pytest.MonkeyPa
     real = student.denoise_features
 
     def spy(noisy: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        estimate, features = real(noisy, *others)
-        seen.update(noisy=noisy, estimate=estimate)
-        return estimate, features
+        correction, features = real(noisy, *others)
+        seen.update(noisy=noisy, correction=correction)
+        return correction, features
 
     monkeypatch.setattr(student, "denoise_features", spy)
     lesson = Lesson(image, truth, torch.Generator().manual_seed(7))
     of_coarse, coarse = coarse_terms(student, lesson)
     of_refiner = refiner_terms(student, lesson, coarse, False)
-    p = torch.sigmoid(student.coarse_logits(image))
-    assert torch.equal(coarse, p.detach())
-    assert torch.allclose(of_coarse.segmentation, dice_bce(p, truth))
+    logits = student.coarse_logits(image).detach()
+    p = torch.sigmoid(logits)
+    assert torch.equal(coarse, p)
+    assert torch.allclose(of_coarse.segmentation, dice_bce_with_logits(logits, truth))
     drawn = torch.Generator().manual_seed(7)  # the same draws, in the order of the definition
     t = torch.randint(0, 1000, (4,), generator=drawn)
     noise = torch.randn(truth.shape, generator=drawn)
     alpha = alpha_bars()[t].reshape(-1, 1, 1, 1)
     assert torch.allclose(seen["noisy"], alpha.sqrt() * (truth - p) + (1 - alpha).sqrt() * noise, atol=1e-5)
-    refined = dice_bce((p + seen["estimate"]).clamp(0, 1), truth)
-    error = float(((seen["estimate"] - (truth - p)) ** 2).mean())
-    assert float(of_refiner.segmentation) == pytest.approx(float(refined) + error, rel=1e-5)
+    estimate = torch.tanh(seen["correction"])
+    mask = (p + estimate).clamp(0, 1)
+    overlap, sizes = (mask * truth).sum((0, 2, 3)), (mask + truth).sum((0, 2, 3))
+    dice = float(1 - ((2 * overlap + 1) / (sizes + 1)).mean())
+    error = float(((estimate - (truth - p)) ** 2).mean())
+    matching = float(matching_loss(seen["correction"], p, truth))
+    assert float(of_refiner.segmentation) == pytest.approx(dice + matching + error, rel=1e-5)
     again = segmentation_loss(student, Lesson(image, truth, torch.Generator().manual_seed(7)), False)
     total = of_coarse.segmentation + of_refiner.segmentation
     assert float(again.detach()) == pytest.approx(float(total.detach()), rel=1e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedserdiff.config import make_config
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.privacy.gaussian import epsilon
 from sites.hospital import Hospital, TrainingSet
@@ -37,7 +37,7 @@ def test_each_slice_has_the_gradient_of_its_own_loss_whatever_else_is_in_the_bat
     found = study.gradients(student, batch.image, batch.truth, False, torch.Generator().manual_seed(2))
     for item in range(3):
         image, truth = batch.image[item : item + 1], batch.truth[item : item + 1]
-        loss = dice_bce(torch.sigmoid(student.coarse_logits(image)), truth)
+        loss = dice_bce_with_logits(student.coarse_logits(image), truth)
         own = torch.autograd.grad(loss, list(student.coarse.parameters()))
         for (name, _), expected in zip(student.coarse.named_parameters(), own, strict=True):
             torch.testing.assert_close(found[f"coarse.{name}"][item], expected, rtol=1e-3, atol=1e-6)

@@ -10,7 +10,7 @@ from students import lively_student
 from fedserdiff.config import make_config
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
-from fedserdiff.diffusion.objective import dice_bce
+from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student, new_student
 from sites.adapters import load_adapter, save_adapter
 from sites.hospital import Batch, Hospital, TrainingSet
@@ -72,7 +72,7 @@ def test_inversion_finds_the_contrast_that_the_teacher_knows(hospital: Hospital)
     def loss(images: TrainingSet, adapter: SiteAdapter | None) -> float:
         batch = images.batch(torch.arange(len(images)))
         seen = batch.image if adapter is None else adapter(batch.image)
-        return float(dice_bce(teacher.segment(seen), batch.truth))
+        return float(dice_bce_with_logits(teacher.coarse_logits(seen), batch.truth))
 
     own, other = (kind(hospital.training, config, CPU) for kind in (TrainingSet, _Inverted))
     adapter = invert_contrast(teacher, other, config, torch.Generator().manual_seed(0))

@@ -1,0 +1,66 @@
+"""L_seg's terms as functions of what the networks put out: no voxel is so wrong that its gradient vanishes."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+
+# Over the batch, so that slices without a region do not each count as a failure; the smoothing of one voxel keeps the
+# loss of a region that no sample shows near 0.
+_DICE = DiceLoss(batch=True, smooth_nr=1.0, smooth_dr=1.0)
+
+_CERTAIN = 1e-4
+"""P is kept this far from 0 and 1 where its inverse hyperbolic tangent is taken."""
+
+
+def dice_loss(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the soft Dice loss of probabilities in [0, 1] against masks of 0 and 1, both (B, R, *grid)."""
+    loss: torch.Tensor = _DICE(probabilities, truth)
+    return loss
+
+
+def dice_bce_with_logits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return soft Dice loss + binary cross-entropy of σ(`logits`) against masks of 0 and 1, both (B, R, *grid)."""
+    return dice_loss(torch.sigmoid(logits), truth) + F.binary_cross_entropy_with_logits(logits, truth)
+
+
+def refined_loss(correction: torch.Tensor, coarse: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return soft Dice loss + matching loss of the refined mask ŷ = clip(P + tanh f, 0, 1).
+
+    Parameters
+    ----------
+    correction : Tensor of shape (B, R, *grid)
+        f, the residual diffusion's output before tanh.
+    coarse : Tensor of shape (B, R, *grid)
+        P, in [0, 1], without gradient.
+    truth : Tensor of shape (B, R, *grid)
+        Region masks, 0 or 1.
+    """
+    refined = (coarse + torch.tanh(correction)).clamp(0, 1)
+    return dice_loss(refined, truth) + matching_loss(correction, coarse, truth)
+
+
+def matching_loss(correction: torch.Tensor, coarse: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the mean over voxels of 2 ∫ (ŷ(z) − y) dz from where ŷ = y to f: its gradient by f is 2 (ŷ − y).
+
+    The loss that matches a transfer function (Auer, Herbster and Warmuth, NIPS 1995). Of the logistic function it is
+    binary cross-entropy; of ŷ = clip(P + tanh f, 0, 1) it is this (our choice). The logarithm of a clipped ŷ has no
+    gradient where ŷ is clipped on the wrong side, and tanh passes none on where it is saturated. Here a voxel that is
+    wrong always has one, the larger the more wrong it is, and a voxel that is right has none. The factor 2 gives it the
+    slope of −log ŷ where P = 1 and ŷ is near 0.
+
+    Parameters and shapes are `refined_loss`'s; the result is at least 0.
+    """
+    inside = coarse.clamp(_CERTAIN, 1 - _CERTAIN)
+    lower, upper = torch.atanh(-inside), torch.atanh(1 - inside)  # between them ŷ is neither 0 nor 1
+    within = torch.minimum(torch.maximum(correction, lower), upper)
+    beyond = (correction - upper).clamp(min=0)
+    best = torch.where(truth > 0, upper, lower)
+    area = inside * (within - best) + _log_cosh(within) - _log_cosh(best) + beyond - truth * (correction - best)
+    return 2 * area.mean()
+
+
+def _log_cosh(x: torch.Tensor) -> torch.Tensor:
+    """Return log cosh x without overflow."""
+    return x.abs() + F.softplus(-2 * x.abs()) - math.log(2)
