@@ -107,7 +107,10 @@ class ExperimentConfig:
     coarse_channels, refiner_channels : tuple of int
         Features a level of the coarse network and of the residual diffusion.
     steps_per_stage, epochs_per_stage : int
-        Length of a stage in optimisation steps, or in passes over the site's training items; the other is 0.
+        Length of a stage in optimisation steps, each of which draws its batch, half of it from items that show tumour;
+        or in passes over the site's training items, each item once in an order drawn anew. The other is 0.
+    balance_epochs : bool
+        Whether a pass goes over items that show tumour again and again until they are half of it.
     batch_size : int
         Slices (2D) or volumes (3D) a step.
     learning_rate : float
@@ -181,6 +184,7 @@ class ExperimentConfig:
     refiner_channels: tuple[int, ...] = (16, 16, 32)
     steps_per_stage: int = 300
     epochs_per_stage: int = 0
+    balance_epochs: bool = False
     batch_size: int = 16
     learning_rate: float = 2e-3
     precision: Precision = "auto"
@@ -223,8 +227,9 @@ class ExperimentConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
-        if not isinstance(self.allow_overlap, bool):  # not among the choices: 1 == True
-            raise ConfigError(f"allow_overlap: {self.allow_overlap!r} is not True or False")
+        for name in ("allow_overlap", "balance_epochs"):
+            if not isinstance(getattr(self, name), bool):  # not among the choices: 1 == True
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is not True or False")
 
     def _check_numbers(self) -> None:
         least: dict[str, float] = {
@@ -261,6 +266,8 @@ class ExperimentConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 1 and 1000")
         if (self.steps_per_stage == 0) == (self.epochs_per_stage == 0):
             raise ConfigError("steps_per_stage, epochs_per_stage: set one of them, and leave the other 0")
+        if self.balance_epochs and not self.epochs_per_stage:
+            raise ConfigError("balance_epochs: a stage counted in steps is balanced already: leave it False")
         if self.rounds > (self.steps_per_stage or self.epochs_per_stage):
             raise ConfigError(f"rounds: {self.rounds} is more than a stage's steps: a round would train nothing")
 

@@ -27,6 +27,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.evaluation.bootstrap import Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.files import write_whole
+from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
@@ -35,6 +36,7 @@ from sites.inversion import invert_contrast
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
+from strategies.pooled import Pooled
 
 from direct_training import in_rounds
 
@@ -149,7 +151,8 @@ def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], conf
         rows = [_scores(student, hospitals, adapters, config)]
         adapters = {h.site.name: _new_adapter(h, config) for h in hospitals[1:]}
         everything = {h.site.name: h.training for h in hospitals}
-        _train(student, 1, len(hospitals), everything, adapters, hospitals[0].site.name, config)
+        (plan,) = Pooled(config, RunEvents()).stages(list(everything))
+        _train(student, 1, plan.length, everything, adapters, hospitals[0].site.name, config)
         return [*rows, _scores(student, hospitals, adapters, config)]
     student = deepcopy(start)
     rows = [_scores(s, hospitals, adapters, config) for s in (new_student(config), student)]

@@ -148,6 +148,7 @@ class TrainingSet:
                 items.append((number, 0))
                 shows_tumour.append(bool(case.prepared.mask.any()))
         self._items = items
+        self._shows_tumour = torch.tensor(shows_tumour, dtype=torch.bool)
         self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
 
     def __len__(self) -> int:
@@ -161,6 +162,33 @@ class TrainingSet:
             return anywhere
         chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
         return torch.cat([chosen, anywhere])
+
+    def items_an_epoch(self, balanced: bool) -> int:
+        """Return how many items `epoch` has in all its batches."""
+        return len(self) + self._repeats(balanced)
+
+    def epoch(self, size: int, generator: torch.Generator, balanced: bool) -> tuple[torch.Tensor, ...]:
+        """Return one pass over all items, in a drawn order, in batches of `size` indices, the last as many as are left.
+
+        Each item comes once. Where it is to be `balanced`, those that show tumour come again, pass after pass over
+        them, until they are half of the epoch. Within a batch they come first.
+        """
+        extra, order = self._repeats(balanced), [torch.randperm(len(self), generator=generator)]
+        while extra > 0:
+            again = self._tumour[torch.randperm(len(self._tumour), generator=generator)][:extra]
+            order.append(again)
+            extra -= len(again)
+        whole = torch.cat(order)
+        if balanced:
+            whole = whole[torch.randperm(len(whole), generator=generator)]
+        return tuple(
+            batch[(~self._shows_tumour[batch]).to(torch.uint8).argsort(stable=True)] for batch in whole.split(size)
+        )
+
+    def _repeats(self, balanced: bool) -> int:
+        """Return how many times, in all, items that show tumour come again in an epoch."""
+        tumour = len(self._tumour)
+        return max(0, len(self) - 2 * tumour) if balanced and tumour else 0
 
     def batch(self, index: torch.Tensor) -> Batch:
         """Return the items at `index` (B,)."""

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,9 @@ from fedserdiff.threads import beside
 from fedserdiff.wire import Memory
 from sites.hospital import Hospital, TrainingSet
 from sites.objectives.base import DISTILLATION, Objective
+from sites.sampling import Sampling
+
+Value = TypeVar("Value", float, torch.Tensor)
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with the steps done in the stage, their total and the step's loss terms."""
@@ -33,7 +37,7 @@ class Order:
     stage, server_round : int
         From 1.
     length : int
-        The stage's length in stages' worth of optimisation steps.
+        How many times as long as the config has it the stage is.
     teacher, memory, adapter
         As `Objective`'s.
     """
@@ -103,7 +107,8 @@ def optimise(
     refiner learns of a step, the coarse network is at the next one.
     """
     config = objective.config
-    steps = stage_steps(config, len(training_set), order.length)
+    sampling = Sampling(training_set, config, site, order.stage, length=order.length)
+    steps = sampling.steps
     first = steps * (order.server_round - 1) // config.rounds
     last = steps * order.server_round // config.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
@@ -122,7 +127,7 @@ def optimise(
         progress(done, steps, values)
 
     for step in range(first, last):
-        batch = training_set.batch(training_set.draw(config.batch_size, batches))
+        batch = training_set.batch(sampling.items(step, batches))
         if torch.rand(1, generator=batches) < 0.5:  # brains are nearly symmetric
             batch = batch.mirror()
         lessons = objective.lessons(batch, noise)
@@ -167,30 +172,24 @@ def weighted_terms(
     objective: Objective, network: str, student: Student, terms_of_lessons: Mapping[str, Terms]
 ) -> dict[str, torch.Tensor]:
     """Return, by name, one network's share of the terms whose sum is minimised."""
-    losses: dict[str, torch.Tensor] = {}
+    parts: list[Mapping[str, torch.Tensor]] = []
     for lesson, terms in terms_of_lessons.items():
-        losses[lesson] = objective.weight(lesson) * terms.segmentation
+        parts.append({lesson: objective.weight(lesson) * terms.segmentation})
         if terms.distillation is not None:
-            losses[DISTILLATION] = objective.weight(DISTILLATION) * terms.distillation
-    return {**losses, **objective.penalties(network, student)}
+            parts.append({DISTILLATION: objective.weight(DISTILLATION) * terms.distillation})
+    return _sum_by_name(*parts, objective.penalties(network, student))
 
 
-def _sum_by_name(*parts: Mapping[str, float]) -> dict[str, float]:
-    """Add up the two networks' shares of each term."""
-    return {name: sum(part.get(name, 0.0) for part in parts) for name in {n: None for part in parts for n in part}}
+def _sum_by_name(*parts: Mapping[str, Value]) -> dict[str, Value]:
+    """Add up what the parts have under each name: of several lessons, or of the two networks."""
+    sums: dict[str, Value] = {}
+    for part in parts:
+        for name, value in part.items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
 
 
 def anneal(optimizer: torch.optim.Optimizer, rates: Sequence[float], done: float) -> None:
     """Set the rate of each group of weights that follows one cosine from its of `rates` to 0, at the share `done`."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
-
-
-def stage_steps(config: ExperimentConfig, items: int, length: int = 1) -> int:
-    """Return the optimisation steps of a stage of `length` stages' work on `items` training items.
-
-    Epochs need no `length`: one pass over several sites' items is as long as one pass over each.
-    """
-    if config.steps_per_stage:
-        return length * config.steps_per_stage
-    return config.epochs_per_stage * math.ceil(items / config.batch_size)

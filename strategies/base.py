@@ -23,7 +23,8 @@ from strategies.faults import faults_of, in_words
 class Stage:
     """One stage of the stream: its `name`, and the sites that train in it.
 
-    `length` is in stages' worth of optimisation steps: 1, but for a method that does the whole stream's work at once.
+    `length` says how many times as long as the config has it the stage is: 1, but for a method that does the whole
+    stream's work at once.
     """
 
     name: str

@@ -9,5 +9,5 @@ class Pooled(ArrivalStrategy):
     """One imaginary hospital (played by the first site) trains as many steps as the whole stream would."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return the one stage."""
-        return [Stage("pooled", (sites[0],), length=len(sites))]
+        """Return the one stage; an epoch of every site's items is as long as one of each already."""
+        return [Stage("pooled", (sites[0],), length=len(sites) if self.config.steps_per_stage else 1)]

@@ -13,7 +13,8 @@ from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
 from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import Objective
-from sites.training import anneal, stage_steps
+from sites.sampling import Sampling
+from sites.training import anneal
 
 
 class ImageReplayObjective(Objective):
@@ -44,11 +45,11 @@ class ImageReplayObjective(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.initial_seed())
             model = ImageGenerator(config).to(next(student.parameters()).device)
-        steps = stage_steps(config, len(training_set))
+        sampling = Sampling(training_set, config, "image-generator", site, stage)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        for step in range(steps):
-            anneal(optimizer, [config.learning_rate], step / steps)
-            batch = training_set.batch(training_set.draw(config.batch_size, draws))
+        for step in range(sampling.steps):
+            anneal(optimizer, [config.learning_rate], step / sampling.steps)
+            batch = training_set.batch(sampling.items(step, draws))
             loss = model.loss(batch.image, batch.truth, draws)
             optimizer.zero_grad()
             loss.backward()

@@ -7,10 +7,14 @@ from students import lively_student
 
 import sites.objectives.ewc
 from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.diffusion.objective import Terms
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.report.events import RunEvents
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
-from sites.training import Order, consolidate, run_round
+from sites.objectives.fine_tune import FineTuneObjective
+from sites.training import Order, consolidate, run_round, weighted_terms
+from strategies.base import make_strategy
 
 
 def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
@@ -40,7 +44,8 @@ def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospit
     for length in ({"steps_per_stage": 3}, {"steps_per_stage": 0, "epochs_per_stage": 1, "batch_size": 1}):
         config = make_config("smoke", method="pooled", rounds=1, sites=(hospital.site,) * 2, **length)
         counts = []
-        for method, order in (("fine-tune", Order(1, 1)), ("pooled", Order(1, 1, length=2))):
+        (plan,) = make_strategy(config, RunEvents()).stages([hospital.site.name] * 2)
+        for method, order in (("fine-tune", Order(1, 1)), ("pooled", Order(1, 1, length=plan.length))):
             steps: list[int] = []
             one = config.replace(method=method)
             run_round(
@@ -48,6 +53,36 @@ def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospit
             )
             counts.append(len(steps))
         assert counts[1] == 2 * counts[0]
+
+
+@pytest.mark.parametrize("length", [{"steps_per_stage": 3}, {"steps_per_stage": 0, "epochs_per_stage": 1}])
+def test_a_stage_four_times_as_long_takes_four_times_the_steps(hospital: Hospital, length: dict[str, int]) -> None:
+    """What the audit's memoriser and an attacker that trains for longer ask for, whatever a stage is counted in."""
+    config = make_config("smoke", method="fine-tune", rounds=1, **length)
+    counts = []
+    for order in (Order(1, 1), Order(1, 1, length=4)):
+        steps: list[int] = []
+        student = new_student(config)
+        run_round(student, order, hospital, lambda s: hospital, config, lambda s, n, t, steps=steps: steps.append(s))
+        counts.append(len(steps))
+    assert counts[1] == 4 * counts[0]
+
+
+def test_what_several_lessons_distil_adds_up() -> None:
+    """The loss that is minimised has every lesson's distillation, each weighted by λ."""
+    config = make_config("smoke", lambda_kd=0.5)
+    lessons = {
+        "segmentation": Terms(torch.tensor(1.0), torch.tensor(2.0)),
+        "replay": Terms(torch.tensor(4.0), torch.tensor(16.0)),
+        "plain": Terms(torch.tensor(32.0)),
+    }
+    losses = weighted_terms(FineTuneObjective(config), "coarse", new_student(config), lessons)
+    assert {name: float(value) for name, value in losses.items()} == {
+        "segmentation": 1.0,
+        "replay": 0.5 * 4,
+        "plain": 0.5 * 32,
+        "distillation": 0.5 * (2 + 16),
+    }
 
 
 def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) -> None:
