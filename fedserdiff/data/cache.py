@@ -23,7 +23,7 @@ from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError, StorageError
 
-_FORMAT = 4  # part of the key: raise it when preparation changes
+_FORMAT = 5  # part of the key: raise it when preparation changes
 # numpy parses a file's header by `ast`, which Python before 3.11.8 may break off, with a SystemError, where two
 # threads parse at once (gh-106905): a sound entry would pass for a damaged one.
 _parsing = threading.Lock()

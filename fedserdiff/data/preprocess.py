@@ -74,16 +74,15 @@ class Geometry:
 
     def to_scan(self, volume: torch.Tensor) -> torch.Tensor:
         """Resample channels on the working grid, (C, X, Y, Z), to the brain's box in the scan (C, *box_shape)."""
-        inner = volume[(slice(None), *self._inner())]
-        return F.interpolate(inner[None].float(), self.box_shape, mode="trilinear", align_corners=False)[0]
+        return _resampled(volume[(slice(None), *self._inner())], self.box_shape)
 
     def from_box(self, volume: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Resample channels in the brain's box, (C, *box_shape), to the working grid (C, *grid), padded with 0."""
-        shrinks = all(i <= b for i, b in zip(self.inner_shape, self.box_shape, strict=True))
-        if shrinks:  # averages over each new voxel: no aliasing, and the identity where the grids agree
+        if all(i <= b for i, b in zip(self.inner_shape, self.box_shape, strict=True)):
+            # Means over each new voxel, which overlap where sizes are no multiples; the identity where the grids agree.
             inner = F.interpolate(volume[None].float(), self.inner_shape, mode="area")[0]
         else:
-            inner = F.interpolate(volume[None].float(), self.inner_shape, mode="trilinear", align_corners=False)[0]
+            inner = _resampled(volume, self.inner_shape)
         padded = torch.zeros(len(volume), *grid)
         padded[(slice(None), *self._inner())] = inner
         return padded
@@ -249,6 +248,18 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
         return convention.region_masks(labels)
     except DataError as error:
         raise DataError(f"{seg.path}: {error}") from None
+
+
+def _resampled(volume: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Resample channels (C, X, Y, Z) to `shape`, the outer faces of the box staying where they are.
+
+    Along each axis that grows, values are interpolated between the two nearest. Along each that shrinks they are
+    averaged: interpolated to the next multiple of the new size, so that every mean is of whole voxels about its centre.
+    """
+    sizes = zip(volume.shape[1:], shape, strict=True)
+    multiple = tuple(new * -(-old // new) for old, new in sizes)
+    fine = F.interpolate(volume[None].float(), multiple, mode="trilinear", align_corners=False)
+    return (fine if multiple == shape else F.interpolate(fine, shape, mode="area"))[0]
 
 
 def _zscore(volume: NDArray[Any], brain: NDArray[np.bool_], path: Path) -> NDArray[np.float32]:
