@@ -94,6 +94,16 @@ class Volume:
         x, y, z = (float(size) for size in voxel_sizes(self.affine))
         return x, y, z
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Slope and intercept by which the header scales what is stored; 1 and 0 where it does not."""
+        return _scaling(self.path, self.header)
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether whole numbers are stored, which the header may scale."""
+        return _dtype(self.path, self.header).kind in "iu"
+
 
 def check_is_file(path: Path) -> None:
     """Check that a path leads to a file, without opening it: a pipe would wait for its writer.

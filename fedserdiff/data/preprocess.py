@@ -22,6 +22,7 @@ _APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are 
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
 _LEAST_CONTRAST = 1e-9  # of the standard deviation to the largest value
 _MOST_LABELS = 16  # more than any release has
+_LARGEST_STEP = 0.2  # between values stored: five to a label, or a scale that is none of labels' would round to them
 _EXACT = 2.0**53  # whole numbers below it are exact in float64
 
 
@@ -237,8 +238,12 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
     """
     labels = seg.voxels
     if labels.dtype.kind == "f":
-        if not np.array_equal(labels, np.round(labels)):
-            raise DataError(f"{seg.path}: labels are not whole numbers: was the segmentation interpolated?")
+        labels = np.round(labels)
+        if np.abs(seg.voxels - labels).max() > _rounding_of(seg):
+            slope, inter = seg.scaling
+            scaled = f" as its header scales them (scl_slope {slope:g}, scl_inter {inter:g}): save them unscaled"
+            why = ": was the segmentation interpolated?" if (slope, inter) == (1, 0) else scaled
+            raise DataError(f"{seg.path}: labels are not whole numbers{why}")
         if np.abs(labels).max() < _EXACT:
             labels = labels.astype(np.int64)
     count = len(np.unique(labels))
@@ -248,6 +253,20 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
         return convention.region_masks(labels)
     except DataError as error:
         raise DataError(f"{seg.path}: {error}") from None
+
+
+def _rounding_of(seg: Volume) -> float:
+    """Return how far from a label its value may lie, for what saving it through a header that scales has rounded.
+
+    Integers with a scale are off by half a step of it and by what 32-bit floats make of slope and intercept. Whatever
+    else was saved through 16 bits before: then by half of the 65535th part of its range, and a slope by as much again
+    (our choice).
+    """
+    slope, inter = seg.scaling
+    most = float(np.abs(seg.voxels).max())
+    if seg.of_integers and abs(slope) <= _LARGEST_STEP:
+        return abs(slope) / 2 + 2 * float(np.finfo(np.float32).eps) * (most + abs(inter))
+    return min(most / 2**16, _LARGEST_STEP / 2)
 
 
 def _resampled(volume: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
