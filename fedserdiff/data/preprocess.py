@@ -116,6 +116,10 @@ class PreparedCase:
     geometry: Geometry
     voxel_hash: str
 
+    def showing(self, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "PreparedCase":
+        """Return the case with another image and mask."""
+        return PreparedCase(image, mask, self.truth, self.geometry, self.voxel_hash)
+
 
 @dataclass(frozen=True)
 class PreparedScan:

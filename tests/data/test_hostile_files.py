@@ -154,6 +154,7 @@ def test_a_changed_byte_of_a_header_is_refused_or_read_as_nibabel_reads_it(
             assert files[channel] != raw
             return
         images = {c: nib.as_closest_canonical(nib.load(path_of(folder, c, ".nii"))).get_fdata() for c in CHANNELS}
+        images["seg"] = np.round(images["seg"], 3)  # a last bit of the slope is rounding, as test_label_rounding has it
         assert_right(outcome, {c: np.squeeze(image) for c, image in images.items()})
 
     _in_folder(check)
