@@ -15,17 +15,15 @@ class FedSerDiffError(Exception):
     Parameters
     ----------
     *faults : str
-        What is wrong. Of several the text gives the first 20, a line each, and their number.
+        What is wrong: the text has a line for each of the first 20, and says how many more there are.
     advice : str
         What to do about all of them, for a line of its own.
     """
 
     def __init__(self, *faults: str, advice: str = "") -> None:
-        lines = [f"{len(faults)} faults:", *(f"  {fault}" for fault in faults[:_MOST_TOLD])]
-        if len(faults) > _MOST_TOLD:
-            lines.append(f"  and {len(faults) - _MOST_TOLD} more")
-        told = list(faults) if len(faults) < 2 else lines
-        super().__init__("\n".join([*told, advice] if advice else told))
+        more = len(faults) - _MOST_TOLD
+        rest = [f"and {more} more, {len(faults)} in all"] if more > 0 else []
+        super().__init__("\n".join([*faults[:_MOST_TOLD], *rest, *filter(None, [advice])]))
         self.faults = faults
 
 
@@ -35,6 +33,10 @@ class ConfigError(FedSerDiffError):
 
 class DataError(FedSerDiffError):
     """A case on disk cannot be used; the text names the file and what is wrong with it."""
+
+
+class BadCasesError(DataError):
+    """Cases cannot be used, while others of their hospitals may be."""
 
 
 class StorageError(FedSerDiffError):
@@ -64,6 +66,10 @@ class Faults:
         self._kind = kind
         self._found: list[str] = []
 
+    def add(self, fault: str) -> None:
+        """Enter a fault."""
+        self._found.append(fault)
+
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Go on after an error in this context."""
@@ -75,7 +81,7 @@ class Faults:
     def check(self) -> None:
         """Raise one error of all that were caught, if any were."""
         if self._found:
-            raise self._kind(*self._found)
+            raise self._kind(*dict.fromkeys(self._found))
 
 
 def reason_of(error: OSError) -> str:

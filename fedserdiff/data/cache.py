@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedserdiff.data.cases import Case
+from fedserdiff.data.cases import BadCases, Case, settle
 from fedserdiff.data.nifti import open_file
 from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import Convention
-from fedserdiff.errors import DataError, StorageError, reason_of
+from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
 _FORMAT = 5  # part of the key: raise it when preparation changes
 _ARRAYS = ("image", "mask", "truth")
@@ -54,8 +54,11 @@ def cached_cases(
     spacing_mm: float,
     root: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    bad: BadCases | None = None,
 ) -> list[CachedCase]:
     """Return `cases` prepared for `grid`, preparing those that are not in the cache under `root` yet.
+
+    Cases that cannot be used are entered in `bad`, by name; without it they are refused, once the others are prepared.
 
     An entry appears under its final name only when it is whole, so an interrupted run leaves nothing half-written
     and two processes may fill one cache. One that is damaged all the same is thrown away, and its case prepared anew.
@@ -63,21 +66,33 @@ def cached_cases(
 
     Raises
     ------
-    DataError
-        As `prepare_case`, and where a file changes while its case is being prepared.
+    BadCasesError
+        Without `bad`: of all cases that `prepare_case` refuses, or of which a file changes while they are prepared.
     StorageError
         Where the cache cannot be written, or an entry not be read for now; the entry stays as it is.
     """
+
+    def attempt(case: Case) -> CachedCase | tuple[str, ...]:
+        try:
+            return _prepared(case, grid, spacing_mm, root)
+        except DataError as error:
+            return error.faults
+
     progress(0, len(cases))
-    ready = []
+    ready: list[CachedCase] = []
+    found: BadCases = {}
     with _workers() as workers:  # decompression and numpy leave the interpreter free
         try:
-            for entry in workers.map(lambda case: _prepared(case, grid, spacing_mm, root), cases):
-                ready.append(entry)
-                progress(len(ready), len(cases))
+            for done, (case, outcome) in enumerate(zip(cases, workers.map(attempt, cases), strict=True), 1):
+                if isinstance(outcome, CachedCase):
+                    ready.append(outcome)
+                else:
+                    found[case.name] = outcome
+                progress(done, len(cases))
         except BaseException:
-            workers.shutdown(cancel_futures=True)  # neither an error nor an interrupt waits for the rest
+            workers.shutdown(cancel_futures=True)  # neither a full disk nor an interrupt waits for the rest
             raise
+    settle(found, bad)
     return ready
 
 
@@ -100,7 +115,8 @@ def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
             raise StorageError(f"{case.seg.parent}: {case.name}: cannot be prepared (out of memory)") from None
         changed = [path for path, content in _hashes(case).items() if content != hashes[path]]
         if changed:
-            raise DataError(f"{changed[0]}: changed while it was being read: run again once it stays as it is")
+            again = "changed while it was being read: run again once it stays as it is"
+            raise DataError(*(f"{path}: {again}" for path in changed))
         with _writing(entry):
             _write(entry, fresh)
         prepared = _open(entry, case.convention, grid)
@@ -110,10 +126,11 @@ def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
 
 
 def _hashes(case: Case) -> dict[Path, bytes]:
-    hashes = {}
+    hashes, faults = {}, Faults(DataError)
     for path in case.files:
-        with open_file(path) as file:
+        with faults.caught(), open_file(path) as file:
             hashes[path] = hashlib.file_digest(file, "sha256").digest()
+    faults.check()
     return hashes
 
 

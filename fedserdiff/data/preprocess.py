@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedserdiff.data.cases import Case
 from fedserdiff.data.nifti import Volume, read_volume
 from fedserdiff.data.releases import Convention
-from fedserdiff.errors import DataError
+from fedserdiff.errors import DataError, Faults
 
 _APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are not aligned
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
@@ -155,12 +155,16 @@ def prepare_scan(
     ------
     DataError
         As `read_volume`, and where volumes disagree in shape or position, the brain is empty, or a modality shows
-        nothing in it.
+        nothing in it; of all files that are at fault.
     """
-    volumes = [read_volume(path, channel) for path, channel in zip(images, channels or repeat(None), strict=False)]
+    volumes: list[Volume] = []
+    faults = Faults(DataError)
+    for path, channel in zip(images, channels or repeat(None), strict=False):
+        with faults.caught():
+            volumes.append(read_volume(path, channel))
+            check_aligned(volumes[-1], volumes[0])
+    faults.check()
     first = volumes[0]
-    for volume in volumes[1:]:
-        check_aligned(volume, first)
     folder = images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
@@ -169,8 +173,12 @@ def prepare_scan(
     hashed = np.stack([volume.voxels[box].astype(np.float32) for volume in volumes])
 
     geometry = _place(brain.shape, first.spacing_mm, box, grid, spacing_mm)
-    scored = np.stack([_zscore(volume.voxels[box], brain[box], volume.path) for volume in volumes])
-    on_grid = geometry.from_box(torch.from_numpy(scored), grid).numpy().astype(np.float16)
+    scored = []
+    for volume in volumes:
+        with faults.caught():
+            scored.append(_zscore(volume.voxels[box], brain[box], volume.path))
+    faults.check()
+    on_grid = geometry.from_box(torch.from_numpy(np.stack(scored)), grid).numpy().astype(np.float16)
     if not on_grid.any():
         size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(box, first.spacing_mm, strict=True))
         raise DataError(
@@ -187,10 +195,14 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> P
     DataError
         As `prepare_scan`, and where the segmentation is not aligned, or a label is not the convention's.
     """
-    scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
-    seg = read_volume(case.seg)
+    faults = Faults(DataError)
+    with faults.caught():
+        scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
+    with faults.caught():
+        seg = read_volume(case.seg)
+        truth = segmented_regions(seg, case.convention)
+    faults.check()
     check_aligned(seg, scan.first)
-    truth = segmented_regions(seg, case.convention)
 
     geometry = scan.geometry
     starts, sizes = geometry.box_start, geometry.box_shape
