@@ -12,9 +12,10 @@ from commands.common import progress_bars
 from commands.simulation import CASES, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
+from fedserdiff.data.cases import BadCases, settle
 from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.site_cases import site_cases
-from fedserdiff.errors import DataError
+from fedserdiff.errors import DataError, Faults
 from fedserdiff.federation import channels_of, read_federation
 
 
@@ -40,8 +41,13 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
     sites = read_federation(federation)
     config = config.replace(**channels_of(federation))
     same_patient = same_patient_of(federation)
+    found: dict[str, list[CachedCase]] = {}
+    faults = Faults(DataError)
     with progress_bars(console) as show:
-        found = {site.name: _cases(site, config, partial(show, f"preparing cases of {site.name}")) for site in sites}
+        for site in sites:
+            with faults.caught():
+                found[site.name] = _cases(site, config, partial(show, f"preparing cases of {site.name}"))
+    faults.check()
     overlaps = find_overlap(found, same_patient)
     if overlaps:
         console.print(_table(overlaps))
@@ -51,11 +57,14 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
 
 def _cases(site: Site, config: ExperimentConfig, progress: Callable[[int, int], None]) -> list[CachedCase]:
     """Find and prepare a site's cases, of which an audit needs no split into training and test."""
+    bad: BadCases = {}
     try:
-        cases = site_cases(site, config)
-        return cached_cases(cases, config.grid, config.spacing_mm, CASES, progress)
+        cases = site_cases(site, config, bad)
+        ready = cached_cases(cases, config.grid, config.spacing_mm, CASES, progress, bad)
+        settle(bad, None)
     except DataError as error:
-        raise DataError(f"site {site.name}: {error}") from None
+        raise DataError(*(f"site {site.name}: {fault}" for fault in error.faults)) from None
+    return ready
 
 
 def _table(overlaps: Sequence[Overlap]) -> Table:

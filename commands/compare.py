@@ -49,6 +49,7 @@ def main(
         ),
     ] = False,
     allow_overlap: Annotated[bool, options.ALLOW_OVERLAP] = False,
+    skip_bad: Annotated[bool, options.SKIP_BAD] = False,
     cpus_per_site: Annotated[
         float, typer.Option(help="CPUs for a site at work: torch's threads.", rich_help_panel=options.RUNNING)
     ] = 1,
@@ -96,6 +97,7 @@ def main(
             federation,
             3 if sites is None else sites,
             console,
+            skip_bad,
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)

@@ -20,7 +20,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.methods import label
-from fedserdiff.report.overlap import leak_warning
+from fedserdiff.report.overlap import leak_warning, skipped_notes
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from fedserdiff.report.volumes import VOLUMES, write_volumes
@@ -38,6 +38,7 @@ class Setting:
     federation: Path | None
     sites: int
     console: Console
+    skip_bad: bool = False
 
     @property
     def phantom(self) -> bool:
@@ -58,7 +59,7 @@ class Setting:
     def open(self) -> dict[int, Federation]:
         """Open the hospitals by seed: phantom patients differ from seed to seed."""
         return {
-            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites)
+            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites, self.skip_bad)
             for seed in self.seeds
         }
 
@@ -98,6 +99,7 @@ def compare_methods(
     overlaps = tuple(str(overlap) for overlap in first.overlaps)
     left_out, kept = ((), overlaps) if setting.config.allow_overlap else (overlaps, ())
     comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
+    comparison["notes"] += skipped_notes(first.skipped_of(first.config))
     _write_json(folder / _COMPARISON, comparison)
     _write_csv(folder / "comparison.csv", comparison)
     for name in (_CASES, VOLUMES):
@@ -168,9 +170,9 @@ def _records(
     records = {}
     for (name, seed), run in zip(wanted, pool.complete(list(wanted.values())), strict=True):
         record = load_run(run)
-        overlap = opened[seed].overlap_of(record.config)
-        if record.results.get("overlap") != overlap:  # a run sees its own cases alone, and no name mapping
-            record = replace(record, results={**record.results, "overlap": overlap})
+        known = {"overlap": opened[seed].overlap_of(record.config), "skipped": opened[seed].skipped_of(record.config)}
+        if record.results != {**record.results, **known}:  # a run sees its own cases alone, and no name mapping
+            record = replace(record, results={**record.results, **known})
             _write_json(run / "results.json", dict(record.results))
         records[name, seed] = record
     return records

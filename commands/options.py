@@ -35,6 +35,11 @@ ALLOW_OVERLAP = typer.Option(
     help="Keep patients that an earlier site brought: the scores leak.",
     rich_help_panel=DATA,
 )
+SKIP_BAD = typer.Option(
+    "--skip-bad",
+    help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",
+    rich_help_panel=DATA,
+)
 GPUS_PER_SITE = typer.Option(
     help="GPUs for a site at work.", show_default="1 where this machine has one, else 0", rich_help_panel=RUNNING
 )

@@ -145,7 +145,7 @@ def _alone(cached: CachedCase, config: ExperimentConfig) -> CachedCase:
     if not cached.prepared.mask.any():
         z = int((cached.prepared.image != 0).sum((0, 1, 2)).argmax())
     image[..., z], mask[..., z] = cached.prepared.image[..., z], cached.prepared.mask[..., z]
-    return replace(cached, prepared=replace(cached.prepared, image=image, mask=mask))
+    return replace(cached, prepared=cached.prepared.showing(image, mask))
 
 
 def _start(target: Target, config: ExperimentConfig) -> Student:

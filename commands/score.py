@@ -16,7 +16,7 @@ from commands.common import clear_errors, progress_bars
 from fedserdiff.data.cases import find_label_maps
 from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, read_dataset
 from fedserdiff.data.releases import RELEASES, Convention, get_release
-from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.errors import ConfigError, DataError, Faults
 from fedserdiff.files import write_whole
 
 if TYPE_CHECKING:
@@ -73,11 +73,14 @@ def main(
         from fedserdiff.evaluation.label_maps import score_label_map  # with torch, for which help should not wait
 
         rows: list[dict[str, Any]] = []
+        faults = Faults(DataError)
         with progress_bars(console) as show:
             for done, case in enumerate(cases):
                 show("scoring cases", done, len(cases))
-                scores = score_label_map(given[case], expected[case], convention)
-                rows += [{"case": case, "region": region, **_row(one)} for region, one in scores.items()]
+                with faults.caught():
+                    scores = score_label_map(given[case], expected[case], convention)
+                    rows += [{"case": case, "region": region, **_row(one)} for region, one in scores.items()]
+        faults.check()
         means = _means(rows)
         told = {
             "release": release,

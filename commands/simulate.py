@@ -26,6 +26,7 @@ def main(
     sites: options.Sites = None,
     federation: options.FederationFile = None,
     allow_overlap: Annotated[bool | None, options.ALLOW_OVERLAP] = None,
+    skip_bad: Annotated[bool, options.SKIP_BAD] = False,
     method: Annotated[
         str | None,
         typer.Option(
@@ -157,10 +158,11 @@ def main(
 
         if resume is None:
             defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
-            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address)
+            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address, skip_bad)
         else:
             _refuse(
-                {"--out": out, "--federation": federation}, "--resume goes on with its own hospitals in its own place"
+                {"--out": out, "--federation": federation, "--skip-bad": skip_bad or None},
+                "--resume goes on with its own hospitals in its own place",
             )
             run = run_directory.RunDirectory.of_interrupted(resume)
             taken_up = take_up(console, run, given, sites)

@@ -35,6 +35,7 @@ def begin(
     sites: int | None,
     out: Path | None,
     ray_address: str | None,
+    skip_bad: bool,
 ) -> tuple[Federation, RunDirectory]:
     """Open the hospitals of a new run, by the settings that are `given`, and make its directory.
 
@@ -46,7 +47,7 @@ def begin(
     config = _config(given, ray_address)
     if federation is not None and sites is not None:
         raise ConfigError("--sites and --federation: give one of them")
-    opened = open_named(console, config, federation, 3 if sites is None else sites)
+    opened = open_named(console, config, federation, 3 if sites is None else sites, skip_bad)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}-seed{config.seed}"
     return opened, RunDirectory.new(folder)
 

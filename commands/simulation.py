@@ -6,7 +6,7 @@ import pkgutil
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from commands.common import progress_bars
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.cases import SkippedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.errors import BadCasesError, ConfigError, DataError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.federation import channels_of, name_mapping_of, phantom_federation, read_federation
 from fedserdiff.launch import Resources, simulate
@@ -32,6 +33,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.overlap import skipped_notes
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
@@ -65,7 +67,8 @@ class Federation:
 
     `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
     is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
-    ``overlap`` of a run that goes on: its config names only cases that were not left out.
+    ``overlap`` of a run that goes on: its config names only cases that were not left out. `skipped` are cases that
+    cannot be used.
     """
 
     config: ExperimentConfig
@@ -74,6 +77,7 @@ class Federation:
     same_patient: Mapping[str, str] = field(default_factory=dict)
     data: str = PHANTOM
     before: Mapping[str, Any] | None = None
+    skipped: tuple[SkippedCase, ...] = ()
 
     @property
     def cases(self) -> dict[str, dict[str, int]]:
@@ -91,6 +95,11 @@ class Federation:
         there = {n: [c for c in cases if c.case.name in (taken[n] or c.case.name)] for n, cases in everyone.items()}
         return overlap_record(find_overlap(there, self.same_patient), kept=True)
 
+    def skipped_of(self, config: ExperimentConfig) -> list[dict[str, Any]]:
+        """Return the ``skipped`` of the ``results.json`` of a run on this federation, or on a part of its sites."""
+        names = {site.name for site in config.sites}
+        return [{**asdict(case), "faults": [*case.faults]} for case in self.skipped if case.site in names]
+
 
 def open_federation(
     config: ExperimentConfig,
@@ -98,16 +107,27 @@ def open_federation(
     cache: Path,
     progress: Callable[[str, int, int], None] = lambda site, done, total: None,
     same_patient: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
 ) -> Federation:
     """Check and prepare every site's cases, leaving out patients that are there already unless `config` keeps them.
 
     Raises
     ------
     DataError
-        As `open_hospital`, and where a site has no case left.
+        As `open_hospital`, of all sites at once, and where a site has no case left; a `BadCasesError` where
+        `skip_bad` would help.
     """
     same_patient = same_patient or {}
-    found = {site.name: open_hospital(site, config, cache, partial(progress, site.name)) for site in sites}
+    found: dict[str, Hospital] = {}
+    refused: list[DataError] = []
+    for site in sites:
+        try:
+            found[site.name] = open_hospital(site, config, cache, partial(progress, site.name), skip_bad)
+        except DataError as error:
+            refused.append(error)
+    if refused:
+        kind = BadCasesError if all(isinstance(error, BadCasesError) for error in refused) else DataError
+        raise kind(*(fault for error in refused for fault in error.faults))
     overlaps = find_overlap({name: hospital.cases for name, hospital in found.items()}, same_patient)
     hospitals = []
     for site in sites:
@@ -119,11 +139,16 @@ def open_federation(
             gone = "; ".join(str(overlap) for overlap in overlaps if overlap.site == site.name)
             raise DataError(f"{error} (left out: {gone})") from None
     config = config.replace(sites=tuple(h.site for h in hospitals))
-    return Federation(config, tuple(hospitals), tuple(overlaps), same_patient)
+    skipped = tuple(case for hospital in found.values() for case in hospital.skipped)
+    return Federation(config, tuple(hospitals), tuple(overlaps), same_patient, skipped=skipped)
 
 
-def open_named(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
+def open_named(
+    console: Console, config: ExperimentConfig, federation: Path | None, sites: int, skip_bad: bool | None = None
+) -> Federation:
     """Open the hospitals of a federation file, or else `sites` phantom ones, and tell of progress and of what is there.
+
+    `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise.
 
     Raises
     ------
@@ -139,9 +164,20 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
         else:
             named, same_patient = read_federation(federation), same_patient_of(federation)
             config = config.replace(**channels_of(federation))
-        opened = open_federation(
-            config, named, CASES, lambda s, d, t: show(f"preparing cases of {s}", d, t), same_patient
-        )
+        try:
+            opened = open_federation(
+                config,
+                named,
+                CASES,
+                lambda s, d, t: show(f"preparing cases of {s}", d, t),
+                same_patient,
+                bool(skip_bad),
+            )
+        except BadCasesError as error:
+            advice = "" if skip_bad is None else "Mend them, or leave these cases out by --skip-bad"
+            raise BadCasesError(*error.faults, advice=advice) from None
+    for line in skipped_notes(opened.skipped_of(opened.config)):
+        console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False, soft_wrap=True)
     what = "[red]kept, which leaks:[/red]" if config.allow_overlap else "[yellow]left out[/yellow]"
     for overlap in opened.overlaps:
         console.print(f"{what} {escape(str(overlap))}")
@@ -171,7 +207,8 @@ def reopen(console: Console, run: RunDirectory) -> Federation:
             open_hospital(site, config, CASES, partial(show, f"preparing cases of {site.name}"))
             for site in config.sites
         )
-    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"])
+    skipped = tuple(SkippedCase(**case) for case in about["skipped"])
+    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"], skipped)
     now = _scans(federation)
     changed = [site for site, seal in about["scans"].items() if now[site] != seal]
     if changed:
@@ -218,7 +255,7 @@ def run_simulation(
     config = federation.config
     started = time.time()
     before = run.read_seconds()
-    overlap = federation.overlap_of(config)
+    overlap, skipped = federation.overlap_of(config), federation.skipped_of(config)
     shared = None if first_stage is None else FirstStage.load(first_stage, config)
     going_on = run.begun
     if first_stage is not None and not going_on:  # each hospital's own scores of rows 0 and 1
@@ -226,7 +263,8 @@ def run_simulation(
             first_stage / "hospitals", run.hospitals, ignore=shutil.ignore_patterns("hospital.log", LEDGER_FILE)
         )
     if not going_on:
-        run.write_config(config, {"name": federation.data, "overlap": overlap, "scans": _scans(federation)})
+        about = {"name": federation.data, "overlap": overlap, "skipped": skipped, "scans": _scans(federation)}
+        run.write_config(config, about)
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),
@@ -247,7 +285,7 @@ def run_simulation(
     for site, size in _raw_bytes(federation).items():
         results["bytes_out"][site][RAW_SCANS] = size
     results["raw_nifti_bytes"] = {hospital.site.name: _on_disk(hospital.cases) for hospital in federation.hospitals}
-    results["overlap"] = overlap
+    results |= {"overlap": overlap, "skipped": skipped}
     run.write_json("results.json", results)
     return results
 

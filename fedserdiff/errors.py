@@ -1,8 +1,30 @@
 """Errors whose text is written for the person who can mend them."""
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MOST_TOLD = 20  # faults in one text
+_ADVICE = {errno.EMFILE: "raise `ulimit -n`", errno.ENFILE: "close other programs, or raise fs.file-max"}
+
 
 class FedSerDiffError(Exception):
-    """Base of every error that a user can mend; command lines print its text and exit non-zero."""
+    """Base of every error that a user can mend; command lines print its text and exit non-zero.
+
+    Parameters
+    ----------
+    *faults : str
+        What is wrong: the text has a line for each of the first 20, and says how many more there are.
+    advice : str
+        What to do about all of them, for a line of its own.
+    """
+
+    def __init__(self, *faults: str, advice: str = "") -> None:
+        more = len(faults) - _MOST_TOLD
+        rest = [f"and {more} more, {len(faults)} in all"] if more > 0 else []
+        super().__init__("\n".join([*faults[:_MOST_TOLD], *rest, *filter(None, [advice])]))
+        self.faults = faults
 
 
 class ConfigError(FedSerDiffError):
@@ -13,8 +35,12 @@ class DataError(FedSerDiffError):
     """A case on disk cannot be used; the text names the file and what is wrong with it."""
 
 
+class BadCasesError(DataError):
+    """Cases cannot be used, while others of their hospitals may be."""
+
+
 class StorageError(FedSerDiffError):
-    """A file of a run cannot be written: the disk is full, gone or closed to writing."""
+    """A file cannot be written, or not read for now: the disk is full, gone or closed, the machine out of resources."""
 
 
 class FederationError(FedSerDiffError):
@@ -31,3 +57,34 @@ class ReplyError(FederationError):
 
 class DivergedError(ReplyError):
     """A weight or a loss is not finite."""
+
+
+class Faults:
+    """Collects errors of one `kind`, so that one call tells of all of them."""
+
+    def __init__(self, kind: type[FedSerDiffError]) -> None:
+        self._kind = kind
+        self._found: list[str] = []
+
+    def add(self, fault: str) -> None:
+        """Enter a fault."""
+        self._found.append(fault)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Go on after an error in this context."""
+        try:
+            yield
+        except self._kind as error:
+            self._found.extend(error.faults)
+
+    def check(self) -> None:
+        """Raise one error of all that were caught, if any were."""
+        if self._found:
+            raise self._kind(*dict.fromkeys(self._found))
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the operating system refuses, and what to do where that is known."""
+    reason = str(error.strerror or error)
+    return f"{os.strerror(error.errno).lower()}: {_ADVICE[error.errno]}" if error.errno in _ADVICE else reason

@@ -11,7 +11,7 @@ from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.site_cases import check_release
-from fedserdiff.errors import ConfigError
+from fedserdiff.errors import ConfigError, Faults
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
@@ -32,29 +32,34 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     Raises
     ------
     ConfigError
-        Naming file, site and field of the first mistake found.
+        Naming file, site and field of each mistake.
     """
     tables = read_toml(file)
     entries = tables.pop("site", None)
-    unknown = sorted(set(tables) - set(_OF_ALL_SITES))
-    if unknown:
-        known = ", ".join(_OF_ALL_SITES)
-        raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only {known} and [[site]] are known")
-    check_fields(tables, _OF_ALL_SITES, (), str(file))
+    faults = Faults(ConfigError)
+    with faults.caught():
+        unknown = sorted(set(tables) - set(_OF_ALL_SITES))
+        if unknown:
+            known = ", ".join(_OF_ALL_SITES)
+            raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only {known} and [[site]] are known")
+        check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{file}: no [[site]]: name at least one hospital")
+        faults.add(f"{file}: no [[site]]: name at least one hospital")
+        entries = []
     sites: list[Site] = []
     for number, entry in enumerate(entries, 1):
-        site = _site(entry, f"{file}: site {number}", file.parent, paths)
-        if site.name in (s.name for s in sites):
-            raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
-        sites.append(site)
+        with faults.caught():
+            site = _site(entry, f"{file}: site {number}", file.parent, paths)
+            if site.name in (s.name for s in sites):
+                raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
+            sites.append(site)
     for field in ("modalities", "regions"):
         if field not in tables and any(site.release == MSD for site in sites):
-            raise ConfigError(
+            faults.add(
                 f"{file}: {field}: is missing: name above the first [[site]] what all sites share, as their "
                 f"dataset.json names it, such as {_CHANNEL_EXAMPLES[field]}"
             )
+    faults.check()
     return tuple(sites)
 
 
@@ -132,16 +137,18 @@ def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: 
     Raises
     ------
     ConfigError
-        Naming the first field that is missing, unknown or of another type, after `where`.
+        Naming each field that is missing, unknown or of another type, after `where`.
     """
+    faults = Faults(ConfigError)
     for field in required:
         if field not in entry:
-            raise ConfigError(f"{where}: {field}: is missing")
+            faults.add(f"{where}: {field}: is missing")
     for field, value in entry.items():
         if field not in known:
-            raise ConfigError(f"{where}: {field}: unknown field: choose from {', '.join(known)}")
-        if not isinstance(value, known[field]) or value in ("", []):
-            raise ConfigError(f"{where}: {field}: {value!r} is not a filled {known[field].__name__}")
+            faults.add(f"{where}: {field}: unknown field: choose from {', '.join(known)}")
+        elif not isinstance(value, known[field]) or value in ("", []):
+            faults.add(f"{where}: {field}: {value!r} is not a filled {known[field].__name__}")
+    faults.check()
 
 
 def cases_of(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
-from fedserdiff.data.cases import Case, hold_out, split_patients
-from fedserdiff.data.site_cases import site_cases
+from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
+from fedserdiff.data.site_cases import patient_of, site_cases
 from fedserdiff.errors import DataError
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """A site and its prepared cases; no patient is in both lists."""
+    """A site and its prepared cases; no patient is in both lists. `skipped` are cases that it could not prepare."""
 
     site: Site
     training: tuple[CachedCase, ...]
     test: tuple[CachedCase, ...]
+    skipped: tuple[SkippedCase, ...] = ()
 
     @property
     def cases(self) -> tuple[CachedCase, ...]:
@@ -34,22 +35,52 @@ def open_hospital(
     config: ExperimentConfig,
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    skip_bad: bool = False,
 ) -> Hospital:
     """Find, check and prepare a site's cases, and split them by patient.
+
+    With `skip_bad`, cases that cannot be used are left out: the hospital's site names the others, and holds out those
+    that it would have held out with all.
 
     Raises
     ------
     DataError
-        As `site_cases`, `hold_out`, `split_patients` and `prepare_case`; the text begins with the site's name.
+        As `site_cases`, `hold_out` and `split_patients`, and where too few cases can be used.
+    BadCasesError
+        Without `skip_bad`: of all cases that cannot be used. Every fault begins with the site's name.
     """
+    bad: BadCases = {}
+    skipped: list[SkippedCase] = []
     try:
-        cases = site_cases(site, config)
-        _split(site, cases, config)  # before hours of preparation
-        ready = cached_cases(cases, config.grid, config.spacing_mm, cache, progress)
+        cases = site_cases(site, config, bad)
+        if not bad:
+            _split(site, cases, config)  # before hours of preparation
+        ready = cached_cases(cases, config.grid, config.spacing_mm, cache, progress, bad)
+        if bad and skip_bad:
+            site, skipped = _without(site, cases, bad, config)
+        elif bad:
+            settle(bad, None)
     except DataError as error:
-        text = str(error)
-        raise DataError(text if text.startswith(f"site {site.name}:") else f"site {site.name}: {text}") from None
-    return hospital_of(site, ready, config)
+        name = f"site {site.name}: "
+        raise type(error)(*(name + fault.removeprefix(name) for fault in error.faults)) from None
+    return replace(hospital_of(site, ready, config), skipped=tuple(skipped))
+
+
+def _without(
+    site: Site, cases: Sequence[Case], bad: BadCases, config: ExperimentConfig
+) -> tuple[Site, list[SkippedCase]]:
+    """Return the site without its bad cases, who is trained and tested on staying where they are; and those cases."""
+    patients = {case.name: case.patient for case in cases} | {name: patient_of(site.release, name) for name in bad}
+    if site.test_cases:
+        held_out = set(site.test_cases)
+    else:
+        _, test = split_patients(patients.values(), config.test_share, site.name)
+        held_out = {name for name, patient in patients.items() if patient in test}
+    skipped = [SkippedCase(site.name, name, name in held_out, bad[name]) for name in sorted(bad)]
+    kept = sorted(set(patients) - set(bad))
+    if not held_out - set(bad) or not set(kept) - held_out:
+        raise DataError("too few cases can be used to train and to test on", *map(str, skipped))
+    return replace(site, cases=tuple(kept), test_cases=tuple(sorted(held_out - set(bad)))), skipped
 
 
 def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfig) -> Hospital:

@@ -1,6 +1,7 @@
 """Find the cases of a hospital on disk, and split its patients into training and test."""
 
 import hashlib
+import itertools
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,10 @@ from pathlib import Path
 
 from fedserdiff.data.nifti import EXTENSIONS, check_is_file, unreadable
 from fedserdiff.data.releases import RELEASES, Convention, Release
-from fedserdiff.errors import DataError
+from fedserdiff.errors import BadCasesError, DataError, Faults
+
+BadCases = dict[str, tuple[str, ...]]
+"""What is wrong with each case that cannot be used, by the case's name."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +48,62 @@ class Case:
         return tuple(dict.fromkeys((*self.images, self.seg)))
 
 
-def find_cases(folder: Path, release: Release, only: Sequence[str] = ()) -> list[Case]:
+@dataclass(frozen=True)
+class SkippedCase:
+    """A case that cannot be used and was left out by request; `test` says that it was to be scored on."""
+
+    site: str
+    case: str
+    test: bool
+    faults: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.case}{', a test case' if self.test else ''}: {'; '.join(self.faults)}"
+
+
+def settle(found: BadCases, bad: BadCases | None) -> None:
+    """Enter cases that cannot be used in `bad`, or, where nobody takes them, raise one error that tells of all."""
+    if bad is not None:
+        bad.update(found)
+    elif found:
+        raise BadCasesError(*itertools.chain.from_iterable(found.values()))
+
+
+def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: BadCases | None = None) -> list[Case]:
     """Return the cases of `release` in `folder`, by name; `only` restricts them to the names given.
 
-    Folders that do not follow the release's naming are passed over (releases ship tables and read-me files).
+    Folders that do not follow the release's naming are passed over (releases ship tables and read-me files). Cases that
+    lack a file, or have something else in its place, are entered in `bad`; without it they are refused.
 
     Raises
     ------
     DataError
-        Where the folder is missing or cannot be read, holds no case of the release, lacks a case of `only`, or a case
-        lacks a file or has something else in its place.
+        Where the folder is missing or cannot be read, holds no case of the release, or lacks a case of `only`.
+    BadCasesError
+        Of all cases that cannot be used, without `bad`.
     """
     if not _is_directory(folder):
         raise DataError(f"{folder}: no such directory")
-    named = [entry for entry in _entries(folder) if release.patient_of(entry.name)]
-    names = sorted(entry.name for entry in named if (not only or entry.name in only) and _is_directory(entry))
-    missing = [name for name in only if name not in names]
+    named = sorted(entry for entry in _entries(folder) if release.patient_of(entry.name))
+    wanted = set(only)
+    found: BadCases = {}
+    cases = []
+    for entry in named:
+        if wanted and entry.name not in wanted:
+            continue
+        try:
+            if _is_directory(entry):
+                cases.append(_case(entry, release))
+        except DataError as error:
+            found[entry.name] = error.faults
+    there = {case.name for case in cases} | set(found)
+    missing = [name for name in only if name not in there]
     if named and missing:
         raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
-    if not names:
+    if not there:
         raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release, 'folders')}")
-    return [_case(folder / name, release) for name in names]
+    settle(found, bad)
+    return cases
 
 
 def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
@@ -82,20 +121,23 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
     if not _is_directory(folder):
         raise DataError(f"{folder}: no such directory")
     found: dict[str, Path] = {}
+    faults = Faults(DataError)
     for entry in sorted(_entries(folder)):
         name = _case_name(entry, release)
         if release.patient_of(name) is None:
             continue
-        if name != entry.name:
-            check_is_file(entry)
-            path = entry
-        elif _is_directory(entry):
-            path = _file(entry, release, "seg")
-        else:
-            continue
-        if name in found:
-            raise DataError(f"{path}: a second segmentation of case {name}, beside {found[name]}: leave one")
-        found[name] = path
+        with faults.caught():
+            if name != entry.name:
+                check_is_file(entry)
+                path = entry
+            elif _is_directory(entry):
+                path = _file(entry, release, "seg")
+            else:
+                continue
+            if name in found:
+                raise DataError(f"{path}: a second segmentation of case {name}, beside {found[name]}: leave one")
+            found[name] = path
+    faults.check()
     if not found:
         raise DataError(f"{folder}: no segmentation of {release.name} here{_what_is_here(folder, release, 'files')}")
     return found
@@ -145,13 +187,12 @@ def _is_directory(path: Path) -> bool:
 def _case(folder: Path, release: Release) -> Case:
     patient = release.patient_of(folder.name)
     assert patient is not None, "callers pass names that follow the release's pattern"
-    return Case(
-        name=folder.name,
-        patient=patient,
-        images=tuple(_file(folder, release, modality) for modality in release.modalities),
-        seg=_file(folder, release, "seg"),
-        convention=release,
-    )
+    files, faults = [], Faults(DataError)
+    for channel in (*release.modalities, "seg"):
+        with faults.caught():
+            files.append(_file(folder, release, channel))
+    faults.check()
+    return Case(folder.name, patient, images=tuple(files[:-1]), seg=files[-1], convention=release)
 
 
 def _file(folder: Path, release: Release, channel: str) -> Path:

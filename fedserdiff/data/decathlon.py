@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedserdiff.data.cases import Case, existing_file
+from fedserdiff.data.cases import BadCases, Case, existing_file, settle
 from fedserdiff.data.nifti import EXTENSIONS, unreadable
 from fedserdiff.data.releases import Convention
-from fedserdiff.errors import DataError
+from fedserdiff.errors import DataError, Faults
 
 MSD = "msd"
 """What federation files call a dataset in this layout."""
@@ -65,21 +65,36 @@ def read_dataset(folder: Path) -> DecathlonDataset:
     return DecathlonDataset(MSD, tuple(channels), regions, tuple(labels), channels)
 
 
-def find_decathlon_cases(folder: Path, dataset: DecathlonDataset, only: Sequence[str] = ()) -> list[Case]:
+def find_decathlon_cases(
+    folder: Path, dataset: DecathlonDataset, only: Sequence[str] = (), bad: BadCases | None = None
+) -> list[Case]:
     """Return the cases of ``imagesTr`` and ``labelsTr``, by name; `only` restricts them to the names given.
 
-    Every case is a patient of its own: names tell no follow-ups.
+    Every case is a patient of its own: names tell no follow-ups. Cases that lack a file are entered in `bad`; without
+    it they are refused.
 
     Raises
     ------
     DataError
-        Where a folder cannot be read or holds no case, a case of `only` is missing, or a case lacks a file.
+        Where a folder cannot be read or holds no case, or a case of `only` is missing.
+    BadCasesError
+        Of all cases that cannot be used, without `bad`.
     """
-    names = find_decathlon_label_maps(folder / LABELS)
-    missing = [name for name in only if name not in names]
+    names = _names(folder / LABELS)
+    missing = sorted(set(only) - set(names))
     if missing:
         raise DataError(f"{folder / LABELS}: no case {', '.join(missing)} here")
-    return [_case(folder, name, seg, dataset) for name, seg in names.items() if not only or name in only]
+    wanted = set(only or names)
+    found: BadCases = {}
+    cases = []
+    for name in names:
+        if name in wanted:
+            try:
+                cases.append(_case(folder, name, dataset))
+            except DataError as error:
+                found[name] = error.faults
+    settle(found, bad)
+    return cases
 
 
 def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:
@@ -92,11 +107,25 @@ def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict
     DataError
         Where the folder is missing or cannot be read, or holds none.
     """
+    found, faults = {}, Faults(DataError)
+    for name in _names(folder, cases):
+        with faults.caught():
+            found[name] = _label_map(folder, name)
+    faults.check()
+    return found
+
+
+def _names(folder: Path, cases: Collection[str] = ()) -> list[str]:
+    """Return the names of `find_decathlon_label_maps`, whether or not their files can be used."""
     names = sorted(set(_case_names(folder)))
     maps = [name for name in names if not any(name.startswith(f"{case}-") for case in cases if case != name)]
     if not maps:
         raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
-    return {name: existing_file(folder, [name], f"segmentation of case {name}") for name in maps}
+    return maps
+
+
+def _label_map(folder: Path, name: str) -> Path:
+    return existing_file(folder, [name], f"segmentation of case {name}")
 
 
 def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
@@ -150,14 +179,18 @@ def _case_names(folder: Path) -> list[str]:
     return [name.removesuffix(end) for end in EXTENSIONS for name in seen if name.endswith(end)]
 
 
-def _case(folder: Path, name: str, seg: Path, dataset: DecathlonDataset) -> Case:
+def _case(folder: Path, name: str, dataset: DecathlonDataset) -> Case:
     images = folder / "imagesTr"
     numbers = [dataset.channels[modality] for modality in dataset.modalities]
-    if any((images / f"{name}{end}").exists() for end in EXTENSIONS):
-        whole = existing_file(images, [name], f"images of case {name}")
-        return Case(name, name, (whole,) * len(numbers), seg, dataset, tuple(numbers))
-    files = tuple(
-        existing_file(images, [f"{name}_{number:04d}"], f"modality {modality} of case {name}")
-        for modality, number in zip(dataset.modalities, numbers, strict=True)
-    )
-    return Case(name, name, files, seg, dataset)
+    whole = any((images / f"{name}{end}").exists() for end in EXTENSIONS)
+    files, faults = [], Faults(DataError)
+    with faults.caught():
+        files.append(_label_map(folder / LABELS, name))
+    for modality, number in zip(dataset.modalities, numbers, strict=True):
+        with faults.caught():
+            if whole:
+                files.append(existing_file(images, [name], f"images of case {name}"))
+            else:
+                files.append(existing_file(images, [f"{name}_{number:04d}"], f"modality {modality} of case {name}"))
+    faults.check()
+    return Case(name, name, tuple(files[1:]), files[0], dataset, tuple(numbers) if whole else ())

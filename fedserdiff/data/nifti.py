@@ -4,6 +4,7 @@ Nothing in a header is believed before it is checked, and memory is bounded befo
 the length that its header declares, and no header may declare more than `MAX_VOXELS`.
 """
 
+import errno
 import gzip
 import math
 import stat
@@ -22,7 +23,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from fedserdiff.errors import DataError
+from fedserdiff.errors import DataError, FedSerDiffError, StorageError, reason_of
 
 EXTENSIONS = (".nii.gz", ".nii")
 """Endings of files' names, the longer one first."""
@@ -49,6 +50,7 @@ _SPATIAL_BITS = 0b111
 _FLOAT32 = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
 _ORIENTATIONS = range(6)  # codes of what sform and qform refer to; 0 is nothing
 _LEAST_RIGHT_ANGLE = 0.99  # volume of the cell of the axes' unit vectors: 1 where they are at right angles
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what this machine lacks, whatever the file
 _Stream = BufferedReader | gzip.GzipFile
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -94,6 +96,16 @@ class Volume:
         x, y, z = (float(size) for size in voxel_sizes(self.affine))
         return x, y, z
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Slope and intercept by which the header scales what is stored; 1 and 0 where it does not."""
+        return _scaling(self.path, self.header)
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether whole numbers are stored, which the header may scale."""
+        return _dtype(self.path, self.header).kind in "iu"
+
 
 def check_is_file(path: Path) -> None:
     """Check that a path leads to a file, without opening it: a pipe would wait for its writer.
@@ -114,11 +126,12 @@ def check_is_file(path: Path) -> None:
         raise DataError(f"{path}: {about.st_size} bytes, more than a volume of {MAX_VOXELS} voxels can fill")
 
 
-def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the refusal of what the operating system does not let be read."""
+def unreadable(path: Path, error: OSError) -> FedSerDiffError:
+    """Return the refusal of what the operating system does not let be read: the file's fault, or the machine's."""
     if isinstance(error, FileNotFoundError) and path.is_symlink():
         return DataError(f"{path}: a symbolic link to what is not there")
-    return DataError(f"{path}: cannot be read ({error.strerror or error})")
+    kind = StorageError if error.errno in _EXHAUSTED else DataError
+    return kind(f"{path}: cannot be read ({reason_of(error)})")
 
 
 @contextmanager
@@ -129,6 +142,8 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
     ------
     DataError
         As `check_is_file`, and where reading fails.
+    StorageError
+        Where this machine is out of memory or of open files: no file is at fault.
     """
     check_is_file(path)
     try:
@@ -138,6 +153,8 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
         raise _damaged(path, error) from None
     except OSError as error:
         raise unreadable(path, error) from None
+    except MemoryError:
+        raise StorageError(f"{path}: cannot be read (out of memory)") from None
 
 
 def read_volume(path: Path, channel: int | None = None) -> Volume:
@@ -150,6 +167,8 @@ def read_volume(path: Path, channel: int | None = None) -> Volume:
     DataError
         Where the file cannot be read, is damaged, is no single volume of real numbers, does not say how it lies in
         space, or holds a value that is not finite.
+    StorageError
+        As `open_file`.
     """
     with open_file(path) as stored:
         compressed = stored.read(2) == _GZIP

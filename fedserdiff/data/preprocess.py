@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from fedserdiff.data.cases import Case
 from fedserdiff.data.nifti import Volume, read_volume
 from fedserdiff.data.releases import Convention
-from fedserdiff.errors import DataError
+from fedserdiff.errors import DataError, Faults
 
 _APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are not aligned
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
 _LEAST_CONTRAST = 1e-9  # of the standard deviation to the largest value
 _MOST_LABELS = 16  # more than any release has
+_LARGEST_STEP = 0.2  # between values stored: five to a label, or a scale that is none of labels' would round to them
 _EXACT = 2.0**53  # whole numbers below it are exact in float64
 
 
@@ -74,16 +75,15 @@ class Geometry:
 
     def to_scan(self, volume: torch.Tensor) -> torch.Tensor:
         """Resample channels on the working grid, (C, X, Y, Z), to the brain's box in the scan (C, *box_shape)."""
-        inner = volume[(slice(None), *self._inner())]
-        return F.interpolate(inner[None].float(), self.box_shape, mode="trilinear", align_corners=False)[0]
+        return _resampled(volume[(slice(None), *self._inner())], self.box_shape)
 
     def from_box(self, volume: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Resample channels in the brain's box, (C, *box_shape), to the working grid (C, *grid), padded with 0."""
-        shrinks = all(i <= b for i, b in zip(self.inner_shape, self.box_shape, strict=True))
-        if shrinks:  # averages over each new voxel: no aliasing, and the identity where the grids agree
+        if all(i <= b for i, b in zip(self.inner_shape, self.box_shape, strict=True)):
+            # Means over each new voxel, which overlap where sizes are no multiples; the identity where the grids agree.
             inner = F.interpolate(volume[None].float(), self.inner_shape, mode="area")[0]
         else:
-            inner = F.interpolate(volume[None].float(), self.inner_shape, mode="trilinear", align_corners=False)[0]
+            inner = _resampled(volume, self.inner_shape)
         padded = torch.zeros(len(volume), *grid)
         padded[(slice(None), *self._inner())] = inner
         return padded
@@ -115,6 +115,10 @@ class PreparedCase:
     truth: NDArray[np.uint8]
     geometry: Geometry
     voxel_hash: str
+
+    def showing(self, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "PreparedCase":
+        """Return the case with another image and mask."""
+        return PreparedCase(image, mask, self.truth, self.geometry, self.voxel_hash)
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,16 @@ def prepare_scan(
     ------
     DataError
         As `read_volume`, and where volumes disagree in shape or position, the brain is empty, or a modality shows
-        nothing in it.
+        nothing in it; of all files that are at fault.
     """
-    volumes = [read_volume(path, channel) for path, channel in zip(images, channels or repeat(None), strict=False)]
+    volumes: list[Volume] = []
+    faults = Faults(DataError)
+    for path, channel in zip(images, channels or repeat(None), strict=False):
+        with faults.caught():
+            volumes.append(read_volume(path, channel))
+            check_aligned(volumes[-1], volumes[0])
+    faults.check()
     first = volumes[0]
-    for volume in volumes[1:]:
-        check_aligned(volume, first)
     folder = images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
@@ -165,8 +173,12 @@ def prepare_scan(
     hashed = np.stack([volume.voxels[box].astype(np.float32) for volume in volumes])
 
     geometry = _place(brain.shape, first.spacing_mm, box, grid, spacing_mm)
-    scored = np.stack([_zscore(volume.voxels[box], brain[box], volume.path) for volume in volumes])
-    on_grid = geometry.from_box(torch.from_numpy(scored), grid).numpy().astype(np.float16)
+    scored = []
+    for volume in volumes:
+        with faults.caught():
+            scored.append(_zscore(volume.voxels[box], brain[box], volume.path))
+    faults.check()
+    on_grid = geometry.from_box(torch.from_numpy(np.stack(scored)), grid).numpy().astype(np.float16)
     if not on_grid.any():
         size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(box, first.spacing_mm, strict=True))
         raise DataError(
@@ -183,10 +195,14 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> P
     DataError
         As `prepare_scan`, and where the segmentation is not aligned, or a label is not the convention's.
     """
-    scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
-    seg = read_volume(case.seg)
+    faults = Faults(DataError)
+    with faults.caught():
+        scan = prepare_scan(case.images, case.channels, grid, spacing_mm)
+    with faults.caught():
+        seg = read_volume(case.seg)
+        truth = segmented_regions(seg, case.convention)
+    faults.check()
     check_aligned(seg, scan.first)
-    truth = segmented_regions(seg, case.convention)
 
     geometry = scan.geometry
     starts, sizes = geometry.box_start, geometry.box_shape
@@ -238,8 +254,12 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
     """
     labels = seg.voxels
     if labels.dtype.kind == "f":
-        if not np.array_equal(labels, np.round(labels)):
-            raise DataError(f"{seg.path}: labels are not whole numbers: was the segmentation interpolated?")
+        labels = np.round(labels)
+        if np.abs(seg.voxels - labels).max() > _rounding_of(seg):
+            slope, inter = seg.scaling
+            scaled = f" as its header scales them (scl_slope {slope:g}, scl_inter {inter:g}): save them unscaled"
+            why = ": was the segmentation interpolated?" if (slope, inter) == (1, 0) else scaled
+            raise DataError(f"{seg.path}: labels are not whole numbers{why}")
         if np.abs(labels).max() < _EXACT:
             labels = labels.astype(np.int64)
     count = len(np.unique(labels))
@@ -249,6 +269,32 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
         return convention.region_masks(labels)
     except DataError as error:
         raise DataError(f"{seg.path}: {error}") from None
+
+
+def _rounding_of(seg: Volume) -> float:
+    """Return how far from a label its value may lie, for what saving it through a header that scales has rounded.
+
+    Integers with a scale are off by half a step of it and by what 32-bit floats make of slope and intercept. Whatever
+    else was saved through 16 bits before: then by half of the 65535th part of its range, and a slope by as much again
+    (our choice).
+    """
+    slope, inter = seg.scaling
+    most = float(np.abs(seg.voxels).max())
+    if seg.of_integers and abs(slope) <= _LARGEST_STEP:
+        return abs(slope) / 2 + 2 * float(np.finfo(np.float32).eps) * (most + abs(inter))
+    return min(most / 2**16, _LARGEST_STEP / 2)
+
+
+def _resampled(volume: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Resample channels (C, X, Y, Z) to `shape`, the outer faces of the box staying where they are.
+
+    Along each axis that grows, values are interpolated between the two nearest. Along each that shrinks they are
+    averaged: interpolated to the next multiple of the new size, so that every mean is of whole voxels about its centre.
+    """
+    sizes = zip(volume.shape[1:], shape, strict=True)
+    multiple = tuple(new * -(-old // new) for old, new in sizes)
+    fine = F.interpolate(volume[None].float(), multiple, mode="trilinear", align_corners=False)
+    return (fine if multiple == shape else F.interpolate(fine, shape, mode="area"))[0]
 
 
 def _zscore(volume: NDArray[Any], brain: NDArray[np.bool_], path: Path) -> NDArray[np.float32]:

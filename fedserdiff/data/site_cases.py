@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedserdiff.config import ExperimentConfig, Site
-from fedserdiff.data.cases import Case, find_cases
+from fedserdiff.data.cases import BadCases, Case, find_cases
 from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset
 from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
@@ -21,8 +21,10 @@ def convention_of(site: Site, config: ExperimentConfig) -> Release | DecathlonDa
     return convention.agreed(config.modalities, config.regions)
 
 
-def site_cases(site: Site, config: ExperimentConfig) -> list[Case]:
+def site_cases(site: Site, config: ExperimentConfig, bad: BadCases | None = None) -> list[Case]:
     """Return a site's cases by name, with the modalities and regions that the config agrees on.
+
+    Cases that cannot be used are entered in `bad`; without it they are refused.
 
     Raises
     ------
@@ -31,8 +33,8 @@ def site_cases(site: Site, config: ExperimentConfig) -> list[Case]:
     """
     folder, convention = Path(site.path), convention_of(site, config)
     if isinstance(convention, DecathlonDataset):
-        return find_decathlon_cases(folder, convention, site.cases)
-    return find_cases(folder, convention, site.cases)
+        return find_decathlon_cases(folder, convention, site.cases, bad)
+    return find_cases(folder, convention, site.cases, bad)
 
 
 def check_release(name: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from fedserdiff.data.nifti import read_volume
 from fedserdiff.data.preprocess import check_aligned, segmented_regions
 from fedserdiff.data.releases import Convention
+from fedserdiff.errors import DataError, Faults
 from fedserdiff.evaluation.lesions import LesionScores, lesion_scores
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 
@@ -36,16 +37,19 @@ def score_label_map(prediction: Path, truth: Path, convention: Convention) -> di
     ------
     DataError
         Where a file cannot be read, holds a value that is no label of the convention, or the two differ in shape or
-        position; the text names the file.
+        position; the text names every file that is at fault.
     """
-    expected = read_volume(truth)
-    given = read_volume(prediction)
+    volumes, masks, faults = [], [], Faults(DataError)
+    for path in (prediction, truth):
+        with faults.caught():
+            volumes.append(read_volume(path))
+            masks.append(segmented_regions(volumes[-1], convention))
+    faults.check()
+    given, expected = volumes
     check_aligned(given, expected)
     spacing = expected.spacing_mm
     farthest = diagonal_mm(expected.shape, spacing)
-    both = (segmented_regions(volume, convention) for volume in (given, expected))
-    masks = zip(convention.regions, *both, strict=True)
     return {
         region: RegionScores(dice(mask, true), hd95(mask, true, spacing, farthest), lesion_scores(mask, true, spacing))
-        for region, mask, true in masks
+        for region, mask, true in zip(convention.regions, *masks, strict=True)
     }

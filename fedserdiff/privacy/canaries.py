@@ -59,6 +59,6 @@ def plant(cached: CachedCase, rng: np.random.Generator) -> tuple[CachedCase, NDA
     contrast = np.full(len(image), 2.0) if tumour is None else image[:, tumour].mean(1)
     image[:, planted] = contrast[:, None]
     alone = np.repeat(planted[None], len(mask), 0).astype(np.uint8)
-    prepared = replace(cached.prepared, image=image.astype(np.float16), mask=np.maximum(mask, alone))
+    prepared = cached.prepared.showing(image.astype(np.float16), np.maximum(mask, alone))
     case = replace(cached.case, name=f"{cached.case.name}-canary", patient=f"{cached.case.patient}-canary")
     return CachedCase(case, prepared), alone

@@ -1,7 +1,11 @@
-"""What a report says of patients who are in a federation twice, from the ``overlap`` of a run's ``results.json``."""
+"""What a report says of cases that are in a federation twice, or cannot be used, from a run's ``results.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from fedserdiff.data.cases import SkippedCase
+
+_MOST_TOLD = 20  # skipped cases, a line each
 
 
 def leak_warning(overlap: Mapping[str, Any] | None) -> str | None:
@@ -20,6 +24,16 @@ def left_out_note(overlap: Mapping[str, Any] | None) -> str | None:
         return None
     what, _ = _cases(overlap["left_out"])
     return f"Left out: {what} of patients who are in the federation already"
+
+
+def skipped_notes(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return, of a run's ``skipped``, a line for each of the first 20 cases, and one on all; none of none."""
+    if not skipped:
+        return []
+    of_test = sum(case["test"] for case in skipped)
+    fewer = f", {of_test} of them to be tested on: scores are of fewer patients" if of_test else ""
+    lines = [f"Skipped {SkippedCase(**case)}" for case in skipped[:_MOST_TOLD]]
+    return [*lines, f"Skipped: {len(skipped)} case{'s' if len(skipped) > 1 else ''} that cannot be used{fewer}"]
 
 
 def _cases(counts: Mapping[str, int]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.labels import in_capitals
-from fedserdiff.report.overlap import leak_warning, left_out_note
+from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
@@ -45,7 +45,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         console.print(note, highlight=False)
     console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
-    for note in (left_out_note(results.get("overlap")), _noise_note(results)):
+    skipped = skipped_notes(results.get("skipped", ()))
+    for note in (left_out_note(results.get("overlap")), *skipped, _noise_note(results)):
         if note:
             console.print(escape(note), highlight=False)
     _print_warnings(console, results)

@@ -157,7 +157,10 @@ def test_voxel_size_that_is_not_positive(
     for path in case.iterdir():
         _patch(path, offset, np.float32(size))
     text = _refusal(tmp_path)
-    assert text == f"{case / 'BraTS2021_00000_t1.nii'}: voxel size ({size}, 1.0, 1.0) mm is not positive"
+    assert text.splitlines() == [
+        f"{case / f'BraTS2021_00000_{channel}.nii'}: voxel size ({size}, 1.0, 1.0) mm is not positive"
+        for channel in ("t1", "t1ce", "t2", "flair", "seg")
+    ]
 
 
 def test_empty_brain(tmp_path: Path, volumes: Volumes, write_case: WriteCase) -> None:

@@ -154,6 +154,7 @@ def test_a_changed_byte_of_a_header_is_refused_or_read_as_nibabel_reads_it(
             assert files[channel] != raw
             return
         images = {c: nib.as_closest_canonical(nib.load(path_of(folder, c, ".nii"))).get_fdata() for c in CHANNELS}
+        images["seg"] = np.round(images["seg"], 3)  # a last bit of the slope is rounding, as test_label_rounding has it
         assert_right(outcome, {c: np.squeeze(image) for c, image in images.items()})
 
     _in_folder(check)
@@ -248,7 +249,7 @@ def _seg(change: Callable[[Array], Array], dtype: str) -> dict[str, bytes]:
     ("change", "dtype", "reason"),
     [
         (lambda v: v * 0.7, "f4", "labels are not whole numbers: was the segmentation interpolated?"),
-        (with_value(1 + 1e-9), "f8", "labels are not whole numbers"),
+        (with_value(1 + 1e-3), "f8", "labels are not whole numbers"),
         (with_value(-1), "i2", "label -1 is not one of brats2021's (0, 1, 2, 4)"),
         (with_value(3), "f8", "label 3 is not one of brats2021's (0, 1, 2, 4); release brats2023-gli"),
         (with_value(3), "u8", "label 3 is not one of brats2021's"),

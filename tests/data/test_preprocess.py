@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedserdiff.data.cases import find_cases
-from fedserdiff.data.preprocess import PreparedCase, prepare_case
+from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import RELEASES
 
 Volumes = dict[str, NDArray[Any]]
@@ -227,6 +227,71 @@ def test_finer_grid_and_back_keeps_position(
 
     assert prepared.geometry.inner_shape == (16, 22, 12)
     np.testing.assert_array_equal(back[1].numpy(), prepared.truth[1])
+
+
+def _geometry(box_shape: tuple[int, int, int], spacing_mm: tuple[float, ...], inner: tuple[int, int, int]) -> Geometry:
+    x, y, z = spacing_mm
+    return Geometry(box_shape, (x, y, z), (0, 0, 0), box_shape, inner, (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "box_shape"), [((0.6, 0.6, 3.0), (50, 60, 12)), ((0.6, 0.6, 4.0), (50, 60, 9)),
+                                  ((1.0, 1.0, 5.0), (48, 60, 9)), ((5.0, 1.0, 1.0), (9, 48, 60))]
+)  # fmt: skip
+def test_noise_is_averaged_along_the_axes_that_shrink_whatever_the_others_do(
+    spacing_mm: tuple[float, ...], box_shape: tuple[int, int, int]
+) -> None:
+    inner = tuple(round(n * mm / 3) for n, mm in zip(box_shape, spacing_mm, strict=True))
+    noise = torch.randn(1, *box_shape, generator=torch.Generator().manual_seed(0))
+
+    on_grid = _geometry(box_shape, spacing_mm, inner).from_box(noise, inner)  # type: ignore[arg-type]
+
+    # the mean of n voxels has a deviation of 1/√n; along an axis that grows a value is a mean of two at most
+    averaged = np.prod([b / n for b, n in zip(box_shape, inner, strict=True) if n < b])
+    grows = any(n > b for b, n in zip(box_shape, inner, strict=True))
+    assert averaged**-0.5 * (0.7 if grows else 0.95) < float(on_grid.std()) < 1.05 * averaged**-0.5
+
+
+@pytest.mark.parametrize(
+    ("box_shape", "inner"), [((12, 20, 9), (4, 4, 12)), ((50, 53, 20), (19, 11, 27)), ((9, 8, 20), (27, 8, 5)),
+                             ((12, 12, 12), (3, 4, 6)), ((5, 7, 9), (7, 21, 13))]
+)  # fmt: skip
+def test_a_ramp_stays_where_it_is_both_ways(box_shape: tuple[int, int, int], inner: tuple[int, int, int]) -> None:
+    def ramp(shape: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Return, at the centre of each voxel, x + 2 y + 4 z, each from 0 to 1 across the box."""
+        x, y, z = ((np.arange(n) + 0.5) / n for n in shape)
+        return np.asarray(x[:, None, None] + 2 * y[:, None] + 4 * z)
+
+    def within(new: tuple[int, int, int], old: tuple[int, int, int]) -> tuple[slice, ...]:
+        """Cut off what reaches beyond the outermost centres of the voxels that it is interpolated from."""
+        edges = [-(-n // (2 * o)) if n > o else int(o % n > 0) for n, o in zip(new, old, strict=True)]
+        return tuple(slice(edge, n - edge) for edge, n in zip(edges, new, strict=True))
+
+    geometry = _geometry(box_shape, (1.0, 1.0, 1.0), inner)
+    on_grid = geometry.from_box(torch.from_numpy(ramp(box_shape))[None], inner)[0].numpy()
+    back = geometry.to_scan(torch.from_numpy(ramp(inner))[None])[0].numpy()
+
+    there, here = within(inner, box_shape), within(box_shape, inner)
+    np.testing.assert_allclose(on_grid[there], ramp(inner)[there], atol=1e-5)
+    np.testing.assert_allclose(back[here], ramp(box_shape)[here], atol=1e-5)
+
+
+def test_masks_of_thick_slices_are_the_majority_of_the_voxels_they_cover(
+    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
+) -> None:
+    write_case(tmp_path, draw_volumes(), spacing_mm=(1.0, 1.0, 4.0))
+
+    prepared = _prepare(tmp_path, grid=(16, 16, 16), spacing_mm=3.0)
+
+    assert prepared.geometry.inner_shape == (3, 4, 8)  # of a brain of 8 × 11 × 6 voxels
+    seg = torch.from_numpy((draw_volumes()["seg"][BRAIN] > 0).astype(np.float64))
+    share = torch.nn.functional.adaptive_avg_pool2d(seg.permute(2, 0, 1), (3, 4)).permute(1, 2, 0).numpy()
+    heights = np.clip((np.arange(8) + 0.5) * 6 / 8 - 0.5, 0, 5)  # where the centres of the new slices lie among the old
+    below = np.floor(heights).astype(int)
+    above = np.minimum(below + 1, 5)
+    expected = share[..., below] * (1 - (heights - below)) + share[..., above] * (heights - below)
+    np.testing.assert_array_equal(prepared.mask[1, 6:9, 6:10, 4:12], expected >= 0.5)
+    assert prepared.mask[1].any()
 
 
 def test_hash_tells_scans_apart_but_not_their_padding(

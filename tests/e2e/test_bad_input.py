@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from commands import simulate
+from commands import compare, simulate
+from commands.run_pool import RunPool
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.data.cases import split_patients
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.errors import FederationError
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +111,59 @@ def test_a_bad_file_is_named_with_its_site_and_fault(
     assert says in output
     assert not Path("result").exists()
     assert not list(Path("cache").glob("**/*.partial*"))
+
+
+def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
+    hospital: Path, command: Callable[..., str]
+) -> None:
+    shutil.copytree(hospital, "other")
+    first, second, third = sorted(hospital.iterdir())
+    file = Path("federation.toml")
+    file.write_text(file.read_text() + '[[site]]\nname = "east"\nrelease = "brats2023-gli"\npath = "other"\n')
+    bad = [first / f"{first.name}-t1n.nii.gz", second / f"{second.name}-t1c.nii.gz"]
+    bad.append(Path("other") / third.name / f"{third.name}-seg.nii.gz")
+    for path in bad[:2]:
+        truncate(path)
+    bad[2].unlink()
+    output = command("--federation", "federation.toml", "--out", "result")
+    told = re.findall(r"site (\w+): \S*/(\S+): (?:truncated|segmentation)", output)
+    assert told == [("west", bad[0].name), ("west", bad[1].name), ("east", bad[2].name)]
+    assert output.rstrip().endswith("Mend them, or leave these cases out by --skip-bad")
+    assert not Path("result").exists()
+
+
+def test_skipping_too_many_bad_cases_is_refused_with_every_reason(hospital: Path, command: Callable[..., str]) -> None:
+    for case in sorted(hospital.iterdir())[:2]:
+        truncate(case / f"{case.name}-t1n.nii.gz")
+    output = command("--federation", "federation.toml", "--skip-bad")
+    assert "too few cases can be used to train and to test on" in output
+    assert output.count("truncated or damaged") == 2
+
+
+def test_a_comparison_skips_bad_cases_on_request_and_says_which(
+    hospital: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs themselves are left out: each takes exactly the cases that its config names."""
+    asked: list[ExperimentConfig] = []
+
+    def complete(pool: RunPool, configs: list[ExperimentConfig]) -> list[Path]:
+        asked.extend(configs)
+        if configs:
+            raise FederationError("no run was made")
+        return []
+
+    monkeypatch.setattr(RunPool, "complete", complete)
+    whole = [case.name for case in sorted(hospital.iterdir())]
+    _, test = split_patients([name[:-4] for name in whole], 0.2, "west")
+    (spoilt,) = [name for name in whole if name[:-4] not in test][:1]
+    truncate(hospital / spoilt / f"{spoilt}-t1n.nii.gz")
+    arguments = ["--profile", "smoke", "--federation", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
+    refused = CliRunner().invoke(compare.app, arguments)
+    assert "leave these cases out by --skip-bad" in refused.output
+    assert not asked
+    skipping = CliRunner().invoke(compare.app, [*arguments, "--skip-bad"])
+    assert f"Skipped west: {spoilt}: " in skipping.output
+    assert [site.cases for site in asked[0].sites] == [tuple(name for name in whole if name != spoilt)]
 
 
 def test_an_unknown_label_suggests_the_release_that_has_it(hospital: Path, command: Callable[..., str]) -> None:

@@ -1,27 +1,41 @@
-"""A whole run on patients who are in the federation twice: kept on request, and told of wherever its results stand."""
+"""A whole run on patients who are in the federation twice, and on bad cases: told of wherever its results stand."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rich.console import Console
+
+from commands.simulation import reopen
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from strategies.run_directory import RunDirectory
 
 
-def test_a_run_that_keeps_known_patients_leaves_results_that_say_so(
-    simulate: Callable[..., Any], workplace: Path
+def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that_say_so(
+    simulate: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_phantom_hospital(workplace / "overlapping", 1, 4, 8.0, seed=0)
+    folder = write_phantom_hospital(workplace / "overlapping", 1, 6, 8.0, seed=0)
     names = sorted(case.name for case in folder.iterdir())
-    sites = {"north": names[:3], "west": names[2:]}
+    sites = {"north": names[:3], "west": names[2:4]}
+    bad = names[4:]
+    missing, spoilt = (folder / name / f"{name}_t2.nii.gz" for name in bad)
+    missing.unlink()
+    spoilt.write_bytes(spoilt.read_bytes()[:-9])
     (workplace / "overlapping.toml").write_text(
         "".join(
-            f'[[site]]\nname = "{name}"\nrelease = "brats2021"\npath = "{folder}"\ncases = {cases}\n'
-            for name, cases in sites.items()
+            f'[[site]]\nname = "{name}"\nrelease = "brats2021"\npath = "{folder}"\ncases = {cases}\n{more}'
+            for name, cases, more in (
+                ("north", sites["north"] + bad, f"test_cases = {[names[0], bad[1]]}\n"),
+                ("west", sites["west"], ""),
+            )
         )
     )
+    options = ("--federation", "overlapping.toml", "--method", "fine-tune", "--allow-overlap", "--out", "leaking")
 
-    done = simulate("--federation", "overlapping.toml", "--method", "fine-tune", "--allow-overlap", "--out", "leaking")
+    done = simulate(*options, "--skip-bad")
 
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((workplace / "leaking" / "results.json").read_text())
@@ -32,4 +46,22 @@ def test_a_run_that_keeps_known_patients_leaves_results_that_say_so(
     config = json.loads((workplace / "leaking" / "config.json").read_text())
     assert config["allow_overlap"] is True
     assert {site["name"]: site["cases"] for site in config["sites"]} == sites
+    reasons = [f"{missing}: modality t2 of case {bad[0]} is missing", f"{spoilt}: truncated or damaged ("]
+    skipped = results["skipped"]
+    assert [(one["site"], one["case"], one["test"]) for one in skipped] == [
+        ("north", bad[0], False),
+        ("north", bad[1], True),
+    ]
+    for one, reason in zip(skipped, reasons, strict=True):
+        (fault,) = one["faults"]
+        assert fault.startswith(reason)
+        assert done.stdout.count(f"Skipped north: {one['case']}") == 2, "before the run and with its results"
+    assert (
+        "Skipped: 2 cases that cannot be used, 1 of them to be tested on: scores are of fewer patients" in done.stdout
+    )
+    assert config["sites"][0]["test_cases"] == [names[0]]
+    monkeypatch.chdir(workplace)
+    going_on = reopen(Console(file=io.StringIO()), RunDirectory(workplace / "leaking"))
+    assert {site.name: list(site.cases) for site in going_on.config.sites} == sites
+    assert going_on.skipped_of(going_on.config) == skipped
     assert "Leaking: 1 case (1 of west) is of patients who are in the federation already" in done.stdout

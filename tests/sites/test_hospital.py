@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedserdiff.config import ExperimentConfig, Site, make_config
-from fedserdiff.errors import DataError
+from fedserdiff.errors import BadCasesError, DataError
 from sites.hospital import Hospital, TrainingSet, open_hospital
 
 Volumes = dict[str, NDArray[Any]]
@@ -105,6 +105,61 @@ def test_unusable_case_is_refused_naming_site_and_file(
     damaged.write_bytes(b"gone")
     with pytest.raises(DataError, match=f"^site north: {re.escape(str(damaged))}: not a readable NIfTI file"):
         open_hospital(Site("north", "brats2021", str(tmp_path / "scans")), CONFIG, tmp_path / "cache")
+
+
+def _spoil(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name / f"{name}-t2f.nii.gz").write_bytes(b"gone")
+
+
+def test_every_unusable_case_is_refused_at_once_naming_site_and_file(hospital: Hospital, tmp_path: Path) -> None:
+    folder = Path(hospital.site.path)
+    _spoil(folder, "BraTS-GLI-00000-000", "BraTS-GLI-00003-000")
+    (folder / "BraTS-GLI-00004-000" / "BraTS-GLI-00004-000-seg.nii.gz").unlink()
+    with pytest.raises(BadCasesError) as caught:
+        open_hospital(hospital.site, CONFIG, tmp_path / "cache")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"site north: {folder}/") for line in lines)
+    assert {line.split("/")[-2] for line in lines} == {f"BraTS-GLI-0000{n}-000" for n in (0, 3, 4)}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["a share is held out", "test_cases are held out"])
+def test_who_is_tested_on_stays_so_where_bad_cases_are_skipped(hospital: Hospital, tmp_path: Path, named: bool) -> None:
+    """A hospital of five patients, two of whom are held out, loses a scan of one of them, and one of another's."""
+    folder = Path(hospital.site.path)
+    site = Site("north", "brats2023-gli", str(folder))
+    config = CONFIG.replace(test_share=0.4)
+    whole = open_hospital(site, config, tmp_path / "cache")
+    tested, trained = ([cached.case.name for cached in cases] for cases in (whole.test, whole.training))
+    assert len({cached.case.patient for cached in whole.test}) == 2
+    if named:
+        site = Site("north", "brats2023-gli", str(folder), (), tuple(tested))
+    _spoil(folder, tested[0])
+    (folder / trained[1] / f"{trained[1]}-seg.nii.gz").unlink()
+
+    left = open_hospital(site, config, tmp_path / "cache", skip_bad=True)
+
+    assert [cached.case.name for cached in left.test] == tested[1:]
+    assert [cached.case.name for cached in left.training] == [trained[0], *trained[2:]]
+    assert {(case.case, case.test) for case in left.skipped} == {(tested[0], True), (trained[1], False)}
+    assert all(folder.name in fault for case in left.skipped for fault in case.faults)
+    again = open_hospital(left.site, config, tmp_path / "cache")  # as a run that goes on opens it
+    assert [cached.case for cached in again.test] == [cached.case for cached in left.test]
+    assert [cached.case for cached in again.training] == [cached.case for cached in left.training]
+
+
+@pytest.mark.parametrize("which", ["test", "training"])
+def test_a_hospital_that_has_nothing_left_to_test_or_train_on_says_so_with_every_reason(
+    hospital: Hospital, tmp_path: Path, which: str
+) -> None:
+    gone = [cached.case.name for cached in getattr(hospital, which)]
+    _spoil(Path(hospital.site.path), *gone)
+    with pytest.raises(DataError) as caught:
+        open_hospital(hospital.site, CONFIG, tmp_path / "cache", skip_bad=True)
+    first, *others = str(caught.value).splitlines()
+    assert first == "site north: too few cases can be used to train and to test on"
+    assert [line.split(": ")[2].partition(",")[0] for line in others] == gone
 
 
 def test_slices_of_a_2d_set_are_exactly_those_with_brain(hospital: Hospital) -> None:
