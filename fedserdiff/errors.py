@@ -13,6 +13,10 @@ class DataError(FedSerDiffError):
     """A case on disk cannot be used; the text names the file and what is wrong with it."""
 
 
+class RecordsError(FedSerDiffError):
+    """What a hospital keeps for itself, and is wrong without, is missing or damaged; the text names the file."""
+
+
 class StorageError(FedSerDiffError):
     """A file of a run cannot be written: the disk is full, gone or closed to writing."""
 
