@@ -67,6 +67,7 @@ class LocalFederation:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "PYTHONUNBUFFERED": "1",  # logs are read while they grow
+            "PYTHONIOENCODING": "utf-8",  # Flower's lines have signs that few terminals know
         }
         self._at_coordinator = {**self._environment, **NO_PROXY}  # all that it talks to is on this machine
 
@@ -150,12 +151,14 @@ class LocalFederation:
         """
         end = time.monotonic() + timeout_s
         process = self._processes["run"]
-        with self.log("run").open(errors="replace") as log:
+        with self.log("run").open(encoding="utf-8", errors="replace") as log:
             self._follow(log, process, end, tell)
         if process.poll() is None:
             raise FederationError(f"the run did not end within {timeout_s:.0f} s: see {self.log('run')}")
         if not self.finished():
-            lines = [line.strip() for line in self.log("run").read_text(errors="replace").splitlines()]
+            lines = [
+                line.strip() for line in self.log("run").read_text(encoding="utf-8", errors="replace").splitlines()
+            ]
             said = [line for line in lines if "Error: " in line] or lines[-1:]
             raise FederationError(
                 f"the run did not finish: {said[-1] if said else 'it said nothing'} (see {self.log('run')})"
@@ -217,7 +220,13 @@ class LocalFederation:
         command = ["flwr", *arguments, "--format", "json"]
         try:
             done = subprocess.run(
-                command, env=self._at_coordinator, cwd=PROJECT, capture_output=True, text=True, timeout=_COMMAND_S
+                command,
+                env=self._at_coordinator,
+                cwd=PROJECT,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_COMMAND_S,
             )
         except subprocess.TimeoutExpired:
             raise FederationError(f"{' '.join(command)}: did not end within {_COMMAND_S} s") from None

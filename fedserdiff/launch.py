@@ -162,7 +162,7 @@ def _flower_log(file: Path) -> Iterator[None]:
     """Send Flower's log to a file for as long as the context lasts."""
     log = logging.getLogger("flwr")
     kept = log.handlers[:]
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [handler]
     try:

@@ -40,7 +40,10 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
         raise ConfigError(f"run config: {error}") from None
     if get_method(config.method).breaks_privacy:
         raise ConfigError(f"method {config.method} breaks privacy: it runs in a simulation only")
-    home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
+    try:
+        home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
+    except RuntimeError:
+        raise ConfigError("run config: home: this user has no home directory: name a folder") from None
     try:
         count = int(own.get("sites", 3))
     except ValueError:

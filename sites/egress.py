@@ -136,7 +136,7 @@ def hospital_log(folder: Path) -> logging.Logger:
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(f"fedserdiff.hospital.{folder.resolve()}")
     if not log.handlers:
-        handler = logging.FileHandler(folder / "hospital.log")
+        handler = logging.FileHandler(folder / "hospital.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False

@@ -95,6 +95,7 @@ class _SuperNode:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_HOME": str(kit.records / "flower"),
+            "PYTHONIOENCODING": "utf-8",
             **(NO_PROXY if is_loopback(host) else {}),
         }
 

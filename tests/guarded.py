@@ -22,7 +22,7 @@ Handler = Callable[[Message, Context], Message]
 
 def smoke(**changes: object) -> ExperimentConfig:
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in ("north", "east", "west"))
-    return make_config("smoke", **{"sites": sites, **changes})
+    return make_config("smoke", **{"method": "ser-diff", "sites": sites, **changes})
 
 
 @lru_cache(maxsize=8)

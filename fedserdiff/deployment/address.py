@@ -3,7 +3,7 @@
 import re
 from ipaddress import ip_address
 from types import MappingProxyType
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 from fedserdiff.errors import ConfigError
 
@@ -56,9 +56,9 @@ def proxy_to(host: str) -> str | None:
 
     Whatever name and password are in the proxy's address are left out.
     """
-    named = getproxies_environment()
+    named = getproxies()
     proxy = named.get("https") or named.get("all")
-    if not proxy or is_loopback(host) or proxy_bypass_environment(host, named):
+    if not proxy or is_loopback(host) or proxy_bypass(host):
         return None
     scheme, separator, rest = proxy.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
