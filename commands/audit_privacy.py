@@ -90,7 +90,7 @@ def _target(run: Path, federation: Federation, stage: int) -> Target:
         stage=stage,
         before=_student(run, config, stage - 1 if federated else 0),
         student=_student(run, config, stage),
-        adapter=load_adapter(run / "hospitals" / hospital.site.name, config, (stage + 1, 0)),
+        adapter=load_adapter(run / "hospitals" / hospital.site.name, config, hospital.site.name, (stage + 1, 0)),
     )
 
 

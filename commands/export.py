@@ -30,10 +30,10 @@ def main(
         if out.exists():
             raise ConfigError(f"--out: {out} is there already")
         # with torch, for which help and completion should not wait
-        from commands.opened_model import open_model
+        from commands.opened_model import open_run
         from fedserdiff.model_file import save_model
 
-        model = open_model(run, site)
+        model = open_run(run, site)
         save_model(out, model)
         about = model.about
         console.print(

@@ -24,8 +24,8 @@ def main(
         # with torch and Flower, for which help and completion should not wait
         from fedserdiff.deployment.kit import HospitalKit
         from sites.client_app import Premises, make_client_app
-        from sites.egress import LEDGER_FILE
         from sites.hospital import open_hospital
+        from sites.ledger import LEDGER_FILE
         from sites.node import serve
 
         own = HospitalKit.load(kit)

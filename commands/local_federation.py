@@ -8,13 +8,14 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.errors import ConfigError, FederationError
 
@@ -66,7 +67,9 @@ class LocalFederation:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "PYTHONUNBUFFERED": "1",  # logs are read while they grow
+            "PYTHONIOENCODING": "utf-8",  # Flower's lines have signs that few terminals know
         }
+        self._at_coordinator = {**self._environment, **NO_PROXY}  # all that it talks to is on this machine
 
     def __enter__(self) -> "LocalFederation":
         return self
@@ -114,6 +117,7 @@ class LocalFederation:
                 *("--enable-supernode-auth", "--database", str(folder / "superlink.db")),
                 "--disable-runtime-dependency-installation",
             ],
+            self._at_coordinator,
         )
         end = time.monotonic() + _START_S
         while socket.socket().connect_ex(("127.0.0.1", self.port)):
@@ -122,19 +126,20 @@ class LocalFederation:
                     f"Flower's SuperLink did not start within {_START_S} s: see {self.log('coordinator')}"
                 )
             time.sleep(0.2)
-        known = json.loads(self.flower("supernode", "list", "federation", "--format", "json"))["nodes"]
-        if not known:  # otherwise the database remembers them
+        if not self.flower("supernode", "list", "federation")["nodes"]:  # otherwise the database remembers them
             for site in self.coordinator.keys:
                 self.flower("supernode", "register", str(folder / "keys" / f"{site}.pub"), "federation")
 
     def start_hospital(self, site: str, kit: Path | None = None) -> None:
         """Start a site's ``hospital.py``, with its own folder unless `kit` names another."""
-        self._start(site, [sys.executable, "-m", "commands.hospital", str(kit or self.kit(site))])
+        command = [sys.executable, "-m", "commands.hospital", str(kit or self.kit(site))]
+        self._start(site, command, self._environment)
 
     def start_run(self) -> None:
         """Start the run, or go on with it, and follow its log."""
         config = f'federation="{self.coordinator.folder}"'
-        self._start("run", ["flwr", "run", ".", "federation", "--stream", "--run-config", config])
+        command = ["flwr", "run", ".", "federation", "--stream", "--run-config", config]
+        self._start("run", command, self._at_coordinator)
 
     def wait_for_run(self, timeout_s: float, tell: Callable[[str], None] = lambda line: None) -> None:
         """Wait until the run has ended, telling each line of its log that is not Flower's own.
@@ -146,12 +151,14 @@ class LocalFederation:
         """
         end = time.monotonic() + timeout_s
         process = self._processes["run"]
-        with self.log("run").open(errors="replace") as log:
+        with self.log("run").open(encoding="utf-8", errors="replace") as log:
             self._follow(log, process, end, tell)
         if process.poll() is None:
             raise FederationError(f"the run did not end within {timeout_s:.0f} s: see {self.log('run')}")
         if not self.finished():
-            lines = [line.strip() for line in self.log("run").read_text(errors="replace").splitlines()]
+            lines = [
+                line.strip() for line in self.log("run").read_text(encoding="utf-8", errors="replace").splitlines()
+            ]
             said = [line for line in lines if "Error: " in line] or lines[-1:]
             raise FederationError(
                 f"the run did not finish: {said[-1] if said else 'it said nothing'} (see {self.log('run')})"
@@ -202,28 +209,43 @@ class LocalFederation:
         except subprocess.TimeoutExpired:
             raise FederationError(f"{name} did not end within {timeout_s:.0f} s") from None
 
-    def flower(self, *arguments: str) -> str:
-        """Run Flower's command line as the coordinator does and return what it printed.
+    def flower(self, *arguments: str) -> dict[str, Any]:
+        """Run Flower's command line as the coordinator does and return its answer.
 
         Raises
         ------
         FederationError
-            Where it fails.
+            Where it fails, says in its answer that it failed, which its exit code does not tell, or does not end.
         """
-        done = subprocess.run(
-            ["flwr", *arguments], env=self._environment, cwd=PROJECT, capture_output=True, text=True, timeout=_COMMAND_S
-        )
-        if done.returncode:
-            raise FederationError(f"flwr {' '.join(arguments)}: {(done.stdout + done.stderr).strip()}")
-        return done.stdout
+        command = ["flwr", *arguments, "--format", "json"]
+        try:
+            done = subprocess.run(
+                command,
+                env=self._at_coordinator,
+                cwd=PROJECT,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_COMMAND_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise FederationError(f"{' '.join(command)}: did not end within {_COMMAND_S} s") from None
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = None
+        if done.returncode or not isinstance(answer, dict) or answer.get("success") is not True:
+            told = answer.get("error-message") if isinstance(answer, dict) else None
+            raise FederationError(f"{' '.join(command)}: {str(told or done.stdout + done.stderr).strip()}")
+        return answer
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=environment,
                 cwd=PROJECT,
                 start_new_session=True,  # so that a process and those it starts are stopped as one
             )

@@ -8,15 +8,15 @@ from typing import Any
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.decathlon import DecathlonDataset
 from fedserdiff.data.site_cases import convention_of
-from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method, label
 from fedserdiff.model_file import load_model, load_student
 from fedserdiff.segmenter import Segmenter
-from sites.adapters import load_adapter
+from sites.adapters import learns_adapter, load_adapter
 
 _STAYS = "stays at the hospital"
 _LAST = (1 << 31, 0)  # after any stage
+_OF_STAGE = "student-of-stage-"
 
 
 def open_model(model: Path, site: str | None) -> Segmenter:
@@ -33,32 +33,38 @@ def open_model(model: Path, site: str | None) -> Segmenter:
     Raises
     ------
     ConfigError
-        Where it is neither, the hospital is none of the run's, or has to be named and is not.
+        Where it is neither, the hospital is none of the run's, or has to be named and is not, or its adapter is
+        elsewhere.
     DataError
         As `load_model` and `convention_of`.
+    RecordsError
+        As `load_adapter`.
     """
-    return _of_run(model, site) if model.is_dir() else _of_file(model, site)
+    opened = open_run(model, site) if model.is_dir() else _of_file(model, site)
+    if opened.adapter is None and opened.about.get("adapter") == _STAYS:
+        name = opened.about["site"]
+        raise ConfigError(
+            f"{model}: was trained behind an adapter that {name} keeps to itself: give its folder, --site "
+            f"records/{name}"
+        )
+    return opened
 
 
 def _of_file(file: Path, site: str | None) -> Segmenter:
     model = load_model(file)
-    if site is not None:
-        folder = Path(site)
-        if not folder.is_dir():
-            raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
-        adapter = _adapter(folder, model.config)
-        if adapter is None:
-            raise ConfigError(f"--site: {folder}: holds no adapter")
-        return replace(model, adapter=adapter)
-    if model.about.get("adapter") == _STAYS:
-        name = model.about["site"]
-        raise ConfigError(
-            f"{file}: was trained behind an adapter that {name} keeps to itself: give its folder, --site records/{name}"
-        )
-    return model
+    if site is None:
+        return model
+    folder = Path(site)
+    if not folder.is_dir():
+        raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
+    adapter = load_adapter(folder, model.config, folder.name, _LAST)
+    if adapter is None:
+        raise ConfigError(f"--site: {folder}: holds no adapter")
+    return replace(model, adapter=adapter)
 
 
-def _of_run(run: Path, site: str | None) -> Segmenter:
+def open_run(run: Path, site: str | None) -> Segmenter:
+    """Open a run's directory as `open_model`, but that an adapter may stay elsewhere: ``about`` says so."""
     config, data = _config(run)
     folder = None if site is None else Path(site)
     named = None if folder is None else _named(folder.name, config, run)
@@ -73,14 +79,20 @@ def _of_run(run: Path, site: str | None) -> Segmenter:
     file = own if own.exists() else run / "student.pt"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no student.pt: is the run finished?")
-    keeps = folder if folder is not None and folder.is_dir() else run / "hospitals" / named.name
-    adapter = _adapter(keeps, config)
+    of_hospitals = run / "hospitals"  # in a simulation's directory alone
+    keeps = of_hospitals / named.name
+    if folder is not None and folder.is_dir() and not (keeps.is_dir() and site == named.name):
+        keeps = folder
+    elsewhere = not keeps.is_dir() and not of_hospitals.is_dir()
+    before = (_stages_done(run, config) + 1, 0)
+    adapter = None if elsewhere else load_adapter(keeps, config, named.name, before)
+    stays = elsewhere and learns_adapter(config, named.name)
     about = {
         "method": config.method,
         "seed": str(config.seed),
         "data": data,
         "site": "any" if site is None else named.name,
-        "adapter": "included" if adapter is not None else _STAYS if not keeps.is_dir() and site else "none",
+        "adapter": "included" if adapter is not None else _STAYS if stays else "none",
     }
     convention = convention_of(named, config)
     channels = convention.channels if isinstance(convention, DecathlonDataset) else {}
@@ -107,5 +119,7 @@ def _named(name: str, config: ExperimentConfig, run: Path) -> Site:
     raise ConfigError(f"--site: {name!r} is none of {run}'s: {', '.join(site.name for site in config.sites)}")
 
 
-def _adapter(folder: Path, config: ExperimentConfig) -> SiteAdapter | None:
-    return load_adapter(folder, config, before=_LAST)
+def _stages_done(run: Path, config: ExperimentConfig) -> int:
+    """Return the stage that a run's student is of, which need not be the last."""
+    numbers = [file.stem.removeprefix(_OF_STAGE) for file in run.glob(f"{_OF_STAGE}*.pt")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=len(config.sites))

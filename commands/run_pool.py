@@ -203,7 +203,11 @@ class RunPool:
             )
             return []
         error = partial / _ERROR
-        text = error.read_text() if error.is_file() else f"its process ended with {process.exitcode}"
+        text = (
+            error.read_text(encoding="utf-8", errors="replace")
+            if error.is_file()
+            else f"its process ended with {process.exitcode}"
+        )
         return [f"{job.folder.name}: {text} (see {partial})"]
 
 
@@ -224,7 +228,7 @@ def _status(job: _Job) -> dict[str, Any]:
     """Read how far a run is, from its folder."""
     folder = _partial(job)
     with contextlib.suppress(OSError, ValueError):
-        site, about = (folder / _STATUS).read_text().split("\n")
+        site, about = (folder / _STATUS).read_text(encoding="utf-8").split("\n")
         shown: dict[str, Any] = {"description": f"{job.folder.name}: {about}", "total": None}
         file = folder / "hospitals" / site / PROGRESS_FILE
         if site and file.stat().st_mtime >= (folder / _STATUS).stat().st_mtime:
@@ -250,7 +254,7 @@ class _StatusFile(RunEvents):
 
     def _say(self, site: str, about: str) -> None:
         partial = self._file.with_suffix(".partial")
-        partial.write_text(f"{site}\n{about}")
+        partial.write_text(f"{site}\n{about}", encoding="utf-8")
         partial.replace(self._file)
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
@@ -288,5 +292,5 @@ def _run(
         )
     except (FedSerDiffError, OSError) as error:
         folder.mkdir(exist_ok=True)  # a run that never began has removed it
-        (folder / _ERROR).write_text(str(error))
+        (folder / _ERROR).write_text(str(error), encoding="utf-8", errors="backslashreplace")
         sys.exit(1)

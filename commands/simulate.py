@@ -16,8 +16,6 @@ from fedserdiff.report.trackers import TRACKERS, check_tracker
 if TYPE_CHECKING:
     from strategies.run_directory import RunDirectory
 
-_METHOD = "ser-diff-plus"  # what keeps most without a raw scan: docs/explanation/retention.md
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -31,7 +29,7 @@ def main(
         str | None,
         typer.Option(
             help=f"How the past is kept: {', '.join(map(label, METHODS))}.",
-            show_default=_METHOD,
+            show_default=options.DEFAULTS.method,
             rich_help_panel=options.METHOD,
         ),
     ] = None,
@@ -157,8 +155,7 @@ def main(
         from strategies import run_directory
 
         if resume is None:
-            defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
-            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address, skip_bad)
+            opened, run = begin(console, given, federation, sites, out, ray_address, skip_bad)
         else:
             _refuse(
                 {"--out": out, "--federation": federation, "--skip-bad": skip_bad or None},

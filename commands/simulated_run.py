@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from commands.options import DEFAULTS
 from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
@@ -53,8 +54,9 @@ def begin(
 
 
 def _config(given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
-    get_method(given["method"])
-    config = make_config(**{"gpus_per_site": float(torch.cuda.is_available()), **given})
+    here = {"profile": DEFAULTS.profile, "gpus_per_site": float(torch.cuda.is_available())}
+    config = make_config(**{**here, **given})
+    get_method(config.method)
     if "cpus_per_site" not in given and ray_address is None:
         config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))
     return config

@@ -37,9 +37,9 @@ from fedserdiff.report.overlap import skipped_notes
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
-from sites.egress import LEDGER_FILE
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
+from sites.ledger import LEDGER_FILE
 from sites.objectives.base import Objective
 from strategies.base import make_strategy
 from strategies.evaluation_plan import evaluated_sites
@@ -326,7 +326,8 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     for hospital in [h for h in federation.hospitals if h.site.name in evaluated_sites(config)]:
         own = run.path / f"student-{hospital.site.name}.pt"
         student = load_student(config, own if own.exists() else run.path / "student.pt")
-        adapter = load_adapter(run.hospitals / hospital.site.name, config, before=(len(config.sites) + 1, 0))
+        name = hospital.site.name
+        adapter = load_adapter(run.hospitals / name, config, name, before=(len(config.sites) + 1, 0))
         shown.append(_example(hospital, student, teacher, config, adapter))
     return shown
 

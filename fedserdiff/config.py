@@ -158,7 +158,7 @@ class ExperimentConfig:
         Keep patients that an earlier site brought already: a leak into the test set, and the results say so.
     """
 
-    method: str = "ser-diff"
+    method: str = "ser-diff-plus"  # keeps most without a raw scan: docs/explanation/retention.md
     seed: int = 0
     profile: str = "laptop"
     sites: tuple[Site, ...] = ()

@@ -39,6 +39,10 @@ class BadCasesError(DataError):
     """Cases cannot be used, while others of their hospitals may be."""
 
 
+class RecordsError(FedSerDiffError):
+    """What a hospital keeps for itself, and is wrong without, is missing or damaged; the text names the file."""
+
+
 class StorageError(FedSerDiffError):
     """A file cannot be written, or not read for now: the disk is full, gone or closed, the machine out of resources."""
 

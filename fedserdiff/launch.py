@@ -1,4 +1,7 @@
-"""Run a ServerApp and a ClientApp on Flower's Ray engine: the only place that knows how."""
+"""Run a ServerApp and a ClientApp on Flower's Ray engine: the only place that knows how.
+
+Flower is to remove `run_simulation`: docs/explanation/deployment.md says what `simulate` calls then.
+"""
 
 import logging
 import os
@@ -134,6 +137,10 @@ def _start_ray(resources: Resources) -> None:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"Ray at {resources.address or 'this machine'} cannot be used: {error}") from None
+        except Exception as error:  # it raises no other class where the machine is too busy to start it in time
+            if type(error) is not Exception:
+                raise
+            raise FederationError(f"Ray did not start at {resources.address or 'this machine'}: {error}") from None
     offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = any(
         offer.get("CPU", 0) >= resources.cpus_per_site and offer.get("GPU", 0) >= resources.gpus_per_site
@@ -162,7 +169,7 @@ def _flower_log(file: Path) -> Iterator[None]:
     """Send Flower's log to a file for as long as the context lasts."""
     log = logging.getLogger("flwr")
     kept = log.handlers[:]
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [handler]
     try:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import Convention
@@ -21,10 +23,27 @@ _STUDENT, _ADAPTER = "student.", "adapter."
 
 
 def load_student(config: ExperimentConfig, file: Path) -> Student:
-    """Load weights that a run directory holds."""
+    """Load a student that a run directory holds, on the CPU; raises as `read_weights`."""
     student = Student(config)
-    student.load_state_dict(torch.load(file, weights_only=True))
+    read_weights(file, student)
     return student.eval()
+
+
+def read_weights(file: Path, module: nn.Module) -> None:
+    """Give a module the weights that `torch.save` wrote to a file.
+
+    Raises
+    ------
+    DataError
+        Where the file cannot be read, is damaged, or holds the weights of something else.
+    """
+    try:
+        module.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{file}: damaged, or not the weights of this model ({reason})") from None
 
 
 def save_model(file: Path, model: Segmenter) -> None:

@@ -16,8 +16,8 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
     """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
 
     Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and ``sites``, a number of phantom
-    hospitals, which are written where they are not there yet. Real hospitals run by ``fedserdiff simulate``, which
-    sees all of their cases and leaves out patients that an earlier site brought.
+    hospitals, which are written where they are not there yet; an empty text is as if none were given. Real hospitals
+    run by ``fedserdiff simulate``, which sees all of their cases and leaves out patients that an earlier site brought.
 
     Raises
     ------
@@ -30,9 +30,9 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
 
 @lru_cache(maxsize=8)
 def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tuple[ExperimentConfig, Path]:
-    values = {key.replace("-", "_"): value for key, value in items}
+    values = {key.replace("-", "_"): value for key, value in items if value != ""}
     own = {key: values.pop(key) for key in _OWN if key in values}
-    if own.get("federation"):
+    if "federation" in own:
         raise ConfigError("a real hospital runs its own app: start it by fedserdiff hospital")
     try:
         config = make_config(str(own.get("profile", "laptop")), **values)
@@ -40,7 +40,10 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
         raise ConfigError(f"run config: {error}") from None
     if get_method(config.method).breaks_privacy:
         raise ConfigError(f"method {config.method} breaks privacy: it runs in a simulation only")
-    home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
+    try:
+        home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
+    except RuntimeError:
+        raise ConfigError("run config: home: this user has no home directory: name a folder") from None
     try:
         count = int(own.get("sites", 3))
     except ValueError:

@@ -69,6 +69,7 @@ class Fault(IntEnum):
     BLOCKED = 214  # it had an answer, which is not of the kind that may leave
     EXPERIMENT = 215  # it was given another experiment, or other software
     DIVERGED = 216  # a loss or a weight's change is not finite, or the change is beyond float16
+    RECORDS = 218  # what it keeps for itself, such as its adapter, is missing or damaged
 
 
 def weights_to_record(student: Student) -> ArrayRecord:

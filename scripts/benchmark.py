@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from commands.common import clear_errors
+from commands.options import DEFAULTS
 from commands.simulation import CACHE, CASES, open_federation, run_simulation
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
@@ -34,7 +35,7 @@ def scale(
     out: Annotated[Path, typer.Option(help="New directory for the run and scale.json.")],
     stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage; at least 3.")] = 50,
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "smoke",
-    method: Annotated[str, typer.Option(help="Method of the run.")] = "ser-diff",
+    method: Annotated[str, typer.Option(help="Method of the run.")] = DEFAULTS.method,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="After every so many stages a whole row of R is scored.")] = 10,
     evaluate_sites: Annotated[int, typer.Option(help="How many sites score it; 0 for all.")] = 5,

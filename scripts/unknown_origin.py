@@ -46,8 +46,8 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         use_cpus(config.cpus_per_site)
         student = load_student(config, run / "student.pt")
         adapters = {
-            hospital.site.name: load_adapter(run / "hospitals" / hospital.site.name, config, (len(config.sites) + 1, 0))
-            for hospital in federation.hospitals
+            site.name: load_adapter(run / "hospitals" / site.name, config, site.name, (len(config.sites) + 1, 0))
+            for site in config.sites
         }
         if not any(adapters.values()):
             raise ConfigError(f"{run}: no hospital of this run has an adapter: its scores need no knowledge of origin")

@@ -1,3 +1,5 @@
 """What runs inside a hospital; it never imports `strategies`."""
 
-import fedserdiff  # noqa: F401 - switches usage reports off, before Flower is imported
+from fedserdiff import be_a_program
+
+be_a_program()

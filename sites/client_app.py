@@ -16,9 +16,10 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import ConfigError, ExperimentError, FederationError
+from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError
 from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method
+from fedserdiff.model_file import load_student
 from fedserdiff.run_config import experiment_of
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter, save_adapter
@@ -148,8 +149,8 @@ class _Desk:
         return student.to(self.device)
 
     def adapter(self, before: tuple[int, int]) -> SiteAdapter | None:
-        """Return this hospital's own adapter from before a stage and round, if it has one."""
-        adapter = load_adapter(self.records, self.config, before)
+        """Return this hospital's own adapter from before a stage and round, if it has learnt one by then."""
+        adapter = load_adapter(self.records, self.config, self.site.name, before)
         return None if adapter is None else adapter.to(self.device)
 
     def teacher(self, message: Message, stage: int) -> Student | None:
@@ -163,10 +164,14 @@ class _Desk:
             for old in set(self.records.glob("teacher-*.pt")) - {file}:
                 old.unlink()
         if not file.is_file():
-            raise FederationError(f"the coordinator counts on teacher {stage}, which this hospital never got")
-        teacher = Student(self.config)
-        teacher.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
-        return teacher.to(self.device).eval().requires_grad_(False)
+            raise FederationError(
+                f"the coordinator counts on teacher {stage}, which this hospital never got or has lost"
+            )
+        try:
+            teacher = load_student(self.config, file)
+        except DataError as error:
+            raise RecordsError(f"{error}: put the file back from a backup: the teacher is sent once") from None
+        return teacher.to(self.device).requires_grad_(False)
 
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:

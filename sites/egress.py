@@ -13,13 +13,18 @@ from flwr.clientapp import ClientApp
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import ConfigError, DataError, DivergedError, ExperimentError, FederationError, ReplyError
+from fedserdiff.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    ExperimentError,
+    FederationError,
+    RecordsError,
+    ReplyError,
+)
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
-from sites.ledger import Ledger, Released
-
-LEDGER_FILE = "ledger.jsonl"
-"""In a hospital's folder: one line for every answer that left it or was held back."""
+from sites.ledger import LEDGER_FILE, Ledger, Released
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
@@ -131,7 +136,7 @@ def hospital_log(folder: Path) -> logging.Logger:
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(f"fedserdiff.hospital.{folder.resolve()}")
     if not log.handlers:
-        handler = logging.FileHandler(folder / "hospital.log")
+        handler = logging.FileHandler(folder / "hospital.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False
@@ -151,6 +156,8 @@ def _error(message: Message, fault: Fault) -> Message:
 def _fault_of(error: Exception) -> Fault:
     if isinstance(error, DataError):
         return Fault.DATA
+    if isinstance(error, RecordsError):
+        return Fault.RECORDS
     if isinstance(error, ExperimentError):
         return Fault.EXPERIMENT
     if isinstance(error, ConfigError | FederationError):

@@ -17,6 +17,9 @@ from typing import Any, Literal
 from fedserdiff.errors import DataError
 from fedserdiff.files import sync_folder
 
+LEDGER_FILE = "ledger.jsonl"
+"""In a hospital's folder: one line for every answer that left it or was held back."""
+
 SENT, REFUSED, FAULT = "sent", "refused", "fault"
 VERDICTS = (SENT, REFUSED, FAULT)
 

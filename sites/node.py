@@ -35,6 +35,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from fedserdiff.deployment.address import NO_PROXY, is_loopback, proxy_to, split_address
 from fedserdiff.deployment.kit import HospitalKit
 from fedserdiff.errors import FederationError
 from sites.egress import hospital_log
@@ -68,7 +69,9 @@ def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
         secret_file = Path(folder) / "superexec-secret"
         secret_file.touch(mode=0o600)
         secret_file.write_bytes(secret)
-        with _SuperNode(kit, secret_file, tell) as address:
+        supernode = _SuperNode(kit, secret_file, tell)
+        os.environ.update(NO_PROXY)  # from here on this process talks to its own SuperNode alone
+        with supernode as address:
             _answer_messages(address, secret, app, kit, tell)
 
 
@@ -84,9 +87,20 @@ class _SuperNode:
         self._tell = tell
         self._log = kit.records / "supernode.log"
         self._stopping = threading.Event()
+        host, _ = split_address(kit.coordinator, "coordinator")
+        proxy = proxy_to(host)
+        self._way = f"{kit.coordinator}, by the proxy {proxy} of https_proxy or all_proxy" if proxy else kit.coordinator
+        self._environment = {
+            **os.environ,
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(kit.records / "flower"),
+            "PYTHONIOENCODING": "utf-8",
+            **(NO_PROXY if is_loopback(host) else {}),
+        }
 
     def __enter__(self) -> str:
-        self._tell(f"connecting to the coordinator at {self._kit.coordinator}")
+        self._tell(f"connecting to the coordinator at {self._way}")
         end = time.monotonic() + _LET_IN_S
         while True:
             port = self._start()
@@ -128,18 +142,13 @@ class _SuperNode:
             *("--superexec-auth-secret-file", str(self._secret_file)),
             *("--host", _LOOPBACK, "--port", str(port)),
         ]
-        quiet = {
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_HOME": str(kit.records / "flower"),
-        }
         with self._log.open("ab") as output:
             self._from = output.tell()
             self._process = subprocess.Popen(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **quiet},
+                env=self._environment,
                 preexec_fn=_die_with_parent,
             )
         return port
@@ -157,10 +166,10 @@ class _SuperNode:
                 return said
             waited = time.monotonic() - begun
             if waited > _UNREACHABLE_S:
-                raise FederationError(f"the coordinator at {self._kit.coordinator} was not reached within a day")
+                raise FederationError(f"the coordinator at {self._way} was not reached within a day")
             if waited > _SLOW_S and not told:
                 told = True
-                self._tell(f"no coordinator at {self._kit.coordinator} yet: trying for a day (see {self._log})")
+                self._tell(f"no coordinator at {self._way} yet: trying for a day (see {self._log})")
             time.sleep(_POLL_S)
 
     def _watch(self) -> None:

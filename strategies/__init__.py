@@ -1,3 +1,5 @@
 """What runs at the coordinator; it never imports `sites`."""
 
-import fedserdiff  # noqa: F401 - switches usage reports off, before Flower is imported
+from fedserdiff import be_a_program
+
+be_a_program()

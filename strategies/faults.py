@@ -47,5 +47,6 @@ _PASSING = (
 _MEANINGS = {
     wire.Fault.EXPERIMENT: "it was given another experiment, or another version of this software",
     wire.Fault.DIVERGED: "its training diverged: a loss or a weight is not finite; λ may be too large",
+    wire.Fault.RECORDS: "it has lost what it keeps for itself, such as its adapter: its own log says which file",
     wire.Fault.BLOCKED: "its own guard held the answer back: its ledger says why",
 }

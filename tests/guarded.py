@@ -11,8 +11,8 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.wire import Fault
-from sites.egress import LEDGER_FILE, Door, GuardedApp
-from sites.ledger import Entry, read_ledger
+from sites.egress import Door, GuardedApp
+from sites.ledger import LEDGER_FILE, Entry, read_ledger
 
 SITE = 1
 """The hospital's number: there is a site before it and one after it."""
@@ -22,7 +22,7 @@ Handler = Callable[[Message, Context], Message]
 
 def smoke(**changes: object) -> ExperimentConfig:
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in ("north", "east", "west"))
-    return make_config("smoke", **{"sites": sites, **changes})
+    return make_config("smoke", **{"method": "ser-diff", "sites": sites, **changes})
 
 
 @lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ import pytest
 import typer
 from click.testing import CliRunner
 from finished_runs import write_run
+from typer.core import TyperOption
 
 from commands import options
 from commands.main import COMMANDS, app, load
@@ -127,6 +128,16 @@ def test_defaults_that_help_tells_are_those_that_a_run_has(name: str) -> None:
             assert value in (str(actual), f"{actual:g}" if isinstance(actual, float) else ""), field
             told += 1
     assert told >= 7
+
+
+def test_a_federation_is_deployed_by_the_method_that_is_simulated() -> None:
+    shown = {}
+    for name in ("simulate", "provision", "loopback"):
+        (method,) = (one for one in load(name).params if one.name == "method")
+        assert isinstance(method, TyperOption)
+        shown[name] = method.default or method.show_default
+    assert shown == dict.fromkeys(shown, "ser-diff-plus")
+    assert ExperimentConfig().method == "ser-diff-plus"
 
 
 def test_other_profiles_settings_are_told() -> None:

@@ -1,7 +1,10 @@
+import tomllib
 from pathlib import Path
 
 import pytest
+from flwr.common.config import fuse_dicts
 
+from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.run_config import experiment_of
 
@@ -58,3 +61,15 @@ def test_a_run_config_whose_federation_is_empty_is_a_simulations(tmp_path: Path)
     """As ``pyproject.toml`` has it where nobody names one."""
     config, _ = experiment_of(run_config(tmp_path / "home", federation=""))
     assert [site.name for site in config.sites] == ["site-1"]
+
+
+def test_flwr_run_starts_by_default_what_the_commands_start(tmp_path: Path) -> None:
+    """And lets --run-config change it: Flower takes no key that ``pyproject.toml`` does not name."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    default = project["tool"]["flwr"]["app"]["config"]
+    small = {"profile": "smoke", "sites": 1, "home": str(tmp_path / "home")}
+    config, _ = experiment_of(fuse_dicts(default, small))
+    assert config == make_config("smoke", sites=config.sites)
+    assert default["profile"] == ExperimentConfig().profile
+    changed, _ = experiment_of(fuse_dicts(default, {**small, "method": "ewc", "seed": 3}))
+    assert (changed.method, changed.seed) == ("ewc", 3)

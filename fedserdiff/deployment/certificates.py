@@ -1,4 +1,4 @@
-"""Certificates for TLS and keys by which hospitals' nodes are known, as Flower 1.41 reads them."""
+"""Certificates for TLS and keys by which hospitals' nodes are known, as Flower 1.42 reads them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

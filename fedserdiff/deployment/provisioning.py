@@ -104,6 +104,8 @@ def commands(coordinator: Coordinator) -> str:
     lines = [
         "# At the coordinator, in the project's checkout; the exports in every shell:",
         *(f"export {name}={shlex.quote(value)}" for name, value in flower.items()),
+        f'export no_proxy="{host},localhost,127.0.0.1,::1${{no_proxy:+,$no_proxy}}"  # none on the way to this machine',
+        'export NO_PROXY="$no_proxy"',
         "",
         "# 1. Flower's SuperLink; leave it running. Flower asks hospitals for their key, but not whoever starts runs:",
         f"#    let a firewall, or a proxy that passes /v1/fleet/ alone, guard port {port}.",

@@ -18,8 +18,6 @@ from matplotlib.ticker import LogLocator
 
 from fedserdiff.report.labels import label_points
 
-matplotlib.use("Agg")
-
 # Okabe and Ito's colours, told apart with any colour vision, less the yellow, which white paper swallows.
 _COLOURS = {
     "ser-diff-plus": ("#332288", ">"),

@@ -12,8 +12,6 @@ from fedserdiff.files import write_whole
 from fedserdiff.report.colours import REGION_COLOURS
 from fedserdiff.report.examples import Example, large_before_small
 
-matplotlib.use("Agg")
-
 
 def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
     """Draw one row a site: scan, truth, coarse and refined mask, and the teacher's error map of the largest region.

@@ -8,6 +8,7 @@ import torch
 
 from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.seeding import generator
+from sites.adapters import learns_adapter
 from sites.hospital import Batch, TrainingSet
 from sites.inversion import invert_contrast
 from sites.objectives.base import DISTILLATION, SEGMENTATION
@@ -35,9 +36,7 @@ class SerDiffPlusObjective(SerDiffObjective):
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Learn the adapter, unless the hospital has one or is the first."""
-        is_first = site in [first.name for first in self.config.sites[:1]]
-        wanted = self.adapter is None and not is_first and self.config.inversion_steps > 0
-        if self.teacher is not None and wanted:  # whatever λ
+        if self.teacher is not None and self.adapter is None and learns_adapter(self.config, site):  # whatever λ
             draws = generator(self.config.seed, "inversion", site, stage)
             self.adapter = invert_contrast(self.teacher, training_set, self.config, draws)
         if self._replays:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -162,6 +163,23 @@ def test_flower_takes_the_commands_whatever_the_folder_is_called(
     run = words(text, "flwr run")[0]
     assert run[:6] == ["flwr", "run", ".", "federation", "--stream", "--run-config"]
     assert parse_config_args([run[6]]) == {"federation": str(folder)}
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, ""), ("intranet.example", ",intranet.example")])
+def test_no_proxy_is_asked_on_the_way_to_the_coordinators_own_machine(
+    coordinator: Coordinator, before: str | None, after: str
+) -> None:
+    """As a shell takes the exports, whatever stood there stays."""
+    exports = [line for line in commands(coordinator).splitlines() if line.startswith("export ")]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([*exports, 'echo "$no_proxy|$NO_PROXY"'])],
+        env={} if before is None else {"no_proxy": before},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    expected = f"federation.example.org,localhost,127.0.0.1,::1{after}"
+    assert (done.stdout, done.stderr) == (f"{expected}|{expected}\n", "")
 
 
 def test_server_listens_by_ipv6_where_hospitals_come_by_it(tmp_path: Path, experiment: ExperimentConfig) -> None:

@@ -1,6 +1,7 @@
 """Flower's own processes on loopback, TLS and keys, with everything going wrong that goes wrong between cities."""
 
 import json
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -14,13 +15,16 @@ import pytest
 
 from commands.local_federation import LocalFederation
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.certificates import make_node_key
+from fedserdiff.errors import FederationError
 from fedserdiff.wire import Fault
 from sites.ledger import read_ledger
 
 ROOT = Path(__file__).parents[2]
 
 LIMIT_S = 120
+NOWHERE = "http://10.255.255.1:3128"  # a proxy that answers nobody, as of a network that was left
 
 
 def says(log: Path, text: str, times: int = 1) -> bool:
@@ -35,8 +39,19 @@ def wait_until_says(log: Path, text: str, times: int = 1) -> None:
 
 
 @pytest.fixture(scope="module")
+def behind_a_proxy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            patch.setenv(name, NOWHERE)
+            patch.setenv(name.upper(), NOWHERE)
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
 def deployed(
-    tmp_path_factory: pytest.TempPathFactory, ser_diff: dict[str, Any], workplace: Path
+    tmp_path_factory: pytest.TempPathFactory, ser_diff: dict[str, Any], workplace: Path, behind_a_proxy: None
 ) -> Iterator[LocalFederation]:
     """The simulation's federation, deployed: all that can happen to it happens in one run."""
     config = ExperimentConfig.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
@@ -97,9 +112,20 @@ def test_a_node_that_claims_anothers_site_is_refused(deployed: LocalFederation) 
 def test_a_client_without_tls_or_with_another_authority_is_refused(deployed: LocalFederation, tmp_path: Path) -> None:
     program = str(Path(sysconfig.get_path("scripts")) / "flower-supernode")
     address = ["--superlink", f"localhost:{deployed.port}", "--max-retries", "1", "--isolation", "process"]
-    plain = subprocess.run([program, "--insecure", *address, "--port", "19871"], capture_output=True, timeout=LIMIT_S)
+    plain = subprocess.run(
+        [program, "--insecure", *address, "--port", "19871"],
+        env={**os.environ, **NO_PROXY},
+        capture_output=True,
+        timeout=LIMIT_S,
+    )
     assert plain.returncode != 0
     assert b"Failed to initialize the connection" in plain.stdout + plain.stderr
+
+
+def test_an_answer_of_flowers_that_says_it_failed_is_no_answer(deployed: LocalFederation) -> None:
+    """Its exit code is 0."""
+    with pytest.raises(FederationError, match=r"flwr stop 12345 .*12345"):
+        deployed.flower("stop", "12345", "federation")
 
 
 def test_a_site_that_was_killed_in_its_stage_finished_it(deployed: LocalFederation) -> None:

@@ -233,7 +233,8 @@ def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
     config = config_of(workplace / "ser-diff-plus")
     student = Student(config)
     student.load_state_dict(weights(workplace / "ser-diff-plus"))
-    adapters = [load_adapter(workplace / "ser-diff-plus" / "hospitals" / s.name, config, (9, 0)) for s in config.sites]
+    kept = workplace / "ser-diff-plus" / "hospitals"
+    adapters = [load_adapter(kept / site.name, config, site.name, (4, 0)) for site in config.sites]
     assert [adapter is None for adapter in adapters] == [True, False], "the first hospital needs none"
     for number, site in enumerate(config.sites):
         (cached,) = open_hospital(site, config, workplace / "cache" / "cases").test

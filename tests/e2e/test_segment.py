@@ -151,10 +151,23 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     found = [dice(*pair) for pair in zip(regions(labels, et), regions(truth, et), strict=True)]
     assert found == [results["R"]["dice"][region][-1][1] for region in ("tc", "wt", "et")]
 
+    robbed = shutil.copytree(folder, tmp_path / "robbed")
+    (robbed / "hospitals" / "site-2" / "adapter-2-2.pt").unlink()  # that of the first round stays
+    for call, out in ((segment, "no"), (export, "no.safetensors")):
+        scan = [scans / cases[0]] if call is segment else []
+        lost = call(robbed, *scan, "--site", "site-2", "--out", tmp_path / out)
+        assert lost.exit_code == 1
+        assert "adapter-2-2.pt: is missing: site-2 trained behind this adapter" in lost.stderr
+        assert not (tmp_path / out).exists()
+
     # As a deployed federation is: the coordinator has no hospital's adapter, and hands on a model without.
     away = tmp_path / "coordinator"
     shutil.copytree(folder, away, ignore=shutil.ignore_patterns("hospitals"))
     model = tmp_path / "site-2.safetensors"
+    here = segment(away, scans / cases[0], "--site", "site-2", "--out", tmp_path / "no")
+    assert here.exit_code == 1
+    assert "behind an adapter that site-2 keeps to itself" in here.stderr
+    assert "adapter: none" in export(away, "--site", "site-1", "--out", tmp_path / "first.safetensors").output
     assert "stays at the hospital" in export(away, "--site", "site-2", "--out", model).output
     alone = segment(model, scans / cases[0], "--out", tmp_path / "no")
     assert alone.exit_code == 1

@@ -66,9 +66,8 @@ class Scene:
             for case, seed in cases.items():
                 write(folder / "scans" / name, self._volumes(seed, release), release, name=case)
             told.append(Site(name, release, str(folder / "scans" / name)))
-        self.config = make_config(
-            "smoke", **{"grid": (16, 16, 16), "spacing_mm": 1.0, "rounds": 1, "sites": tuple(told), **changes}
-        )
+        small = {"method": "ser-diff", "grid": (16, 16, 16), "spacing_mm": 1.0, "rounds": 1}
+        self.config = make_config("smoke", **{**small, "sites": tuple(told), **changes})
 
     def _volumes(self, seed: int, release: str = "brats2021") -> Volumes:
         return self._draw(seed=seed, enhancing=3 if "gli" in release else 4)

@@ -17,8 +17,7 @@ from fedserdiff import wire
 from fedserdiff.config import Site, make_config
 from fedserdiff.wire import Fault
 from sites.client_app import Premises, make_client_app
-from sites.egress import LEDGER_FILE
-from sites.ledger import read_ledger
+from sites.ledger import LEDGER_FILE, read_ledger
 
 Volumes = dict[str, NDArray[Any]]
 Ask = Callable[[str], Message]

@@ -13,9 +13,10 @@ from guarded import SITE, ask, ask_for, assert_fault, context, entries, honest_r
 from traffic import RUN, SECRET, TYPES, on_the_wire, order, request
 
 from fedserdiff import wire
-from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError
+from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError
 from fedserdiff.wire import Fault
-from sites.egress import LEDGER_FILE, Door, GuardedApp
+from sites.egress import Door, GuardedApp
+from sites.ledger import LEDGER_FILE
 
 NPY_HEADER = 128  # of the arrays here
 HANDED_OVER = ("ser-diff", "ewc", "image-replay")
@@ -87,6 +88,7 @@ class _Unspeakable(Exception):
     ("error", "fault"),
     [
         (DataError(f"{SECRET}: no such case"), Fault.DATA),
+        (RecordsError(f"{SECRET}: is missing"), Fault.RECORDS),
         (FederationError(SECRET), Fault.PROTOCOL),
         (ConfigError(SECRET), Fault.PROTOCOL),
         (ExperimentError(SECRET), Fault.EXPERIMENT),

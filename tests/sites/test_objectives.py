@@ -24,7 +24,7 @@ def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor:
 
 
 def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke")
+    config = make_config("smoke", method="ser-diff")
     maps = [shared(config, hospital) for hospital in hospitals]
     assert maps[0].shape == (config.shared_maps, 3, 16, 24)
     assert maps[0].dtype == torch.int8
@@ -33,17 +33,17 @@ def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: lis
 
 
 def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", shared_error_maps="mri")
+    config = make_config("smoke", method="ser-diff", shared_error_maps="mri")
     maps = [shared(config, hospital) for hospital in hospitals]
     assert maps[0].shape == (config.shared_maps, 3, 16, 24)
     assert not torch.equal(maps[0], maps[1])
-    none = make_config("smoke", shared_error_maps="none")
+    none = make_config("smoke", method="ser-diff", shared_error_maps="none")
     training_set = TrainingSet(hospitals[0].training, none, CPU)
     assert not SerDiffObjective(none).consolidate(lively_student(none), training_set, "any", 1)
 
 
 def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", conditional_maps=3, map_steps=1, precision="fp32")
+    config = make_config("smoke", method="ser-diff", conditional_maps=3, map_steps=1, precision="fp32")
     teacher = lively_student(config)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective = SerDiffObjective(config, teacher)
@@ -63,7 +63,7 @@ def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: l
 def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: list[Hospital]) -> None:
     terms = []
     for weight in (1.0, 0.25):
-        config = make_config("smoke", lambda_kd=weight, precision="fp32")
+        config = make_config("smoke", method="ser-diff", lambda_kd=weight, precision="fp32")
         bank = {ERROR_MAPS: {"maps": torch.zeros(4, 3, 16, 24, dtype=torch.int8)}}
         objective = SerDiffObjective(config, lively_student(config), bank)
         training_set = TrainingSet(hospitals[0].training, config, CPU)
@@ -78,7 +78,7 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
 
 
 def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", sites=tuple(h.site for h in hospitals))
+    config = make_config("smoke", method="ser-diff", sites=tuple(h.site for h in hospitals))
     by_site: dict[Site, Hospital] = {h.site: h for h in hospitals}
     cases = PooledObjective(config).training_cases(hospitals[0], 1, by_site.__getitem__)
     names = {c.case.name for c in cases}
@@ -90,7 +90,7 @@ def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospit
 def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_with_theirs(
     hospitals: list[Hospital], dims: int
 ) -> None:
-    config = make_config("smoke", spatial_dims=dims, replay_batch=2, conditional_maps=2)
+    config = make_config("smoke", method="ser-diff", spatial_dims=dims, replay_batch=2, conditional_maps=2)
     bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
@@ -115,7 +115,7 @@ def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -
 
 
 def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", precision="fp32")
+    config = make_config("smoke", method="ser-diff", precision="fp32")
     objective = begun(config, hospitals[0])
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     draws = generator(config.seed, "conditional-maps", "site-1", 2)
@@ -129,7 +129,7 @@ def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hosp
 
 
 def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", precision="fp32")
+    config = make_config("smoke", method="ser-diff", precision="fp32")
     clean = begun(config, hospitals[0])
     slightly, much = (begun(config.replace(map_noise=deviation), hospitals[0]) for deviation in (0.01, 5.0))
     for spoilt, original in ((slightly._maps, clean._maps), (slightly._bank, clean._bank)):
@@ -147,7 +147,7 @@ def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals
 def test_noise_changes_the_loss_and_without_it_nothing_does(hospitals: list[Hospital]) -> None:
     terms = []
     for noise in (0.0, 0.0, 0.5):
-        config = make_config("smoke", precision="fp32", map_noise=noise)
+        config = make_config("smoke", method="ser-diff", precision="fp32", map_noise=noise)
         objective = begun(config, hospitals[0])
         batch = TrainingSet(hospitals[0].training, config, CPU).batch(torch.arange(4))
         found = terms_of(objective, new_student(config), batch, perturb=False)

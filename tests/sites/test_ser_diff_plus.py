@@ -138,7 +138,7 @@ def test_the_adapter_learns_with_the_student_and_a_round_asked_for_again_repeats
 
     def second_round() -> tuple[dict[str, torch.Tensor], SiteAdapter]:
         student = lively_student(CONFIG)
-        order = Order(2, 2, teacher=teacher, adapter=load_adapter(tmp_path, CONFIG, before=(2, 2)))
+        order = Order(2, 2, teacher=teacher, adapter=load_adapter(tmp_path, CONFIG, "site-2", (2, 2)))
         adapter = run_round(student, order, hospital, lambda site: hospital, CONFIG).adapter
         assert adapter is not None
         save_adapter(tmp_path, adapter, 2, 2)
@@ -162,7 +162,7 @@ def test_a_hospital_takes_its_newest_adapter_from_before_a_round(tmp_path: Path)
         save_adapter(tmp_path, adapter, *when)
 
     def taken(stage: int, server_round: int) -> torch.Tensor | None:
-        adapter = load_adapter(tmp_path, CONFIG, before=(stage, server_round))
+        adapter = load_adapter(tmp_path, CONFIG, "site-2", before=(stage, server_round))
         return None if adapter is None else adapter.residual[0].weight
 
     assert taken(2, 1) is None

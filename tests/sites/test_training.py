@@ -158,7 +158,7 @@ def test_a_stage_that_ended_leaves_what_its_method_keeps_and_the_student_as_it_w
 
 
 def test_the_maps_of_a_stage_are_as_the_coordinator_expects_them(hospital: Hospital) -> None:
-    config = make_config("smoke", rounds=1)
+    config = make_config("smoke", method="ser-diff", rounds=1)
     maps = consolidate(lively_student(config), 1, hospital, config)["error-maps"]["maps"]
     assert maps.dtype == torch.int8
     assert maps.shape == (config.shared_maps, 3, 16, 24)

@@ -19,7 +19,7 @@ SITES = ["north", "east", "west"]
 
 
 def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
-    return kind(make_config("smoke", **changes), RunEvents())
+    return kind(make_config("smoke", **{"method": "ser-diff", **changes}), RunEvents())
 
 
 def test_arriving_sites_train_alone_and_cumulative_ones_together() -> None:

@@ -114,8 +114,8 @@ def test_a_first_stage_of_another_experiment_is_refused(first: Path, changes: di
 
 def test_a_run_that_did_more_than_a_first_stage_is_none(first: Path) -> None:
     about = json.loads((first / "config.json").read_text())
-    (first / "config.json").write_text(json.dumps({**about, "method": "ser-diff"}))
-    with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff run"):
+    (first / "config.json").write_text(json.dumps({**about, "method": "ser-diff-plus"}))
+    with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff-plus run"):
         FirstStage.load(first, smoke())
 
 

@@ -20,7 +20,7 @@ NOTHING = RecordDict()
 
 
 def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
-    return kind(make_config("smoke", **changes), RunEvents())
+    return kind(make_config("smoke", **{"method": "ser-diff", **changes}), RunEvents())
 
 
 def weights(value: float) -> ArrayRecord:
