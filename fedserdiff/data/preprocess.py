@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -115,6 +116,12 @@ class PreparedCase:
     truth: NDArray[np.uint8]
     geometry: Geometry
     voxel_hash: str
+
+    def let_go(self) -> None:
+        """Give back the memory of arrays that are mapped from files; it is taken again as they are read."""
+        for array in (self.image, self.mask, self.truth):
+            if isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
