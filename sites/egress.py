@@ -17,9 +17,13 @@ from fedserdiff.errors import ConfigError, DataError, DivergedError, ExperimentE
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
 from sites.ledger import Ledger, Released
+from sites.released_changes import ReleasedChanges
 
 LEDGER_FILE = "ledger.jsonl"
 """In a hospital's folder: one line for every answer that left it or was held back."""
+
+RELEASED_FOLDER = "released"
+"""In a hospital's folder: changes of weights that left with noise, for whoever asks again."""
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
@@ -41,6 +45,11 @@ class Door:
         """The hospital's ledger."""
         return Ledger(self.records / LEDGER_FILE)
 
+    @property
+    def released(self) -> ReleasedChanges:
+        """What left with noise, and leaves again where the same is asked."""
+        return ReleasedChanges(self.records / RELEASED_FOLDER, self.config, hospital_log(self.records))
+
     def reply(self, message: Message, content: RecordDict) -> Message:
         """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
         try:
@@ -54,6 +63,7 @@ class Door:
             self._enter(message, "refused", str(refusal), _described(content))
             fault = Fault.DIVERGED if isinstance(refusal, DivergedError) else Fault.BLOCKED
             return _error(message, fault)
+        self.released.keep(message, allowed)
         self._enter(message, "sent", "", _described(allowed))
         return Message(allowed, reply_to=message)
 
@@ -115,6 +125,9 @@ class GuardedApp(ClientApp):
         try:
             door = self._door(context)
             try:
+                released = door.released.answer_to(message)
+                if released is not None:
+                    return door.reply(message, released)
                 reply = super().__call__(deepcopy(message), context)  # the request that is answered stays as it came
                 if reply.has_error():
                     raise FederationError("a handler returned an error of its own")
