@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -14,6 +15,7 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError, DivergedError, ExperimentError, FederationError, ReplyError
+from fedserdiff.gpu_memory import share_of_need, what_to_lower
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
 from sites.ledger import Ledger, Released
@@ -27,6 +29,11 @@ RELEASED_FOLDER = "released"
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
+_OUT_OF_GPU_MEMORY = (
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "status_alloc_failed",
+)  # torch's, CUDA's, cuBLAS'
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,12 @@ class Door:
     def fault(self, message: Message, error: Exception) -> Message:
         """Return an error reply that tells the kind of an exception alone; its text goes to the hospital's log."""
         fault = _fault_of(error)
-        hospital_log(self.records).error("%s failed", message.metadata.message_type, exc_info=error)
+        kind, log = message.metadata.message_type, hospital_log(self.records)
+        log.error("%s failed", kind, exc_info=error)
+        if fault is Fault.GPU_MEMORY:
+            log.error(
+                "the GPU's memory does not suffice: %s", what_to_lower(self.config, kind, share_of_need(str(error)))
+            )
         self._enter(message, "fault", fault.name, [])
         return _error(message, fault)
 
@@ -168,6 +180,8 @@ def _fault_of(error: Exception) -> Fault:
         return Fault.EXPERIMENT
     if isinstance(error, ConfigError | FederationError):
         return Fault.PROTOCOL
+    if isinstance(error, torch.OutOfMemoryError) or any(told in str(error).lower() for told in _OUT_OF_GPU_MEMORY):
+        return Fault.GPU_MEMORY
     if isinstance(error, MemoryError) or any(told in str(error).lower() for told in _OUT_OF_MEMORY):
         return Fault.MEMORY
     return Fault.INTERNAL

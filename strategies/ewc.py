@@ -54,7 +54,9 @@ class Ewc(TeachingStrategy):
         super().end_stage(arrays)
         if self._participants:
             before = {} if self._fisher is None else {name: array.numpy() for name, array in self._fisher.items()}
-            total = _sum(before, {name: values / np.float32(self._participants) for name, values in self._of_stage.items()})
+            total = _sum(
+                before, {name: values / np.float32(self._participants) for name, values in self._of_stage.items()}
+            )
             self._fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
 
     def kept(self) -> dict[str, Any]:
