@@ -39,6 +39,7 @@ def main(
         typer.Option(help="With commas between.", show_default="0,1,2; of a study 0", rich_help_panel=options.METHOD),
     ] = None,
     profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
+    batch_size: options.BatchSize = None,
     sites: options.Sites = None,
     federation: options.FederationFile = None,
     show_cases: Annotated[
@@ -91,7 +92,13 @@ def main(
 
         gpus = settle_gpus(gpus_per_site, "--gpus-per-site", partial(warn, console))
         setting = Setting(
-            make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus, allow_overlap=allow_overlap),
+            make_config(
+                profile,
+                cpus_per_site=cpus_per_site,
+                gpus_per_site=gpus,
+                allow_overlap=allow_overlap,
+                **({} if batch_size is None else {"batch_size": batch_size}),
+            ),
             seeds_of(seeds or ("0" if studies else "0,1,2")),
             federation,
             3 if sites is None else sites,
