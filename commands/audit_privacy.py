@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.status import Status
 
+from commands.common import warn
 from commands.privacy_attacks import (
     Finding,
     attack_canaries,
@@ -24,6 +26,7 @@ from commands.simulation import CACHE, CASES, PHANTOM, Federation, reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.device import unusable_gpu, use_device, why_no_gpu
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
@@ -46,6 +49,7 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
     ConfigError
         Where the run is not finished, or its stages are not one hospital's each.
     """
+    _tell_device(console, RunDirectory(run).read_config()[0])
     federation = reopen(console, RunDirectory(run))
     config = federation.config
     _check(run, config)
@@ -62,6 +66,14 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
     write_study(run, "privacy", study, {"findings": [asdict(one) for one in found]})
     print_study(console, for_terminal(study))
     console.print(f"All {len(study['rows'])} findings: {run / 'privacy.html'}", soft_wrap=True)
+
+
+def _tell_device(console: Console, config: ExperimentConfig) -> None:
+    """Say so where the attacks have to do without a GPU: they compute on what the run did."""
+    lacking = why_no_gpu() if config.gpus_per_site > 0 and not torch.cuda.is_available() else None
+    unusable = f"the run had a GPU, but {lacking}" if lacking else unusable_gpu()
+    if unusable is not None:
+        warn(console, f"{unusable}: the attacks are computed on the CPU")
 
 
 def _tell(status: Status, site: str, what: str) -> None:
@@ -84,18 +96,20 @@ def _check(run: Path, config: ExperimentConfig) -> None:
 def _target(run: Path, federation: Federation, stage: int) -> Target:
     config, hospital = federation.config, federation.hospitals[stage - 1]
     federated = get_method(config.method).federated
+    adapter = load_adapter(run / "hospitals" / hospital.site.name, config, hospital.site.name, (stage + 1, 0))
     return Target(
         hospital=hospital,
         strangers=_strangers(config, stage, len(hospital.training)) if federation.data == PHANTOM else (),
         stage=stage,
         before=_student(run, config, stage - 1 if federated else 0),
         student=_student(run, config, stage),
-        adapter=load_adapter(run / "hospitals" / hospital.site.name, config, hospital.site.name, (stage + 1, 0)),
+        adapter=None if adapter is None else adapter.to(use_device(config.gpus_per_site)),
     )
 
 
 def _student(run: Path, config: ExperimentConfig, stage: int) -> Student:
-    return new_student(config).eval() if stage == 0 else load_student(config, run / f"student-of-stage-{stage}.pt")
+    student = new_student(config) if stage == 0 else load_student(config, run / f"student-of-stage-{stage}.pt")
+    return student.to(use_device(config.gpus_per_site)).eval()
 
 
 def _strangers(config: ExperimentConfig, stage: int, members: int) -> Sequence[CachedCase]:

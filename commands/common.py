@@ -56,6 +56,11 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
         yield show
 
 
+def warn(console: Console, text: str) -> None:
+    """Print a line that whoever started the command should not miss."""
+    console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
+
+
 def as_called(command: str) -> str:
     """Return how to call one of the command lines, in the way in which the one that runs was called."""
     called = click.get_current_context().find_root().info_name

@@ -1,6 +1,7 @@
 """Compare methods on one stream of hospitals: what not pooling the data costs, and how much of it replay wins back."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commands import options
-from commands.common import clear_errors, listed, seeds_of
+from commands.common import clear_errors, listed, seeds_of, warn
 from commands.studies import STUDIES, check_study, get_study
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
@@ -38,6 +39,7 @@ def main(
         typer.Option(help="With commas between.", show_default="0,1,2; of a study 0", rich_help_panel=options.METHOD),
     ] = None,
     profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
+    batch_size: options.BatchSize = None,
     sites: options.Sites = None,
     federation: options.FederationFile = None,
     show_cases: Annotated[
@@ -83,16 +85,21 @@ def main(
             get_method(name)
         studies = [] if study is None else _studies(study)
         # with torch, Flower and Ray, for which help and completion should not wait
-        import torch
-
         from commands.comparison import Setting, claim, compare_methods, run_studies, write_page
         from commands.run_pool import RunPool
         from commands.simulation import CASES
+        from fedserdiff.device import settle_gpus
         from fedserdiff.report.tables import print_comparison, print_study
 
-        gpus = float(torch.cuda.is_available()) if gpus_per_site is None else gpus_per_site
+        gpus = settle_gpus(gpus_per_site, "--gpus-per-site", partial(warn, console))
         setting = Setting(
-            make_config(profile, cpus_per_site=cpus_per_site, gpus_per_site=gpus, allow_overlap=allow_overlap),
+            make_config(
+                profile,
+                cpus_per_site=cpus_per_site,
+                gpus_per_site=gpus,
+                allow_overlap=allow_overlap,
+                **({} if batch_size is None else {"batch_size": batch_size}),
+            ),
             seeds_of(seeds or ("0" if studies else "0,1,2")),
             federation,
             3 if sites is None else sites,

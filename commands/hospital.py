@@ -1,6 +1,7 @@
 """Run one hospital of a real federation: its own data, its own installed app, its own guard."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from commands.common import clear_errors
+from commands.common import clear_errors, warn
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,6 +31,7 @@ def main(
 
         own = HospitalKit.load(kit)
         site = own.config.sites[own.site]
+        _tell_of_gpus(console, own.config.gpus_per_site)
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task(f"preparing cases of {site.name}")
             hospital = open_hospital(
@@ -42,6 +44,21 @@ def main(
             console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
 
         serve(own, make_client_app(own.config, Premises(own.cache, own.records), own.site), tell)
+
+
+def _tell_of_gpus(console: Console, gpus: float) -> None:
+    """See that a GPU that ``gpus`` asks for is one that torch can use, and say of one that nobody asked for.
+
+    Raises
+    ------
+    ConfigError
+        Where it is not.
+    """
+    from fedserdiff.device import settle_gpus, use_device
+
+    settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
+    if not gpus and use_device(gpus=1).type == "cuda":
+        warn(console, "this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,14 @@ Rounds = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Slices, or volumes in 3D, a step of training: fewer where a GPU's memory does not suffice.",
+        show_default=default_of("batch_size"),
+        rich_help_panel=METHOD,
+    ),
+]
 Lambda = Annotated[
     float | None,
     typer.Option(

@@ -102,12 +102,16 @@ def attack_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentCon
 def attack_images(target: Target, config: ExperimentConfig) -> Iterator[Finding]:
     """Hold the synthetic images with masks of image replay to training patients and to others."""
     images, masks = _images(target.student, target.hospital, config)
-    yield from _compare(contours(masks), (), _outlines(config), CONTOUR, IMAGES, target, config)
-    yield from _compare(images, (), lambda cases: items(cases, config)[0], "nearest image", IMAGES, target, config)
+    yield from _compare(contours(masks), (), _outlines(target, config), CONTOUR, IMAGES, target, config)
+
+    def scans(cases: Sequence[CachedCase]) -> torch.Tensor:
+        return items(cases, config, target.device)[0]
+
+    yield from _compare(images, (), scans, "nearest image", IMAGES, target, config)
 
 
-def _outlines(config: ExperimentConfig) -> Callable[[Sequence[CachedCase]], torch.Tensor]:
-    return lambda cases: contours(items(cases, config)[1])
+def _outlines(target: Target, config: ExperimentConfig) -> Callable[[Sequence[CachedCase]], torch.Tensor]:
+    return lambda cases: contours(items(cases, config, target.device)[1])
 
 
 Reference = tuple[torch.Tensor, frozenset[str]]
@@ -120,11 +124,11 @@ def _compare_maps(
     """Compare maps with contours and true errors of training patients and of others."""
 
     def errors(cases: Sequence[CachedCase]) -> torch.Tensor:
-        image, truth = items(cases, config)
+        image, truth = items(cases, config, target.device)
         return truth - target.student.segment(image if target.adapter is None else target.adapter(image).detach())
 
     sizes = [(of_shadow.abs(), patients) for of_shadow, patients in references]
-    yield from _compare(maps.abs(), sizes, _outlines(config), CONTOUR, channel, target, config)
+    yield from _compare(maps.abs(), sizes, _outlines(target, config), CONTOUR, channel, target, config)
     yield from _compare(maps, references, errors, "nearest error map", channel, target, config)
 
 
@@ -140,8 +144,9 @@ def _compare(
     """Compare what is shared with what `look` returns of each patient, alone and beside what shadows share."""
     members = len(patients_of(target.hospital.training))
     pool = patients_of([*target.hospital.training, *target.others])
-    looks = [look(cases) for cases in pool]
-    near = nearness(shared, looks)
+    banks = [shared, *(of_shadow for of_shadow, _ in references)]
+    by_patient = [[nearness(bank, [seen])[:, 0] for bank in banks] for seen in map(look, pool)]  # one at a time
+    near, *of_shadows = (np.stack(columns, 1) for columns in zip(*by_patient, strict=True))
     rng = rng_for(config, channel, attack, target.stage)
     best = near.max(0)
     scores = list(best[:, None])
@@ -149,9 +154,7 @@ def _compare(
     yield finding(channel, attack, target, scores[:members], scores[members:], rng, test)
     if references:
         seen = [[cases[0].case.patient in patients for cases in pool] for _, patients in references]
-        others = [
-            np.where(own, np.nan, nearness(r, looks).max(0)) for (r, _), own in zip(references, seen, strict=True)
-        ]
+        others = [np.where(own, np.nan, of_shadow.max(0)) for of_shadow, own in zip(of_shadows, seen, strict=True)]
         scores = list(calibrated(-best, [-other for other in others])[:, None])
         yield finding(channel, attack + CALIBRATED, target, scores[:members], scores[members:], rng)
 
@@ -207,7 +210,7 @@ def _ask(
 ) -> Iterator[Finding]:
     """Attack a student by each loss, taking patients of the first group for members, of the second for others."""
     pool, members = [*groups[0], *groups[1]], len(groups[0])
-    found = [losses(student, *items(cases, config), target.adapter) for cases in pool]
+    found = [losses(student, *items(cases, config, target.device), target.adapter) for cases in pool]
     for name in LOSSES:
         plain = [-loss[name] for loss in found]
         versus = [
@@ -234,9 +237,9 @@ def attack_canaries(target: Target, shadows: Sequence[Shadow], config: Experimen
     shapes = []
     for number in chosen:
         training[number], alone = plant(training[number], rng)
-        shapes.append(_outline(alone, config))
+        shapes.append(_outline(alone, target, config))
     for number in rng.integers(len(target.hospital.training), size=_UNPLANTED):
-        shapes.append(_outline(plant(target.hospital.training[number], rng)[1], config))
+        shapes.append(_outline(plant(target.hospital.training[number], rng)[1], target, config))
     student = train(target.before, training, config, "canaries")
     with_canaries = replace(target.hospital, training=tuple(training))
     planted = len(chosen)
@@ -254,15 +257,16 @@ def attack_canaries(target: Target, shadows: Sequence[Shadow], config: Experimen
     without = {kind: _maps(target.student, target.hospital, kind, config).abs() for kind in KINDS}
     for kind in KINDS:
         yield from recovery(f"{kind} error maps", _maps(student, with_canaries, kind, config).abs(), without[kind])
-    yield from recovery("untrained null error maps", _maps(new_student(config), with_canaries, "null", config).abs())
+    untrained = new_student(config).to(target.device)
+    yield from recovery("untrained null error maps", _maps(untrained, with_canaries, "null", config).abs())
     yield from recovery(IMAGES, contours(_images(student, with_canaries, config)[1]))
     never = _maps(shadows[0].student, target.hospital, "null", config).abs()
     yield from recovery(NEVER, never, without["null"])
     yield from recovery(COPIES, torch.cat([shape[:1] for shape in shapes[:planted]]), without["null"])
 
 
-def _outline(alone: NDArray[np.uint8], config: ExperimentConfig) -> torch.Tensor:
-    masks = torch.from_numpy(alone).float()
+def _outline(alone: NDArray[np.uint8], target: Target, config: ExperimentConfig) -> torch.Tensor:
+    masks = torch.from_numpy(alone).float().to(target.device)
     if config.spatial_dims == 3:
         return contours(masks[None])
     slices = masks.movedim(-1, 0)
@@ -277,7 +281,7 @@ def control_maps(target: Target, shadows: Sequence[Shadow], config: ExperimentCo
     references = [(_maps(shadow.student, target.hospital, "null", config), shadow.patients) for shadow in shadows]
     copies = []
     for cases in patients_of(target.hospital.training):
-        image, truth = items(cases, config)
+        image, truth = items(cases, config, target.device)
         copies.append(truth[:1] - target.student.segment(image[:1]))
     yield from _compare_maps(torch.cat(copies), references, COPIES, target, config)
     others = patients_of(target.others)

@@ -45,6 +45,11 @@ class Target:
     adapter: SiteAdapter | None
 
     @property
+    def device(self) -> torch.device:
+        """Where the attack computes: where its models are."""
+        return device_of(self.student)
+
+    @property
     def others(self) -> list[CachedCase]:
         """Everyone who is no member."""
         return [*self.hospital.test, *self.strangers]
@@ -84,12 +89,17 @@ def train(
     length: int = 1,
 ) -> Student:
     """Return a student that goes on from `start` for `length` stages on these cases, by L_seg; `name` seeds it."""
-    student = Student(config)
+    student = Student(config).to(device_of(start))
     student.load_state_dict(start.state_dict())
-    training_set = TrainingSet(cases, config, torch.device("cpu"))
+    training_set = TrainingSet(cases, config, device_of(start))
     objective = _Plain(config.replace(rounds=1), adapter=adapter)
     optimise(student, training_set, objective, Order(1, 1, length), name)
     return student.eval()
+
+
+def device_of(student: Student) -> torch.device:
+    """Return where a student's weights are."""
+    return next(student.parameters()).device
 
 
 def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
@@ -100,9 +110,11 @@ def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
     return list(found.values())
 
 
-def items(cases: Sequence[CachedCase], config: ExperimentConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return image and truth of a patient's items that show tumour; of all its items where none does."""
-    training_set = TrainingSet(cases, config, torch.device("cpu"))
+def items(
+    cases: Sequence[CachedCase], config: ExperimentConfig, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return image and truth of a patient's items that show tumour, on a device; of all its items where none does."""
+    training_set = TrainingSet(cases, config, device)
     batch = training_set.batch(torch.arange(len(training_set)))
     shows = batch.truth.flatten(1).any(1)
     shows = shows if shows.any() else torch.ones_like(shows)
@@ -125,7 +137,10 @@ def train_shadows(target: Target, count: int, config: ExperimentConfig, told: Ca
             cases = [cached for number in drawn for cached in pool[number]]
             student = train(target.before, cases, config, f"shadow-{target.stage}-{len(shadows)}", target.adapter)
             left_out = {number: pool[number] for number in set(range(len(pool))) - {int(n) for n in drawn}}
-            found = {c[0].case.patient: losses(student, *items(c, config), target.adapter) for c in left_out.values()}
+            found = {
+                c[0].case.patient: losses(student, *items(c, config, target.device), target.adapter)
+                for c in left_out.values()
+            }
             shadows.append(Shadow(student, frozenset(cached.case.patient for cached in cases), found))
             told(len(shadows))
     return shadows

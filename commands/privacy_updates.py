@@ -131,7 +131,7 @@ def _slices(target: Target, config: ExperimentConfig) -> list[_Slice]:
     found = []
     for cases in patients_of(target.hospital.training):
         case = _alone(cases[0], config)
-        image, truth = items([case], config)
+        image, truth = items([case], config, target.device)
         found.append(_Slice(case, image if target.adapter is None else target.adapter(image).detach(), truth))
     return found
 
@@ -153,7 +153,7 @@ def _start(target: Target, config: ExperimentConfig) -> Student:
 
     All gradients of an untrained one but its last layer's are 0: in stage 1 the student at its end stands for it.
     """
-    student = Student(config.replace(precision="fp32"))
+    student = Student(config.replace(precision="fp32")).to(target.device)
     student.load_state_dict((target.before if target.stage > 1 else target.student).state_dict())
     return student.eval()
 
@@ -174,6 +174,7 @@ def _dense(one: _Slice, config: ExperimentConfig) -> _Network:
             nn.Linear(_HIDDEN, len(config.regions) * voxels),
             nn.Unflatten(1, one.truth.shape[1:]),
         )
+    network.to(one.image.device)
     return _Network(network, list(network.parameters()))
 
 

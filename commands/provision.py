@@ -37,6 +37,7 @@ def main(
         int, typer.Option(help="Seeds everything: weights, batches, noise.", rich_help_panel=options.METHOD)
     ] = options.DEFAULTS.seed,
     rounds: options.Rounds = None,
+    batch_size: options.BatchSize = None,
     lambda_kd: options.Lambda = None,
     teacher: options.Teacher = None,
     participation: options.Participation = None,
@@ -59,6 +60,7 @@ def main(
         given: dict[str, Any] = {
             "site_timeout_s": 3600 * site_timeout,
             "rounds": rounds,
+            "batch_size": batch_size,
             "lambda_kd": lambda_kd,
             "teacher": teacher,
             "participation": participation,

@@ -1,5 +1,6 @@
 """Segment scans with a run's final student, or with an exported model."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from commands.common import clear_errors
+from commands.common import clear_errors, warn
 from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
 
@@ -61,7 +62,7 @@ def main(
         from fedserdiff.data.nifti_writing import write_like
         from fedserdiff.report.overlay import plot_overlay
 
-        segmenter = open_model(model, site).to(_device(device))
+        segmenter = open_model(model, site).to(_device(console, device))
         convention = _convention(release, segmenter)
         found = _scans(segmenter, scans or [], image or [], name)
         taken = [scan.name for scan in found if (out / f"{scan.name}.nii.gz").exists()]
@@ -92,11 +93,15 @@ def main(
         )
 
 
-def _device(name: str | None) -> "torch.device":
+def _device(console: Console, name: str | None) -> "torch.device":
     import torch
 
+    from fedserdiff.device import compute_repeatably, settle_gpus, use_device
+
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        settle_gpus(None, "--device", partial(warn, console))
+        return use_device(gpus=1)
+    compute_repeatably()
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -153,8 +158,8 @@ def _warn(console: Console, scan: "Scan", segmentation: "Segmentation") -> None:
         return
     share = float(np.count_nonzero(segmentation.scan.voxels)) / segmentation.scan.voxels.size
     if share > _MOST_OF_A_VOLUME:
-        console.print(
-            f"[yellow]{escape(scan.name)}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped "
-            "brains alone, 0 around them[/yellow]",
-            soft_wrap=True,
+        warn(
+            console,
+            f"{scan.name}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped brains alone, 0 "
+            "around them",
         )

@@ -36,6 +36,7 @@ def main(
     profile: Annotated[str | None, options.PROFILE] = None,
     seed: Annotated[int | None, options.SEED] = None,
     rounds: options.Rounds = None,
+    batch_size: options.BatchSize = None,
     lambda_kd: options.Lambda = None,
     teacher: options.Teacher = None,
     participation: options.Participation = None,
@@ -92,7 +93,7 @@ def main(
     retries: Annotated[
         int | None,
         typer.Option(
-            help="How often a site whose worker dies or runs out of memory is asked again.",
+            help="How often a site whose worker dies or runs out of memory, not a GPU's, is asked again.",
             show_default=options.default_of("retries"),
             rich_help_panel=options.RUNNING,
         ),
@@ -133,6 +134,7 @@ def main(
             "profile": profile,
             "seed": seed,
             "rounds": rounds,
+            "batch_size": batch_size,
             "lambda_kd": lambda_kd,
             "teacher": teacher,
             "participation": participation,

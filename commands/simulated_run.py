@@ -4,16 +4,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
+from commands.common import warn
 from commands.options import DEFAULTS
 from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
 from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.device import settle_gpus
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method, label
 from fedserdiff.report.events import AllOf
@@ -45,7 +47,7 @@ def begin(
     FedSerDiffError
         As `make_config`, `open_named` and `RunDirectory.new`, and where both `federation` and `sites` are given.
     """
-    config = _config(given, ray_address)
+    config = _config(console, given, ray_address)
     if federation is not None and sites is not None:
         raise ConfigError("--sites and --federation: give one of them")
     opened = open_named(console, config, federation, 3 if sites is None else sites, skip_bad)
@@ -53,9 +55,11 @@ def begin(
     return opened, RunDirectory.new(folder)
 
 
-def _config(given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
-    here = {"profile": DEFAULTS.profile, "gpus_per_site": float(torch.cuda.is_available())}
-    config = make_config(**{**here, **given})
+def _config(console: Console, given: Mapping[str, Any], ray_address: str | None) -> ExperimentConfig:
+    gpus = given.get("gpus_per_site")
+    if gpus is None or ray_address is None:  # of a cluster's GPUs Ray knows
+        gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))
+    config = make_config(**{"profile": DEFAULTS.profile, **given, "gpus_per_site": gpus})
     get_method(config.method)
     if "cpus_per_site" not in given and ray_address is None:
         config = config.replace(cpus_per_site=min(config.cpus_per_site, os.cpu_count() or 1))

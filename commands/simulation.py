@@ -22,6 +22,7 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.cases import SkippedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
+from fedserdiff.device import use_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import BadCasesError, ConfigError, DataError
@@ -321,14 +322,16 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     """Return, for the first test case of every site to evaluate, what its final student and the teacher make of it."""
     config = federation.config
     use_cpus(config.cpus_per_site)
-    teacher = load_student(config, run.path / "teacher.pt") if (run.path / "teacher.pt").exists() else None
+    device = use_device(config.gpus_per_site)
+    taught = run.path / "teacher.pt"
+    teacher = load_student(config, taught).to(device) if taught.exists() else None
     shown = []
     for hospital in [h for h in federation.hospitals if h.site.name in evaluated_sites(config)]:
         own = run.path / f"student-{hospital.site.name}.pt"
-        student = load_student(config, own if own.exists() else run.path / "student.pt")
+        student = load_student(config, own if own.exists() else run.path / "student.pt").to(device)
         name = hospital.site.name
         adapter = load_adapter(run.hospitals / name, config, name, before=(len(config.sites) + 1, 0))
-        shown.append(_example(hospital, student, teacher, config, adapter))
+        shown.append(_example(hospital, student, teacher, config, None if adapter is None else adapter.to(device)))
     return shown
 
 

@@ -9,6 +9,7 @@ from commands.simulation import CASES
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series
 from fedserdiff.config import ExperimentConfig
+from fedserdiff.device import use_device
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.model_file import load_student
 from fedserdiff.threads import use_cpus
@@ -44,13 +45,15 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         rows.append([steps, dice[-1], mean["refined.hd95"], f"{seconds[-1]:.2f}"])
     rows.insert(0, ["0 (coarse mask)", 100 * coarse["coarse.dice"], coarse["coarse.hd95"], None])
     best = int(np.argmax(dice))
-    threads = next(iter(runs[_METHOD].values())).config.cpus_per_site
+    config = next(iter(runs[_METHOD].values())).config
+    threads = f"{config.cpus_per_site:g} CPU{'s' if config.cpus_per_site > 1 else ''}"
+    computed_on = threads if use_device(config.gpus_per_site).type == "cpu" else "a GPU"
     return {
         "columns": ["K", "mean Dice %", "HD95 mm", "seconds a volume"],
         "rows": rows,
         "plot": {
             "kind": "scatter",
-            "x_label": f"seconds a volume ({threads:g} CPU{'s' if threads > 1 else ''})",
+            "x_label": f"seconds a volume ({computed_on})",
             "y_label": "mean Dice % over sites",
             "log_x": False,
             "series": [plain_series("refined mask", seconds, dice, [f"K = {steps}" for steps in _STEPS])],
@@ -68,7 +71,7 @@ def _score(run: RunRecord, steps: int) -> tuple[dict[str, float], list[float]]:
     """Return one student's mean scores over sites with K = `steps`, and the seconds of each volume but the first."""
     config = run.config.replace(sampling_steps=steps)
     use_cpus(config.cpus_per_site)
-    student = load_student(config, run.path / "student.pt")
+    student = load_student(config, run.path / "student.pt").to(use_device(config.gpus_per_site))
     by_site, seconds = [], []
     for site in config.sites:
         cases = []

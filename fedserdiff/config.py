@@ -137,7 +137,8 @@ class ExperimentConfig:
         How long the coordinator waits for a site to appear, and for a round or evaluation to end.
     retries : int
         How often a site gets a message again that it failed at for a reason that may pass: its worker was killed, its
-        memory was full, an error inside it (our choice: 2). The same message gives the same answer, to the last bit.
+        machine's memory was full, an error inside it (our choice: 2). On a CPU the same message gives the same answer,
+        to the last bit.
     site_failure : {"fail", "go-on"}
         What becomes of a stage when a participant has failed for good: it fails, or goes on without the site where
         others take part; the results then name the round. A stage that nobody trained fails in either case.

@@ -6,13 +6,14 @@ docs/explanation/performance.md). One CPU does the pieces in turn: the same sums
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 _SIDES = 2
 
@@ -45,21 +46,32 @@ def beside(device: torch.device, work: Callable[P, T], *args: P.args, **kwargs: 
     return done
 
 
-def each(device: torch.device, work: Callable[[T], None], items: Iterable[T]) -> None:
-    """Do the same work on every item, two of them at a time where there are CPUs for it."""
+def each(device: torch.device, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Do the same work on every item, two of them at a time where there are CPUs for it; return what comes of each.
+
+    Items are taken as there is room for them: no more than one waits for the two that are worked on, however long the
+    making of one takes or the work on it. The first error of either ends all.
+    """
     pool = _pool_for(device)
     if pool is None:
-        for item in items:
-            work(item)
-    else:
-        inference = torch.is_inference_mode_enabled()  # of this thread; tensors made in it are only written in it
+        return list(map(work, items))  # a loop would hold the last item while the next one is made
+    inference = torch.is_inference_mode_enabled()  # of this thread; tensors made in it are only written in it
 
-        def in_mode(item: T) -> None:
-            with torch.inference_mode(inference):
-                work(item)
+    def in_mode(item: T) -> R:
+        with torch.inference_mode(inference):
+            return work(item)
 
-        for _ in pool.map(in_mode, items):
-            pass
+    begun: list[Future[R]] = []
+    under_way: set[Future[R]] = set()
+    for item in items:
+        begun.append(pool.submit(in_mode, item))
+        del item  # it is the pool's
+        under_way.add(begun[-1])
+        if len(under_way) > _SIDES:
+            ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in ended:
+                future.result()  # raises what the work did
+    return [future.result() for future in begun]
 
 
 def _pool_for(device: torch.device) -> ThreadPoolExecutor | None:

@@ -64,10 +64,11 @@ class Fault(IntEnum):
 
     DATA = 210  # its scans cannot be used
     PROTOCOL = 211  # the message asks for what cannot be done
-    MEMORY = 212
+    MEMORY = 212  # the machine's, which others may fill for a time
     INTERNAL = 213
     BLOCKED = 214  # it had an answer, which is not of the kind that may leave
     EXPERIMENT = 215  # it was given another experiment, or other software
+    GPU_MEMORY = 217  # a GPU's, which the same message fills again
     DIVERGED = 216  # a loss or a weight's change is not finite, or the change is beyond float16
     RECORDS = 218  # what it keeps for itself, such as its adapter, is missing or damaged
 

@@ -15,6 +15,7 @@ from commands.common import clear_errors
 from commands.simulation import reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.device import use_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
@@ -44,11 +45,14 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         if not (run / "student.pt").is_file():
             raise ConfigError(f"{run}: holds no student.pt: the run is not finished")
         use_cpus(config.cpus_per_site)
-        student = load_student(config, run / "student.pt")
+        device = use_device(config.gpus_per_site)
+        student = load_student(config, run / "student.pt").to(device)
         adapters = {
             site.name: load_adapter(run / "hospitals" / site.name, config, site.name, (len(config.sites) + 1, 0))
             for site in config.sites
         }
+        for adapter in filter(None, adapters.values()):
+            adapter.to(device)
         if not any(adapters.values()):
             raise ConfigError(f"{run}: no hospital of this run has an adapter: its scores need no knowledge of origin")
         rows: list[dict[str, Any]] = []

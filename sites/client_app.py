@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig, Site
+from fedserdiff.device import use_device, why_no_gpu
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError
@@ -23,7 +24,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.run_config import experiment_of
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter, save_adapter
-from sites.egress import Door, GuardedApp
+from sites.egress import Door, GuardedApp, hospital_log
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
 from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
@@ -63,7 +64,9 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
         def answer(message: Message, context: Context) -> Message:
             here = desk(context)
             use_cpus(here.config.cpus_per_site)
-            _compute_repeatably()
+            gpus = here.config.gpus_per_site
+            if use_device(gpus).type == "cpu" and gpus > 0:
+                _tell_of_no_gpu(here.records)
             return Message(handler(message, here), reply_to=message)
 
         return answer
@@ -75,13 +78,10 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
     return app
 
 
-def _compute_repeatably() -> None:
-    """Have GPUs give the same sums each time; a CPU's repeat anyway.
-
-    New tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.
-    """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # typed as a plain module
+@lru_cache(maxsize=64)
+def _tell_of_no_gpu(records: Path) -> None:
+    """Say once why a hospital that was given a GPU is slow: one that Ray has need not be one that torch can use."""
+    hospital_log(records).warning("has a GPU by its settings, but %s: computes on the CPU", why_no_gpu())
 
 
 def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_Desk":
@@ -129,7 +129,7 @@ class _Desk:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cuda" if self.config.gpus_per_site > 0 and torch.cuda.is_available() else "cpu")
+        return use_device(self.config.gpus_per_site)
 
     @property
     def noise_key(self) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -22,12 +23,22 @@ from fedserdiff.errors import (
     RecordsError,
     ReplyError,
 )
+from fedserdiff.gpu_memory import share_of_need, what_to_lower
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.wire import Fault
 from sites.ledger import LEDGER_FILE, Ledger, Released
+from sites.released_changes import ReleasedChanges
+
+RELEASED_FOLDER = "released"
+"""In a hospital's folder: changes of weights that left with noise, for whoever asks again."""
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
+_OUT_OF_GPU_MEMORY = (
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "status_alloc_failed",
+)  # torch's, CUDA's, cuBLAS'
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Door:
         """The hospital's ledger."""
         return Ledger(self.records / LEDGER_FILE)
 
+    @property
+    def released(self) -> ReleasedChanges:
+        """What left with noise, and leaves again where the same is asked."""
+        return ReleasedChanges(self.records / RELEASED_FOLDER, self.config, hospital_log(self.records))
+
     def reply(self, message: Message, content: RecordDict) -> Message:
         """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
         try:
@@ -59,13 +75,19 @@ class Door:
             self._enter(message, "refused", str(refusal), _described(content))
             fault = Fault.DIVERGED if isinstance(refusal, DivergedError) else Fault.BLOCKED
             return _error(message, fault)
+        self.released.keep(message, allowed)
         self._enter(message, "sent", "", _described(allowed))
         return Message(allowed, reply_to=message)
 
     def fault(self, message: Message, error: Exception) -> Message:
         """Return an error reply that tells the kind of an exception alone; its text goes to the hospital's log."""
         fault = _fault_of(error)
-        hospital_log(self.records).error("%s failed", message.metadata.message_type, exc_info=error)
+        kind, log = message.metadata.message_type, hospital_log(self.records)
+        log.error("%s failed", kind, exc_info=error)
+        if fault is Fault.GPU_MEMORY:
+            log.error(
+                "the GPU's memory does not suffice: %s", what_to_lower(self.config, kind, share_of_need(str(error)))
+            )
         self._enter(message, "fault", fault.name, [])
         return _error(message, fault)
 
@@ -120,6 +142,9 @@ class GuardedApp(ClientApp):
         try:
             door = self._door(context)
             try:
+                released = door.released.answer_to(message)
+                if released is not None:
+                    return door.reply(message, released)
                 reply = super().__call__(deepcopy(message), context)  # the request that is answered stays as it came
                 if reply.has_error():
                     raise FederationError("a handler returned an error of its own")
@@ -162,6 +187,8 @@ def _fault_of(error: Exception) -> Fault:
         return Fault.EXPERIMENT
     if isinstance(error, ConfigError | FederationError):
         return Fault.PROTOCOL
+    if isinstance(error, torch.OutOfMemoryError) or any(told in str(error).lower() for told in _OUT_OF_GPU_MEMORY):
+        return Fault.GPU_MEMORY
     if isinstance(error, MemoryError) or any(told in str(error).lower() for told in _OUT_OF_MEMORY):
         return Fault.MEMORY
     return Fault.INTERNAL

@@ -16,7 +16,7 @@ from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
-from fedserdiff.threads import beside
+from fedserdiff.threads import each
 
 
 def predict_case(
@@ -69,9 +69,16 @@ def evaluate(
 
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
-    cpu = torch.device("cpu")
-    scored = [beside(cpu, score_prediction, predict_case(student, c, config, adapter), c) for c in cases]
-    rows = [future.result() for future in scored]
+
+    def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
+        prediction, cached = predicted
+        scores = score_prediction(prediction, cached)
+        cached.prepared.let_go()
+        return scores
+
+    # Predictions come as scoring has room for them: at 1 mm each takes 118 MB.
+    predictions = ((predict_case(student, cached, config, adapter), cached) for cached in cases)
+    rows = each(torch.device("cpu"), scored, predictions)
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -269,7 +269,7 @@ class ArrivalStrategy(FedAvg):
                 if wire.ARRAYS in content:  # from here on a trained student is what it was for FedAvg: whole weights
                     content[wire.ARRAYS] = wire.changed(sent, content.array_records[wire.ARRAYS])
                 accepted[site] = content
-        return accepted, faults_of(replies, nodes) | dropped
+        return accepted, faults_of(replies, nodes, self.config) | dropped
 
     def count(self, ledger: dict[str, dict[str, int]], site: str, content: RecordDict) -> None:
         """Add a message's payload bytes to a ledger, by site and kind of record."""

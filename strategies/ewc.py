@@ -1,6 +1,6 @@
 """Elastic weight consolidation at the coordinator: the Fisher information of all earlier stages, summed."""
 
-from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,24 @@ from numpy.typing import NDArray
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.report.events import RunEvents
+from strategies.base import Stage
 from strategies.teaching import TeachingStrategy
+
+Fisher = dict[str, NDArray[np.float32]]
 
 
 class Ewc(TeachingStrategy):
-    """Send each hospital the last stage's student, as anchor, and the importance of each of its weights."""
+    """Send each hospital the last stage's student, as anchor, and the importance of each of its weights.
+
+    The sum over stages of their participants' mean is kept, and nothing of a single stage: what is kept, and what a
+    message costs, does not grow with the stream.
+    """
 
     def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
         super().__init__(config, events)
-        self._fisher: dict[int, list[dict[str, NDArray[Any]]]] = defaultdict(list)  # by stage
+        self._fisher: ArrayRecord | None = None
+        self._of_stage: Fisher = {}  # the sum over the stage's participants
+        self._participants = 0
 
     def becomes_teacher(self) -> bool:
         """Every stage's student is the next one's anchor."""
@@ -29,33 +38,46 @@ class Ewc(TeachingStrategy):
         """Ask for the Fisher information of every stage."""
         return True
 
+    def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
+        """Begin the stage's sum anew: a stage that is gone on with asks its participants again."""
+        super().begin_stage(stage, plan, nodes)
+        self._of_stage, self._participants = {}, 0
+
     def keep(self, site: str, content: RecordDict) -> None:
-        """Keep a participant's Fisher information of the stage."""
-        values = content.array_records[wire.FISHER].items()
-        self._fisher[self.stage].append({name: array.numpy() for name, array in values})
+        """Add a participant's Fisher information to the stage's."""
+        values = {name: array.numpy() for name, array in content.array_records[wire.FISHER].items()}
+        self._of_stage = _sum(self._of_stage, values)
+        self._participants += 1
+
+    def end_stage(self, arrays: ArrayRecord) -> None:
+        """Freeze the student, and add the mean of the stage's participants to the sum of the stages before."""
+        super().end_stage(arrays)
+        if self._participants:
+            before = {} if self._fisher is None else {name: array.numpy() for name, array in self._fisher.items()}
+            total = _sum(
+                before, {name: values / np.float32(self._participants) for name, values in self._of_stage.items()}
+            )
+            self._fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
 
     def kept(self) -> dict[str, Any]:
-        """Return the Fisher information of each stage's participants, too."""
-        fisher = {
-            str(stage): [{name: torch.from_numpy(values) for name, values in one.items()} for one in those]
-            for stage, those in self._fisher.items()
-        }
+        """Return the sum over the stages that have ended, too."""
+        fisher = None
+        if self._fisher is not None:
+            fisher = {name: torch.from_numpy(array.numpy().copy()) for name, array in self._fisher.items()}
         return super().kept() | {"fisher": fisher}
 
     def take_back(self, kept: dict[str, Any]) -> None:
-        """Go on with the Fisher information of earlier stages."""
+        """Go on with the sum over the stages that had ended."""
         super().take_back(kept)
-        for stage, those in kept["fisher"].items():
-            self._fisher[int(stage)] = [{name: values.numpy() for name, values in one.items()} for one in those]
+        if kept["fisher"] is not None:
+            self._fisher = ArrayRecord({name: Array(values.numpy()) for name, values in kept["fisher"].items()})
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return the anchor where it is due, and the Fisher information: the sum over stages of participants' mean."""
-        if not self._fisher:
-            return super().records_for(site, server_round)
-        means = [
-            {name: np.mean([one[name] for one in stage], axis=0) for name in stage[0]}
-            for stage in self._fisher.values()
-        ]
-        total = {name: np.asarray(sum(mean[name] for mean in means), np.float32) for name in means[0]}
-        fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
-        return super().records_for(site, server_round) | {wire.FISHER: fisher}
+        """Return the anchor where it is due, and the Fisher information of the stages that have ended."""
+        records = super().records_for(site, server_round)
+        return records if self._fisher is None else records | {wire.FISHER: self._fisher}
+
+
+def _sum(one: Fisher, other: Fisher) -> Fisher:
+    """Add float32 values by name; nothing and something is something."""
+    return {name: one[name] + values if one else values for name, values in other.items()}

@@ -6,13 +6,13 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.gpu_memory import what_to_lower
 
 
-def faults_of(replies: Sequence[Message], nodes: Mapping[int, str]) -> dict[str, str]:
+def faults_of(replies: Sequence[Message], nodes: Mapping[int, str], config: ExperimentConfig) -> dict[str, str]:
     """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
-    told = {
-        nodes[message.metadata.src_node_id]: describe_fault(message.error) for message in replies if message.has_error()
-    }
+    told = {nodes[m.metadata.src_node_id]: _describe(m, config) for m in replies if m.has_error()}
     answered = {message.metadata.src_node_id for message in replies}
     return told | {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
 
@@ -37,6 +37,16 @@ def describe_fault(error: Error) -> str:
     return f"failed outside its own app (code {error.code})"
 
 
+def _describe(reply: Message, config: ExperimentConfig) -> str:
+    """Say what an error reply means, and which of the agreed settings to lower where a GPU was full."""
+    fault = describe_fault(reply.error)
+    if reply.error.code == wire.Fault.GPU_MEMORY:
+        return (
+            f"{fault}: {what_to_lower(config, reply.metadata.message_type)} or less (its hospital.log has the figures)"
+        )
+    return fault
+
+
 _PASSING = (
     wire.Fault.MEMORY,
     wire.Fault.INTERNAL,
@@ -46,6 +56,7 @@ _PASSING = (
 
 _MEANINGS = {
     wire.Fault.EXPERIMENT: "it was given another experiment, or another version of this software",
+    wire.Fault.GPU_MEMORY: "its GPU's memory does not suffice",
     wire.Fault.DIVERGED: "its training diverged: a loss or a weight is not finite; λ may be too large",
     wire.Fault.RECORDS: "it has lost what it keeps for itself, such as its adapter: its own log says which file",
     wire.Fault.BLOCKED: "its own guard held the answer back: its ledger says why",

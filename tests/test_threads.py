@@ -39,7 +39,7 @@ def test_two_cpus_do_two_things_at_once_and_one_does_them_in_turn() -> None:
 def test_every_item_is_done_once_and_an_error_is_raised(cpus: int) -> None:
     use_cpus(cpus)
     done: list[int] = []
-    each(CPU, done.append, range(20))
+    assert each(CPU, lambda number: (done.append(number), number**2)[1], range(20)) == [n**2 for n in range(20)]
     assert sorted(done) == list(range(20))
     with pytest.raises(ZeroDivisionError):
         each(CPU, lambda number: 1 // number, [1, 0, 2])

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -119,6 +120,12 @@ class PreparedCase:
     def showing(self, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "PreparedCase":
         """Return the case with another image and mask."""
         return PreparedCase(image, mask, self.truth, self.geometry, self.voxel_hash)
+
+    def let_go(self) -> None:
+        """Give back the memory of arrays that are mapped from files; it is taken again as they are read."""
+        for array in (self.image, self.mask, self.truth):
+            if isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

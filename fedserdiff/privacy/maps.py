@@ -43,7 +43,7 @@ def nearness(shared: torch.Tensor, by_patient: Iterable[torch.Tensor]) -> NDArra
     for items in by_patient:
         both = torch.cat([_directions(items), _directions(items.flip(2))])
         found.append((own @ both.T).amax(1))
-    return torch.stack(found, 1).double().numpy()
+    return torch.stack(found, 1).double().cpu().numpy()
 
 
 def _directions(items: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import Result
 from kill_points import ONE_CPU
+from rich.console import Console
 from typer.testing import CliRunner
 
 from commands import audit as audit_command
+from commands import audit_privacy
+from fedserdiff.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +56,30 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
     for text in ("not privacy", "phantom data", "seed 0", counts, "AUC"):
         assert text.lower() in page.lower()
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
+    fine_tune: dict[str, Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine without a GPU it can be seen that torch is asked for one."""
+    run = workplace / "on-gpu"
+    shutil.copytree(workplace / "fine-tune", run, ignore=shutil.ignore_patterns("privacy.*"))
+    about = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(about | {"gpus_per_site": 1.0}))
+    monkeypatch.chdir(workplace)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
+            audit_privacy.audit_privacy(Console(), run, 2)
+
+    def stops(*rest: object) -> None:
+        raise ConfigError("as far as this test goes")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(audit_privacy, "reopen", stops)
+    done = CliRunner().invoke(audit_command.app, ["privacy", str(run)], env={"COLUMNS": "300"})
+    assert done.output.startswith(f"the run had a GPU, but torch {torch.__version__} can use none: ")
+    assert "the attacks are computed on the CPU" in done.output
 
 
 @pytest.fixture

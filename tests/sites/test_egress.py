@@ -93,7 +93,9 @@ class _Unspeakable(Exception):
         (ConfigError(SECRET), Fault.PROTOCOL),
         (ExperimentError(SECRET), Fault.EXPERIMENT),
         (MemoryError(SECRET), Fault.MEMORY),
-        (RuntimeError(f"CUDA out of memory at {SECRET}"), Fault.MEMORY),
+        (torch.OutOfMemoryError(f"CUDA out of memory at {SECRET}"), Fault.GPU_MEMORY),
+        (RuntimeError(f"CUDA error: out of memory at {SECRET}"), Fault.GPU_MEMORY),
+        (RuntimeError(f"CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling {SECRET}"), Fault.GPU_MEMORY),
         (RuntimeError(f"DefaultCPUAllocator: can't allocate memory: {SECRET}"), Fault.MEMORY),
         (FileNotFoundError(errno.ENOENT, "No such file", SECRET), Fault.INTERNAL),
         (KeyError(SECRET), Fault.INTERNAL),
@@ -249,3 +251,18 @@ def test_the_quota_counts_all_that_left_and_outlives_a_restart(tmp_path: Path) -
         assert_fault(ask_for(again, "evaluate", honest_reply(again, "evaluate")), Fault.BLOCKED)
     assert door.ledger.bytes_sent() == 2 * size
     assert [entry.verdict for entry in entries(door)] == ["refused", "sent", "sent", *["refused"] * 4]
+
+
+def test_a_full_gpu_is_told_to_the_hospital_with_what_fits(tmp_path: Path) -> None:
+    door = Door(tmp_path / "east", smoke(method="fine-tune", batch_size=16), SITE)
+
+    def handler(message: Message, context: Context) -> Message:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 60.00 GiB. GPU 0 has a total capacity of 80.00 GiB of which 10.00 "
+            "GiB is free. Of the allocated memory 20.00 GiB is allocated by PyTorch, and 0 bytes is reserved by PyTorch"
+        )
+
+    assert_fault(ask(door, MessageType.TRAIN, handler), Fault.GPU_MEMORY)
+    log = (door.records / "hospital.log").read_text()
+    assert "Tried to allocate 60.00 GiB" in log
+    assert "ERROR the GPU's memory does not suffice: lower batch_size (now 16) to 6\n" in log, "30 of 80 GiB fit"

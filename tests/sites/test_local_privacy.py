@@ -1,20 +1,24 @@
 """Noise on what a round changes: what leaves, how often, and what it is drawn from."""
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from guarded import assert_fault
 from scene import NORTH, ORDER, WEST, Scene
 from scipy.stats import kstest
 
+import sites.client_app
 from fedserdiff import wire
 from fedserdiff.config import make_config
-from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import DataError
 from fedserdiff.wire import Fault
+from sites.ledger import read_ledger
 from sites.local_privacy import privatised, simulated_key
 from sites.secret_key import secret_key
 
@@ -98,6 +102,113 @@ def test_a_hospital_lets_out_as_many_changes_as_the_noise_is_reckoned_for(make_s
     assert_fault(third, Fault.BLOCKED)
     assert "dp_noise: all 2 changes of weights have left already" in scene.log("north")
     assert trained(scene, 0).content == first.content
-    (scene.records("north") / "noise.key").unlink()  # what it drew for itself: the seed tells nobody its noise
-    assert_fault(trained(scene, 0), Fault.BLOCKED)
+    (scene.records("north") / "noise.key").unlink()
+    assert trained(scene, 0).content == first.content
+    shutil.rmtree(scene.records("north") / "released")
+    assert_fault(trained(scene, 0), Fault.BLOCKED)  # what it drew for itself: the seed tells nobody its noise
     assert trained(scene, 0, dp_noise=0.0).content[wire.ARRAYS] != first.content[wire.ARRAYS]
+
+
+def sent(scene: Scene) -> list[tuple[str, str]]:
+    """Verdict and digest of weights of each answer that stands in the hospital's ledger, faults without one."""
+    chain = read_ledger(scene.records("north") / "ledger.jsonl")
+    return [(e.verdict, next((r.sha256 for r in e.records if r.name == wire.ARRAYS), "")) for e in chain]
+
+
+@pytest.fixture
+def other_bits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have every training end with other bits than the one before, as a GPU's does; return which were done."""
+    done: list[int] = []
+    train = sites.client_app.run_round
+
+    def nudged(student: Student, *rest: Any) -> Any:
+        result = train(student, *rest)
+        done.append(len(done))
+        with torch.no_grad():
+            for weight in student.parameters():
+                for _ in done[1:]:
+                    weight.copy_(torch.nextafter(weight, torch.tensor(2.0)))
+        return result
+
+    monkeypatch.setattr(sites.client_app, "run_round", nudged)
+    return done
+
+
+def test_a_round_whose_answer_was_lost_is_answered_by_what_was_released(
+    make_scene: MakeScene, other_bits: list[int]
+) -> None:
+    scene = make_scene({"north": NORTH}, method="fine-tune", dp_noise=0.001, rounds=2, steps_per_stage=8)
+    first = trained(scene, 0)
+    for _ in range(3):
+        assert trained(scene, 0).content == first.content
+    ((verdict, digest),) = set(sent(scene))
+    assert (verdict, len(sent(scene))) == ("sent", 4)
+    assert other_bits == [0], "nor is it computed again"
+
+    second = trained(scene, 1)
+    assert second.has_content()
+    assert second.content[wire.ARRAYS] != first.content[wire.ARRAYS]
+    assert {d for _, d in sent(scene)} > {digest}
+    assert_fault(trained(scene, 2), Fault.BLOCKED)  # both changes that the noise covers have left
+    assert [trained(scene, seed).content for seed in (0, 1)] == [first.content, second.content]
+    assert_fault(trained(scene, 2), Fault.BLOCKED)
+    kept = list((scene.records("north") / "released").iterdir())
+    assert len(kept) == 2, "what did not leave is not kept"
+    assert {file.stat().st_mode & 0o777 for file in kept} == {0o600}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"server-round": 2}, {"stage": 2}, {wire.ARRAYS: 1e-7}, {"dp_noise": 0.002}, {"dp_clip": 9.0}],
+    ids=str,
+)
+def test_an_order_that_differs_in_anything_gets_no_old_answer(
+    make_scene: MakeScene, other_bits: list[int], other: dict[str, Any]
+) -> None:
+    scene = make_scene(
+        {"north": NORTH, "west": WEST}, method="fine-tune", dp_noise=0.001, rounds=2, participation="cumulative",
+        steps_per_stage=8, allow_overlap=True,
+    )  # fmt: skip
+    student = wire.weights_to_record(new_student(scene.config))
+    first = scene.order("north", MessageType.TRAIN)
+    ordered = {**ORDER, **{name: value for name, value in other.items() if name in ORDER}}
+    moved = ArrayRecord({n: Array(a.numpy() + np.float32(other.get(wire.ARRAYS, 0))) for n, a in student.items()})
+    settings = {name: value for name, value in other.items() if name.startswith("dp")}
+    records = {wire.ARRAYS: moved, wire.CONFIG: ConfigRecord(ordered)}
+    second = scene.order("north", MessageType.TRAIN, records, **settings)
+    assert second.has_content()
+    assert second.content[wire.ARRAYS] != first.content[wire.ARRAYS]
+    assert other_bits == [0, 1]
+
+
+def test_of_earlier_stages_and_experiments_no_released_change_is_kept(make_scene: MakeScene) -> None:
+    scene = make_scene(
+        {"north": NORTH, "west": WEST}, method="fine-tune", dp_noise=0.001, rounds=1, participation="cumulative",
+        steps_per_stage=4, allow_overlap=True,
+    )  # fmt: skip
+    for stage in (1, 2):
+        assert scene.order(
+            "north", MessageType.TRAIN, {wire.CONFIG: ConfigRecord({**ORDER, "stage": stage})}
+        ).has_content()
+        assert len(list((scene.records("north") / "released").iterdir())) == 1
+    assert scene.order("north", MessageType.TRAIN, dp_noise=0.0).has_content()
+    assert len(list((scene.records("north") / "released").iterdir())) == 1, "without noise nothing is kept"
+
+
+def test_nothing_leaves_that_could_not_be_kept(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene({"north": NORTH}, method="fine-tune", dp_noise=0.001, steps_per_stage=4)
+    scene.records("north").mkdir(parents=True)
+    (scene.records("north") / "released").write_text("a file in the folder's place")
+    assert_fault(trained(scene, 0), Fault.INTERNAL)
+    assert sent(scene) == [("fault", "")]
+
+
+def test_a_kept_change_that_has_lost_a_bit_is_not_sent(make_scene: MakeScene, other_bits: list[int]) -> None:
+    scene = make_scene({"north": NORTH}, method="fine-tune", dp_noise=0.001, rounds=1, steps_per_stage=4)
+    assert trained(scene, 0).has_content()
+    (file,) = (scene.records("north") / "released").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    assert_fault(trained(scene, 0), Fault.BLOCKED)  # other bits: a change more than the noise covers
+    assert f"{file}: damaged, so the round is done again" in scene.log("north")
+    assert other_bits == [0, 1]

@@ -139,6 +139,15 @@ def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_si
     )
 
 
+def test_a_full_gpu_is_told_with_the_setting_to_lower_and_by_how_much() -> None:
+    begun = strategy(batch_size=6)
+    _, failed = begun.accept([answer(11, TRAIN, Error(int(Fault.GPU_MEMORY), SECRET))], TRAIN, SENT, {11: "north"})
+    assert in_words(failed) == (
+        "north answered GPU_MEMORY (code 217), its GPU's memory does not suffice: lower batch_size (now 6) to 3 "
+        "or less (its hospital.log has the figures)"
+    )
+
+
 def test_the_bytes_of_every_reply_that_came_are_counted() -> None:
     begun = strategy()
     replies = [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), answer(13, TRAIN, Error(int(Fault.DATA)))]

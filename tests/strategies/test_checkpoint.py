@@ -142,6 +142,7 @@ def test_what_is_kept_after_going_on_is_added_to_what_was_kept_before(
     for strategy in (lived.strategy, fresh.strategy):
         before = sent_to_west(strategy)
         strategy.keep("west", handed_over(config, student(99), samples=4))
+        strategy.end_stage(student(3))
         assert sent_to_west(strategy) != before
     assert sent_to_west(fresh.strategy) == sent_to_west(lived.strategy)
 

@@ -215,7 +215,9 @@ def test_a_fault_that_does_not_pass_is_the_answer_after_so_many_retries(link: Su
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.DATA, Fault.PROTOCOL, Fault.BLOCKED, Fault.EXPERIMENT, Fault.DIVERGED], ids=lambda f: f.name
+    "fault",
+    [Fault.DATA, Fault.PROTOCOL, Fault.BLOCKED, Fault.EXPERIMENT, Fault.DIVERGED, Fault.GPU_MEMORY],
+    ids=lambda f: f.name,
 )
 def test_a_fault_that_follows_from_data_or_message_is_the_answer_at_once(link: SuperLink, fault: Fault) -> None:
     node = link.node(fails_at_first(1, int(fault))).start()

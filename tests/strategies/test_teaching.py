@@ -1,7 +1,10 @@
 """What travels beside the student: teachers, importance of weights, banks."""
 
+import io
+
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from traffic import packed, values_of
 
@@ -157,7 +160,47 @@ def test_sites_of_one_stage_share_its_fisher_information() -> None:
     begin(method, 1, "north")
     none = np.zeros((2, 3))
     method.keep("north", fisher(a=none, b=[1, 1, 1, 1]))
+    method.end_stage(weights(1))
     begin(method, 2, "north", "east", "west")
     method.keep("north", fisher(a=none, b=[2, 0, 0, 0]))
     method.keep("east", fisher(a=none, b=[4, 6, 0, 0]))  # the west failed: the mean is of those that answered
+    method.end_stage(weights(2))
     assert method.records_for("east", 1)[wire.FISHER]["b"].numpy().tolist() == [4, 4, 1, 1]
+
+
+def test_what_is_kept_of_weights_importance_does_not_grow_with_the_stream() -> None:
+    """And is, to the last bit, the sum of stages' means as float32 has it, one stage after the other."""
+    draws = np.random.default_rng(5)
+    method = strategy(Ewc, participation="cumulative")
+    total = np.zeros(4, np.float32)
+    sizes = set()
+    for stage in range(1, 41):
+        begin(method, stage, *SITES)
+        told = (draws.normal(size=(3, 4)) ** 2 * 10.0 ** draws.uniform(-6, 3)).astype(np.float32)
+        for site, values in zip(SITES, told, strict=True):
+            method.keep(site, fisher(a=np.ones((2, 3)), b=values))
+        method.end_stage(weights(stage))
+        total = total + told.mean(0)
+        assert method.records_for("north", 1)[wire.FISHER]["b"].numpy().tobytes() == total.tobytes()
+        kept = io.BytesIO()
+        torch.save(method.kept()["fisher"], kept)
+        sizes.add(len(kept.getvalue()))
+    assert len(sizes) == 1
+
+
+def test_a_stage_whose_end_was_lost_counts_once() -> None:
+    """A coordinator that ended after some had handed over theirs goes on with the stage, and asks them all again."""
+    method = strategy(Ewc)
+    begin(method, 1, "north")
+    method.keep("north", fisher(a=np.ones((2, 3)), b=[1, 2, 3, 4]))
+    method.end_stage(weights(1))
+    begin(method, 2, "east", "west")
+    method.keep("east", fisher(a=np.ones((2, 3)), b=[8, 8, 8, 8]))
+    again = strategy(Ewc)
+    again.take_back(method.kept())
+    for lived in (method, again):  # in the same process, or in another
+        begin(lived, 2, "east", "west")
+        lived.keep("east", fisher(a=np.ones((2, 3)), b=[8, 8, 8, 8]))
+        lived.keep("west", fisher(a=np.ones((2, 3)), b=[0, 2, 4, 6]))
+        lived.end_stage(weights(2))
+        assert lived.records_for("north", 1)[wire.FISHER]["b"].numpy().tolist() == [5, 7, 9, 11]

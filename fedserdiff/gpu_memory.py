@@ -1,0 +1,76 @@
+"""What to do where a GPU's memory does not suffice: the same message would fail again."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from flwr.app import MessageType
+
+from fedserdiff import wire
+from fedserdiff.config import ExperimentConfig
+from fedserdiff.methods import get_method
+
+_LEAST_CHANNELS = 8
+
+_GROWS_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {MessageType.TRAIN: ("batch_size", "replay_batch"), wire.CONSOLIDATE: ("batch_size", "shared_maps")}
+)
+"""By type of message, the settings with which the memory grows that it takes. Scoring takes one volume at a time."""
+
+_SIZE = r"([\d.]+) (bytes|[KMGT]iB)"
+_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def what_to_lower(config: ExperimentConfig, message_type: str, share: float = 0.5) -> str:
+    """Return in words which settings to lower, and to what, where a hospital's GPU is full while it answers a message.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        Of the run.
+    message_type : str
+        What the hospital was at work on.
+    share : float
+        Of what was needed, the part that there is room for; at most half is tried, since a step that fails has not come
+        to its end (our choice).
+    """
+    lowered = [
+        f"{name} (now {now}) to {max(1, int(now * min(share, 0.5)))}"
+        for name in _GROWS_WITH.get(message_type, ())
+        if (now := getattr(config, name)) > 1 and _in_use(name, config)
+    ]
+    advice = [f"lower {' and '.join(lowered)}"] if lowered else []
+    if 0 < config.gpus_per_site < 1:
+        advice.insert(0, f"raise gpus_per_site (now {config.gpus_per_site:g}) to 1, so that a hospital has a whole GPU")
+    if not advice:
+        halved = {name: _halved(getattr(config, name)) for name in ("coarse_channels", "refiner_channels")}
+        advice = [
+            f"lower {name} (now {getattr(config, name)}) to {to}" for name, to in halved.items() if to is not None
+        ] or [f"take a larger spacing_mm than {config.spacing_mm:g} with a smaller grid than {config.grid}"]
+    return ", or ".join(advice)
+
+
+def share_of_need(told: str) -> float:
+    """Return for which part of what a process needed there was room, by what torch told of it; 1 where it did not."""
+    needed = _bytes(rf"Tried to allocate {_SIZE}", told) + _bytes(rf"{_SIZE} is allocated by PyTorch", told)
+    room = sum(_bytes(rf"{_SIZE} is {what}", told) for what in ("free", "allocated by PyTorch", "reserved by PyTorch"))
+    return min(1.0, room / needed) if needed and room else 1.0
+
+
+def _bytes(pattern: str, told: str) -> float:
+    found = re.search(pattern, told)
+    return float(found[1]) * _BYTES[found[2]] if found else 0.0
+
+
+def _in_use(name: str, config: ExperimentConfig) -> bool:
+    """Say whether a method draws samples of this kind at all."""
+    method = get_method(config.method)
+    if name == "replay_batch":
+        return bool({"distillation", "replay"} & set(method.terms)) and config.lambda_kd > 0
+    return name != "shared_maps" or method.hands_over in (wire.ERROR_MAPS, wire.SYNTHETIC_IMAGES)
+
+
+def _halved(channels: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return half as many features a level, which have to stay multiples of 8; None where they would not."""
+    half = tuple(n // 2 for n in channels)
+    return half if all(n >= _LEAST_CHANNELS and n % _LEAST_CHANNELS == 0 for n in half) else None

@@ -1,0 +1,71 @@
+"""What is told where a GPU is full."""
+
+import pytest
+
+from fedserdiff.config import make_config
+from fedserdiff.gpu_memory import share_of_need, what_to_lower
+
+TOLD = (
+    "CUDA out of memory. Tried to allocate {tried}. GPU 0 has a total capacity of 79.10 GiB of which {free} is free. "
+    "Including non-PyTorch memory, this process has 78.00 GiB memory in use. Of the allocated memory {allocated} is "
+    "allocated by PyTorch, and {reserved} is reserved by PyTorch but unallocated. If reserved but unallocated memory "
+    "is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+)
+"""As torch 2.13 says it."""
+
+
+@pytest.mark.parametrize(
+    ("tried", "free", "allocated", "reserved", "share"),
+    [
+        ("20.00 GiB", "8.00 GiB", "60.00 GiB", "2.00 GiB", 70 / 80),
+        ("90.00 GiB", "19.00 GiB", "10.00 GiB", "1.00 GiB", 30 / 100),
+        ("512.00 MiB", "256.00 MiB", "1.00 GiB", "0 bytes", 1280 / 1536),
+        ("1.00 GiB", "3.00 GiB", "10.00 GiB", "0 bytes", 1.0),
+    ],
+)
+def test_what_there_was_room_for_is_read_from_torchs_own_figures(
+    tried: str, free: str, allocated: str, reserved: str, share: float
+) -> None:
+    told = TOLD.format(tried=tried, free=free, allocated=allocated, reserved=reserved)
+    assert share_of_need(told) == pytest.approx(share)
+    assert share_of_need("CUDA error: out of memory") == 1
+
+
+@pytest.mark.parametrize(
+    ("message_type", "settings", "advice"),
+    [
+        ("train", {"method": "fine-tune"}, "lower batch_size (now 4) to 2"),
+        ("train", {"method": "ewc", "batch_size": 5}, "lower batch_size (now 5) to 2"),
+        ("train", {}, "lower batch_size (now 4) to 2 and replay_batch (now 4) to 2"),
+        ("train", {"lambda_kd": 0.0}, "lower batch_size (now 4) to 2"),
+        ("train", {"batch_size": 1}, "lower replay_batch (now 4) to 2"),
+        ("train.consolidate", {"method": "ewc"}, "lower batch_size (now 4) to 2"),
+        ("train.consolidate", {}, "lower batch_size (now 4) to 2 and shared_maps (now 16) to 8"),
+        (
+            "train",
+            {"method": "fine-tune", "gpus_per_site": 0.25},
+            "raise gpus_per_site (now 0.25) to 1, so that a hospital has a whole GPU, or lower batch_size (now 4) to 2",
+        ),
+        (
+            "evaluate",
+            {},
+            "lower coarse_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128), "
+            "or lower refiner_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128)",
+        ),
+        (
+            "train",
+            {"method": "fine-tune", "batch_size": 1, "coarse_channels": (8, 16), "refiner_channels": (8, 16)},
+            "take a larger spacing_mm than 1 with a smaller grid than (160, 192, 160)",
+        ),
+    ],
+)
+def test_the_advice_names_what_the_memory_grows_with_and_is_a_config_that_may_be(
+    message_type: str, settings: dict[str, object], advice: str
+) -> None:
+    assert what_to_lower(make_config("paper", **{"method": "ser-diff", **settings}), message_type) == advice
+
+
+@pytest.mark.parametrize(("share", "to"), [(1.0, 8), (0.9, 8), (0.5, 8), (0.3, 4), (0.01, 1)])
+def test_by_how_much_follows_from_what_there_is_room_for(share: float, to: int) -> None:
+    config = make_config("paper", method="fine-tune", batch_size=16)
+    assert what_to_lower(config, "train", share) == f"lower batch_size (now 16) to {to}"
