@@ -133,6 +133,16 @@ def test_tables_count_what_was_left_out_by_site_without_need_of_names() -> None:
     assert "Leaking" not in text
 
 
+def test_tables_name_twenty_skipped_cases_and_say_that_scores_are_of_fewer_patients() -> None:
+    skipped = [{"site": "west", "case": f"C{n}", "test": n < 2, "faults": [f"/C{n}: gone"]} for n in range(23)]
+    console = Console(width=150, record=True, file=io.StringIO())
+    print_results(console, results(3).to_dict() | {"skipped": skipped}, "ours.toml")
+    *_, last_case, total = console.export_text().strip().splitlines()
+    assert last_case == "Skipped west: C19: /C19: gone"
+    lost = "23 cases that cannot be used, 2 of them to be tested on: scores are of fewer patients"
+    assert total == f"Skipped: {lost}"
+
+
 def test_tables_say_nothing_of_overlap_where_there_is_none_or_none_is_known() -> None:
     clean = told_of({"leaks": False, "left_out": {}, "kept": {}, "cases": []})
     assert clean == told_of(None)
