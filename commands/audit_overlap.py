@@ -16,6 +16,7 @@ from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.site_cases import site_cases
 from fedserdiff.errors import DataError
 from fedserdiff.federation import channels_of, read_federation
+from fedserdiff.report.console import print_table
 
 
 def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -> None:
@@ -44,7 +45,7 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
         found = {site.name: _cases(site, config, partial(show, f"preparing cases of {site.name}")) for site in sites}
     overlaps = find_overlap(found, same_patient)
     if overlaps:
-        console.print(_table(overlaps))
+        print_table(console, _table(overlaps))
     for sentence in _summary(overlaps, sum(map(len, found.values())), len(found)):
         console.print(sentence, soft_wrap=True)
 

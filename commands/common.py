@@ -10,12 +10,17 @@ import click
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.report.console import Bars, open_console, spell_out
 
 PROGRAM = "fedserdiff"
 """The command that all command lines are parts of, and the name of what is installed."""
+
+
+for _stream in (sys.stdout, sys.stderr):  # help is printed before any command begins
+    spell_out(_stream)
 
 
 @contextmanager
@@ -45,7 +50,7 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
-    with Progress(console=console, transient=True) as progress:
+    with Bars(console) as progress:
         bars: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -92,7 +97,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def _say(what: str, text: str, go_on: str) -> None:
-    console = Console(stderr=True)
-    console.print(f"[bold red]{what}:[/bold red] {escape(text)}", highlight=False, soft_wrap=True)
+    console = open_console(stderr=True, highlight=False)
+    console.print(f"[bold red]{what}:[/bold red] {escape(text)}", soft_wrap=True)
     if go_on:
-        console.print(escape(go_on), highlight=False, soft_wrap=True)
+        console.print(escape(go_on), soft_wrap=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from commands import options
@@ -14,6 +13,7 @@ from commands.studies import STUDIES, check_study, get_study
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
+from fedserdiff.report.console import open_console
 
 _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 
@@ -71,7 +71,7 @@ def main(
     ] = None,
 ) -> None:
     """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
-    console = Console()
+    console = open_console()
     with clear_errors("finished runs are kept: the same command goes on from them"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")

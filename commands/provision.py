@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from commands import options
 from commands.common import clear_errors
 from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
+from fedserdiff.report.console import open_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -53,7 +53,7 @@ def main(
     ] = 7 * 24,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing was written"):
         get_method(method)
         given: dict[str, Any] = {

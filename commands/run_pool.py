@@ -17,11 +17,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from commands.simulation import Federation, run_simulation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
+from fedserdiff.report.console import Bars
 from fedserdiff.report.events import RunEvents
 from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
@@ -137,7 +138,7 @@ class RunPool:
         running: dict[_Job, SpawnProcess] = {}
         failures: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Bars(self._console, *columns) as progress:
             overall = progress.add_task("all runs", total=len(firsts) + len(runs))
             bars: dict[_Job, TaskID] = {}
             try:

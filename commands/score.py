@@ -18,6 +18,7 @@ from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, re
 from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 
 if TYPE_CHECKING:
     from fedserdiff.evaluation.label_maps import RegionScores
@@ -51,7 +52,7 @@ def main(
     ] = False,
 ) -> None:
     """Score predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing was written"):
         if out.suffix != ".csv" or out.is_dir():
             raise ConfigError(f"--out: {out}: name a .csv file; the means go beside it, as .json")
@@ -90,7 +91,7 @@ def main(
         }
         _write(out, rows, told)
     title = f"Means over {len(cases)} {'case' if len(cases) == 1 else 'cases'} of {release}"
-    console.print(_table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
+    print_table(console, _table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
     _say(console, f"Every case is in {out}, the means in {out.with_suffix('.json')}")
 
 

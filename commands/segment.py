@@ -12,6 +12,7 @@ from rich.progress import Progress
 from commands.common import clear_errors
 from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.report.console import open_console
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ def main(
     ] = None,
 ) -> None:
     """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
-    console = Console()
+    console = open_console()
     with clear_errors("segmentations that were written are whole"):
         # with torch, for which help and completion should not wait
         from commands.opened_model import open_model

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from commands import options
 from commands.common import as_called, clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, label
+from fedserdiff.report.console import open_console
 from fedserdiff.report.trackers import TRACKERS, check_tracker
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def main(
     ] = None,
 ) -> None:
     """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
-    console = Console()
+    console = open_console()
     run: RunDirectory | None = None
 
     def go_on() -> str:
