@@ -24,6 +24,7 @@ from fedserdiff.report.overlap import leak_warning
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from fedserdiff.report.volumes import VOLUMES, write_volumes
+from fedserdiff.text import readable
 from strategies.run_directory import RunDirectory
 
 _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
@@ -47,12 +48,12 @@ class Setting:
     @property
     def data(self) -> str:
         """What the data are called in tables."""
-        return "phantom" if self.federation is None else self.federation.name
+        return "phantom" if self.federation is None else readable(self.federation.name)
 
     @property
     def folder(self) -> str:
         """What the data are called in a folder's name."""
-        name = f"phantom{self.sites}" if self.federation is None else self.federation.stem
+        name = f"phantom{self.sites}" if self.federation is None else readable(self.federation.stem)
         return f"{name}-allow-overlap" if self.config.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
@@ -152,8 +153,8 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
 def write_page(folder: Path) -> None:
     """Write ``report.html``: the last comparison and every study whose results lie in the folder."""
     file = folder / _COMPARISON
-    comparison = json.loads(file.read_text()) if file.is_file() else None
-    done = {path.stem: json.loads(path.read_text()) for path in (folder / _STUDIES).glob("*.json")}
+    comparison = json.loads(file.read_bytes()) if file.is_file() else None
+    done = {path.stem: json.loads(path.read_bytes()) for path in (folder / _STUDIES).glob("*.json")}
     cases = folder / _CASES
     picture = cases.read_bytes() if cases.is_file() else None
     volumes = VOLUMES if (folder / VOLUMES).is_file() else None

@@ -82,7 +82,7 @@ def main(
             deployed.start_run()
             deployed.wait_for_run(timeout, lambda line: console.print(escape(line), highlight=False, soft_wrap=True))
         results = json.loads((deployed.run / "results.json").read_text())
-        print_results(console, results, "phantom" if federation is None else federation.name)
+        print_results(console, results, opened.data)
         differences = [_compare_bytes(console, name, deployed, results) for name in names]
         console.print("the same in a simulation:")
         simulated = RunDirectory.new(folder / "simulation")

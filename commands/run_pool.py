@@ -24,6 +24,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
 from fedserdiff.report.console import Bars
 from fedserdiff.report.events import RunEvents
+from fedserdiff.text import readable
 from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
 from strategies.first_stage import begins_with_first_stage
@@ -204,7 +205,7 @@ class RunPool:
             )
             return []
         error = partial / _ERROR
-        text = error.read_text() if error.is_file() else f"its process ended with {process.exitcode}"
+        text = error.read_text(encoding="utf-8") if error.is_file() else f"its process ended with {process.exitcode}"
         return [f"{job.folder.name}: {text} (see {partial})"]
 
 
@@ -225,7 +226,7 @@ def _status(job: _Job) -> dict[str, Any]:
     """Read how far a run is, from its folder."""
     folder = _partial(job)
     with contextlib.suppress(OSError, ValueError):
-        site, about = (folder / _STATUS).read_text().split("\n")
+        site, about = (folder / _STATUS).read_text(encoding="utf-8").split("\n")
         shown: dict[str, Any] = {"description": f"{job.folder.name}: {about}", "total": None}
         file = folder / "hospitals" / site / PROGRESS_FILE
         if site and file.stat().st_mtime >= (folder / _STATUS).stat().st_mtime:
@@ -251,7 +252,7 @@ class _StatusFile(RunEvents):
 
     def _say(self, site: str, about: str) -> None:
         partial = self._file.with_suffix(".partial")
-        partial.write_text(f"{site}\n{about}")
+        partial.write_text(f"{site}\n{about}", encoding="utf-8")
         partial.replace(self._file)
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
@@ -289,5 +290,5 @@ def _run(
         )
     except (FedSerDiffError, OSError) as error:
         folder.mkdir(exist_ok=True)  # a run that never began has removed it
-        (folder / _ERROR).write_text(str(error))
+        (folder / _ERROR).write_text(readable(str(error)), encoding="utf-8")
         sys.exit(1)

@@ -19,6 +19,7 @@ from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
+from fedserdiff.text import readable
 
 if TYPE_CHECKING:
     from fedserdiff.evaluation.label_maps import RegionScores
@@ -82,8 +83,8 @@ def main(
         means = _means(rows)
         told = {
             "release": release,
-            "predictions": str(predictions),
-            "truth": str(truth),
+            "predictions": readable(str(predictions)),
+            "truth": readable(str(truth)),
             "cases": len(cases),
             "without_prediction": missing,
             "without_truth": surplus,

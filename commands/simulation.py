@@ -32,6 +32,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
+from fedserdiff.text import readable
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
@@ -149,7 +150,7 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
         site, counts = hospital.site, opened.cases[hospital.site.name]
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
-    return replace(opened, data=PHANTOM if federation is None else federation.name)
+    return replace(opened, data=PHANTOM if federation is None else readable(federation.name))
 
 
 def reopen(console: Console, run: RunDirectory) -> Federation:

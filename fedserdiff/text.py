@@ -15,7 +15,7 @@ _OTHERS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_SAVE = "save it as UTF-8"
+_SAVE = "save it as text in UTF-8"
 
 
 def read_text(file: Path) -> str:

@@ -82,7 +82,7 @@ def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> 
     columns = list(entries[0])
     others: list[Mapping[str, object]] = []
     if table.exists():
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8") as file:
             whole = (row for row in csv.DictReader(file) if list(row) == columns and None not in row.values())
             others = [row for row in whole if row["stage"] != str(stage)]
     text = io.StringIO(newline="")

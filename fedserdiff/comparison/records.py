@@ -94,7 +94,7 @@ def load_run(path: Path) -> RunRecord:
 def _by_case(path: Path, site: str, rows: int) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Return a hospital's scores by case and metric, each of shape (rows,)."""
     cases: dict[str, dict[str, NDArray[np.float64]]] = {}
-    with (path / "hospitals" / site / "scores.csv").open(newline="") as file:
+    with (path / "hospitals" / site / "scores.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             scores = cases.setdefault(line["case"], {m: np.full(rows, np.nan) for m in ("dice", "hd95")})
             values = {name: float(value) for name, value in line.items() if name.startswith("refined.")}

@@ -16,6 +16,7 @@ from fedserdiff.data.cases import Case, existing_file
 from fedserdiff.data.nifti import EXTENSIONS, unreadable
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError
+from fedserdiff.text import read_text, readable
 
 MSD = "msd"
 """What federation files call a dataset in this layout."""
@@ -45,12 +46,14 @@ def read_dataset(folder: Path) -> DecathlonDataset:
 
     Raises
     ------
+    ConfigError
+        As `read_text`.
     DataError
         Where it is missing or unreadable, or declares modalities or labels in neither way.
     """
     file = folder / TABLE
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(read_text(file))
     except FileNotFoundError:
         raise DataError(f"{file}: is missing: a dataset declares its modalities and labels there") from None
     except OSError as error:
@@ -92,11 +95,14 @@ def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict
     DataError
         Where the folder is missing or cannot be read, or holds none.
     """
-    names = sorted(set(_case_names(folder)))
-    maps = [name for name in names if not any(name.startswith(f"{case}-") for case in cases if case != name)]
+    maps = {
+        readable(stem): stem
+        for stem in sorted(set(_stems(folder)))
+        if not any(readable(stem).startswith(f"{case}-") for case in cases if case != readable(stem))
+    }
     if not maps:
         raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
-    return {name: existing_file(folder, [name], f"segmentation of case {name}") for name in maps}
+    return {name: existing_file(folder, [stem], f"segmentation of case {name}") for name, stem in maps.items()}
 
 
 def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
@@ -139,7 +145,7 @@ def _name(value: object, key: str, file: Path) -> str:
     return value
 
 
-def _case_names(folder: Path) -> list[str]:
+def _stems(folder: Path) -> list[str]:
     try:
         files = [entry.name for entry in folder.iterdir()]
     except FileNotFoundError:
@@ -153,11 +159,12 @@ def _case_names(folder: Path) -> list[str]:
 def _case(folder: Path, name: str, seg: Path, dataset: DecathlonDataset) -> Case:
     images = folder / "imagesTr"
     numbers = [dataset.channels[modality] for modality in dataset.modalities]
-    if any((images / f"{name}{end}").exists() for end in EXTENSIONS):
-        whole = existing_file(images, [name], f"images of case {name}")
+    stem = seg.name.removesuffix(".gz").removesuffix(".nii")
+    if any((images / f"{stem}{end}").exists() for end in EXTENSIONS):
+        whole = existing_file(images, [stem], f"images of case {name}")
         return Case(name, name, (whole,) * len(numbers), seg, dataset, tuple(numbers))
     files = tuple(
-        existing_file(images, [f"{name}_{number:04d}"], f"modality {modality} of case {name}")
+        existing_file(images, [f"{stem}_{number:04d}"], f"modality {modality} of case {name}")
         for modality, number in zip(dataset.modalities, numbers, strict=True)
     )
     return Case(name, name, files, seg, dataset)
