@@ -13,7 +13,7 @@ from commands.simulation import CASES, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.overlap import Overlap, find_overlap
-from fedserdiff.data.site_cases import site_cases
+from fedserdiff.data.site_cases import passed_over_note, site_cases
 from fedserdiff.errors import DataError
 from fedserdiff.federation import channels_of, read_federation
 from fedserdiff.report.console import print_table
@@ -43,6 +43,8 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
     same_patient = same_patient_of(federation)
     with progress_bars(console) as show:
         found = {site.name: _cases(site, config, partial(show, f"preparing cases of {site.name}")) for site in sites}
+    for note in filter(None, map(passed_over_note, sites)):
+        console.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True)
     overlaps = find_overlap(found, same_patient)
     if overlaps:
         print_table(console, _table(overlaps))

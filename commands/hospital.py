@@ -22,6 +22,7 @@ def main(
     console = open_console()
     with clear_errors("this hospital's records and prepared cases are kept: start it again at any time"):
         # with torch and Flower, for which help and completion should not wait
+        from fedserdiff.data.site_cases import passed_over_note
         from fedserdiff.deployment.kit import HospitalKit
         from sites.client_app import Premises, make_client_app
         from sites.egress import LEDGER_FILE
@@ -33,6 +34,8 @@ def main(
         with progress_bars(console) as show:
             hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
         console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
+        if note := passed_over_note(site):
+            console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
         console.print(
             f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True
         )

@@ -21,6 +21,7 @@ from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
+from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError
@@ -150,6 +151,8 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
         site, counts = hospital.site, opened.cases[hospital.site.name]
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
+    for note in filter(None, map(passed_over_note, named)):
+        console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
     return replace(opened, data=PHANTOM if federation is None else readable(federation.name))
 
 

@@ -7,6 +7,7 @@ name, where a list of values is a region). A case's modalities are one 4D file, 
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ LABELS = "labelsTr"
 
 _RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
 _MOST_NAME = 64
+_NUMBER = re.compile(r"_\d{4}$")  # of a modality, at the end of a name
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,19 @@ def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict
     if not maps:
         raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
     return {name: existing_file(folder, [stem], f"segmentation of case {name}") for name, stem in maps.items()}
+
+
+def unlabelled_images(folder: Path) -> list[str]:
+    """Return the names of files in ``imagesTr`` of which ``labelsTr`` has no label map.
+
+    Raises
+    ------
+    DataError
+        Where a folder cannot be read.
+    """
+    labelled = set(_stems(folder / LABELS))
+    stems = sorted(set(_stems(folder / "imagesTr")))
+    return [readable(stem) for stem in stems if stem not in labelled and _NUMBER.sub("", stem) not in labelled]
 
 
 def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
