@@ -40,14 +40,7 @@ def main(
     profile: Annotated[str, options.PROFILE] = options.DEFAULTS.profile,
     sites: options.Sites = None,
     federation: options.FederationFile = None,
-    show_cases: Annotated[
-        bool,
-        typer.Option(
-            "--show-cases",
-            help="Show example cases of your own data in the page; phantoms always are.",
-            rich_help_panel=options.DATA,
-        ),
-    ] = False,
+    show_cases: options.ShowCases = False,
     allow_overlap: Annotated[bool, options.ALLOW_OVERLAP] = False,
     cpus_per_site: Annotated[
         float, typer.Option(help="CPUs for a site at work: torch's threads.", rich_help_panel=options.RUNNING)
@@ -96,6 +89,7 @@ def main(
             federation,
             3 if sites is None else sites,
             console,
+            show_cases,
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)
@@ -103,7 +97,7 @@ def main(
         for result in run_studies(pool, setting, [get_study(name) for name in studies], folder):
             print_study(console, result)
         if not studies:
-            print_comparison(console, compare_methods(pool, setting, names, folder, show_cases))
+            print_comparison(console, compare_methods(pool, setting, names, folder))
         write_page(folder)
         console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 

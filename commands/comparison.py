@@ -32,13 +32,17 @@ _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared on: a config without method, seed and sites, and where the hospitals come from."""
+    """What is compared on: a config without method, seed and sites, and where the hospitals come from.
+
+    `show_cases` asks for pictures of cases, as `open_named` has it.
+    """
 
     config: ExperimentConfig
     seeds: Sequence[int]
     federation: Path | None
     sites: int
     console: Console
+    show_cases: bool = False
 
     @property
     def phantom(self) -> bool:
@@ -59,7 +63,7 @@ class Setting:
     def open(self) -> dict[int, Federation]:
         """Open the hospitals by seed: phantom patients differ from seed to seed."""
         return {
-            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites)
+            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites, self.show_cases)
             for seed in self.seeds
         }
 
@@ -86,10 +90,8 @@ def claim(folder: Path, setting: Setting) -> None:
     _write_json(file, about)
 
 
-def compare_methods(
-    pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path, show_cases: bool
-) -> dict[str, Any]:
-    """Have every method and seed run, and write ``comparison.json``, ``comparison.csv`` and the example cases."""
+def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Have every method and seed run; write ``comparison.json``, ``comparison.csv`` and, if they are shown, cases."""
     opened = setting.open()
     wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
     records = _records(pool, wanted, opened)
@@ -103,7 +105,7 @@ def compare_methods(
     _write_csv(folder / "comparison.csv", comparison)
     for name in (_CASES, VOLUMES):
         (folder / name).unlink(missing_ok=True)
-    if setting.phantom or show_cases:
+    if first.shows_cases:
         seed = setting.seeds[0]
         shown = {label(m): examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
         about = f"{setting.data} data, seed {seed}"

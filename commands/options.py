@@ -46,6 +46,14 @@ Sites = Annotated[
 FederationFile = Annotated[
     Path | None, typer.Option(help="TOML file that names hospitals with data of their own.", rich_help_panel=DATA)
 ]
+ShowCases = Annotated[
+    bool,
+    typer.Option(
+        "--show-cases",
+        help="Write pictures of cases of your own data; phantoms' always are.",
+        rich_help_panel=DATA,
+    ),
+]
 Rounds = Annotated[
     int | None,
     typer.Option(

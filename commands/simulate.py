@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     sites: options.Sites = None,
     federation: options.FederationFile = None,
+    show_cases: options.ShowCases = False,
     allow_overlap: Annotated[bool | None, options.ALLOW_OVERLAP] = None,
     method: Annotated[
         str | None,
@@ -150,20 +151,20 @@ def main(
             "gpus_per_site": gpus_per_site,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        check_tracker(tracker)
+        check_tracker(tracker, out or resume)
         # with torch, Flower and Ray, for which help and completion should not wait
         from commands.simulated_run import begin, carry_out, take_up
         from strategies import run_directory
 
         if resume is None:
             defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
-            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address)
+            opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address, show_cases)
         else:
             _refuse(
                 {"--out": out, "--federation": federation}, "--resume goes on with its own hospitals in its own place"
             )
             run = run_directory.RunDirectory.of_interrupted(resume)
-            taken_up = take_up(console, run, given, sites)
+            taken_up = take_up(console, run, given, sites, show_cases)
             if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return

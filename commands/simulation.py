@@ -67,7 +67,8 @@ class Federation:
 
     `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
     is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
-    ``overlap`` of a run that goes on: its config names only cases that were not left out.
+    ``overlap`` of a run that goes on: its config names only cases that were not left out. `show_cases` is whether
+    somebody asked for pictures of cases.
     """
 
     config: ExperimentConfig
@@ -76,6 +77,15 @@ class Federation:
     same_patient: Mapping[str, str] = field(default_factory=dict)
     data: str = PHANTOM
     before: Mapping[str, Any] | None = None
+    show_cases: bool = False
+
+    @property
+    def shows_cases(self) -> bool:
+        """Whether files may show a case: phantoms always, patients where somebody asked for it.
+
+        All that draws cases of its own accord asks here first.
+        """
+        return self.show_cases or self.data == PHANTOM
 
     @property
     def cases(self) -> dict[str, dict[str, int]]:
@@ -124,14 +134,19 @@ def open_federation(
     return Federation(config, tuple(hospitals), tuple(overlaps), same_patient)
 
 
-def open_named(console: Console, config: ExperimentConfig, federation: Path | None, sites: int) -> Federation:
+def open_named(
+    console: Console, config: ExperimentConfig, federation: Path | None, sites: int, show_cases: bool = False
+) -> Federation:
     """Open the hospitals of a federation file, or else `sites` phantom ones, and tell of progress and of what is there.
 
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`.
+        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and where a federation
+        file is called as phantoms' data are.
     """
+    if federation is not None and federation.name == PHANTOM:
+        raise ConfigError(f"{federation}: {PHANTOM} is what phantoms' data are called: give the file another name")
     with progress_bars(console) as show:
         if federation is None:
             same_patient: dict[str, str] = {}
@@ -153,7 +168,7 @@ def open_named(console: Console, config: ExperimentConfig, federation: Path | No
         console.print(about)
     for note in filter(None, map(passed_over_note, named)):
         console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
-    return replace(opened, data=PHANTOM if federation is None else readable(federation.name))
+    return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
 
 
 def reopen(console: Console, run: RunDirectory) -> Federation:
@@ -175,7 +190,7 @@ def reopen(console: Console, run: RunDirectory) -> Federation:
             open_hospital(site, config, CASES, partial(show, f"preparing cases of {site.name}"))
             for site in config.sites
         )
-    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"])
+    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"], about["show_cases"])
     now = _scans(federation)
     changed = [site for site, seal in about["scans"].items() if now[site] != seal]
     if changed:
@@ -230,7 +245,8 @@ def run_simulation(
             first_stage / "hospitals", run.hospitals, ignore=shutil.ignore_patterns("hospital.log", LEDGER_FILE)
         )
     if not going_on:
-        run.write_config(config, {"name": federation.data, "overlap": overlap, "scans": _scans(federation)})
+        about = {"name": federation.data, "overlap": overlap, "scans": _scans(federation)}
+        run.write_config(config, {**about, "show_cases": federation.show_cases})
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),

@@ -7,6 +7,8 @@ from typing import Any
 
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 
+NO_PICTURE = "No file shows a case of your data. To have pictures:"
+
 
 def test_a_run_that_keeps_known_patients_leaves_results_that_say_so(
     simulate: Callable[..., Any], workplace: Path
@@ -33,3 +35,19 @@ def test_a_run_that_keeps_known_patients_leaves_results_that_say_so(
     assert config["allow_overlap"] is True
     assert {site["name"]: site["cases"] for site in config["sites"]} == sites
     assert "Leaking: 1 case (1 of west) is of patients who are in the federation already" in done.stdout
+
+    run = workplace / "leaking"
+    pictures = {run / "examples.png", run / "volumes.html"}
+    before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert not pictures & set(before), "they would show patients, and nobody asked for that"
+    assert f"{NO_PICTURE}\n  python scripts/simulate.py --resume leaking --show-cases\n" in done.stdout
+    assert "leaking is finished" in simulate("--resume", "leaking").stdout
+
+    shown = simulate("--resume", "leaking", "--show-cases")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert NO_PICTURE not in shown.stdout
+    after = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert set(after) - set(before) == pictures
+    assert {file.name for file in before if after[file] != before[file]} == {"config.json"}, "nothing is run again"
+    assert json.loads(after[run / "config.json"])["data"]["show_cases"] is True
+    assert "leaking is finished" in simulate("--resume", "leaking").stdout
