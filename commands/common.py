@@ -68,16 +68,18 @@ def as_called(command: str) -> str:
 
 
 def listed(text: str, option: str) -> list[str]:
-    """Return the items of an option, between commas, each once.
+    """Return the items of an option, between commas.
 
     Raises
     ------
     ConfigError
-        Where there is none.
+        Where there is none, or one is named twice.
     """
-    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
         raise ConfigError(f"{option}: name at least one")
+    if twice := [item for place, item in enumerate(items) if item in items[:place]]:
+        raise ConfigError(f"{option}: {twice[0]} is named twice")
     return items
 
 
@@ -87,13 +89,13 @@ def seeds_of(text: str) -> list[int]:
     Raises
     ------
     ConfigError
-        Where there is none, or one is not a whole number.
+        Where there is none, one is named twice, or one is not a whole number.
     """
     items = listed(text, "--seeds")
     for item in items:
         if not (item.isascii() and item.isdecimal()):
             raise ConfigError(f"--seeds: {item!r} is not a whole number")
-    return [int(item) for item in items]
+    return list(map(int, listed(",".join(str(int(item)) for item in items), "--seeds")))  # 0 and 00 are one seed
 
 
 def _say(what: str, text: str, go_on: str) -> None:

@@ -15,6 +15,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
 from fedserdiff.report.console import open_console
 
+_METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
 _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,9 +24,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     methods: Annotated[
-        str,
-        typer.Option(help=f"With commas between: {', '.join(map(label, METHODS))}.", rich_help_panel=options.METHOD),
-    ] = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled",
+        str | None,
+        typer.Option(
+            help=f"With commas between: {', '.join(map(label, METHODS))}.",
+            show_default=_METHODS,
+            rich_help_panel=options.METHOD,
+        ),
+    ] = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +75,12 @@ def main(
             raise ConfigError("--sites and --federation: give one of them")
         if parallel is not None and parallel < 1:
             raise ConfigError(f"--parallel: {parallel} is less than 1")
-        names = listed(methods, "--methods")
+        if study is not None and (methods is not None or show_cases):
+            raise ConfigError(
+                f"{'--show-cases' if methods is None else '--methods'}: --study varies one thing instead of the method "
+                "and shows no cases: leave one of them out"
+            )
+        names = listed(methods or _METHODS, "--methods")
         for name in names:
             get_method(name)
         studies = [] if study is None else _studies(study)

@@ -66,7 +66,10 @@ def main(
             "dp_noise": dp_noise,
             "dp_clip": dp_clip,
         }
-        config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        if note := options.idle_note(given, method):
+            console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
+        config = make_config(profile, method=method, seed=seed, **given)
         config = config.replace(sites=_sites(federation, sites))
         # with torch and cryptography, for which help and completion should not wait
         from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision

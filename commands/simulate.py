@@ -158,6 +158,8 @@ def main(
 
         if resume is None:
             defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
+            if note := options.idle_note(given, given.get("method", _METHOD)):
+                console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
             opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address, show_cases)
         else:
             _refuse(
