@@ -15,6 +15,7 @@ from commands.common import clear_errors
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.config import PROFILES, make_config
 from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.report.console import open_console, print_table
 from sites.ledger import REFUSED, SENT, VERDICTS, Entry, read_ledger
 
 _MOST_ROWS = 60
@@ -44,7 +45,7 @@ def ledger(
     every_row: Annotated[bool, typer.Option("--all", help=f"Show all rows where they are over {_MOST_ROWS}.")] = False,
 ) -> None:
     """Verify a ledger, show what left the hospital, and compare it with what the coordinator received."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     with clear_errors("an audit changes nothing"):
         if (received is None) != (site is None):
             raise ConfigError("--received and --site: give both or neither")
@@ -73,7 +74,7 @@ def overlap(
             show_overlap,  # with torch and Ray, for which a ledger's audit should not wait
         )
 
-        show_overlap(Console(highlight=False), federation, config)
+        show_overlap(open_console(highlight=False), federation, config)
 
 
 @app.command()
@@ -85,7 +86,7 @@ def privacy(
     with clear_errors("nothing: findings stand at the end"):
         from commands.audit_privacy import audit_privacy
 
-        audit_privacy(Console(highlight=False), run, shadows)
+        audit_privacy(open_console(highlight=False), run, shadows)
 
 
 @app.command()
@@ -97,7 +98,7 @@ def frontier(
     with clear_errors("an audit changes nothing"):
         from commands.audit_frontier import audit_frontier
 
-        audit_frontier(Console(highlight=False), runs, out)
+        audit_frontier(open_console(highlight=False), runs, out)
 
 
 def _check_head(file: Path, chain: Sequence[Entry], expected: str | None) -> None:
@@ -142,7 +143,7 @@ def _show_entries(console: Console, entries: Sequence[Entry], every_row: bool) -
             str(entry.number), _plain(entry.time.rstrip("Z").replace("T", " ")), _plain(entry.message), *place_in_run,
             _plain(verdict), f"{entry.bytes:,}",
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     if left_out:
         console.print(f"{left_out} of {len(entries)} rows are left out; --all shows them")
 
@@ -153,12 +154,12 @@ def _show_totals(console: Console, entries: Sequence[Entry]) -> None:
         own = [entry for entry in entries if entry.verdict == verdict]
         held = sum(record.bytes for entry in own for record in entry.records) if verdict == REFUSED else 0
         verdicts.add_row(verdict, str(len(own)), f"{sum(entry.bytes for entry in own):,}", f"{held:,}")
-    console.print(verdicts)
+    print_table(console, verdicts)
     sent, held_back = _by_record(entries, SENT), _by_record(entries, REFUSED)
     records = _table("By kind of record", "record", "bytes out", "bytes not let out")
     for name in sorted({*sent, *held_back}):
         records.add_row(_plain(name), f"{sent[name]:,}", f"{held_back[name]:,}")
-    console.print(records)
+    print_table(console, records)
 
 
 def _show_span(console: Console, chain: Sequence[Entry], entries: Sequence[Entry]) -> None:
@@ -187,7 +188,7 @@ def _compare(console: Console, entries: Sequence[Entry], received: Mapping[str, 
         table.add_row(_plain(name), f"{left:,}", f"{arrived:,}", f"{left - arrived:+,}" if left != arrived else "0")
         if left != arrived:
             differences.append(f"{_printable(name)}: {left:,} left and {arrived:,} were received")
-    console.print(table)
+    print_table(console, table)
     if RAW_SCANS in received:
         console.print(
             f"Left out of the comparison: {received[RAW_SCANS]:,} bytes of {RAW_SCANS}. A simulation counts what its "

@@ -92,7 +92,7 @@ def _worst(record: RunRecord) -> _Worst:
         raise ConfigError(f"{record.path}: holds no {PRIVACY}: run {as_called('audit')} privacy {record.path} first")
     found = [
         one
-        for one in json.loads(file.read_text())["findings"]
+        for one in json.loads(file.read_bytes())["findings"]
         if (one["attack"].endswith(CALIBRATED) or (one["channel"] == IMAGES and one["attack"] == CANARIES))
         and _leaves(config, one)
     ]

@@ -14,9 +14,10 @@ from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, settle
 from fedserdiff.data.overlap import Overlap, find_overlap
-from fedserdiff.data.site_cases import site_cases
+from fedserdiff.data.site_cases import passed_over_note, site_cases
 from fedserdiff.errors import DataError, Faults
 from fedserdiff.federation import channels_of, read_federation
+from fedserdiff.report.console import print_table
 
 
 def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -> None:
@@ -48,9 +49,11 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
             with faults.caught():
                 found[site.name] = _cases(site, config, partial(show, f"preparing cases of {site.name}"))
     faults.check()
+    for note in filter(None, map(passed_over_note, sites)):
+        console.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True)
     overlaps = find_overlap(found, same_patient)
     if overlaps:
-        console.print(_table(overlaps))
+        print_table(console, _table(overlaps))
     for sentence in _summary(overlaps, sum(map(len, found.values())), len(found)):
         console.print(sentence, soft_wrap=True)
 

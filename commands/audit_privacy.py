@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.status import Status
+from rich.progress import TaskID
 
 from commands.common import warn
 from commands.privacy_attacks import (
@@ -31,6 +31,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
+from fedserdiff.report.console import Bars
 from fedserdiff.report.tables import print_study
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
@@ -54,12 +55,13 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
     config = federation.config
     _check(run, config)
     use_cpus(config.cpus_per_site)
-    with console.status("preparing") as status:
+    with Bars(console) as bars:
+        bar = bars.add_task("preparing", total=None)
         found: list[Finding] = []
         for stage in range(1, len(config.sites) + 1):
             site = config.sites[stage - 1].name
             target = _target(run, federation, stage)
-            for attack in _attacks(run, target, shadows, config, partial(_tell, status, site)):
+            for attack in _attacks(run, target, shadows, config, partial(_tell, bars, bar, site)):
                 found.extend(attack)
             console.print(f"  {site}: attacked")
     study = study_of(found, federation, shadows)
@@ -76,8 +78,8 @@ def _tell_device(console: Console, config: ExperimentConfig) -> None:
         warn(console, f"{unusable}: the attacks are computed on the CPU")
 
 
-def _tell(status: Status, site: str, what: str) -> None:
-    status.update(f"{site}: {what}")
+def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
+    bars.update(bar, description=f"{site}: {what}")
 
 
 def _check(run: Path, config: ExperimentConfig) -> None:

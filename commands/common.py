@@ -10,12 +10,17 @@ import click
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.report.console import Bars, open_console, spell_out
 
 PROGRAM = "fedserdiff"
 """The command that all command lines are parts of, and the name of what is installed."""
+
+
+for _stream in (sys.stdout, sys.stderr):  # help is printed before any command begins
+    spell_out(_stream)
 
 
 @contextmanager
@@ -45,7 +50,7 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
-    with Progress(console=console, transient=True) as progress:
+    with Bars(console) as progress:
         bars: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -68,16 +73,18 @@ def as_called(command: str) -> str:
 
 
 def listed(text: str, option: str) -> list[str]:
-    """Return the items of an option, between commas, each once.
+    """Return the items of an option, between commas.
 
     Raises
     ------
     ConfigError
-        Where there is none.
+        Where there is none, or one is named twice.
     """
-    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
         raise ConfigError(f"{option}: name at least one")
+    if twice := [item for place, item in enumerate(items) if item in items[:place]]:
+        raise ConfigError(f"{option}: {twice[0]} is named twice")
     return items
 
 
@@ -87,17 +94,17 @@ def seeds_of(text: str) -> list[int]:
     Raises
     ------
     ConfigError
-        Where there is none, or one is not a whole number.
+        Where there is none, one is named twice, or one is not a whole number.
     """
     items = listed(text, "--seeds")
     for item in items:
         if not (item.isascii() and item.isdecimal()):
             raise ConfigError(f"--seeds: {item!r} is not a whole number")
-    return [int(item) for item in items]
+    return list(map(int, listed(",".join(str(int(item)) for item in items), "--seeds")))  # 0 and 00 are one seed
 
 
 def _say(what: str, text: str, go_on: str) -> None:
-    console = Console(stderr=True)
-    console.print(f"[bold red]{what}:[/bold red] {escape(text)}", highlight=False, soft_wrap=True)
+    console = open_console(stderr=True, highlight=False)
+    console.print(f"[bold red]{what}:[/bold red] {escape(text)}", soft_wrap=True)
     if go_on:
-        console.print(escape(go_on), highlight=False, soft_wrap=True)
+        console.print(escape(go_on), soft_wrap=True)

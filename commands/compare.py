@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from commands import options
@@ -15,7 +14,9 @@ from commands.studies import STUDIES, check_study, get_study
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method, label
+from fedserdiff.report.console import open_console
 
+_METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
 _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -24,9 +25,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     methods: Annotated[
-        str,
-        typer.Option(help=f"With commas between: {', '.join(map(label, METHODS))}.", rich_help_panel=options.METHOD),
-    ] = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled",
+        str | None,
+        typer.Option(
+            help=f"With commas between: {', '.join(map(label, METHODS))}.",
+            show_default=_METHODS,
+            rich_help_panel=options.METHOD,
+        ),
+    ] = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -42,14 +47,7 @@ def main(
     batch_size: options.BatchSize = None,
     sites: options.Sites = None,
     federation: options.FederationFile = None,
-    show_cases: Annotated[
-        bool,
-        typer.Option(
-            "--show-cases",
-            help="Show example cases of your own data in the page; phantoms always are.",
-            rich_help_panel=options.DATA,
-        ),
-    ] = False,
+    show_cases: options.ShowCases = False,
     allow_overlap: Annotated[bool, options.ALLOW_OVERLAP] = False,
     skip_bad: Annotated[bool, options.SKIP_BAD] = False,
     cpus_per_site: Annotated[
@@ -74,13 +72,18 @@ def main(
     ] = None,
 ) -> None:
     """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
-    console = Console()
+    console = open_console()
     with clear_errors("finished runs are kept: the same command goes on from them"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
         if parallel is not None and parallel < 1:
             raise ConfigError(f"--parallel: {parallel} is less than 1")
-        names = listed(methods, "--methods")
+        if study is not None and (methods is not None or show_cases):
+            raise ConfigError(
+                f"{'--show-cases' if methods is None else '--methods'}: --study varies one thing instead of the method "
+                "and shows no cases: leave one of them out"
+            )
+        names = listed(methods or _METHODS, "--methods")
         for name in names:
             get_method(name)
         studies = [] if study is None else _studies(study)
@@ -105,6 +108,7 @@ def main(
             3 if sites is None else sites,
             console,
             skip_bad,
+            show_cases,
         )
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)
@@ -112,7 +116,7 @@ def main(
         for result in run_studies(pool, setting, [get_study(name) for name in studies], folder):
             print_study(console, result)
         if not studies:
-            print_comparison(console, compare_methods(pool, setting, names, folder, show_cases))
+            print_comparison(console, compare_methods(pool, setting, names, folder))
         write_page(folder)
         console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 

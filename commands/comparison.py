@@ -24,6 +24,7 @@ from fedserdiff.report.overlap import leak_warning, skipped_notes
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from fedserdiff.report.volumes import VOLUMES, write_volumes
+from fedserdiff.text import readable
 from strategies.run_directory import RunDirectory
 
 _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
@@ -31,7 +32,10 @@ _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared on: a config without method, seed and sites, and where the hospitals come from."""
+    """What is compared on: a config without method, seed and sites, and where the hospitals come from.
+
+    `show_cases` asks for pictures of cases, as `open_named` has it.
+    """
 
     config: ExperimentConfig
     seeds: Sequence[int]
@@ -39,6 +43,7 @@ class Setting:
     sites: int
     console: Console
     skip_bad: bool = False
+    show_cases: bool = False
 
     @property
     def phantom(self) -> bool:
@@ -48,18 +53,25 @@ class Setting:
     @property
     def data(self) -> str:
         """What the data are called in tables."""
-        return "phantom" if self.federation is None else self.federation.name
+        return "phantom" if self.federation is None else readable(self.federation.name)
 
     @property
     def folder(self) -> str:
         """What the data are called in a folder's name."""
-        name = f"phantom{self.sites}" if self.federation is None else self.federation.stem
+        name = f"phantom{self.sites}" if self.federation is None else readable(self.federation.stem)
         return f"{name}-allow-overlap" if self.config.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
         """Open the hospitals by seed: phantom patients differ from seed to seed."""
         return {
-            seed: open_named(self.console, self.config.replace(seed=seed), self.federation, self.sites, self.skip_bad)
+            seed: open_named(
+                self.console,
+                self.config.replace(seed=seed),
+                self.federation,
+                self.sites,
+                self.skip_bad,
+                self.show_cases,
+            )
             for seed in self.seeds
         }
 
@@ -86,10 +98,8 @@ def claim(folder: Path, setting: Setting) -> None:
     _write_json(file, about)
 
 
-def compare_methods(
-    pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path, show_cases: bool
-) -> dict[str, Any]:
-    """Have every method and seed run, and write ``comparison.json``, ``comparison.csv`` and the example cases."""
+def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Have every method and seed run; write ``comparison.json``, ``comparison.csv`` and, if they are shown, cases."""
     opened = setting.open()
     wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
     records = _records(pool, wanted, opened)
@@ -104,7 +114,7 @@ def compare_methods(
     _write_csv(folder / "comparison.csv", comparison)
     for name in (_CASES, VOLUMES):
         (folder / name).unlink(missing_ok=True)
-    if setting.phantom or show_cases:
+    if first.shows_cases:
         seed = setting.seeds[0]
         shown = {label(m): examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
         about = f"{setting.data} data, seed {seed}"
@@ -154,8 +164,8 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
 def write_page(folder: Path) -> None:
     """Write ``report.html``: the last comparison and every study whose results lie in the folder."""
     file = folder / _COMPARISON
-    comparison = json.loads(file.read_text()) if file.is_file() else None
-    done = {path.stem: json.loads(path.read_text()) for path in (folder / _STUDIES).glob("*.json")}
+    comparison = json.loads(file.read_bytes()) if file.is_file() else None
+    done = {path.stem: json.loads(path.read_bytes()) for path in (folder / _STUDIES).glob("*.json")}
     cases = folder / _CASES
     picture = cases.read_bytes() if cases.is_file() else None
     volumes = VOLUMES if (folder / VOLUMES).is_file() else None

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from commands.common import clear_errors
 from fedserdiff.errors import ConfigError
+from fedserdiff.report.console import open_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -23,7 +23,7 @@ def main(
     ] = None,
 ) -> None:
     """Write student, config and labels to one file, with the adapter of the hospital that is named, if it has one."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing was written"):
         if not run.is_dir():
             raise ConfigError(f"{run}: is no run's directory")

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
-from commands.common import clear_errors, warn
+from commands.common import clear_errors, progress_bars, warn
+from fedserdiff.report.console import open_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,9 +20,10 @@ def main(
     kit: Annotated[Path, typer.Argument(help="The folder that was provisioned for this hospital, or its site.toml.")],
 ) -> None:
     """Prepare this hospital's cases, then answer the coordinator until Ctrl-C."""
-    console = Console()
+    console = open_console()
     with clear_errors("this hospital's records and prepared cases are kept: start it again at any time"):
         # with torch and Flower, for which help and completion should not wait
+        from fedserdiff.data.site_cases import passed_over_note
         from fedserdiff.deployment.kit import HospitalKit
         from sites.client_app import Premises, make_client_app
         from sites.hospital import open_hospital
@@ -32,13 +33,14 @@ def main(
         own = HospitalKit.load(kit)
         site = own.config.sites[own.site]
         _tell_of_gpus(console, own.config.gpus_per_site)
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task(f"preparing cases of {site.name}")
-            hospital = open_hospital(
-                site, own.config, own.cache, lambda done, total: progress.update(bar, completed=done, total=total)
-            )
+        with progress_bars(console) as show:
+            hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
         console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
-        console.print(f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}")
+        if note := passed_over_note(site):
+            console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
+        console.print(
+            f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True
+        )
 
         def tell(line: str) -> None:
             console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)

@@ -16,6 +16,7 @@ from commands import options
 from commands.common import clear_errors
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.report.console import open_console
 from sites.ledger import read_ledger
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(
     ] = 24 * 3600,
 ) -> None:
     """Run a coordinator and hospitals as separate processes, then the same in a simulation, and compare."""
-    console = Console()
+    console = open_console()
     with clear_errors("what the processes wrote is kept"):
         if federation is not None and sites is not None:
             raise ConfigError("--sites and --federation: give one of them")
@@ -71,14 +72,17 @@ def main(
         RunDirectory.new(folder)
         names = [site.name for site in opened.config.sites]
         with LocalFederation(folder / "federation", opened.config) as deployed:
-            console.print(f"coordinator at localhost:{deployed.port}, TLS, one key a hospital; logs in {folder}")
+            console.print(
+                f"coordinator at localhost:{deployed.port}, TLS, one key a hospital; logs in {escape(str(folder))}",
+                soft_wrap=True,
+            )
             deployed.start_coordinator()
             for name in names:
                 deployed.start_hospital(name)
             deployed.start_run()
             deployed.wait_for_run(timeout, lambda line: console.print(escape(line), highlight=False, soft_wrap=True))
         results = json.loads((deployed.run / "results.json").read_text())
-        print_results(console, results, "phantom" if federation is None else federation.name)
+        print_results(console, results, opened.data)
         differences = [_compare_bytes(console, name, deployed, results) for name in names]
         console.print("the same in a simulation:")
         simulated = RunDirectory.new(folder / "simulation")

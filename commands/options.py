@@ -1,12 +1,13 @@
 """Options that several commands have, and the groups in which help texts show them."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fedserdiff.config import PROFILES, make_config
-from fedserdiff.methods import METHODS
+from fedserdiff.methods import METHODS, get_method
 
 DATA, METHOD, PRIVACY, SCORING, RUNNING = "Data", "Method", "Privacy", "Scoring", "Running"
 
@@ -18,6 +19,19 @@ def default_of(setting: str) -> str:
     """Return in words what a setting is where no option says otherwise, and in which profiles it is something else."""
     others = [f"{name}: {values[setting]}" for name, values in PROFILES.items() if setting in values]
     return "; ".join([f"{getattr(DEFAULTS, setting):g}", *others])
+
+
+def idle_note(given: Mapping[str, Any], method: str) -> str | None:
+    """Say which of the settings that were `given` a method makes no use of; None where it uses them all."""
+    about = get_method(method)
+    idle = {
+        "--lambda": "lambda_kd" in given and about.terms == ("segmentation",),
+        "--teacher": "teacher" in given and about.terms == ("segmentation",),
+        "--shared-error-maps": "shared_error_maps" in given and about.hands_over != "error-maps",
+        "--dp-clip": "dp_clip" in given and not given.get("dp_noise"),
+    }
+    options = ", ".join(option for option, unused in idle.items() if unused)
+    return f"{options}: {method} as it is asked for makes no use of it" if options else None
 
 
 PROFILE = typer.Option(
@@ -50,6 +64,14 @@ Sites = Annotated[
 ]
 FederationFile = Annotated[
     Path | None, typer.Option(help="TOML file that names hospitals with data of their own.", rich_help_panel=DATA)
+]
+ShowCases = Annotated[
+    bool,
+    typer.Option(
+        "--show-cases",
+        help="Write pictures of cases of your own data; phantoms' always are.",
+        rich_help_panel=DATA,
+    ),
 ]
 Rounds = Annotated[
     int | None,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from commands.common import clear_errors, progress_bars
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,7 +37,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the patients.")] = 0,
 ) -> None:
     """Write phantom hospitals `first` and later, whose scanners and patients are drawn by their number."""
-    console = Console()
+    console = open_console()
     with clear_errors("hospitals that were written are kept"):
         if first < 1 or sites < 1:
             raise ConfigError("--first, --sites: are at least 1")

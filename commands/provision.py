@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from commands import options
 from commands.common import clear_errors
 from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
+from fedserdiff.report.console import open_console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -54,7 +54,7 @@ def main(
     ] = 7 * 24,
 ) -> None:
     """Make what a federation of real hospitals needs, and print the commands that start it."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing was written"):
         get_method(method)
         given: dict[str, Any] = {
@@ -68,7 +68,10 @@ def main(
             "dp_noise": dp_noise,
             "dp_clip": dp_clip,
         }
-        config = make_config(profile, method=method, seed=seed, **{k: v for k, v in given.items() if v is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        if note := options.idle_note(given, method):
+            console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
+        config = make_config(profile, method=method, seed=seed, **given)
         config = config.replace(sites=_sites(federation, sites))
         # with torch and cryptography, for which help and completion should not wait
         from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision

@@ -17,12 +17,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from commands.simulation import Federation, run_simulation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
+from fedserdiff.report.console import Bars
 from fedserdiff.report.events import RunEvents
+from fedserdiff.text import readable
 from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
 from strategies.first_stage import begins_with_first_stage
@@ -137,7 +139,7 @@ class RunPool:
         running: dict[_Job, SpawnProcess] = {}
         failures: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Bars(self._console, *columns) as progress:
             overall = progress.add_task("all runs", total=len(firsts) + len(runs))
             bars: dict[_Job, TaskID] = {}
             try:
@@ -203,11 +205,7 @@ class RunPool:
             )
             return []
         error = partial / _ERROR
-        text = (
-            error.read_text(encoding="utf-8", errors="replace")
-            if error.is_file()
-            else f"its process ended with {process.exitcode}"
-        )
+        text = error.read_text(encoding="utf-8") if error.is_file() else f"its process ended with {process.exitcode}"
         return [f"{job.folder.name}: {text} (see {partial})"]
 
 
@@ -292,5 +290,5 @@ def _run(
         )
     except (FedSerDiffError, OSError) as error:
         folder.mkdir(exist_ok=True)  # a run that never began has removed it
-        (folder / _ERROR).write_text(str(error), encoding="utf-8", errors="backslashreplace")
+        (folder / _ERROR).write_text(readable(str(error)), encoding="utf-8")
         sys.exit(1)

@@ -13,11 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from commands.common import clear_errors, progress_bars
-from fedserdiff.data.cases import find_label_maps
+from fedserdiff.data.cases import find_label_maps, passed_over
 from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, read_dataset
-from fedserdiff.data.releases import RELEASES, Convention, get_release
+from fedserdiff.data.releases import RELEASES, Convention, Release, get_release
 from fedserdiff.errors import ConfigError, DataError, Faults
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
+from fedserdiff.text import readable
 
 if TYPE_CHECKING:
     from fedserdiff.evaluation.label_maps import RegionScores
@@ -51,7 +53,7 @@ def main(
     ] = False,
 ) -> None:
     """Score predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing was written"):
         if out.suffix != ".csv" or out.is_dir():
             raise ConfigError(f"--out: {out}: name a .csv file; the means go beside it, as .json")
@@ -61,6 +63,9 @@ def main(
         surplus = [name for name in given if name not in expected]
         if surplus:
             _say(console, f"Not scored, for there is no truth in {truth}: {_named(surplus)}")
+        others = {} if release == MSD else _others(get_release(release), predictions, truth)
+        for folder, names in others.items():
+            _say(console, f"Not scored, for {release} names no case so: in {folder}: {_named(names)}")
         if not cases or (missing and not allow_missing):
             raise DataError(
                 f"{predictions}: no prediction of {len(missing)} of the {len(expected)} cases in {truth}: "
@@ -84,16 +89,17 @@ def main(
         means = _means(rows)
         told = {
             "release": release,
-            "predictions": str(predictions),
-            "truth": str(truth),
+            "predictions": readable(str(predictions)),
+            "truth": readable(str(truth)),
             "cases": len(cases),
             "without_prediction": missing,
             "without_truth": surplus,
+            "passed_over": {readable(str(folder)): names for folder, names in others.items()},
             "means": means,
         }
         _write(out, rows, told)
     title = f"Means over {len(cases)} {'case' if len(cases) == 1 else 'cases'} of {release}"
-    console.print(_table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
+    print_table(console, _table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
     _say(console, f"Every case is in {out}, the means in {out.with_suffix('.json')}")
 
 
@@ -104,6 +110,12 @@ def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, di
         return read_dataset(truth), expected, find_decathlon_label_maps(predictions, expected)
     convention = get_release(release)
     return convention, find_label_maps(truth, convention), find_label_maps(predictions, convention)
+
+
+def _others(release: Release, *folders: Path) -> dict[Path, list[str]]:
+    """Return by folder what may be a case's label map but is not named as one, where there is such."""
+    names = {folder: [readable(name) for name in passed_over(folder, release)] for folder in folders}
+    return {folder: found for folder, found in names.items() if found}
 
 
 def _row(scores: "RegionScores") -> dict[str, float]:

@@ -8,18 +8,19 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from commands.common import clear_errors, warn
 from fedserdiff.data.releases import RELEASES, Convention, get_release
 from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.report.console import Bars, open_console
 
 if TYPE_CHECKING:
     import torch
 
-    from fedserdiff.data.scans import Scan
+    from fedserdiff.data.scans import FoundScans, Scan
     from fedserdiff.segmenter import Segmentation, Segmenter
 
+_MOST_LEFT = 20  # paths, in one message
 _MOST_OF_A_VOLUME = 0.6  # a skull-stripped brain fills a sixth of a BraTS volume
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -55,7 +56,7 @@ def main(
     ] = None,
 ) -> None:
     """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
-    console = Console()
+    console = open_console()
     with clear_errors("segmentations that were written are whole"):
         # with torch, for which help and completion should not wait
         from commands.opened_model import open_model
@@ -65,14 +66,25 @@ def main(
         segmenter = open_model(model, site).to(_device(console, device))
         convention = _convention(release, segmenter)
         found = _scans(segmenter, scans or [], image or [], name)
-        taken = [scan.name for scan in found if (out / f"{scan.name}.nii.gz").exists()]
+        taken = [scan.name for scan in found.scans if (out / f"{scan.name}.nii.gz").exists()]
         if taken:
             raise ConfigError(f"--out: {out}: there is a segmentation of {taken[0]} already: give another folder")
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("segmenting", total=len(found))
-            for scan in found:
-                progress.update(bar, description=f"segmenting {scan.name}")
-                segmentation = segmenter.segment(scan)
+        if found.unread:
+            count = "1 image" if len(found.unread) == 1 else f"{len(found.unread)} images"
+            _say(console, f"not read: {count} beside the scans', such as {escape(str(found.unread[0]))}")
+        for why in found.left[:_MOST_LEFT]:
+            _say(console, f"[yellow]not segmented:[/yellow] {escape(why)}")
+        written, left = 0, list(found.left)
+        with Bars(console) as progress:
+            bar = progress.add_task("segmenting", total=len(found.scans))
+            for done, scan in enumerate(found.scans):
+                progress.update(bar, description=f"segmenting {escape(scan.name)}", completed=done)
+                try:
+                    segmentation = segmenter.segment(scan)
+                except DataError as error:  # the other patients' scans are not at fault
+                    left.append(str(error))
+                    _say(console, f"[yellow]not segmented:[/yellow] {escape(str(error))}")
+                    continue
                 labels = segmentation.labels(convention)
                 _warn(console, scan, segmentation)
                 if probabilities:
@@ -83,14 +95,15 @@ def main(
                     plot_overlay(segmentation, scan.name, out / f"{scan.name}.png")
                 smallest = np.uint8 if labels.max() < 256 else np.uint16
                 write_like(out / f"{scan.name}.nii.gz", segmentation.scan, labels.astype(smallest))
-                progress.advance(bar)
-        about = segmenter.about
-        maps = "1 label map" if len(found) == 1 else f"{len(found)} label maps"
-        console.print(
-            f"{maps} in {escape(str(out))}: labels of {convention.name}; trained by {about['method']}, seed "
-            f"{about['seed']}, on {escape(about['data'])} data: not a medical device",
-            soft_wrap=True,
-        )
+                written += 1
+        if written:
+            about = segmenter.about
+            origin = f"trained by {about['method']}, seed {about['seed']}, on {escape(about['data'])} data"
+            maps = "1 label map" if written == 1 else f"{written} label maps"
+            _say(console, f"{maps} in {escape(str(out))}: labels of {convention.name}; {origin}: not a medical device")
+        if left:
+            more = f" and {len(left) - _MOST_LEFT} more" if len(left) > _MOST_LEFT else ""
+            raise DataError(f"not segmented: {'; '.join(left[:_MOST_LEFT])}{more}")
 
 
 def _device(console: Console, name: str | None) -> "torch.device":
@@ -124,8 +137,12 @@ def _convention(release: str | None, segmenter: "Segmenter") -> Convention:
         raise ConfigError(f"--release: {error}") from None
 
 
-def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: str | None) -> list["Scan"]:
-    from fedserdiff.data.scans import find_scans, named_scan
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: str | None) -> "FoundScans":
+    from fedserdiff.data.scans import FoundScans, find_scans, named_scan
 
     modalities = segmenter.convention.modalities
     if bool(paths) == bool(images) or (name is None) == bool(images):
@@ -133,12 +150,15 @@ def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: s
     if name is not None:
         if not name or Path(name).name != name:
             raise ConfigError(f"--name: {name!r} cannot be the name of a file")
-        return [named_scan(name, _by_modality(images), modalities)]
-    found = [scan for path in paths for scan in find_scans(path, modalities, segmenter.channels)]
-    names = [scan.name for scan in found]
-    twice = [one for place, one in enumerate(names) if one in names[:place]]
-    if twice:
-        raise ConfigError(f"two scans are called {twice[0]}: their segmentations would be one file")
+        return FoundScans([named_scan(name, _by_modality(images), modalities)])
+    found = find_scans(paths, modalities, segmenter.channels)
+    by_name: dict[str, Scan] = {}
+    for scan in found.scans:
+        if (other := by_name.setdefault(scan.name, scan)) is not scan:
+            raise ConfigError(
+                f"{scan.images[0]}, {other.images[0]}: two scans are called {scan.name}: their segmentations would be "
+                "one file: give one of them, or --image with --name"
+            )
     return found
 
 
@@ -160,6 +180,6 @@ def _warn(console: Console, scan: "Scan", segmentation: "Segmentation") -> None:
     if share > _MOST_OF_A_VOLUME:
         warn(
             console,
-            f"{scan.name}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped brains alone, 0 "
-            "around them",
+            f"{escape(scan.name)}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped brains "
+            "alone, 0 around them",
         )

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from commands import options
 from commands.common import as_called, clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, label
+from fedserdiff.report.console import open_console
 from fedserdiff.report.trackers import TRACKERS, check_tracker
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     sites: options.Sites = None,
     federation: options.FederationFile = None,
+    show_cases: options.ShowCases = False,
     allow_overlap: Annotated[bool | None, options.ALLOW_OVERLAP] = None,
     skip_bad: Annotated[bool, options.SKIP_BAD] = False,
     method: Annotated[
@@ -120,7 +121,7 @@ def main(
     ] = None,
 ) -> None:
     """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
-    console = Console()
+    console = open_console()
     run: RunDirectory | None = None
 
     def go_on() -> str:
@@ -151,20 +152,22 @@ def main(
             "gpus_per_site": gpus_per_site,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        check_tracker(tracker)
+        check_tracker(tracker, out or resume)
         # with torch, Flower and Ray, for which help and completion should not wait
         from commands.simulated_run import begin, carry_out, take_up
         from strategies import run_directory
 
         if resume is None:
-            opened, run = begin(console, given, federation, sites, out, ray_address, skip_bad)
+            if note := options.idle_note(given, given.get("method", options.DEFAULTS.method)):
+                console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
+            opened, run = begin(console, given, federation, sites, out, ray_address, skip_bad, show_cases)
         else:
             _refuse(
                 {"--out": out, "--federation": federation, "--skip-bad": skip_bad or None},
                 "--resume goes on with its own hospitals in its own place",
             )
             run = run_directory.RunDirectory.of_interrupted(resume)
-            taken_up = take_up(console, run, given, sites)
+            taken_up = take_up(console, run, given, sites, show_cases)
             if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return

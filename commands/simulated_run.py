@@ -1,5 +1,6 @@
 """A run as ``simulate.py`` has it: a new one or one that goes on, carried out, printed and drawn."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from commands.common import warn
+from commands.common import as_called, warn
 from commands.options import DEFAULTS
 from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
 from fedserdiff.config import ExperimentConfig, make_config
@@ -27,7 +28,8 @@ from fedserdiff.report.trackers import TrackedRun, open_tracker
 from fedserdiff.report.volumes import VOLUMES, write_volumes
 from strategies.run_directory import RunDirectory
 
-_PICTURE = "examples.png"  # the last file that a run writes
+_PICTURE = "examples.png"
+_FINISHED = "finished"  # the last file that a run writes
 _MAY_CHANGE = ("retries", "site_failure")  # of a run that goes on
 
 
@@ -39,6 +41,7 @@ def begin(
     out: Path | None,
     ray_address: str | None,
     skip_bad: bool,
+    show_cases: bool,
 ) -> tuple[Federation, RunDirectory]:
     """Open the hospitals of a new run, by the settings that are `given`, and make its directory.
 
@@ -50,7 +53,7 @@ def begin(
     config = _config(console, given, ray_address)
     if federation is not None and sites is not None:
         raise ConfigError("--sites and --federation: give one of them")
-    opened = open_named(console, config, federation, 3 if sites is None else sites, skip_bad)
+    opened = open_named(console, config, federation, 3 if sites is None else sites, skip_bad, show_cases)
     folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}-seed{config.seed}"
     return opened, RunDirectory.new(folder)
 
@@ -66,15 +69,19 @@ def _config(console: Console, given: Mapping[str, Any], ray_address: str | None)
     return config
 
 
-def take_up(console: Console, run: RunDirectory, given: Mapping[str, Any], sites: int | None) -> Federation | None:
-    """Open the hospitals of a run that goes on; None where it is finished.
+def take_up(
+    console: Console, run: RunDirectory, given: Mapping[str, Any], sites: int | None, show_cases: bool
+) -> Federation | None:
+    """Open the hospitals of a run that goes on, or of a finished one whose cases are to be shown; else None.
+
+    What was asked for when it began is asked for still.
 
     Raises
     ------
     FedSerDiffError
         As `RunDirectory.read_config` and `reopen`, and where a setting is `given` that would make it another run.
     """
-    config, _ = run.read_config()
+    config, about = run.read_config()
     differing = [
         f"{name} was {getattr(config, name)!r}, {value!r} is given"
         for name, value in given.items()
@@ -84,7 +91,10 @@ def take_up(console: Console, run: RunDirectory, given: Mapping[str, Any], sites
         differing.append(f"sites were {len(config.sites)}, {sites} is given")
     if differing:
         raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
-    if (run.path / _PICTURE).is_file():
+    if show_cases and not about["show_cases"]:
+        about = {**about, "show_cases": True}
+        run.write_config(config, about)
+    if _finished(run) and (not about["show_cases"] or (run.path / _PICTURE).is_file()):
         return None
     config = config.replace(**{name: given[name] for name in _MAY_CHANGE if name in given})
     return replace(reopen(console, run), config=config)
@@ -93,13 +103,34 @@ def take_up(console: Console, run: RunDirectory, given: Mapping[str, Any], sites
 def carry_out(
     console: Console, opened: Federation, run: RunDirectory, ray_address: str | None, tracker: str | None
 ) -> None:
-    """Run, print the tables and draw the picture."""
+    """Run and print the tables, unless that is done; draw cases, where they are to be shown."""
     config = opened.config
-    tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
-    with LiveView(console, run.hospitals) as view, tracked:
-        results = run_simulation(opened, run, CASES, AllOf(view, tracked), ray_address)
-        tracked.finished(results)
-    print_results(console, results, opened.data)
+    files = ["results.json", "results.csv", "student.pt", "config.json"]
+    if _finished(run):
+        results = json.loads((run.path / "results.json").read_bytes())
+    else:
+        tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
+        with LiveView(console, run.hospitals) as view, tracked:
+            results = run_simulation(opened, run, CASES, AllOf(view, tracked), ray_address)
+            tracked.finished(results)
+        print_results(console, results, opened.data)
+    if opened.shows_cases:
+        _draw(opened, run, results)
+        files += [_PICTURE, VOLUMES]
+    run.write_file(_FINISHED, b"")
+    console.print(f"Results in {escape(str(run.path))}: {', '.join(files)}", soft_wrap=True)
+    if not opened.shows_cases:
+        again = f"{as_called('simulate')} --resume {escape(str(run.path))} --show-cases"
+        console.print(f"No file shows a case of your data. To have pictures:\n  {again}", soft_wrap=True)
+
+
+def _finished(run: RunDirectory) -> bool:
+    return (run.path / _FINISHED).is_file()
+
+
+def _draw(opened: Federation, run: RunDirectory, results: Mapping[str, Any]) -> None:
+    """Write the pictures of a run's example cases."""
+    config = opened.config
     about = f"{label(config.method)}, seed {config.seed}, {opened.data} data"
     warning = leak_warning(results["overlap"])
     shown = examples(opened, run)
@@ -108,5 +139,3 @@ def carry_out(
     write_volumes({label(config.method): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
     title = f"{about}, final student; Dice of the whole volume, mean of regions"
     plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)
-    files = f"results.json, results.csv, {_PICTURE}, {VOLUMES}, student.pt, config.json"
-    console.print(f"Results in {escape(str(run.path))}: {files}")

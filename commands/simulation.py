@@ -22,6 +22,7 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.cases import SkippedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
+from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.device import use_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
@@ -35,6 +36,7 @@ from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import skipped_notes
+from fedserdiff.text import readable
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
@@ -69,7 +71,7 @@ class Federation:
     `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
     is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
     ``overlap`` of a run that goes on: its config names only cases that were not left out. `skipped` are cases that
-    cannot be used.
+    cannot be used. `show_cases` is whether somebody asked for pictures of cases.
     """
 
     config: ExperimentConfig
@@ -79,6 +81,15 @@ class Federation:
     data: str = PHANTOM
     before: Mapping[str, Any] | None = None
     skipped: tuple[SkippedCase, ...] = ()
+    show_cases: bool = False
+
+    @property
+    def shows_cases(self) -> bool:
+        """Whether files may show a case: phantoms always, patients where somebody asked for it.
+
+        All that draws cases of its own accord asks here first.
+        """
+        return self.show_cases or self.data == PHANTOM
 
     @property
     def cases(self) -> dict[str, dict[str, int]]:
@@ -145,7 +156,12 @@ def open_federation(
 
 
 def open_named(
-    console: Console, config: ExperimentConfig, federation: Path | None, sites: int, skip_bad: bool | None = None
+    console: Console,
+    config: ExperimentConfig,
+    federation: Path | None,
+    sites: int,
+    skip_bad: bool | None = None,
+    show_cases: bool = False,
 ) -> Federation:
     """Open the hospitals of a federation file, or else `sites` phantom ones, and tell of progress and of what is there.
 
@@ -154,8 +170,11 @@ def open_named(
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`.
+        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and where a federation
+        file is called as phantoms' data are.
     """
+    if federation is not None and federation.name == PHANTOM:
+        raise ConfigError(f"{federation}: {PHANTOM} is what phantoms' data are called: give the file another name")
     with progress_bars(console) as show:
         if federation is None:
             same_patient: dict[str, str] = {}
@@ -186,7 +205,9 @@ def open_named(
         site, counts = hospital.site, opened.cases[hospital.site.name]
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
-    return replace(opened, data=PHANTOM if federation is None else federation.name)
+    for note in filter(None, map(passed_over_note, named)):
+        console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
+    return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
 
 
 def reopen(console: Console, run: RunDirectory) -> Federation:
@@ -209,7 +230,9 @@ def reopen(console: Console, run: RunDirectory) -> Federation:
             for site in config.sites
         )
     skipped = tuple(SkippedCase(**case) for case in about["skipped"])
-    federation = Federation(config, hospitals, (), {}, about["name"], about["overlap"], skipped)
+    federation = Federation(
+        config, hospitals, (), {}, about["name"], about["overlap"], skipped, show_cases=about["show_cases"]
+    )
     now = _scans(federation)
     changed = [site for site, seal in about["scans"].items() if now[site] != seal]
     if changed:
@@ -265,7 +288,7 @@ def run_simulation(
         )
     if not going_on:
         about = {"name": federation.data, "overlap": overlap, "skipped": skipped, "scans": _scans(federation)}
-        run.write_config(config, about)
+        run.write_config(config, {**about, "show_cases": federation.show_cases})
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),

@@ -12,6 +12,7 @@ from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
+from fedserdiff.text import read_text
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
@@ -121,13 +122,13 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        Where it cannot be read or is not valid TOML.
+        As `read_text`, and where the file cannot be read or is not valid TOML.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
 
 

@@ -6,6 +6,7 @@ Flower is to remove `run_simulation`: docs/explanation/deployment.md says what `
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
 
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError
+from fedserdiff.text import readable
 
 _KNOCK_S = 10
 _WORKER_RESTARTS = 20
@@ -127,6 +129,9 @@ def _start_ray(resources: Resources) -> None:
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
         os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, whatever else is busy starves the hospitals
         os.environ.setdefault("MALLOC_ARENA_MAX", str(_HEAPS))  # of the workers; this process has read it already
+        for name in (os.getcwd(), *sys.argv):  # Ray notes both
+            if readable(name) != name:
+                raise ConfigError(f"{name}: Ray takes no name that is not UTF-8: go there by a link of another name")
         try:
             ray.init(
                 address=resources.address or "local",  # None would join whatever cluster this machine belongs to

@@ -5,12 +5,14 @@ import zlib
 import numpy as np
 import torch
 
+from fedserdiff.text import readable
+
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a CPU generator for one purpose, such as ``generator(seed, "batches", site, stage, round)``.
 
     Different purposes give independent streams; the same purpose gives the same stream on every machine.
     """
-    keys = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in purpose]
+    keys = [zlib.crc32(readable(part).encode()) if isinstance(part, str) else part for part in purpose]
     state = int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)

@@ -23,6 +23,7 @@ from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
@@ -64,7 +65,7 @@ def accuracy(
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
 ) -> None:
     """Train on phantom site 1, on one thread: the default network, and coarse networks alone of the same budget."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: figures stand at the end"):
         config = make_config(profile, method="fine-tune", cpus_per_site=1)
         numbers = seeds_of(seeds)
@@ -216,7 +217,7 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
                 ", ".join(f"{dice:.1f}" for dice in by_seed), f"{100 * mean['dice']:.1f}", f"{mean['hd95']:.1f}",
                 "" if row is report["rows"][0] else _interval(row["refined_minus"][group]["dice"]),
             )  # fmt: skip
-        console.print(table)
+        print_table(console, table)
     console.print(
         f"The refined mask takes K = {config['sampling_steps']} steps. GFLOPs are those of one item's prediction "
         "(slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a refiner of "

@@ -27,6 +27,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.evaluation.bootstrap import Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
 from fedserdiff.threads import use_cpus
@@ -114,7 +115,7 @@ def main(
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
 ) -> None:
     """Train the baselines on a phantom stream, with the steps of `compare.py`'s; every one breaks privacy."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: scores stand at the end"):
         use_cpus(1)
         runs: dict[str, dict[int, Rows]] = {baseline.title: {} for baseline in BASELINES}
@@ -258,7 +259,7 @@ def _print(console: Console, rows: Sequence[Mapping[str, Any]], about: str) -> N
             f"{100 * row['forgetting']['value']:.1f}" if "forgetting" in row else "–",
             "–" if row["arrival"] is None else f"{100 * row['arrival']:.1f}",
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     console.print("Scores are of each hospital's scans through its own adapter, where the baseline has adapters.")
 
 

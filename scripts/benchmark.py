@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from commands.common import clear_errors
 from commands.options import DEFAULTS
@@ -13,6 +12,7 @@ from commands.simulation import CACHE, CASES, open_federation, run_simulation
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
+from fedserdiff.report.console import open_console
 from fedserdiff.report.events import RunEvents
 from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
@@ -41,7 +41,7 @@ def scale(
     evaluate_sites: Annotated[int, typer.Option(help="How many sites score it; 0 for all.")] = 5,
 ) -> None:
     """Print what each stage of a long stream costs, and whether that grows: seconds, peak memory (Linux), bytes."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: figures stand at the end of a run"):
         config = make_config(
             profile, method=method, seed=seed, cpus_per_site=1,

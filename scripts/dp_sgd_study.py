@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -28,6 +27,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
@@ -54,7 +54,7 @@ def main(
     profile: Annotated[str, typer.Option(help="Whose networks, steps and phantoms.")] = "laptop",
 ) -> None:
     """Train phantom site 1's first stage by DP-SGD at each noise, and score it on patients it never saw."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: the result is written at the end"):
         try:
             multipliers = [float(text) for text in noises.split(",")]
@@ -80,7 +80,7 @@ def main(
     for row in rows:
         told = (row["noise"], row["epsilon"] or "–", row["coarse"], row["refined"], row["cpu_s"])
         table.add_row(*(value if isinstance(value, str) else f"{value:.1f}" for value in told))
-    console.print(table)
+    print_table(console, table)
 
 
 def _others(config: ExperimentConfig) -> Sequence[CachedCase]:

@@ -32,6 +32,7 @@ from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
 from fedserdiff.threads import use_cpus
 
@@ -117,7 +118,7 @@ def inference(
 
     In fp32 and, where the CPU computes in it, bf16.
     """
-    console = Console()
+    console = open_console()
     with clear_errors(f"what was measured until then stands in {out}"):
         methods = _methods(only)
         if min(windows, repeats) < 1 or threads < 0:
@@ -298,7 +299,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
             peer.title if peer else _title(row["method"], report["config"]), row["precision"],
             f"{row['seconds']:.1f}", f"{row['flops'] / 1e12:.2f}", f"{row['peak_mib']:.0f}", how,
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     for each in report["ratios"]:
         own = _title(each["own"], report["config"])
         same = ", ".join(f"{each[precision]:.1f} in {precision}" for precision in _PRECISIONS if precision in each)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from commands.common import clear_errors
@@ -17,6 +16,7 @@ from commands.simulation import CACHE, CASES, Federation, open_federation, run_s
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.report.events import RunEvents
 from fedserdiff.threads import use_cpus
 from sites.evaluation import evaluate
@@ -52,7 +52,7 @@ def overhead(
     all that Ray started with it. From the first evaluation to the last; start-up is told apart. Both write each stage's
     student.
     """
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: timings stand at the end of a run"):
         config = make_config(profile, method="fine-tune", seed=seed)
         with console.status("preparing phantoms"):
@@ -86,7 +86,7 @@ def overhead(
     )  # fmt: skip
     for name, value in figures.items():
         table.add_row(name, str(value))
-    console.print(table)
+    print_table(console, table)
 
 
 def _run(track: Track, stream: _Stream) -> None:

@@ -19,6 +19,7 @@ from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
 from fedserdiff.threads import each, use_cpus
 from sites.hospital import Hospital, TrainingSet, open_hospital
@@ -39,7 +40,7 @@ def step(
     seed: Annotated[int, typer.Option(help="Seed of phantoms and weights.")] = 0,
 ) -> None:
     """Time SER-Diff's training steps on phantoms: without a past (stage 1) and with replay (stage 2)."""
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: figures stand at the end"):
         config = make_config(profile, method="ser-diff", seed=seed, rounds=1).replace(
             steps_per_stage=_WARM_UP + steps, epochs_per_stage=0
@@ -138,7 +139,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
             row["stage"], f"{1e3 * row['step_s']:.0f}", f"{1e3 * row['loading_s']:.1f}",
             f"{100 * row['loading_share']:.1f} %", f"{row['flops'] / 1e9:.1f}", f"{1e3 * row['flops'] / peak:.0f}",
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"Peak: {peak / 1e9:.0f} GFLOP/s, large matrix products in fp32 on the same cores. Convolutions and matrix "
         "products count, a multiply-add as two; normalisations, activations and losses do not, and have no peak of "

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from commands.common import clear_errors
@@ -22,6 +21,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.files import write_whole
 from fedserdiff.model_file import load_student
+from fedserdiff.report.console import open_console, print_table
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.evaluation import predict_case, score_prediction
@@ -38,7 +38,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
 
     In a deployment adapters stay in their hospitals: only a simulation can do this, and it writes no adapter anywhere.
     """
-    console = Console()
+    console = open_console()
     with clear_errors("nothing: scores stand at the end"):
         federation = reopen(console, RunDirectory(run))
         config = federation.config
@@ -76,7 +76,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         table.add_row(
             row["site"], f"{100 * row['dice']:.1f}", f"{row['through its own adapter']} of {row['cases']} cases"
         )
-    console.print(table)
+    print_table(console, table)
     console.print(f"mean over sites: {100 * float(np.mean([row['dice'] for row in rows])):.1f} % ({run / _FILE})")
 
 

@@ -23,7 +23,7 @@ _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn
 CHECKPOINTS = ("checkpoint", "checkpoint.previous")
 """A run's state, and the one before for when the disk has lost bits of the last."""
 
-_ABOUT_DATA = ("name", "overlap", "skipped", "scans")
+_ABOUT_DATA = ("name", "overlap", "skipped", "scans", "show_cases")
 _CONFIG, _RESULTS, _LOCK = "config.json", "results.json", "lock"
 
 

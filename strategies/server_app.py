@@ -5,10 +5,10 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.kit import Coordinator
+from fedserdiff.report.console import open_console
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.live import LiveView
 from fedserdiff.run_config import experiment_of
@@ -53,7 +53,7 @@ def _run_federation(grid: Grid, folder: Path) -> None:
     coordinator = Coordinator.load(folder)
     run = RunDirectory.of_federation(coordinator.folder / "run")
     run.write_config(coordinator.config)
-    console = Console(width=120)  # its lines reach whoever streams the run's log
+    console = open_console()
     with LiveView(console, run.hospitals) as view:
         run_stream(grid, coordinator.config, run, view, keys=coordinator.keys)
     console.print(f"Results in {run.path}: results.json, results.csv, student.pt, config.json", soft_wrap=True)

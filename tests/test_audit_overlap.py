@@ -79,7 +79,9 @@ def rows(output: str) -> list[tuple[str, ...]]:
 
 
 def test_audit_prints_who_is_there_already_and_by_what_it_was_found(overlapping: Path, call: Call) -> None:
+    Path("new", "patient 7").mkdir()
     output = call("audit", "overlap", overlapping, "--profile", "smoke")
+    assert "site west: passed over, named as no case of brats2023-gli: patient 7" in output
     assert [(site, case, at, is_, by) for site, case, is_, at, by in rows(output)] == RECORD
     assert "3 cases of 11 at 3 sites are at an earlier site already" in output
     assert not list(overlapping.parent.glob("runs*"))
@@ -139,7 +141,7 @@ def test_a_mistake_is_named_by_audit_and_run_alike(
 
 @pytest.fixture
 def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Call ``simulate.py`` with the run itself left out: what it says, what stands in the picture, and the record."""
+    """Call ``simulate.py`` with the run itself left out: what it says, what stands in a picture, and the record."""
 
     def of(federation: Path, *arguments: str) -> tuple[str, str, dict[str, Any]]:
         module, seen = script("simulated_run"), {}
@@ -162,13 +164,15 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
         monkeypatch.setattr(module, "examples", lambda *_: [])
         monkeypatch.setattr(module, "plot_examples", lambda examples, title, file: seen.update(title=title))
         output = call("simulate", "--profile", "smoke", "--federation", federation, *arguments)
-        return output, seen["title"], seen
+        return output, seen.get("title", ""), seen
 
     return of
 
 
 def test_default_run_leaves_later_copies_out_and_says_so(overlapping: Path, simulated: Callable[..., Any]) -> None:
+    Path("new", "patient 7").mkdir()
     output, title, seen = simulated(overlapping)
+    assert "site west: passed over, named as no case of brats2023-gli: patient 7" in output
     assert {site.name: len(site.cases) for site in seen["cases"]} == {"north": 3, "east": 2, "west": 3}
     assert "left out east: BraTS2021_01002 is BraTS2021_01002, which north brought first" in output
     assert LEFT_OUT in output
@@ -176,12 +180,14 @@ def test_default_run_leaves_later_copies_out_and_says_so(overlapping: Path, simu
     overlap = seen["overlap"]
     assert (overlap["leaks"], overlap["left_out"], overlap["kept"]) == (False, {"east": 2, "west": 1}, {})
     assert [tuple(case.values()) for case in overlap["cases"]] == RECORD
+    assert not title, "scans of one's own are shown on request alone"
+    assert not list(overlapping.parent.glob("runs/*/volumes.html"))
 
 
 def test_run_that_keeps_them_is_stamped_in_tables_record_and_picture(
     overlapping: Path, simulated: Callable[..., Any]
 ) -> None:
-    output, title, seen = simulated(overlapping, "--allow-overlap")
+    output, title, seen = simulated(overlapping, "--allow-overlap", "--show-cases")
     assert {site.name: len(site.cases) for site in seen["cases"]} == {"north": 3, "east": 4, "west": 4}
     assert "kept, which leaks: west: BraTS-GLI-02001-000 is of the same patient as BraTS2021_01005" in output
     assert output.count(LEAKING) == 2
@@ -226,9 +232,9 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
     monkeypatch.setattr(module, "plot_methods", lambda shown, title, file: titles.append(title))
     console = Console(record=True, width=200)
     config = make_config("smoke", allow_overlap=allowed)
-    setting = module.Setting(config, [0], overlapping, 2, console)
+    settings = [module.Setting(config, [0], overlapping, 2, console, show_cases=shown) for shown in (True, False)]
 
-    comparison = module.compare_methods(Pool(), setting, ["fine-tune"], folder, True)
+    comparison = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
 
     sentences = [
         "west: BraTS2021_01002 is BraTS2021_01002, which north brought first (same brain voxels)",
@@ -249,9 +255,17 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
         assert ("Leaking: 2 cases (2 of west)" in text) == allowed
 
     before = (run / "results.json").stat().st_mtime_ns
-    module.compare_methods(Pool(), setting, ["fine-tune"], folder, False)
+    module.compare_methods(Pool(), settings[1], ["fine-tune"], folder)
     assert not (folder / "volumes.html").exists(), "scans of one's own are shown on request alone"
     assert (run / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_federation_file_cannot_pass_for_phantoms(overlapping: Path, call: Call) -> None:
+    """Results would call its patients phantoms, and pictures would show them."""
+    Path("own").mkdir()
+    overlapping.rename("own/phantom")
+    said = call("simulate", "--federation", "own/phantom", "--profile", "smoke", fails=True)
+    assert "phantom is what phantoms' data are called: give the file another name" in said
 
 
 def test_comparisons_with_and_without_overlap_do_not_share_a_folder(

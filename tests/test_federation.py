@@ -156,8 +156,8 @@ def test_file_that_cannot_be_read_is_refused(folder: Path) -> None:
 
 def test_file_that_is_no_text_is_refused(folder: Path) -> None:
     file = folder / "federation.toml"
-    file.write_bytes(b"\xff\xfe\x00[")
-    with pytest.raises(ConfigError, match=re.escape(f"{file}: not valid TOML")):
+    file.write_bytes(b"\x80\x81[")
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: line 1: not text in UTF-8")):
         read_federation(file)
 
 

@@ -190,6 +190,21 @@ def test_a_prediction_without_truth_is_told(score: Score, folders: tuple[Path, P
     assert json.loads((tmp_path / "scores.json").read_text())["without_truth"] == ["BraTS-GLI-77777-000"]
 
 
+def test_label_maps_that_are_not_named_as_cases_are_told(
+    score: Score, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """In the predictions and in the truth; what segment writes beside a label map is no label map."""
+    beside = f"{CASES[0]}-probabilities.nii.gz"
+    for path in (f"p/{beside}", "p/P07.nii.gz", "t/brats-gli-00003-000/brats-gli-00003-000-seg.nii.gz"):
+        write(tmp_path / path, label_map(0))
+    (tmp_path / "p" / "notes.txt").touch()
+    text = score()
+    assert "Not scored, for brats2023-gli names no case so: in p: P07.nii.gz\n" in text
+    assert "Not scored, for brats2023-gli names no case so: in t: brats-gli-00003-000\n" in text
+    told = json.loads((tmp_path / "scores.json").read_text())
+    assert told["passed_over"] == {"p": ["P07.nii.gz"], "t": ["brats-gli-00003-000"]}
+
+
 def test_folders_of_different_cases_have_no_mean(score: Score, tmp_path: Path) -> None:
     write(tmp_path / "t" / f"{CASES[0]}.nii.gz", label_map(0))
     write(tmp_path / "p" / f"{CASES[1]}.nii.gz", label_map(0))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedserdiff.data.nifti import EXTENSIONS, check_is_file, unreadable
+from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, unreadable
 from fedserdiff.data.releases import RELEASES, Convention, Release
 from fedserdiff.errors import BadCasesError, DataError, Faults
 
@@ -143,6 +143,27 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
     return found
 
 
+def passed_over(folder: Path, release: Release) -> list[str]:
+    """Return the names of what lies in a folder and may be a case, but is not named as `release` names one.
+
+    These are folders, and NIfTI files but for those called after a case, such as ``CASE-t1c.nii.gz``.
+
+    Raises
+    ------
+    DataError
+        Where the folder cannot be read.
+    """
+    names = []
+    for entry in sorted(_entries(folder)):
+        name = _case_name(entry, release)
+        after_a_case = any(release.patient_of(n) for n in (name, *(name.rpartition(end)[0] for end in "-_")))
+        if entry.name.startswith(SHADOWS) or after_a_case:
+            continue
+        if entry.name.lower().endswith(EXTENSIONS) or _is_directory(entry):
+            names.append(entry.name)
+    return names
+
+
 def _case_name(entry: Path, release: Release) -> str:
     """Return the name without what makes it a segmentation's file name; a folder's name as it is."""
     for extension in EXTENSIONS:
@@ -204,22 +225,26 @@ def _file(folder: Path, release: Release, channel: str) -> Path:
 
 
 def existing_file(folder: Path, stems: Sequence[str], what: str) -> Path:
-    """Return the first of ``STEM.nii.gz`` and ``STEM.nii`` in a folder that is a file.
+    """Return the one of ``STEM.nii.gz`` and ``STEM.nii`` in a folder that is a file.
 
     Raises
     ------
     DataError
-        Where none is there, which says that `what` is missing, or something else is in its place.
+        Where none is there, which says that `what` is missing, or something else is in its place; where there are two.
     """
     paths = [folder / f"{stem}{extension}" for stem in stems for extension in EXTENSIONS]
-    refusals = []
+    files, refusals = [], []
     for path in filter(_is_there, paths):
         try:
             check_is_file(path)
         except DataError as refusal:
             refusals.append(refusal)
         else:
-            return path
+            files.append(path)
+    if len(files) > 1:
+        raise DataError(f"{files[0]}: {what} is also in {files[1].name}: leave one")
+    if files:
+        return files[0]
     if refusals:
         raise refusals[0]
     raise DataError(f"{folder / stems[0]}.nii.gz: {what} is missing")

@@ -7,6 +7,7 @@ name, where a list of values is a region). A case's modalities are one 4D file, 
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedserdiff.data.cases import BadCases, Case, existing_file, settle
 from fedserdiff.data.nifti import EXTENSIONS, unreadable
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError, Faults
+from fedserdiff.text import read_text, readable
 
 MSD = "msd"
 """What federation files call a dataset in this layout."""
@@ -25,6 +27,7 @@ LABELS = "labelsTr"
 
 _RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
 _MOST_NAME = 64
+_NUMBER = re.compile(r"_\d{4}$")  # of a modality, at the end of a name
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ def read_dataset(folder: Path) -> DecathlonDataset:
 
     Raises
     ------
+    ConfigError
+        As `read_text`.
     DataError
         Where it is missing or unreadable, or declares modalities or labels in neither way.
     """
     file = folder / TABLE
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(read_text(file))
     except FileNotFoundError:
         raise DataError(f"{file}: is missing: a dataset declares its modalities and labels there") from None
     except OSError as error:
@@ -87,10 +92,10 @@ def find_decathlon_cases(
     wanted = set(only or names)
     found: BadCases = {}
     cases = []
-    for name in names:
+    for name, stem in names.items():
         if name in wanted:
             try:
-                cases.append(_case(folder, name, dataset))
+                cases.append(_case(folder, name, stem, dataset))
             except DataError as error:
                 found[name] = error.faults
     settle(found, bad)
@@ -108,24 +113,40 @@ def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict
         Where the folder is missing or cannot be read, or holds none.
     """
     found, faults = {}, Faults(DataError)
-    for name in _names(folder, cases):
+    for name, stem in _names(folder, cases).items():
         with faults.caught():
-            found[name] = _label_map(folder, name)
+            found[name] = _label_map(folder, name, stem)
     faults.check()
     return found
 
 
-def _names(folder: Path, cases: Collection[str] = ()) -> list[str]:
-    """Return the names of `find_decathlon_label_maps`, whether or not their files can be used."""
-    names = sorted(set(_case_names(folder)))
-    maps = [name for name in names if not any(name.startswith(f"{case}-") for case in cases if case != name)]
+def _names(folder: Path, cases: Collection[str] = ()) -> dict[str, str]:
+    """Return the names of `find_decathlon_label_maps` with their files', whether or not these can be used."""
+    maps = {
+        readable(stem): stem
+        for stem in sorted(set(_stems(folder)))
+        if not any(readable(stem).startswith(f"{case}-") for case in cases if case != readable(stem))
+    }
     if not maps:
         raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
     return maps
 
 
-def _label_map(folder: Path, name: str) -> Path:
-    return existing_file(folder, [name], f"segmentation of case {name}")
+def _label_map(folder: Path, name: str, stem: str) -> Path:
+    return existing_file(folder, [stem], f"segmentation of case {name}")
+
+
+def unlabelled_images(folder: Path) -> list[str]:
+    """Return the names of files in ``imagesTr`` of which ``labelsTr`` has no label map.
+
+    Raises
+    ------
+    DataError
+        Where a folder cannot be read.
+    """
+    labelled = set(_stems(folder / LABELS))
+    stems = sorted(set(_stems(folder / "imagesTr")))
+    return [readable(stem) for stem in stems if stem not in labelled and _NUMBER.sub("", stem) not in labelled]
 
 
 def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
@@ -168,7 +189,7 @@ def _name(value: object, key: str, file: Path) -> str:
     return value
 
 
-def _case_names(folder: Path) -> list[str]:
+def _stems(folder: Path) -> list[str]:
     try:
         files = [entry.name for entry in folder.iterdir()]
     except FileNotFoundError:
@@ -179,18 +200,18 @@ def _case_names(folder: Path) -> list[str]:
     return [name.removesuffix(end) for end in EXTENSIONS for name in seen if name.endswith(end)]
 
 
-def _case(folder: Path, name: str, dataset: DecathlonDataset) -> Case:
+def _case(folder: Path, name: str, stem: str, dataset: DecathlonDataset) -> Case:
     images = folder / "imagesTr"
     numbers = [dataset.channels[modality] for modality in dataset.modalities]
-    whole = any((images / f"{name}{end}").exists() for end in EXTENSIONS)
+    whole = any((images / f"{stem}{end}").exists() for end in EXTENSIONS)
     files, faults = [], Faults(DataError)
     with faults.caught():
-        files.append(_label_map(folder / LABELS, name))
+        files.append(_label_map(folder / LABELS, name, stem))
     for modality, number in zip(dataset.modalities, numbers, strict=True):
         with faults.caught():
             if whole:
-                files.append(existing_file(images, [name], f"images of case {name}"))
+                files.append(existing_file(images, [stem], f"images of case {name}"))
             else:
-                files.append(existing_file(images, [f"{name}_{number:04d}"], f"modality {modality} of case {name}"))
+                files.append(existing_file(images, [f"{stem}_{number:04d}"], f"modality {modality} of case {name}"))
     faults.check()
     return Case(name, name, tuple(files[1:]), files[0], dataset, tuple(numbers) if whole else ())

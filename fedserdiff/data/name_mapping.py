@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.errors import ConfigError
+from fedserdiff.text import read_text
 
 
 def read_name_mapping(file: Path) -> dict[str, str]:
@@ -25,9 +26,12 @@ def read_name_mapping(file: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        Where the file cannot be read, is no CSV in UTF-8, or holds no case name.
+        As `read_text`, and where the file cannot be read, is no CSV, or holds no case name.
     """
-    text = _text(file)
+    try:
+        text = read_text(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
     first_line = text.partition("\n")[0]
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count), strict=True)
     persons: dict[str, str] = {}
@@ -43,18 +47,6 @@ def read_name_mapping(file: Path) -> dict[str, str]:
             f"{examples}"
         )
     return {patient: _person(persons, patient) for patient in persons}
-
-
-def _text(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    try:
-        return content.decode("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{file}: line {line}: not text in UTF-8: save the table as CSV in UTF-8") from None
 
 
 def _patient_of(cell: str) -> str | None:

@@ -28,6 +28,9 @@ from fedserdiff.errors import DataError, FedSerDiffError, StorageError, reason_o
 EXTENSIONS = (".nii.gz", ".nii")
 """Endings of files' names, the longer one first."""
 
+SHADOWS = (".", "__MACOSX")
+"""Beginnings of names of what systems put beside files: hidden, or in archives made on a Mac."""
+
 MAX_VOXELS = 512**3
 """A volume of more voxels is refused, unread: fifteen times a BraTS volume, and more than head scans have."""
 

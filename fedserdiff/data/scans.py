@@ -1,13 +1,24 @@
 """Scans to segment: nobody's segmentation of them is needed, nor a name of any release."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from errno import ENOENT
 from pathlib import Path
 
-from fedserdiff.data.cases import existing_file
-from fedserdiff.data.nifti import EXTENSIONS, unreadable
-from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, unreadable
+from fedserdiff.data.releases import BRATS_MODALITIES, RELEASES
 from fedserdiff.errors import DataError
+
+_NO_IMAGES = (".csv", ".tsv", ".txt", ".md", ".json", ".xlsx", ".pdf", ".html", ".png")  # lie beside scans everywhere
+_OTHER_IMAGES = (".dcm", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mnc", ".hdr", ".img", ".zip")
+_SUFFIXES = {suffix: m for release in RELEASES.values() for m, suffix in release.suffixes.items()}
+_MODALITY = re.compile(rf"(?:(?P<name>.+)[-_])?(?P<suffix>{'|'.join(_SUFFIXES)})", re.IGNORECASE)
+_SEGMENTATION = re.compile(r"(?:.+[-_])?seg", re.IGNORECASE)
+_SEGMENTATIONS = {alias for release in RELEASES.values() for alias in release.seg_aliases.values()}
+_NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
+_MOST_NAMES = 3  # of files, in one sentence
 
 
 @dataclass(frozen=True)
@@ -29,46 +40,45 @@ class Scan:
     channels: tuple[int, ...] = ()
 
 
-def find_scans(path: Path, modalities: Sequence[str], channels: Mapping[str, int]) -> list[Scan]:
-    """Return the scans at a path, by name: those of one folder's cases, one case's folder, or one 4D file.
+@dataclass(frozen=True)
+class FoundScans:
+    """What lies at the paths that were given.
 
-    A case's folder holds its modalities as any BraTS release names them: ``NAME_t1.nii.gz``, …, or ``NAME-t1n.nii.gz``,
-    …, where NAME is the folder's. Where `channels` numbers the modalities, files ``NAME_0000.nii.gz``, … and 4D files
-    ``NAME.nii.gz`` are read too.
+    Attributes
+    ----------
+    scans : list of Scan
+        By folder and name.
+    left : list of str
+        What may be a patient's and is no scan that the model can read: its path, and why.
+    unread : list of Path
+        Images beside those of a scan that are none of any release's modalities.
+    """
+
+    scans: list[Scan] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+
+
+def find_scans(paths: Sequence[Path], modalities: Sequence[str], channels: Mapping[str, int]) -> FoundScans:
+    """Return the scans at paths, each a folder of scans, a folder of such folders, or a file of a scan.
+
+    Files of modalities are called ``NAME_t1.nii.gz``, … or ``NAME-t1n.nii.gz``, …, as any BraTS release has them, in
+    letters of either case. The only scan of a folder is called as the folder is, several of one folder as their files
+    are. Where `channels` numbers the modalities, files ``NAME_0000.nii.gz``, … and 4D files ``NAME.nii.gz`` are read
+    too. A number that the dataset does not count up to is no modality's: then every file is a scan by itself, as
+    ``liver_0003.nii.gz`` is for a model of one modality.
 
     Raises
     ------
     DataError
-        Where there is none, a path cannot be read, or a case lacks a modality.
+        Where there is no scan at all, or a path cannot be read.
     """
-    if path.is_file():
-        return [_of_file(path, modalities, channels)]
-    if (case := _of_folder(path, modalities)) is not None:
-        return [case]
-    entries = _entries(path)
-    cases = [case for entry in entries if entry.is_dir() and (case := _of_folder(entry, modalities)) is not None]
-    if cases:
-        return cases
-    files = [entry for entry in entries if entry.name.endswith(EXTENSIONS)]
-    if not channels or not files:
-        shown = (
-            ", ".join(f"NAME{stem}.nii.gz" for stem in _stems(modalities)[0]) if _stems(modalities) else "NAME.nii.gz"
-        )
-        raise DataError(
-            f"{path}: no scan here: expected a folder NAME of files {shown}, or name each file with --image"
-        )
-    split = {f.name[: -len("_0000") - len(end)] for end in EXTENSIONS for f in files if f.name.endswith(f"_0000{end}")}
-    if not split:
-        return [_of_file(file, modalities, channels) for file in files]
-    return [
-        Scan(
-            name,
-            tuple(
-                existing_file(path, [f"{name}_{channels[m]:04d}"], f"modality {m} of scan {name}") for m in modalities
-            ),
-        )
-        for name in sorted(split)
-    ]
+    found = FoundScans()
+    for folder, (files, enumerated) in _images(paths, _expected(modalities), found.left).items():
+        _read_folder(folder, files, enumerated, modalities, channels, found)
+    if not found.scans:
+        raise DataError("; ".join(found.left))
+    return found
 
 
 def named_scan(name: str, images: Mapping[str, Path], modalities: Sequence[str]) -> Scan:
@@ -87,37 +97,182 @@ def named_scan(name: str, images: Mapping[str, Path], modalities: Sequence[str])
     return Scan(name, tuple(images[modality] for modality in modalities))
 
 
-def _stems(modalities: Sequence[str]) -> list[list[str]]:
-    """Return what follows a case's name in its files, as each BraTS release has it, once for each way."""
-    known = [r for r in RELEASES.values() if set(modalities) <= set(r.suffixes)]
-    ways = [[f"{release.separator}{release.suffixes[m]}" for m in modalities] for release in known]
-    return [way for place, way in enumerate(ways) if way not in ways[:place]]
+def _images(paths: Sequence[Path], expected: str, left: list[str]) -> dict[Path, tuple[list[Path], bool]]:
+    """Return NIfTI files by their folder, and whether the folder was looked into; add to `left` what holds none."""
+    folders: dict[Path, tuple[list[Path], bool]] = {}
+    for path in dict.fromkeys(paths):
+        if not path.exists():
+            raise unreadable(path, FileNotFoundError(ENOENT, os.strerror(ENOENT)))
+        if path.is_dir():
+            known = len(folders), len(left)
+            for entry in _look_into(path, folders, left):
+                inner = _look_into(entry, folders, left)
+                deep = [folder for folder in inner if _holds_images(folder)]
+                left += [f"{folder}: lies too deep to be looked into: give it by itself" for folder in deep]
+                if entry not in folders and not deep and (why := _why_without_images(entry)):
+                    left.append(f"{entry}: {why}")
+            if path not in folders and known == (len(folders), len(left)):
+                left.append(f"{path}: no scan here: {expected}")
+        elif not _is_nifti(path):
+            left.append(f"{path}: is no NIfTI file")
+        elif path not in (given := folders.setdefault(path.parent, ([], False))[0]):
+            given.append(path)
+    return folders
 
 
-def _of_folder(folder: Path, modalities: Sequence[str]) -> Scan | None:
-    """Return the scan of a case's folder; None where it holds not even one of a release's files."""
-    for way in _stems(modalities):
-        stems = [f"{folder.name}{stem}" for stem in way]
-        if any((folder / f"{stem}{end}").exists() for stem in stems for end in EXTENSIONS):
-            files = [
-                existing_file(folder, [stem], f"modality {modality} of scan {folder.name}")
-                for stem, modality in zip(stems, modalities, strict=True)
-            ]
-            return Scan(folder.name, tuple(files))
-    return None
+def _look_into(folder: Path, folders: dict[Path, tuple[list[Path], bool]], left: list[str]) -> list[Path]:
+    """Note a folder's NIfTI files, add to `left` what else of it is an image, and return the folders in it."""
+    entries = _entries(folder)
+    images = [entry for entry in entries if _is_nifti(entry)]
+    if images:
+        folders[folder] = images, True
+    for entry in entries:
+        if entry.is_symlink() and not entry.exists() and entry not in images:
+            left.append(str(unreadable(entry, FileNotFoundError())))
+        elif entry.name.lower().endswith(_OTHER_IMAGES):
+            left.append(f"{entry}: is no NIfTI file")
+    return [entry for entry in entries if entry not in images and entry.is_dir()]
 
 
-def _of_file(file: Path, modalities: Sequence[str], channels: Mapping[str, int]) -> Scan:
-    if not channels:
-        raise DataError(
-            f"{file}: one file: the model needs {', '.join(modalities)}: give their folder, or name each with --image"
+def _holds_images(folder: Path) -> bool:
+    return any(_is_nifti(Path(name)) for _, _, names in os.walk(folder) for name in names)
+
+
+def _why_without_images(folder: Path) -> str | None:
+    """Say what a folder without images holds that may be a patient's; None for tables and texts."""
+    entries = _entries(folder)
+    others = [entry.name for entry in entries if not entry.name.lower().endswith((*_NO_IMAGES, *_OTHER_IMAGES))]
+    if not entries:
+        return "is empty"
+    return f"holds no NIfTI file, but {_some(others)}" if others else None
+
+
+def _read_folder(
+    folder: Path,
+    files: Sequence[Path],
+    enumerated: bool,
+    modalities: Sequence[str],
+    channels: Mapping[str, int],
+    found: FoundScans,
+) -> None:
+    """Add the scans of one folder's NIfTI files, and what is left of them."""
+    images = [f for f in files if not _SEGMENTATION.fullmatch(_stem(f)) and _stem(f) not in _SEGMENTATIONS]
+    if not images:
+        found.left.append(f"{folder}: holds segmentations alone")
+    named: dict[str, dict[str, list[Path]]] = {}
+    others = []
+    for image in images:
+        match = _MODALITY.fullmatch(_stem(image)) if set(modalities) <= set(BRATS_MODALITIES) else None
+        if match is None:
+            others.append(image)
+        else:
+            modality = _SUFFIXES[match["suffix"].lower()]
+            named.setdefault(match["name"] or "", {}).setdefault(modality, []).append(image)
+    if channels and not named:
+        _read_numbered(folder, images, modalities, channels, found)
+        return
+    of_folder = folder.resolve().name
+    whole = []
+    for name, by_modality in named.items():
+        called = of_folder if not name or (enumerated and len(named) == 1) else name
+        candidates = {m: by_modality.get(m, []) for m in modalities}
+        missing = {m: folder / _file_like(name, m, by_modality) for m in modalities}
+        if _add(called, candidates, missing, (), found):
+            whole.append(name)
+    beside = [o for o in others if any(n in ("", of_folder) or _stem(o).startswith((f"{n}-", f"{n}_")) for n in whole)]
+    found.unread.extend(beside)
+    if strays := [other.name for other in others if other not in beside]:
+        found.left.append(
+            f"{folder}: {_some(strays)}: named as none of the model's modalities: {_expected(modalities)}"
         )
-    name = file.name.removesuffix(".gz").removesuffix(".nii")
-    return Scan(name, (file,) * len(modalities), tuple(channels[modality] for modality in modalities))
+
+
+def _read_numbered(
+    folder: Path, images: Sequence[Path], modalities: Sequence[str], channels: Mapping[str, int], found: FoundScans
+) -> None:
+    """Add the scans of files that are numbered by modality, or hold all modalities."""
+    split: dict[str, dict[int, list[Path]]] = {}
+    for image in images:
+        if match := _NUMBERED.fullmatch(_stem(image)):
+            split.setdefault(match["name"], {}).setdefault(int(match["number"]), []).append(image)
+    stems = {_stem(image) for image in images}
+    split = {name: files for name, files in split.items() if max(files) < len(channels) and name not in stems}
+    if len(channels) == 1 and len(split) < len(stems):
+        split = {}  # some file is no first modality: all are called by their whole names
+    of_modality = {path for files in split.values() for paths in files.values() for path in paths}
+    whole: dict[str, list[Path]] = {}
+    for image in images:
+        if image not in of_modality:
+            whole.setdefault(_stem(image), []).append(image)
+    numbers = [channels[modality] for modality in modalities]
+    for name, files in sorted([*split.items(), *((stem, {}) for stem in whole)]):
+        if name in split:
+            candidates = {m: files.get(channels[m], []) for m in modalities}
+            expected = {m: folder / f"{name}_{channels[m]:04d}.nii.gz" for m in modalities}
+            _add(name, candidates, expected, (), found)
+        else:
+            _add(name, dict.fromkeys(modalities, whole[name]), {}, tuple(numbers), found)
+
+
+def _add(
+    name: str,
+    candidates: Mapping[str, Sequence[Path]],
+    expected: Mapping[str, Path],
+    channels: tuple[int, ...],
+    found: FoundScans,
+) -> bool:
+    """Add a scan where each of its modalities has one file, or say in what it is wrong; return whether it was added."""
+    wrong: list[str] = []
+    images: list[Path] = []
+    for modality, paths in candidates.items():
+        files = [path for path in paths if path.is_file()] or paths  # an archive may hold a folder of a file's name
+        if not files:
+            wrong.append(f"{expected[modality]}: modality {modality} of scan {name} is missing")
+        elif len(files) > 1:
+            others = ", ".join(file.name for file in files[1:])
+            wrong.append(f"{files[0]}: modality {modality} of scan {name} is also in {others}: leave one")
+        else:
+            try:
+                check_is_file(files[0])
+            except DataError as refusal:
+                wrong.append(str(refusal))
+            images += files
+    if not wrong:
+        found.scans.append(Scan(name, tuple(images), channels))
+    found.left.extend(dict.fromkeys(wrong))
+    return not wrong
+
+
+def _file_like(name: str, modality: str, others: Mapping[str, Sequence[Path]]) -> str:
+    """Return what a scan's missing file is called where its other files are called so."""
+    ends = {_stem(path)[len(name) :].lower() for paths in others.values() for path in paths}
+    alike = [r for r in RELEASES.values() if ends & {f"{r.separator}{suffix}" for suffix in r.suffixes.values()}]
+    release = (alike or list(RELEASES.values()))[0]
+    return f"{release.file_stem(name, modality).removeprefix('' if name else release.separator)}{EXTENSIONS[0]}"
+
+
+def _expected(modalities: Sequence[str]) -> str:
+    release = next((r for r in RELEASES.values() if set(modalities) <= set(r.suffixes)), None)
+    stems = ["NAME"] if release is None else [release.file_stem("NAME", modality) for modality in modalities]
+    return f"expected files {', '.join(f'{stem}{EXTENSIONS[0]}' for stem in stems)}, or name each with --image"
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(EXTENSIONS)
+
+
+def _stem(file: Path) -> str:
+    ending = next(end for end in EXTENSIONS if file.name.lower().endswith(end))
+    return file.name[: -len(ending)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(SHADOWS))
     except OSError as error:
         raise unreadable(folder, error) from None

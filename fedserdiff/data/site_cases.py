@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from fedserdiff.config import ExperimentConfig, Site
-from fedserdiff.data.cases import BadCases, Case, find_cases
-from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset
+from fedserdiff.data.cases import BadCases, Case, find_cases, passed_over
+from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset, unlabelled_images
 from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
+
+_MOST_NAMES = 5  # of what was passed over
 
 
 def convention_of(site: Site, config: ExperimentConfig) -> Release | DecathlonDataset:
@@ -35,6 +37,26 @@ def site_cases(site: Site, config: ExperimentConfig, bad: BadCases | None = None
     if isinstance(convention, DecathlonDataset):
         return find_decathlon_cases(folder, convention, site.cases, bad)
     return find_cases(folder, convention, site.cases, bad)
+
+
+def passed_over_note(site: Site) -> str | None:
+    """Say what lies in a site's folder and may be a case, but is taken for none; None where nothing does.
+
+    Where the site names its cases, others are left out on purpose.
+
+    Raises
+    ------
+    DataError
+        Where its folder cannot be read.
+    """
+    if site.cases:
+        return None
+    if site.release == MSD:
+        others, why = unlabelled_images(Path(site.path)), "without a label map"
+    else:
+        others, why = passed_over(Path(site.path), get_release(site.release)), f"named as no case of {site.release}"
+    more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
+    return f"site {site.name}: passed over, {why}: {', '.join(others[:_MOST_NAMES])}{more}" if others else None
 
 
 def check_release(name: str) -> None:

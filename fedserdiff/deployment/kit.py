@@ -13,6 +13,7 @@ from fedserdiff.deployment.certificates import node_key_bytes
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import cases_of, check_fields, check_site, read_toml
 from fedserdiff.methods import get_method
+from fedserdiff.text import read_text
 
 FEDERATION_FILE = "federation.json"
 """In the coordinator's folder: the experiment, the address, and every site's public key."""
@@ -233,7 +234,7 @@ def _experiment(values: Mapping[str, Any], where: str) -> ExperimentConfig:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
     except ValueError as error:

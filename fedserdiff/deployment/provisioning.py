@@ -22,6 +22,7 @@ from fedserdiff.deployment.kit import (
     deployable,
 )
 from fedserdiff.errors import ConfigError
+from fedserdiff.text import readable
 
 COMMANDS_FILE = "COMMANDS.txt"
 """Beside the folders: the commands, for people."""
@@ -65,6 +66,12 @@ def provision(out: Path, config: ExperimentConfig, address: str, data: Mapping[s
     for name in data:
         if name not in (site.name for site in config.sites):
             raise ConfigError(f"data: {name!r} is no site of the experiment")
+    for site in config.sites:
+        where = data.get(site.name) or site.path
+        if readable(where) != where:
+            raise ConfigError(
+                f"site {site.name}: path: {where}: {SITE_FILE} is UTF-8 and cannot hold this name: rename the folder"
+            )
     out = out.resolve()
     if '"' in str(out) or not str(out).isprintable():  # Flower's --run-config could not name it
         raise ConfigError(f"{out}: choose a directory without quotation marks and control characters in its path")

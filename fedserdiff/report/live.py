@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.report.console import Bars
 from fedserdiff.report.events import RunEvents
 
 _POLL_S = 0.3
-_REFRESHES_A_S = 4  # the hospitals at work on this machine want its CPUs more
 
 
 class LiveView(RunEvents):
@@ -31,15 +31,13 @@ class LiveView(RunEvents):
     def __init__(self, console: Console, progress_files: Path) -> None:
         self._console = console
         self._folder = progress_files
-        self._progress = Progress(
+        self._progress = Bars(
+            console,
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=_REFRESHES_A_S,
         )
         self._task = self._progress.add_task("starting Flower and Ray", total=None)
         self._title = ""

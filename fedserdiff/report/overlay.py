@@ -12,6 +12,7 @@ from fedserdiff.report.colours import REGION_COLOURS
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.plots import draw_masks
 from fedserdiff.segmenter import Segmentation
+from fedserdiff.text import readable
 
 _VIEWS = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 
@@ -44,5 +45,5 @@ def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
     named = zip(convention.regions, REGION_COLOURS, strict=False)
     handles = [Patch(color=colour, label=in_capitals(region)) for region, colour in named]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"{name}, over {in_capitals(convention.modalities[0])}")
+    figure.suptitle(f"{readable(name)}, over {in_capitals(convention.modalities[0])}")
     write_whole(file, lambda opened: figure.savefig(opened, dpi=120, format="png"))

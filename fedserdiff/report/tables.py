@@ -8,11 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.methods import label, origin_note
+from fedserdiff.report.console import print_table
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
-_NAMED_COLUMNS = 6  # more sites than this are columns by their number, or a terminal cuts every name
+_NAMED_COLUMNS = 6  # more sites than this are columns by their number: their names are wider than a terminal
 _MOST_COLUMNS = 12  # more than this a terminal does not show
 _PROMISES = 20  # an ε above it lets an attacker be as good as certain
 _MOST_TIMES = 10  # stages whose seconds are told one by one
@@ -33,17 +34,17 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     _print_warnings(console, results)
     counts = " + ".join(str(results["cases"][site]["test"]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
-    console.print(_site_table(results, f"At the end of the stream, by site ({about})"))
+    print_table(console, _site_table(results, f"At the end of the stream, by site ({about})"))
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
         console.print(f"R has {len(results['sites'])} columns, too many to show: it is in results.csv")
     else:
-        console.print(_matrix_table(results, "R: mean Dice % on each site after each stage"))
+        print_table(console, _matrix_table(results, "R: mean Dice % on each site after each stage"))
     if note := _partial_note(results):
         console.print(escape(note), highlight=False)
-    console.print(_stream_table(results, "The stream"))
+    print_table(console, _stream_table(results, "The stream"))
     if note := origin_note([results["method"]]):
         console.print(note, highlight=False)
-    console.print(_bytes_table(results, "Bytes that left each hospital, by kind of record"))
+    print_table(console, _bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
     skipped = skipped_notes(results.get("skipped", ()))
     for note in (left_out_note(results.get("overlap")), *skipped, _noise_note(results)):
@@ -81,7 +82,7 @@ def _print_warning(console: Console, warning: str | None) -> None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     return table
 
 
@@ -187,13 +188,13 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         keys = ("dice", "hd95", "bwt", "fwt", "forgetting")
         shown = [_interval(method["scores"][key], 1 if key == "hd95" else 100) for key in keys]
         scores.add_row(named[method["name"]], *shown)
-    console.print(scores)
+    print_table(console, scores)
     kinds = list(dict.fromkeys(kind for m in methods for kind in m["bytes_out"] if kind not in _SMALL))
     costs = _table("What it cost: MB out of all hospitals by kind, minutes of computation", "method", *kinds, "minutes")
     for method in methods:
         sent = [f"{method['bytes_out'][kind] / 1e6:.2f}" if kind in method["bytes_out"] else "–" for kind in kinds]
         costs.add_row(named[method["name"]], *sent, f"{method['minutes']:.1f}")
-    console.print(costs)
+    print_table(console, costs)
     for sentence in comparison["answer"]:
         console.print(sentence, highlight=False, markup=False)
     _print_warning(console, data.get("leak"))
@@ -205,10 +206,10 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
     title = escape(f"{study['title']} ({study['data']})")
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(study["columns"]):
-        table.add_column(escape(column), justify="right" if number else "left", min_width=None if number else 14)
+        table.add_column(escape(column), justify="right" if number else "left")
     for row in study["rows"]:
         table.add_row(*(_cell(value) for value in row))
-    console.print(table)
+    print_table(console, table)
     for sentence in study["sentences"]:
         console.print(sentence, highlight=False, markup=False)
 

@@ -13,6 +13,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.report.events import RunEvents
+from fedserdiff.text import readable
 
 TRACKERS: Mapping[str, str] = MappingProxyType({"tensorboard": "tensorboard", "mlflow": "mlflow"})
 """By name, as it is also the name of the extra that installs it, the package that has to be there."""
@@ -34,8 +35,8 @@ class Tracker:
         """The run has ended, by itself or not."""
 
 
-def check_tracker(name: str | None) -> None:
-    """See that a tracker is known and its package installed.
+def check_tracker(name: str | None, run: Path | None = None) -> None:
+    """See that a tracker is known, its package installed, and a run's folder one that it can name.
 
     Raises
     ------
@@ -48,11 +49,13 @@ def check_tracker(name: str | None) -> None:
         raise ConfigError(f"--tracker: unknown tracker {name!r}: choose one of {', '.join(TRACKERS)}")
     if importlib.util.find_spec(TRACKERS[name]) is None:
         raise ConfigError(f"--tracker: {name} is not installed: pip install 'fedserdiff[{name}]'")
+    if run is not None and readable(str(run)) != str(run):
+        raise ConfigError(f"--tracker: {run}: {name} cannot write where a name is not UTF-8: give another --out")
 
 
 def open_tracker(name: str | None, run: Path) -> Tracker:
     """Return the tracker of this name, which writes into the run's folder; one that ignores everything for None."""
-    check_tracker(name)
+    check_tracker(name, run)
     if name == "tensorboard":
         return _TensorBoard(run / "tensorboard")
     if name == "mlflow":

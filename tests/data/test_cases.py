@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from fedserdiff.config import Site
 from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.errors import DataError
 
 _OLD_NAMES = ["t1", "t1ce", "t2", "flair"]
@@ -55,6 +57,29 @@ def test_cases_come_by_name_and_other_entries_are_passed_over(tmp_path: Path) ->
     names = [case.name for case in find_cases(tmp_path, RELEASES["brats2021"])]
 
     assert names == ["BraTS2021_00003", "BraTS2021_00012", "BraTS2021_00100"]
+
+
+def test_what_may_be_a_case_and_is_passed_over_is_told_with_a_count_and_first_names(tmp_path: Path) -> None:
+    _case_2021(tmp_path, 1)
+    site = Site("north", "brats2021", str(tmp_path))
+    for name in ("name_mapping.csv", "BraTS2021_00001.nii.gz", "BraTS2021_00001-seg.nii", ".hidden.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "__MACOSX").mkdir()
+    assert passed_over_note(site) is None
+    for number in range(7):
+        (tmp_path / f"brats2021_0000{number}").mkdir()
+    (tmp_path / "P07.NII.GZ").touch()
+    told = "P07.NII.GZ, brats2021_00000, brats2021_00001, brats2021_00002, brats2021_00003 and 3 more"
+    assert passed_over_note(site) == f"site north: passed over, named as no case of brats2021: {told}"
+    chosen = Site("north", "brats2021", str(tmp_path), ("BraTS2021_00001",))
+    assert passed_over_note(chosen) is None, "others are left out on purpose"
+
+
+def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """One of them would be used, and nobody would know which."""
+    (_case_2021(tmp_path, 1) / "BraTS2021_00001_t1.nii").touch()
+    with pytest.raises(DataError, match=r"_t1\.nii\.gz: modality t1 of .* is also in .*_t1\.nii: leave one"):
+        find_cases(tmp_path, RELEASES["brats2021"])
 
 
 def test_follow_up_scans_are_one_patients(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fedserdiff.config import Site, make_config
 from fedserdiff.data.cache import cached_cases
 from fedserdiff.data.decathlon import find_decathlon_cases, read_dataset
 from fedserdiff.data.preprocess import prepare_case
-from fedserdiff.data.site_cases import site_cases
+from fedserdiff.data.site_cases import passed_over_note, site_cases
 from fedserdiff.errors import DataError
 
 DECATHLON = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ", "2": "TZ"}}
@@ -102,6 +102,16 @@ def test_cases_are_those_of_labels_and_a_macs_shadow_files_are_none(tmp_path: Pa
     assert [case.name for case in find_decathlon_cases(tmp_path, dataset, ["c"])] == ["c"]
     with pytest.raises(DataError, match=r"labelsTr: no case d here"):
         find_decathlon_cases(tmp_path, dataset, ["d"])
+
+
+def test_scans_without_a_label_map_are_told(tmp_path: Path, write: Write) -> None:
+    write("a", "T2", "ADC")
+    write("b", "T2", "ADC", split=True)
+    site = Site("north", "msd", str(tmp_path))
+    assert passed_over_note(site) is None
+    for name in ("c.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz", "._e.nii.gz"):
+        (tmp_path / "imagesTr" / name).touch()
+    assert passed_over_note(site) == "site north: passed over, without a label map: c, d_0000, d_0001"
 
 
 def test_what_files_mean_is_part_of_what_a_prepared_case_is_known_by(tmp_path: Path, write: Write) -> None:

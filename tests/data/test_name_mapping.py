@@ -89,7 +89,7 @@ def test_rows_that_share_a_patient_are_one_persons_whatever_their_order(tmp_path
         ("", "none of its 0 lines has a case name: .* such as BraTS20_Training_001, BraTS2021_00000, "),
         ("Grade,Id\nHGG,Brats17_CBICA_AAB_1\nLGG,NA\n", "none of its 3 lines has a case name"),
         ("Id\nBraTS2021_1\nxBraTS2021_00001\nBraTS-GLI-00001\n", "none of its 4 lines has a case name"),
-        (b"a,b\nBraTS2021_00001,x\n\xe9,y\n", "line 3: not text in UTF-8: save the table as CSV in UTF-8"),
+        (b"a,b\nBraTS2021_00001,x\n\xe9,y\n", r"line 3: not text in UTF-8 \(byte 0xe9\): save it as text in UTF-8"),
         (b"PK\x03\x04\xff\xfe", "line 1: not text in UTF-8"),
         ('a,b\nBraTS2021_00001,"x\n', "line 2: not a CSV table: unexpected end of data"),
         ('a,b\nBraTS2021_00001,"x"y\n', "line 2: not a CSV table: .* expected after"),

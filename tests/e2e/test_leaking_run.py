@@ -13,6 +13,8 @@ from commands.simulation import reopen
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from strategies.run_directory import RunDirectory
 
+NO_PICTURE = "No file shows a case of your data. To have pictures:"
+
 
 def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that_say_so(
     simulate: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,3 +67,19 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     assert {site.name: list(site.cases) for site in going_on.config.sites} == sites
     assert going_on.skipped_of(going_on.config) == skipped
     assert "Leaking: 1 case (1 of west) is of patients who are in the federation already" in done.stdout
+
+    run = workplace / "leaking"
+    pictures = {run / "examples.png", run / "volumes.html"}
+    before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert not pictures & set(before), "they would show patients, and nobody asked for that"
+    assert f"{NO_PICTURE}\n  python scripts/simulate.py --resume leaking --show-cases\n" in done.stdout
+    assert "leaking is finished" in simulate("--resume", "leaking").stdout
+
+    shown = simulate("--resume", "leaking", "--show-cases")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert NO_PICTURE not in shown.stdout
+    after = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert set(after) - set(before) == pictures
+    assert {file.name for file in before if after[file] != before[file]} == {"config.json"}, "nothing is run again"
+    assert json.loads(after[run / "config.json"])["data"]["show_cases"] is True
+    assert "leaking is finished" in simulate("--resume", "leaking").stdout

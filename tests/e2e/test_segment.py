@@ -178,6 +178,39 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
 
 
+def test_every_patient_that_is_given_is_segmented_or_named(
+    ser_diff: dict[str, Any], segment: Command, workplace: Path, tmp_path: Path
+) -> None:
+    """Under names as people give them, one of them no UTF-8, beside a patient with a damaged scan and one with none."""
+    _, folder, cases = scored_cases(workplace / "ser-diff", "site-2")
+    suffixes = {"t1": "T1", "t1ce": "T1CE", "t2": "T2", "flair": "FLAIR"}
+    no_text = os.fsdecode(b"Patient_M\xfcller")
+    named = {"P01": "P01_{}", "P02": "patient2_{}", no_text: no_text + "_{}", "damaged": "damaged_{}"}
+    for patient, pattern in named.items():
+        (tmp_path / "given" / patient).mkdir(parents=True)
+        for old, new in suffixes.items():
+            (source,) = (folder / cases[0]).glob(f"*_{old}.nii*")
+            target = pattern.format(new if patient == "P02" else old)
+            shutil.copy(source, tmp_path / "given" / patient / (target + "".join(source.suffixes)))
+    next((tmp_path / "given" / "damaged").glob("*_flair*")).write_bytes(b"no scan")
+    (tmp_path / "given" / "empty").mkdir()
+
+    done = segment("ser-diff", tmp_path / "given", "--overlay", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "3 label maps in" in done.stdout
+    error = done.stderr.strip()
+    assert len(error.splitlines()) == 1
+    assert f"not segmented: {tmp_path / 'given' / 'empty'}: is empty; " in error
+    assert f"{tmp_path / 'given' / 'damaged' / 'damaged_flair'}" in error
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {f"{name}{end}" for name in ("P01", "P02", no_text) for end in (".nii.gz", ".png")}
+
+    one = segment("ser-diff", tmp_path / "given" / no_text, "--out", tmp_path / "again")
+    assert one.exit_code == 0, one.output
+    again, before = (tmp_path / out / f"{no_text}.nii.gz" for out in ("again", "out"))
+    assert again.read_bytes() == before.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -39,6 +39,7 @@ def test_tensorboard_shows_the_losses_and_scores_of_the_results(ser_diff: dict[s
 
     shown = EventAccumulator(str(workplace / "ser-diff" / "tensorboard"))
     shown.Reload()
+    assert not shown.Tags()["images"]
     for metric in ("dice", "hd95"):
         for key in ("mean", "tc", "wt", "et"):
             for place, site in enumerate(ser_diff["sites"]):

@@ -1,0 +1,92 @@
+"""Where commands print: whole figures and names, in a terminal of any width and in a log alike."""
+
+import io
+import sys
+import time
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, TaskID
+from rich.segment import Segments
+from rich.table import Table
+
+from fedserdiff.text import SPELT_OUT
+
+_ENDLESS = 1_000_000  # columns: a file has no right edge
+_REFRESHES_A_S = 4  # whoever computes on this machine wants its CPUs more
+_LOG_EVERY_S = 60.0
+
+
+def open_console(stderr: bool = False, highlight: bool = True) -> Console:
+    """Return a console on standard output, or on standard error.
+
+    It prints letters that the stream's encoding lacks spelt out, and breaks no line where the stream is no terminal.
+    """
+    spell_out(sys.stderr if stderr else sys.stdout)
+    console = Console(stderr=stderr, highlight=highlight)
+    if not console.is_terminal:
+        console.width = _ENDLESS
+    return console
+
+
+def spell_out(stream: TextIO) -> None:
+    """Let a stream print any name and letter, whatever its encoding: what that lacks is spelt out."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=SPELT_OUT)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table whose words and figures are whole: where the console is too narrow, cells break between words.
+
+    Where it is narrower still, the table's lines are longer than the console's, and the terminal breaks them.
+    """
+    endless = console.options.update(max_width=_ENDLESS)
+    widths, least = [], []
+    for column in table.columns:
+        column.width = None
+        sizes = [console.measure(cell, options=endless) for cell in (column.header, *column.cells)]
+        widths.append(max(size.maximum for size in sizes))
+        least.append(widths[-1] if column.no_wrap else max(size.minimum for size in sizes))
+    around = console.measure(table, options=endless).maximum - sum(widths)
+    while sum(widths) + around > console.width and widths != least:
+        widest = max(range(len(widths)), key=lambda place: (widths[place] > least[place], widths[place]))
+        widths[widest] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+    lines = console.render(table, console.options.update_width(sum(widths) + around))
+    console.print(Segments(lines), crop=False, overflow="ignore", no_wrap=True, end="")
+
+
+class Bars(Progress):
+    """Progress bars in a terminal; in a log a plain line now and then of each task that goes on.
+
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    *columns : ProgressColumn or str
+        As of rich's `Progress`.
+    log_every_s : float
+        Seconds between two plain lines.
+    """
+
+    def __init__(self, console: Console, *columns: ProgressColumn | str, log_every_s: float = _LOG_EVERY_S) -> None:
+        super().__init__(*columns, console=console, transient=True, refresh_per_second=_REFRESHES_A_S)
+        self._log_every_s = log_every_s
+        self._logged = time.monotonic()
+
+    def stop(self) -> None:
+        """End the bars; rich's `Progress` would leave an empty line in a log."""
+        self.live.stop()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task, as rich's `Progress.update` does."""
+        super().update(task_id, **changes)
+        shown = self.console.is_terminal and not self.console.is_dumb_terminal
+        if shown or time.monotonic() - self._logged < self._log_every_s:
+            return
+        self._logged = time.monotonic()
+        for task in self.tasks:
+            if not task.finished:
+                done = f": {task.completed:g} of {task.total:g}" if task.total else ""
+                self.console.print(f"{task.description}{done}", highlight=False)
