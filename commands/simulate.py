@@ -86,7 +86,8 @@ def main(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the interrupted run of this directory, by its own settings.",
+            help="Go on with the interrupted run of this directory, by its own settings; --federation says where its "
+            "scans are now.",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
@@ -159,20 +160,13 @@ def main(
             defaults = {"method": _METHOD, "profile": options.DEFAULTS.profile}
             opened, run = begin(console, {**defaults, **given}, federation, sites, out, ray_address)
         else:
-            _refuse(
-                {"--out": out, "--federation": federation}, "--resume goes on with its own hospitals in its own place"
-            )
+            if out is not None:
+                raise ConfigError("--out: --resume goes on in the run's own directory")
             run = run_directory.RunDirectory.of_interrupted(resume)
-            taken_up = take_up(console, run, given, sites)
+            taken_up = take_up(console, run, given, federation, sites, ray_address)
             if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return
             opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
         carry_out(console, opened, run, ray_address, tracker)
-
-
-def _refuse(options: dict[str, object], why: str) -> None:
-    wrong = [name for name, value in options.items() if value is not None]
-    if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: {why}")

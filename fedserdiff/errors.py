@@ -1,5 +1,7 @@
 """Errors whose text is written for the person who can mend them."""
 
+import traceback
+
 
 class FedSerDiffError(Exception):
     """Base of every error that a user can mend; command lines print its text and exit non-zero."""
@@ -31,3 +33,17 @@ class ReplyError(FederationError):
 
 class DivergedError(ReplyError):
     """A weight or a loss is not finite."""
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system refused, and why, in one line.
+
+    The files are named where the system names them, and else the place in the code: not only disks fail so, processes
+    and sockets do, too.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if named:
+        return f"{' to '.join(named)}: {reason}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{reason} (in {frames[-1].name}, {frames[-1].filename}, line {frames[-1].lineno})" if frames else reason
