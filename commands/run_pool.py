@@ -108,13 +108,14 @@ class RunPool:
 
     def _made_of(self, folder: Path) -> dict[Path, Origin]:
         """Return what each run in a folder was made of, begun ones (``.partial``) too; finished ones are read once."""
-        for run in sorted(folder.iterdir()):
+        runs = sorted(folder.iterdir())
+        for run in runs:
             if run not in self._origins or run.suffix == _PARTIAL:
                 try:
                     self._origins[run] = RunDirectory(run).read_origin() if RunDirectory(run).begun else None
                 except ConfigError:  # of another version of this software, or damaged
                     self._origins[run] = None
-        return {run: made for run, made in self._origins.items() if run.parent == folder and made is not None}
+        return {run: made for run in runs if (made := self._origins[run]) is not None}
 
     def _find(self, folder: Path, config: ExperimentConfig) -> Path | None:
         """Return the finished run of exactly this config, on its scans, by what is installed now."""

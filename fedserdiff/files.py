@@ -50,7 +50,7 @@ def write_whole(
     except BaseException as error:
         with contextlib.suppress(OSError):  # what went wrong is told, not that it left a trace
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk names no file
             error.filename = str(file)
         raise
     sync_folder(file.parent)

@@ -13,11 +13,10 @@ from flwr.app import Array, ArrayRecord
 from superlink import SuperLink
 from traffic import handed_over
 
-from fedserdiff import wire
+from fedserdiff import origin, wire
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.report.events import RunEvents
-from strategies import run_directory
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.overlap import SharedScans
@@ -216,8 +215,8 @@ def test_a_checkpoint_of_other_software_is_refused_with_the_versions_that_differ
     link: SuperLink, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_two_stages(smoke(), link).save(run)
-    then = run_directory.installed_versions()
-    monkeypatch.setattr(run_directory, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
+    then = origin.installed_versions()
+    monkeypatch.setattr(origin, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
     with pytest.raises(ConfigError, match=rf"torch {re.escape(then['torch'])} then, 9\.9 now: install those") as caught:
         Checkpoint.load(run, smoke())
     assert "python" not in str(caught.value)
