@@ -33,7 +33,7 @@ class Difference:
     versions : tuple of str
         Of the software.
     scans : tuple of str
-        Sites.
+        Sites whose scans, or whose choice of them, is not the same.
     """
 
     settings: tuple[str, ...] = ()
@@ -98,14 +98,11 @@ class Origin:
         if [(site.name, site.release) for site in theirs.sites] != [(site.name, site.release) for site in config.sites]:
             settings.append(f"sites were {_named(theirs)}, are {_named(config)}")
         cases = {site.name: (site.cases, site.test_cases) for site in theirs.sites}
-        changed = [
-            f"other cases of {site.name}"
-            if cases.get(site.name) != (site.cases, site.test_cases)
-            else f"scans or segmentations of {site.name} have changed"
-            for site in config.sites
-            if cases.get(site.name) != (site.cases, site.test_cases) or self.scans.get(site.name) != scans[site.name]
-        ]
-        return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(changed))
+        others = [site.name for site in config.sites if cases.get(site.name) != (site.cases, site.test_cases)]
+        changed = [name for name in scans if name not in others and self.scans.get(name) != scans[name]]
+        told = [f"other cases of {', '.join(others)}"] if others else []
+        told += [f"scans or segmentations of {', '.join(changed)} have changed"] if changed else []
+        return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
 
 
 def _named(config: ExperimentConfig) -> str:

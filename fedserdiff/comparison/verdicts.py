@@ -114,6 +114,6 @@ def _rule(tested: int) -> str:
     return (
         "Each difference is of two means over the same sites, test patients and seeds. In brackets is its own 95 % "
         f"interval, of a bootstrap over them. What beats what is told from {LEAST_SEEDS} seeds on, where that interval "
-        f"leaves out 0 and p is at most {LEVEL}: p is of the same bootstrap, two-sided, adjusted for the {tested} "
-        f"comparison{'' if tested == 1 else 's'} here by Holm's procedure."
+        f"leaves out 0 and p is at most {LEVEL}: p is of the same bootstrap, two-sided, adjusted by Holm's procedure "
+        f"for the comparisons here that have one: {tested or 'none'}."
     )

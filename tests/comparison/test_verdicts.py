@@ -24,15 +24,9 @@ def texts(*results: list[dict[str, Any]]) -> list[list[str]]:
     return [[one["text"] for one in result["verdicts"]] for result in judged]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 30])
-def test_adjusted_p_values_are_those_of_statsmodels(count: int) -> None:
-    rng = np.random.default_rng(count)
-    for p in (
-        rng.uniform(0, 1, count),
-        rng.uniform(0, 0.02, count),
-        np.full(count, 0.04),
-        rng.integers(1, 4, count) / 99,
-    ):
+def test_adjusted_p_values_are_those_of_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    for p in (rng.uniform(0, 1, 1), rng.uniform(0, 0.02, 5), rng.integers(1, 4, 9) / 99, rng.uniform(0, 0.1, 30)):
         assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1])
     assert holm([]) == []
 
@@ -115,7 +109,7 @@ def test_what_cannot_be_told_for_want_of_seeds_does_not_cost_the_others_anything
     assert first.startswith("a beats b")
     assert "cannot be told" in more
     (judged,) = judge([{"verdicts": [once, without]}])
-    assert "for the 1 comparison here by Holm's procedure" in judged["rule"]
+    assert judged["rule"].endswith("by Holm's procedure for the comparisons here that have one: 1.")
 
 
 def test_an_interval_and_a_verdict_never_contradict_each_other() -> None:
