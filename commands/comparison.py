@@ -174,12 +174,10 @@ def write_page(folder: Path, setting: Setting, made: Sequence[dict[str, Any]]) -
     results = dict(zip(results, judge(list(results.values())), strict=True))
     for file, result in results.items():
         _write_json(file, result)
-    comparison = results.get(folder / _COMPARISON)
-    if comparison is not None:
-        _write_csv(folder / "comparison.csv", comparison)
     for result in made:
-        if "columns" in result:
-            _write_table(_file(folder, result).with_suffix(".csv"), [result["columns"], *result["rows"]])
+        rows = [result["columns"], *result["rows"]] if "columns" in result else _rows(result)
+        _write_table(_file(folder, result).with_suffix(".csv"), rows)
+    comparison = results.get(folder / _COMPARISON)
     cases = folder / _CASES
     picture = cases.read_bytes() if comparison is not None and cases.is_file() else None
     volumes = VOLUMES if comparison is not None and (folder / VOLUMES).is_file() else None
@@ -207,7 +205,7 @@ def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]
     if others := other_versions(earlier.get("versions", {})):
         return "; ".join(others)
     scans = earlier.get("scans")
-    if not isinstance(scans, dict) or "verdicts" not in earlier:
+    if not scans or "verdicts" not in earlier:
         return "it does not say what it was made of"
     changed: set[str] = set()
     for result in made:
@@ -259,8 +257,8 @@ def _about(setting: Setting, opened: dict[int, Federation]) -> str:
     )
 
 
-def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
-    """Write one row a method; Dice as a fraction, HD95 in mm."""
+def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of ``comparison.csv``, one a method; Dice as a fraction, HD95 in mm."""
     rows = [
         {
             "method": method["name"],
@@ -276,7 +274,7 @@ def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
         }
         for method in comparison["methods"]
     ]
-    _write_table(file, [list(rows[0]), *(list(row.values()) for row in rows)])
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
 def _write_table(file: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,6 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError, os_error_text
 from fedserdiff.locks import try_lock
 from fedserdiff.origin import Origin, Scans
-from fedserdiff.processes import end_with
 from fedserdiff.report.events import RunEvents
 from sites.client_app import PROGRESS_FILE
 from sites.hospital import open_hospital
@@ -285,14 +286,21 @@ class _StatusFile(RunEvents):
         self._say("", f"scoring after stage {stage}" if stage else "scoring the untrained student")
 
 
+def _end_with_parent() -> None:
+    """Wait until the process that started this one has ended, however it did; then end this group, Ray included."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)
+
+
 def _run(job: _Job, data: str, cache: Path) -> None:
     """Do one run, in a process and a process group of its own; its error, if any, is left in the folder.
 
     It ends with the process that started it, and holds the run's folder until it has ended.
     """
     os.setsid()
-    parent = multiprocessing.parent_process()
-    end_with(0 if parent is None else parent.pid or 0, signal.SIGKILL)  # and Ray's processes with this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     folder, config = _partial(job.folder), job.config
     folder.mkdir(exist_ok=True)
     with (folder / _OUTPUT).open("a") as output:

@@ -228,6 +228,19 @@ def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: Supe
     assert Checkpoint.load(run, smoke(sites=moved, stage_timeout_s=5)) is not None
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [(1.0, 0, "on CPUs, before on a GPU"), (0, 0.5, "on a GPU, before on CPUs"), (0.5, 1, ""), (0, 0, "")],
+)
+def test_a_run_that_goes_on_on_another_device_says_so(
+    link: SuperLink, run: RunDirectory, before: float, now: float, told: str
+) -> None:
+    of_two_stages(smoke(gpus_per_site=before), link).save(run)
+    checkpoint = Checkpoint.load(run, smoke(gpus_per_site=now))
+    assert checkpoint is not None
+    assert checkpoint.moved_to(smoke(gpus_per_site=now)) == told
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
     "half": lambda whole: whole[: len(whole) // 2],
