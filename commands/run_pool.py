@@ -142,26 +142,20 @@ class RunPool:
         return run
 
     def _folder(self, folder: Path, config: ExperimentConfig, taken: set[Path]) -> Path:
-        """Return the folder that a run will have: of one that goes on its own, of a new one one that no other uses.
+        """Return the folder that a run will have once it is finished: its own where it has begun, else an unused one.
 
         Other runs of the same method and seed are numbered.
         """
+        made_of = self._made_of(folder)
+        begun = [run for run in sorted(folder.glob(f"*{_PARTIAL}")) if RunDirectory(run).can_go_on]
+        own = [run for run in begun if run in made_of and not made_of[run].difference(config, self._scans[config])]
         plain = f"{config.method}-seed{config.seed}" if folder == self._runs else f"seed{config.seed}"
         names = (folder / (plain if number == 1 else f"{plain}-{number}") for number in itertools.count(1))
-        there = self._made_of(folder)
-        for name in names:
-            if name in taken or name.exists():
-                continue
-            partial = _partial(name)
-            begun = there.get(partial)
-            if (
-                begun is None
-                or not RunDirectory(partial).can_go_on
-                or not begun.difference(config, self._scans[config])
-            ):
-                taken.add(name)
-                return name
-        raise AssertionError("there is no end of numbers")
+        unused = (name for name in names if _partial(name) not in begun)
+        every = itertools.chain((run.with_suffix("") for run in own), unused)
+        found = next(name for name in every if name not in taken and not name.exists())
+        taken.add(found)
+        return found
 
     def _work(self, firsts: list[ExperimentConfig], runs: list[ExperimentConfig]) -> None:
         """Do the jobs, shared stages 1 first, as many at a time as may be."""
@@ -306,6 +300,7 @@ def _run(job: _Job, data: str, cache: Path) -> None:
     with (folder / _OUTPUT).open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
+    (folder / _ERROR).unlink(missing_ok=True)  # of an earlier try
     try:
         run = RunDirectory.of_comparison(folder, config, job.scans)
         hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
