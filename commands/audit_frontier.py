@@ -18,6 +18,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.methods import get_method
 from fedserdiff.report.tables import print_study
+from strategies.run_directory import RunDirectory
 
 PRIVACY = "privacy.json"
 _COLUMNS = ("run", "final mean Dice % [95 %]", "worst AUC [95 %]", "of", "ε of a hospital", "what leaves")
@@ -67,15 +68,27 @@ def _name(config: ExperimentConfig) -> str:
 
 def _same_data(records: Mapping[str, RunRecord]) -> str:
     """Return what data, patients and seed all the runs are of."""
-    told = {}
+    told, made = {}, {}
     for record in records.values():
-        about = json.loads((record.path / "config.json").read_text())
-        config = record.config
-        told[str(record.path)] = (
-            f"{about['data']['name']} data, profile {config.profile}, {len(config.sites)} sites, seed {config.seed}"
+        origin, config = RunDirectory(record.path).read_origin(), record.config
+        told[record.path] = (
+            f"{origin.name} data, profile {config.profile}, {len(config.sites)} sites, seed {config.seed}"
         )
+        made[record.path] = origin
     if len(set(told.values())) > 1:
         raise ConfigError(f"runs differ in data: {'; '.join(f'{run}: {text}' for run, text in told.items())}")
+    first, *others = made.items()
+    for run, origin in others:
+        sites = [name for name, seal in origin.scans.items() if seal != first[1].scans.get(name)]
+        if sites:
+            raise ConfigError(f"{first[0]}, {run}: are of other scans, or other cases, of {', '.join(sites)}")
+        versions = [
+            f"{name} {first[1].versions.get(name)}, {version}"
+            for name, version in origin.versions.items()
+            if name != "python" and version != first[1].versions.get(name)
+        ]
+        if versions:
+            raise ConfigError(f"{first[0]}, {run}: were made by other versions: {'; '.join(versions)}")
     return next(iter(told.values()))
 
 

@@ -50,7 +50,7 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
     ConfigError
         Where the run is not finished, or its stages are not one hospital's each.
     """
-    _tell_device(console, RunDirectory(run).read_config()[0])
+    _tell_device(console, RunDirectory(run).read_origin().config)
     federation = reopen(console, RunDirectory(run))
     config = federation.config
     _check(run, config)

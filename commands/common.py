@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
-from fedserdiff.errors import ConfigError, FedSerDiffError
+from fedserdiff.errors import ConfigError, FedSerDiffError, os_error_text
 from fedserdiff.report.console import Bars, open_console, spell_out
 
 PROGRAM = "fedserdiff"
@@ -39,7 +39,7 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         _say("error", str(error), go_on())
         raise typer.Exit(1) from None
     except OSError as error:
-        _say("error", f"{error.filename or 'disk'}: {error.strerror or error}", go_on())
+        _say("error", os_error_text(error), go_on())
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say("stopped", kept, go_on())

@@ -113,11 +113,13 @@ def main(
         folder = out or Path("runs") / f"compare-{setting.folder}-{profile}"
         claim(folder, setting)
         pool = RunPool(folder, CASES, parallel or _parallel(cpus_per_site, gpus), console, setting.data)
-        for result in run_studies(pool, setting, [get_study(name) for name in studies], folder):
-            print_study(console, result)
-        if not studies:
-            print_comparison(console, compare_methods(pool, setting, names, folder))
-        write_page(folder)
+        made = (
+            run_studies(pool, setting, [get_study(name) for name in studies])
+            if studies
+            else [compare_methods(pool, setting, names, folder)]
+        )
+        for result in write_page(folder, setting, made):
+            (print_study if studies else print_comparison)(console, result)
         console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 

@@ -3,23 +3,26 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from commands.run_pool import RunPool
-from commands.simulation import Federation, examples, open_named
+from commands.simulation import Federation, examples, open_named, scans_of
 from commands.studies import STUDIES
 from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
+from fedserdiff.comparison.verdicts import judge
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.methods import label
+from fedserdiff.origin import Scans, installed_versions, other_versions
 from fedserdiff.report.overlap import leak_warning, skipped_notes
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
@@ -87,10 +90,10 @@ def claim(folder: Path, setting: Setting) -> None:
     about = {"data": setting.folder, "profile": setting.config.profile}
     file = folder / "stream.json"
     if file.is_file():
-        there = json.loads(file.read_text())
+        there = _read(file)
         if there != about:
             raise ConfigError(
-                f"{folder}: holds a comparison on {there['data']}, {there['profile']}: give another --out"
+                f"{folder}: holds a comparison on {there.get('data')}, {there.get('profile')}: give another --out"
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: holds something else than a comparison: give another --out")
@@ -99,10 +102,10 @@ def claim(folder: Path, setting: Setting) -> None:
 
 
 def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Have every method and seed run; write ``comparison.json``, ``comparison.csv`` and, if they are shown, cases."""
+    """Have every method and seed run, draw cases if they are shown, and return what ``comparison.json`` holds."""
     opened = setting.open()
     wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
-    records = _records(pool, wanted, opened)
+    records = _records(wanted, opened, pool.complete(_scans(wanted, opened)))
     runs = {method: {seed: records[method, seed] for seed in opened} for method in methods}
     first = opened[setting.seeds[0]]
     leak = leak_warning(first.overlap_of(first.config))
@@ -110,8 +113,7 @@ def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], fol
     left_out, kept = ((), overlaps) if setting.config.allow_overlap else (overlaps, ())
     comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
     comparison["notes"] += skipped_notes(first.skipped_of(first.config))
-    _write_json(folder / _COMPARISON, comparison)
-    _write_csv(folder / "comparison.csv", comparison)
+    comparison = {**comparison, **_origin(opened)}
     for name in (_CASES, VOLUMES):
         (folder / name).unlink(missing_ok=True)
     if first.shows_cases:
@@ -126,8 +128,8 @@ def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], fol
     return comparison
 
 
-def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folder: Path) -> Iterator[dict[str, Any]]:
-    """Have the variants of all studies run, and yield each study's table after writing it to ``studies/``."""
+def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> list[dict[str, Any]]:
+    """Have the variants of all studies run, and return what each study says."""
     opened = {
         sites: replace(setting, sites=sites).open() for sites in {max(setting.sites, study.sites) for study in studies}
     }
@@ -137,10 +139,10 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
         variants = {seed: study.variants(f.config, _first(f)) for seed, f in by_seed.items()}
         names = list(variants[setting.seeds[0]])
         plans.append((study, by_seed, {(name, seed): variants[seed][name] for name in names for seed in by_seed}))
-    pool.complete([config for _, _, wanted in plans for config in wanted.values()])
-    (folder / _STUDIES).mkdir(exist_ok=True)
+    done = pool.complete({k: v for _, by_seed, wanted in plans for k, v in _scans(wanted, by_seed).items()})
+    results = []
     for study, by_seed, wanted in plans:
-        records = _records(pool, wanted, by_seed)
+        records = _records(wanted, by_seed, done)
         runs = {name: {seed: records[name, seed] for seed in by_seed} for name in dict.fromkeys(n for n, _ in wanted)}
         with setting.console.status(f"{study.name}: finished runs are read"):
             described = study.describe(runs, setting.phantom)
@@ -153,37 +155,102 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study], folde
             "data": about if leak is None else f"{about}, leaking into the test set",
             "leak": leak,
             **described,
+            **_origin(by_seed),
         }
         if len(setting.seeds) == 1:
             result["sentences"] = [*described["sentences"], ONE_SEED]
-        _write_json(folder / _STUDIES / f"{study.name}.json", result)
-        _write_table(folder / _STUDIES / f"{study.name}.csv", [described["columns"], *described["rows"]])
-        yield result
+        results.append(result)
+    return results
 
 
-def write_page(folder: Path) -> None:
-    """Write ``report.html``: the last comparison and every study whose results lie in the folder."""
-    file = folder / _COMPARISON
-    comparison = json.loads(file.read_bytes()) if file.is_file() else None
-    done = {path.stem: json.loads(path.read_bytes()) for path in (folder / _STUDIES).glob("*.json")}
+def write_page(folder: Path, setting: Setting, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write what this call made, and the page: that, and every earlier result of the folder that can stand beside it.
+
+    An earlier one that was made of other scans, or by other versions, is named and left out. Verdicts take all results
+    of the page into account; so every file is written again with them.
+
+    Returns
+    -------
+    list of dict
+        What was made, with its verdicts.
+    """
+    files = {folder / _COMPARISON, *(folder / _STUDIES).glob("*.json")}
+    results = {_file(folder, result): result for result in made}
+    for file in sorted(file for file in files - results.keys() if file.is_file()):
+        earlier = _read(file)
+        why = _why_not_beside(earlier, made, setting.phantom)
+        if why:
+            setting.console.print(f"{escape(str(file))} is kept, but not shown: {escape(why)}", soft_wrap=True)
+        else:
+            results[file] = earlier
+    results = dict(zip(results, judge(list(results.values())), strict=True))
+    for file, result in results.items():
+        _write_json(file, result)
+    for result in made:
+        rows = [result["columns"], *result["rows"]] if "columns" in result else _rows(result)
+        _write_table(_file(folder, result).with_suffix(".csv"), rows)
+    comparison = results.get(folder / _COMPARISON)
     cases = folder / _CASES
-    picture = cases.read_bytes() if cases.is_file() else None
-    volumes = VOLUMES if (folder / VOLUMES).is_file() else None
-    page = render_page(comparison, [done[name] for name in STUDIES if name in done], picture, volumes)
+    picture = cases.read_bytes() if comparison is not None and cases.is_file() else None
+    volumes = VOLUMES if comparison is not None and (folder / VOLUMES).is_file() else None
+    studies = [results[file] for name in STUDIES if (file := folder / _STUDIES / f"{name}.json") in results]
+    page = render_page(comparison, studies, picture, volumes)
     write_whole(folder / "report.html", lambda opened: opened.write(page.encode()))
+    return [results[_file(folder, result)] for result in made]
+
+
+def _file(folder: Path, result: Mapping[str, Any]) -> Path:
+    return folder / _STUDIES / f"{result['name']}.json" if "columns" in result else folder / _COMPARISON
+
+
+def _origin(opened: Mapping[int, Federation]) -> dict[str, Any]:
+    """Return what a result is made of beside its settings: the software, and by seed the scans of each site."""
+    scans = {str(seed): dict(scans_of(federation.hospitals)) for seed, federation in opened.items()}
+    return {"versions": installed_versions(), "scans": scans}
+
+
+def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]], phantom: bool) -> str:
+    """Say why an earlier result cannot stand on one page with what was made now; nothing where it can.
+
+    Scans of phantoms differ by seed, and a study may have more of their sites: what both have has to be the same.
+    """
+    if others := other_versions(earlier.get("versions", {})):
+        return "; ".join(others)
+    scans = earlier.get("scans")
+    if not scans or "verdicts" not in earlier:
+        return "it does not say what it was made of"
+    changed: set[str] = set()
+    for result in made:
+        for seed, now in result["scans"].items():
+            then = scans.get(seed, {}) if phantom else next(iter(scans.values()))
+            if phantom:
+                changed |= {site for site in now.keys() & then.keys() if now[site] != then[site]}
+            elif list(now.items()) != list(then.items()):
+                changed |= {site for site in {*now, *then} if now.get(site) != then.get(site)} or {*now}
+    return f"it was made of other scans, or another order, of {', '.join(sorted(changed))}" if changed else ""
+
+
+def _scans(
+    wanted: Mapping[tuple[str, int], ExperimentConfig], opened: Mapping[int, Federation]
+) -> dict[ExperimentConfig, Scans]:
+    """Return each config with what stands for the scans that its run is to be of."""
+    return {config: opened[seed].scans_of(config) for (_, seed), config in wanted.items()}
 
 
 def _records(
-    pool: RunPool, wanted: dict[tuple[str, int], ExperimentConfig], opened: dict[int, Federation]
+    wanted: Mapping[tuple[str, int], ExperimentConfig],
+    opened: Mapping[int, Federation],
+    done: Mapping[ExperimentConfig, Path],
 ) -> dict[tuple[str, int], RunRecord]:
-    """Have the runs done and load them; each is told what was left out of its cases, or kept."""
+    """Load the runs; each is told where its scans are now, and what was left out of its cases, or kept."""
     records = {}
-    for (name, seed), run in zip(wanted, pool.complete(list(wanted.values())), strict=True):
-        record = load_run(run)
+    for (name, seed), config in wanted.items():
+        record = load_run(done[config])
+        record = replace(record, config=record.config.replace(sites=config.sites))
         known = {"overlap": opened[seed].overlap_of(record.config), "skipped": opened[seed].skipped_of(record.config)}
         if record.results != {**record.results, **known}:  # a run sees its own cases alone, and no name mapping
             record = replace(record, results={**record.results, **known})
-            _write_json(run / "results.json", dict(record.results))
+            _write_json(record.path / "results.json", dict(record.results))
         records[name, seed] = record
     return records
 
@@ -202,8 +269,8 @@ def _about(setting: Setting, opened: dict[int, Federation]) -> str:
     )
 
 
-def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
-    """Write one row a method; Dice as a fraction, HD95 in mm."""
+def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of ``comparison.csv``, one a method; Dice as a fraction, HD95 in mm."""
     rows = [
         {
             "method": method["name"],
@@ -219,13 +286,23 @@ def _write_csv(file: Path, comparison: dict[str, Any]) -> None:
         }
         for method in comparison["methods"]
     ]
-    _write_table(file, [list(rows[0]), *(list(row.values()) for row in rows)])
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
 def _write_table(file: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_whole(file, lambda opened: opened.write(text.getvalue().encode()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: is damaged: move it away, and run this again")
+    return values
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -18,6 +19,7 @@ from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.processes import end_with
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The checkout, from whose sources ``flwr run`` makes its app."""
@@ -248,6 +250,7 @@ class LocalFederation:
                 env=environment,
                 cwd=PROJECT,
                 start_new_session=True,  # so that a process and those it starts are stopped as one
+                preexec_fn=partial(end_with, os.getpid()),
             )
 
     def _follow(self, log: IO[str], process: subprocess.Popen[bytes], end: float, tell: Callable[[str], None]) -> None:

@@ -87,7 +87,8 @@ def main(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the interrupted run of this directory, by its own settings.",
+            help="Go on with the interrupted run of this directory, by its own settings; --federation says where its "
+            "scans are now.",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
@@ -162,21 +163,15 @@ def main(
                 console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
             opened, run = begin(console, given, federation, sites, out, ray_address, skip_bad, show_cases)
         else:
-            _refuse(
-                {"--out": out, "--federation": federation, "--skip-bad": skip_bad or None},
-                "--resume goes on with its own hospitals in its own place",
-            )
+            if out is not None:
+                raise ConfigError("--out: --resume goes on in the run's own directory")
+            if skip_bad:
+                raise ConfigError("--skip-bad: --resume goes on with the run's own cases")
             run = run_directory.RunDirectory.of_interrupted(resume)
-            taken_up = take_up(console, run, given, sites, show_cases)
+            taken_up = take_up(console, run, given, federation, sites, show_cases, ray_address)
             if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return
             opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
         carry_out(console, opened, run, ray_address, tracker)
-
-
-def _refuse(options: dict[str, object], why: str) -> None:
-    wrong = [name for name, value in options.items() if value is not None]
-    if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: {why}")

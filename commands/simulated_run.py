@@ -2,22 +2,24 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
 from commands.common import as_called, warn
 from commands.options import DEFAULTS
 from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.config import OF_ONE_MACHINE, ExperimentConfig, Site, make_config
 from fedserdiff.device import settle_gpus
 from fedserdiff.errors import ConfigError
+from fedserdiff.federation import read_federation
 from fedserdiff.methods import get_method, label
 from fedserdiff.report.events import AllOf
 from fedserdiff.report.live import LiveView
@@ -30,7 +32,6 @@ from strategies.run_directory import RunDirectory
 
 _PICTURE = "examples.png"
 _FINISHED = "finished"  # the last file that a run writes
-_MAY_CHANGE = ("retries", "site_failure")  # of a run that goes on
 
 
 def begin(
@@ -70,34 +71,73 @@ def _config(console: Console, given: Mapping[str, Any], ray_address: str | None)
 
 
 def take_up(
-    console: Console, run: RunDirectory, given: Mapping[str, Any], sites: int | None, show_cases: bool
+    console: Console,
+    run: RunDirectory,
+    given: Mapping[str, Any],
+    federation: Path | None,
+    sites: int | None,
+    show_cases: bool,
+    ray_address: str | None,
 ) -> Federation | None:
     """Open the hospitals of a run that goes on, or of a finished one whose cases are to be shown; else None.
 
-    What was asked for when it began is asked for still.
+    What decides its result, and whether cases are shown, is as it was. Where it runs, and what becomes of failures, is
+    as `given`, and else as it was, as far as this machine can. `federation` says where the scans of its sites are now.
 
     Raises
     ------
     FedSerDiffError
-        As `RunDirectory.read_config` and `reopen`, and where a setting is `given` that would make it another run.
+        As `RunDirectory.read_origin`, `read_federation` and `reopen`, and where a setting is `given` that would make it
+        another run.
     """
-    config, about = run.read_config()
+    origin = run.read_origin()
+    config = origin.config
     differing = [
         f"{name} was {getattr(config, name)!r}, {value!r} is given"
         for name, value in given.items()
-        if name not in _MAY_CHANGE and getattr(config, name) != value
+        if name not in OF_ONE_MACHINE and getattr(config, name) != value
     ]
     if sites is not None and sites != len(config.sites):
         differing.append(f"sites were {len(config.sites)}, {sites} is given")
     if differing:
         raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
-    if show_cases and not about["show_cases"]:
-        about = {**about, "show_cases": True}
-        run.write_config(config, about)
-    if _finished(run) and (not about["show_cases"] or (run.path / _PICTURE).is_file()):
+    show_cases = show_cases or origin.show_cases
+    if _finished(run) and (not show_cases or (run.path / _PICTURE).is_file()):
         return None
-    config = config.replace(**{name: given[name] for name in _MAY_CHANGE if name in given})
-    return replace(reopen(console, run), config=config)
+    here = {} if ray_address is not None else _on_this_machine(config)
+    config = config.replace(**{**here, **{name: value for name, value in given.items() if name in OF_ONE_MACHINE}})
+    if ray_address is None:
+        settle_gpus(config.gpus_per_site, "--gpus-per-site", partial(warn, console))
+    if federation is not None:
+        config = config.replace(sites=_moved(config.sites, federation))
+    return replace(reopen(console, run, config), show_cases=show_cases)
+
+
+def _on_this_machine(config: ExperimentConfig) -> dict[str, float]:
+    """Return a config's CPUs and GPUs for a site at work, no more than this machine has."""
+    return {
+        "cpus_per_site": min(config.cpus_per_site, os.cpu_count() or 1),
+        "gpus_per_site": min(config.gpus_per_site, float(torch.cuda.is_available())),
+    }
+
+
+def _moved(sites: Sequence[Site], federation: Path) -> tuple[Site, ...]:
+    """Return a run's sites with the paths that a federation file has for them, by name.
+
+    Raises
+    ------
+    ConfigError
+        As `read_federation`, and where the file lacks one of them, or has it with another release.
+    """
+    there = {site.name: site for site in read_federation(federation)}
+    for site in sites:
+        if site.name not in there:
+            raise ConfigError(f"{federation}: has no site {site.name}, which the run has")
+        if there[site.name].release != site.release:
+            raise ConfigError(
+                f"{federation}: {site.name}: release: {there[site.name].release} is given, {site.release} was the run's"
+            )
+    return tuple(replace(site, path=there[site.name].path) for site in sites)
 
 
 def carry_out(

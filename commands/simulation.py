@@ -1,5 +1,6 @@
 """A whole simulated run: hospitals opened on this machine, both halves of the experiment joined on Flower's engine."""
 
+import contextlib
 import hashlib
 import json
 import pkgutil
@@ -32,6 +33,7 @@ from fedserdiff.federation import channels_of, name_mapping_of, phantom_federati
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
+from fedserdiff.origin import Scans
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
@@ -47,7 +49,7 @@ from sites.objectives.base import Objective
 from strategies.base import make_strategy
 from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
-from strategies.run_directory import RunDirectory
+from strategies.run_directory import FLOWER_LOG, RunDirectory
 from strategies.server_app import make_server_app
 
 CACHE = Path("cache")
@@ -90,6 +92,14 @@ class Federation:
         All that draws cases of its own accord asks here first.
         """
         return self.show_cases or self.data == PHANTOM
+
+    def scans_of(self, config: ExperimentConfig) -> Scans:
+        """Return what stands for the scans of a config on these hospitals; its sites may name fewer of their cases."""
+        opened = {hospital.site.name: hospital for hospital in self.hospitals}
+        return scans_of(
+            hospital_of(site, [c for c in opened[site.name].cases if c.case.name in set(site.cases)], config)
+            for site in config.sites
+        )
 
     @property
     def cases(self) -> dict[str, dict[str, int]]:
@@ -210,43 +220,58 @@ def open_named(
     return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
 
 
-def reopen(console: Console, run: RunDirectory) -> Federation:
-    """Open the hospitals of a run that was interrupted, each with exactly the cases that the run took.
+def reopen(console: Console, run: RunDirectory, config: ExperimentConfig | None = None) -> Federation:
+    """Open the hospitals of a run, each with exactly the cases that the run took, to go on with it or to audit it.
+
+    `config` is the run's own, on this machine: where it runs and where its sites' scans are may have changed.
 
     Raises
     ------
     ConfigError
-        As `RunDirectory.read_config`, and where a scan is not what it was.
+        As `RunDirectory.read_origin`, and where a setting, the software or a scan is not what it was, or scans are
+        not where `config` says.
     DataError
         As `open_hospital`.
     """
-    config, about = run.read_config()
+    origin = run.read_origin()
+    config = config or origin.config
+    different = origin.difference(config, origin.scans)
+    if different.versions:
+        made = "; ".join(different.versions)
+        raise ConfigError(f"{run.path}: was begun with other versions: {made}: install those to go on")
+    if different:
+        raise ConfigError(f"{run.path}: belongs to another run: {different}")
     with progress_bars(console) as show:
-        if about["name"] == PHANTOM:  # which may have been deleted with the cache
+        if origin.name == PHANTOM:  # which may have been deleted with the cache
             root = Path(config.sites[0].path).parent
             phantom_federation(len(config.sites), config, root, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
+        for site in config.sites:
+            if not Path(site.path).is_dir():
+                raise ConfigError(
+                    f"site {site.name}: {site.path}: no such directory: if its scans have moved, name where all sites' "
+                    f"scans are now in a federation file, and go on by simulate --resume {run.path} --federation FILE"
+                )
         hospitals = tuple(
             open_hospital(site, config, CASES, partial(show, f"preparing cases of {site.name}"))
             for site in config.sites
         )
-    skipped = tuple(SkippedCase(**case) for case in about["skipped"])
-    federation = Federation(
-        config, hospitals, (), {}, about["name"], about["overlap"], skipped, show_cases=about["show_cases"]
-    )
-    now = _scans(federation)
-    changed = [site for site, seal in about["scans"].items() if now[site] != seal]
+    changed = origin.difference(config, scans_of(hospitals))
     if changed:
-        raise ConfigError(f"{run.path}: scans or segmentations of {', '.join(changed)} have changed since it began")
-    return federation
+        raise ConfigError(f"{run.path}: {changed} since it began")
+    skipped = tuple(SkippedCase(**case) for case in origin.skipped)
+    return Federation(config, hospitals, (), {}, origin.name, origin.overlap, skipped, origin.show_cases)
 
 
-def _scans(federation: Federation) -> dict[str, str]:
-    """Return, by site, what stands for the content of all its scans and segmentations."""
+def scans_of(hospitals: Iterable[Hospital]) -> Scans:
+    """Return, by site, what stands for the content of all its scans and segmentations, and who is held out."""
     return {
         hospital.site.name: hashlib.sha256(
-            " ".join(sorted(f"{c.case.name}={c.key}" for c in hospital.cases)).encode()
+            "; ".join(
+                " ".join(sorted(f"{c.case.name}={c.key}" for c in cases))
+                for cases in (hospital.training, hospital.test)
+            ).encode()
         ).hexdigest()
-        for hospital in federation.hospitals
+        for hospital in hospitals
     }
 
 
@@ -280,22 +305,21 @@ def run_simulation(
     started = time.time()
     before = run.read_seconds()
     overlap, skipped = federation.overlap_of(config), federation.skipped_of(config)
-    shared = None if first_stage is None else FirstStage.load(first_stage, config)
+    scans = scans_of(federation.hospitals)
+    shared = None if first_stage is None else FirstStage.load(first_stage, config, scans)
     going_on = run.begun
     if first_stage is not None and not going_on:  # each hospital's own scores of rows 0 and 1
-        shutil.copytree(
-            first_stage / "hospitals", run.hospitals, ignore=shutil.ignore_patterns("hospital.log", LEDGER_FILE)
-        )
-    if not going_on:
-        about = {"name": federation.data, "overlap": overlap, "skipped": skipped, "scans": _scans(federation)}
-        run.write_config(config, {**about, "show_cases": federation.show_cases})
+        _hand_over(first_stage / "hospitals", run.hospitals)
+    # Of a run that goes on, too: where its scans are, and what it runs on, may be new.
+    about = {"name": federation.data, "overlap": overlap, "skipped": skipped, "scans": scans}
+    run.write_config(config, {**about, "show_cases": federation.show_cases})
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),
             make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
             sites=len(config.sites),
             resources=Resources(config.cpus_per_site, config.gpus_per_site, ray_address, ray_cpus),
-            log_file=run.path / "flower.log",
+            log_file=run.path / FLOWER_LOG,
             timeout_s=config.stage_timeout_s,
         )
     except ConfigError:
@@ -312,6 +336,17 @@ def run_simulation(
     results |= {"overlap": overlap, "skipped": skipped}
     run.write_json("results.json", results)
     return results
+
+
+def _hand_over(kept: Path, hospitals: Path) -> None:
+    """Give each hospital what it kept in the run of the shared stage 1, but for its log and its ledger."""
+    for file in kept.rglob("*"):
+        if file.is_file() and file.name not in ("hospital.log", LEDGER_FILE):
+            target = hospitals / file.relative_to(kept)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            with contextlib.suppress(OSError):  # not every file system keeps permissions
+                shutil.copymode(file, target)
 
 
 def _raw_bytes(federation: Federation) -> dict[str, int]:

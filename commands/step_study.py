@@ -1,15 +1,20 @@
 """The study of K: how many sampling steps the refiner needs, on finished students. Nothing is trained for it."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from commands.simulation import CASES
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series
+from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series, required
+from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.verdicts import compared
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.device import use_device
+from fedserdiff.evaluation.bootstrap import StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.model_file import load_student
 from fedserdiff.threads import use_cpus
@@ -18,6 +23,10 @@ from sites.hospital import open_hospital
 
 _STEPS = (1, 2, 4, 8, 16)
 _METHOD = "ser-diff"
+_COARSE = "0 (coarse mask)"
+
+_BySite = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""Scores by name (``refined.dice``, …) and site, one of each test case, by case name."""
 
 
 def _variants(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
@@ -30,65 +39,89 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     Seconds are those of predicting one test volume, mean over cases; scoring is apart, and so is the first case of
     each K, which warms up.
     """
-    rows, dice, seconds = [], [], []
-    coarse: dict[str, float] = {}
+    dice: dict[str, dict[int, StreamScores]] = {_COARSE: {}, **{str(steps): {} for steps in _STEPS}}
+    hd95: dict[str, list[float]] = {name: [] for name in dice}
+    seconds: dict[str, list[float]] = {name: [] for name in dice}
     for steps in _STEPS:
-        means, taken = [], []
-        for run in runs[_METHOD].values():
-            scores, each = _score(run, steps)
-            means.append(scores)
-            taken += each
-        mean = {name: float(np.mean([m[name] for m in means])) for name in means[0]}
-        coarse = {name: value for name, value in mean.items() if name.startswith("coarse")}
-        dice.append(100 * mean["refined.dice"])
-        seconds.append(float(np.mean(taken)))
-        rows.append([steps, dice[-1], mean["refined.hd95"], f"{seconds[-1]:.2f}"])
-    rows.insert(0, ["0 (coarse mask)", 100 * coarse["coarse.dice"], coarse["coarse.hd95"], None])
-    best = int(np.argmax(dice))
+        for seed, run in runs[_METHOD].items():
+            scores, taken = _score(run, steps)
+            seconds[str(steps)] += taken
+            for name, mask in ((_COARSE, "coarse"), (str(steps), "refined")):
+                dice[name][seed] = _of_last_row(scores, f"{mask}.dice", run)
+                hd95[name].append(float(np.mean([values.mean() for values in scores[f"{mask}.hd95"].values()])))
+    final = {name: required(one["final"]) for name, one in paired_estimates(dice, phantom).items()}
+    each = {name: float(np.mean(taken)) if taken else None for name, taken in seconds.items()}
+    shown = [str(steps) for steps in _STEPS]
     config = next(iter(runs[_METHOD].values())).config
     threads = f"{config.cpus_per_site:g} CPU{'s' if config.cpus_per_site > 1 else ''}"
     computed_on = threads if use_device(config.gpus_per_site).type == "cpu" else "a GPU"
     return {
-        "columns": ["K", "mean Dice %", "HD95 mm", "seconds a volume"],
-        "rows": rows,
+        "columns": ["K", "mean Dice % [95 %]", "HD95 mm", "seconds a volume"],
+        "rows": [
+            [name, interval_text(scaled(final[name], 100)), float(np.mean(hd95[name])), _two_decimals(each[name])]
+            for name in dice
+        ],
         "plot": {
             "kind": "scatter",
             "x_label": f"seconds a volume ({computed_on})",
             "y_label": "mean Dice % over sites",
             "log_x": False,
-            "series": [plain_series("refined mask", seconds, dice, [f"K = {steps}" for steps in _STEPS])],
+            "series": [
+                plain_series(
+                    "refined mask",
+                    [each[name] for name in shown],
+                    [100 * final[name].value for name in shown],
+                    [f"K = {name}" for name in shown],
+                )
+            ],
         },
-        "sentences": [
-            f"Dice is highest at K = {_STEPS[best]}: {dice[best]:.1f} %, in {seconds[best]:.2f} s a volume; "
-            f"K = {_STEPS[-1]} has {dice[-1]:.1f} %, in {seconds[-1]:.2f} s.",
-            f"The coarse mask alone has {100 * coarse['coarse.dice']:.1f} %: "
-            + ("no K beats it here." if 100 * coarse["coarse.dice"] >= dice[best] else "refining beats it."),
+        "sentences": [],
+        "verdicts": [
+            compared(f"A mask that is refined in {name} step{'' if name == '1' else 's'}", "the coarse mask alone",
+                     final[name] - final[_COARSE])
+            for name in shown
         ],
-    }
+    }  # fmt: skip
 
 
-def _score(run: RunRecord, steps: int) -> tuple[dict[str, float], list[float]]:
-    """Return one student's mean scores over sites with K = `steps`, and the seconds of each volume but the first."""
+def _two_decimals(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _of_last_row(scores: _BySite, name: str, run: RunRecord) -> StreamScores:
+    """Return one score of the final student on every test case, as a stream of that student alone."""
+    return StreamScores(
+        values={site: values[None] for site, values in scores[name].items()},
+        patients=run.patients,
+        deployed=dict.fromkeys(scores[name], 0),
+        higher_is_better=True,
+    )
+
+
+def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
+    """Return one student's scores of every test case with K = `steps`, and the seconds of each volume but the first."""
     config = run.config.replace(sampling_steps=steps)
     use_cpus(config.cpus_per_site)
     student = load_student(config, run.path / "student.pt").to(use_device(config.gpus_per_site))
-    by_site, seconds = [], []
+    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
+    seconds = []
     for site in config.sites:
         cases = []
-        for cached in open_hospital(site, config, CASES).test:
+        for cached in sorted(open_hospital(site, config, CASES).test, key=lambda cached: cached.case.name):
             started = time.monotonic()
             prediction = predict_case(student, cached, config)
             seconds.append(time.monotonic() - started)
-            scores = score_prediction(prediction, cached)
+            one = score_prediction(prediction, cached)
             cases.append(
                 {
-                    f"{mask}.{metric}": mean_over_regions(scores, mask, metric)
+                    f"{mask}.{metric}": mean_over_regions(one, mask, metric)
                     for mask in ("coarse", "refined")
                     for metric in ("dice", "hd95")
                 }
             )
-        by_site.append({name: np.mean([case[name] for case in cases]) for name in cases[0]})
-    return {name: float(np.mean([site[name] for site in by_site])) for name in by_site[0]}, seconds[1:]
+        for name in cases[0]:
+            scores.setdefault(name, {})[site.name] = np.array([case[name] for case in cases])
+    return scores, seconds[1:]
 
 
 STEPS = Study(

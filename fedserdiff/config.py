@@ -49,7 +49,7 @@ _NOT_OF_FIRST_STAGE = (  # what only comes into play once there is a past to kee
     "rehearsal_share", "replay_batch", "conditional_maps", "shared_maps", "map_steps", "inversion_steps",
 )  # fmt: skip
 
-_OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
+OF_ONE_MACHINE = (  # may differ between the coordinator and the hospitals of one experiment
     "sites", "cpus_per_site", "gpus_per_site", "site_timeout_s", "stage_timeout_s", "max_update_rms", "egress_quota_mb",
     "retries", "site_failure",
 )  # fmt: skip
@@ -342,7 +342,7 @@ class ExperimentConfig:
         agreed = {
             name: float(value) if name in _FRACTIONAL else value  # 1 and 1.0 are one setting
             for name, value in self.to_dict().items()
-            if name not in _OF_ONE_MACHINE
+            if name not in OF_ONE_MACHINE
         }
         agreed["sites"] = [[site.name, site.release] for site in self.sites]
         return agreed

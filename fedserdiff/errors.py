@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -90,5 +91,19 @@ class Faults:
 
 def reason_of(error: OSError) -> str:
     """Return why the operating system refuses, and what to do where that is known."""
-    reason = str(error.strerror or error)
+    reason = str(error.strerror or error) or type(error).__name__
     return f"{os.strerror(error.errno).lower()}: {_ADVICE[error.errno]}" if error.errno in _ADVICE else reason
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system refused, and why, in one line.
+
+    The files are named where the system names them, and else the place in the code: not only disks fail so, processes
+    and sockets do, too.
+    """
+    reason = reason_of(error)
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if named:
+        return f"{' to '.join(named)}: {reason}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{reason} (in {frames[-1].name}, {frames[-1].filename}, line {frames[-1].lineno})" if frames else reason

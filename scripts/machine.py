@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from strategies.run_directory import installed_versions
+from fedserdiff.origin import installed_versions
 
 
 def machine(threads: int) -> dict[str, str | int | dict[str, str]]:

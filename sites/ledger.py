@@ -1,7 +1,6 @@
 """A hospital's ledger: one line for every decision about what leaves it, each sealed to the one before by its hash."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -15,7 +14,8 @@ from types import NoneType
 from typing import Any, Literal
 
 from fedserdiff.errors import DataError
-from fedserdiff.files import sync_folder
+from fedserdiff.files import sync, sync_folder
+from fedserdiff.locks import lock
 
 LEDGER_FILE = "ledger.jsonl"
 """In a hospital's folder: one line for every answer that left it or was held back."""
@@ -134,7 +134,7 @@ class Ledger:
         """
         if verdict not in VERDICTS or len(reason.splitlines()) > 1:
             raise ValueError(f"a verdict is one of {', '.join(VERDICTS)}, and a reason is one line")
-        with _opened(self._file, "a+b", fcntl.LOCK_EX) as file:
+        with _opened(self._file, "a+b") as file:
             torn = self._catch_up(file)
             if torn:
                 self._set_aside(file, torn)
@@ -162,7 +162,7 @@ class Ledger:
     def bytes_sent(self) -> int:
         """Return how much has left; reads what is new since the last call, and raises DataError where it is broken."""
         if self._seen.number or self._file.exists():
-            with _opened(self._file, "rb", fcntl.LOCK_SH) as file:
+            with _opened(self._file, "rb") as file:
                 self._catch_up(file)
         return self._seen.sent
 
@@ -185,7 +185,7 @@ class Ledger:
 
     def _set_aside(self, file: io.FileIO, torn: bytes) -> None:
         """Move what a power cut left of an entry out of the chain's way; nothing left on its account."""
-        with _opened(self._file.with_name(f"{self._file.name}.torn"), "a+b", fcntl.LOCK_EX) as side:
+        with _opened(self._file.with_name(f"{self._file.name}.torn"), "a+b") as side:
             _write_or_undo(side, torn + b"\n", os.fstat(side.fileno()).st_size)
         file.truncate(self._seen.size)
 
@@ -200,7 +200,7 @@ def read_ledger(file: Path) -> tuple[Entry, ...]:
     DataError
         At the first line that is broken, with its number and what is wrong with it.
     """
-    with _opened(file, "rb", fcntl.LOCK_SH) as opened:
+    with _opened(file, "rb") as opened:
         *lines, torn = opened.readall().split(b"\n")
     entries, seen = [], _Seen()
     for line in lines:
@@ -278,11 +278,11 @@ def _seal(previous: str, values: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def _opened(path: Path, mode: Literal["rb", "a+b"], lock: int) -> Iterator[io.FileIO]:
+def _opened(path: Path, mode: Literal["rb", "a+b"]) -> Iterator[io.FileIO]:
     """Open unbuffered, so that a write is one call of the system, and locked until it is closed."""
     try:
         with open(path, mode, buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            fcntl.flock(file, lock)
+            lock(file.fileno(), shared=mode == "rb")
             yield file
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -294,7 +294,7 @@ def _write_or_undo(file: io.FileIO, line: bytes, size: int) -> None:
     try:
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, "no room for the whole entry")
-        os.fsync(file.fileno())
+        sync(file.fileno())
     except BaseException:
         file.truncate(size)
         raise

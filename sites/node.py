@@ -5,18 +5,17 @@ none, and this module takes the part of Flower's SuperExec: it fetches each mess
 installed app answer it, and leaves the shipped bundle unopened.
 """
 
-import ctypes
 import os
 import secrets
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -38,6 +37,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from fedserdiff.deployment.address import NO_PROXY, is_loopback, proxy_to, split_address
 from fedserdiff.deployment.kit import HospitalKit
 from fedserdiff.errors import FederationError
+from fedserdiff.processes import end_with
 from sites.egress import hospital_log
 
 _LOOPBACK = "127.0.0.1"
@@ -149,7 +149,7 @@ class _SuperNode:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(end_with, os.getpid()),  # on SIGTERM it takes its leave
             )
         return port
 
@@ -238,10 +238,3 @@ def _client(address: str, interceptor: ProtobufClientInterceptor) -> RuntimeHttp
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), interceptor],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-
-
-def _die_with_parent() -> None:
-    """Have Linux end the SuperNode, which then takes its leave, should this process be killed."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -112,9 +112,10 @@ class _Stream:
             return
         before.restore(self._strategy, self.results, self._scoring, self._scans)
         self._arrays, self._at = before.arrays, before.position
-        self._events.went_on(str(self._at), before.damaged)
+        moved = before.moved_to(self._config)
+        self._events.went_on(str(self._at), before.damaged, moved)
         if self._at.stage <= len(self._strategy.stages(self._sites)):
-            self.results.interruptions.append(f"after {self._at}")
+            self.results.interruptions.append(f"after {self._at}{moved and f', {moved}'}")
             self._save(self._at)  # an interruption is told of, whatever comes
 
     def run(self, first_stage: FirstStage | None, only_first: bool) -> None:

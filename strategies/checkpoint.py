@@ -12,10 +12,11 @@ from flwr.app import Array, ArrayRecord
 
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
+from fedserdiff.origin import installed_versions, other_versions
 from strategies.base import ArrivalStrategy
 from strategies.overlap import SharedScans
 from strategies.results import Results
-from strategies.run_directory import CHECKPOINTS, RunDirectory, installed_versions, other_versions
+from strategies.run_directory import CHECKPOINTS, RunDirectory
 from strategies.scoring import Scoring
 
 _MAGIC = b"fedserdiff checkpoint 1\n"
@@ -87,6 +88,12 @@ class Checkpoint:
             raise ConfigError(f"{'; '.join(faults)}: nothing is left to go on with; move {run.path} away to begin anew")
         return None
 
+    def moved_to(self, config: ExperimentConfig) -> str:
+        """Say that the run goes on elsewhere than it was at work, where that changes its digits; else nothing."""
+        if self.rest["on_gpu"] == (config.gpus_per_site > 0):
+            return ""
+        return "on a GPU, before on CPUs" if config.gpus_per_site else "on CPUs, before on a GPU"
+
     def restore(self, strategy: ArrivalStrategy, results: Results, scoring: Scoring, scans: SharedScans) -> None:
         """Put everything back as it was."""
         for name, value in json.loads(self.rest["results"]).items():
@@ -122,6 +129,7 @@ def save_checkpoint(
         "experiment": json.dumps(strategy.config.agreed),
         "versions": installed_versions(),
         "position": asdict(position),
+        "on_gpu": strategy.config.gpus_per_site > 0,
         "arrays": _tensors(arrays),
         "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
         "teacher": None if strategy.teacher is None else _tensors(strategy.teacher),

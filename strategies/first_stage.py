@@ -12,9 +12,11 @@ from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
+from fedserdiff.origin import Scans
 from fedserdiff.report.events import RunEvents
 from strategies.base import Stage, make_strategy
 from strategies.results import METRICS, Scores
+from strategies.run_directory import RunDirectory
 
 _SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
 
@@ -31,17 +33,17 @@ class FirstStage:
     seconds: Mapping[str, float]
 
     @classmethod
-    def load(cls, run: Path, config: ExperimentConfig) -> "FirstStage":
-        """Load the directory of a run that stopped after stage 1, to go on from with `config`.
+    def load(cls, run: Path, config: ExperimentConfig, scans: Scans) -> "FirstStage":
+        """Load the directory of a run that stopped after stage 1, to go on from with `config` on these `scans`.
 
         Raises
         ------
         ConfigError
             Where that run's stage 1 is not the one that `config` begins with.
         """
-        made_with = ExperimentConfig.from_dict(json.loads((run / "config.json").read_text()))
-        if made_with != config.of_first_stage() or not begins_with_first_stage(config):
-            raise ConfigError(f"{run}: its stage 1 is not that of this {config.method} run")
+        different = RunDirectory(run).read_origin().difference(config.of_first_stage(), scans)
+        if different or not begins_with_first_stage(config):
+            raise ConfigError(f"{run}: its stage 1 is not that of this {config.method} run {different}".rstrip())
         results = json.loads((run / "results.json").read_text())
         student = Student(config)
         student.load_state_dict(torch.load(run / "student.pt", weights_only=True))

@@ -41,8 +41,8 @@ class Results:
     absences : list
         Rounds that went on without a site which failed: stage, round, site, and what is known of why.
     interruptions : list of str
-        Where the run was when it had to be gone on with in a new process. What was repeated is counted once in the
-        bytes, twice in the hospitals' ledgers.
+        Where the run was when it had to be gone on with in a new process, and whether it went on on a GPU instead of
+        CPUs or the reverse. What was repeated is counted once in the bytes, twice in the hospitals' ledgers.
     """
 
     def __init__(

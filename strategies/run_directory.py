@@ -1,14 +1,12 @@
 """Where a run leaves its results: every file appears whole or not at all."""
 
 import csv
-import fcntl
 import io
 import json
 import os
-import platform
+import shutil
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,15 @@ import torch
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.files import write_whole
+from fedserdiff.locks import try_lock
+from fedserdiff.origin import Origin, Scans, installed_versions
 from strategies.results import COLUMNS, Results
 
-_VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
 CHECKPOINTS = ("checkpoint", "checkpoint.previous")
 """A run's state, and the one before for when the disk has lost bits of the last."""
 
-_ABOUT_DATA = ("name", "overlap", "skipped", "scans", "show_cases")
-_CONFIG, _RESULTS, _LOCK = "config.json", "results.json", "lock"
+_CONFIG, _RESULTS, _LOCK, FLOWER_LOG = "config.json", "results.json", "lock", "flower.log"
+_OF_AN_EMPTY_RUN = {_LOCK, _CONFIG, f"{_CONFIG}.partial", FLOWER_LOG}
 
 
 class RunDirectory:
@@ -43,16 +42,25 @@ class RunDirectory:
         Raises
         ------
         ConfigError
-            Where it cannot be made or already holds something.
+            Where it cannot be made, or already holds something: more than a run that had begun and done nothing.
         """
+        run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            taken = any(path.iterdir())
+            run._see_that_nothing_was_run()
+            run._hold(0)
+            run._see_that_nothing_was_run()  # by a process that held it meanwhile
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
-        if taken:
-            raise ConfigError(f"{path}: is not empty: a run writes into a new directory, or goes on by --resume {path}")
-        return cls(path)._held(0)
+        return run
+
+    def _see_that_nothing_was_run(self) -> None:
+        found = {entry.name for entry in self.path.iterdir()}
+        if found <= _OF_AN_EMPTY_RUN and (not found or _LOCK in found):
+            return
+        raise ConfigError(
+            f"{self.path}: is not empty: a run writes into a new directory, or goes on by --resume {self.path}"
+        )
 
     @classmethod
     def of_interrupted(cls, path: Path) -> "RunDirectory":
@@ -66,7 +74,7 @@ class RunDirectory:
         run = cls(path)
         if not run.begun:
             raise ConfigError(f"{path}: is no directory of a run that had begun: it holds no {_CONFIG}")
-        return run._held(0)
+        return run._hold(0)
 
     @classmethod
     def of_federation(cls, path: Path, patience_s: float = 120) -> "RunDirectory":
@@ -83,16 +91,44 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
-        return cls(path)._held(patience_s)
+        return cls(path)._hold(patience_s)
 
-    def _held(self, patience_s: float) -> "RunDirectory":
+    @classmethod
+    def of_comparison(
+        cls, path: Path, config: ExperimentConfig, scans: Scans, patience_s: float = 30
+    ) -> "RunDirectory":
+        """Open the folder of a run of `config` on `scans` to go on, or begin it; it is this process's until it ends.
+
+        The run of a process that was killed ends a moment later: it is waited for, for `patience_s`.
+
+        Raises
+        ------
+        ConfigError
+            Where it cannot be made, another process is at work in it, or it holds the state of another run.
+        """
+        run = cls.of_federation(path, patience_s)
+        if not run.can_go_on:
+            run._clear()
+        elif different := run.read_origin().difference(config, scans):
+            raise ConfigError(f"{path}: holds the state of another run: {different}")
+        return run
+
+    def _clear(self) -> None:
+        """Take away what a run left that did nothing yet, but for logs."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK and entry.suffix != ".log":
+                entry.unlink()
+
+    def _hold(self, patience_s: float) -> "RunDirectory":
         """Lock the folder for as long as this process lives, waiting for another process so many seconds."""
         end = time.monotonic() + patience_s
         try:
             lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)  # never closed
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be a run directory ({error.strerror})") from None
-        while not _locked(lock):
+        while not try_lock(lock):
             if time.monotonic() > end:
                 os.close(lock)
                 raise ConfigError(f"{self.path}: another process is at work on this run: wait for it, or stop it")
@@ -118,24 +154,19 @@ class RunDirectory:
         """Write everything needed to repeat the run; `data` is what a simulation knows of its scans."""
         self.write_json(_CONFIG, {**config.to_dict(), "versions": installed_versions(), "data": data})
 
-    def read_config(self) -> tuple[ExperimentConfig, dict[str, Any]]:
-        """Return the config and data of `write_config`, once this machine can go on with them.
+    def read_origin(self) -> Origin:
+        """Return what the run was made of, as `write_config` wrote it.
 
         Raises
         ------
         ConfigError
-            Where it cannot be read, or was written with other versions of the software than are installed.
+            Where it cannot be read.
         """
         values = self._read_json(_CONFIG)
         try:
-            others = other_versions(values.get("versions", {}))
-            if others:
-                raise ConfigError(f"was begun with other versions: {'; '.join(others)}: install those to go on")
-            return ExperimentConfig.from_dict(values), {name: values["data"][name] for name in _ABOUT_DATA}
+            return Origin.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{self.path / _CONFIG}: {error}") from None
-        except (TypeError, AttributeError, KeyError):
-            raise ConfigError(f"{self.path / _CONFIG}: is not what a run writes there") from None
 
     def read_seconds(self) -> dict[str, float]:
         """Return the seconds that ``results.json`` tells so far; none where no round has ended."""
@@ -189,27 +220,3 @@ class RunDirectory:
                 f"{file}: cannot be written ({error.strerror}): the run stands as it was last written; see to the "
                 "disk, then go on"
             ) from None
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of all that a run's result may depend on."""
-    return {**{name: version(name) for name in _VERSIONED}, "python": platform.python_version()}
-
-
-def other_versions(versions: Mapping[str, str]) -> list[str]:
-    """Say which of `versions` are not the installed ones; Python's own does not count: it changes no sum."""
-    now = installed_versions()
-    return [
-        f"{name} {made} then, {now.get(name, 'none')} now"
-        for name, made in versions.items()
-        if name != "python" and now.get(name) != made
-    ]
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock a file, unless another process holds it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -46,7 +46,8 @@ def write_run(
     results.bytes_out = {site: {"arrays": 1000 + seed, "metrics": 10} for site in CASES}
     results.seconds = {"stage 1": 60.0, "stage 2": 30.0 * (seed + 1)}
     run.write_results(results)
-    run.write_config(make_config("smoke", method=method, seed=seed, sites=SITES))
+    about = {"name": "phantom", "overlap": {}, "scans": {site: f"scans of {site}" for site in CASES}}
+    run.write_config(make_config("smoke", method=method, seed=seed, sites=SITES), about)
     for site, lines in tables.items():
         own = run.hospitals / site
         own.mkdir(parents=True)

@@ -1,6 +1,5 @@
 """The command ``fedserdiff``: what it knows of its commands without importing them, and what they say in it."""
 
-import json
 import subprocess
 import sys
 import tomllib
@@ -148,8 +147,6 @@ def test_other_profiles_settings_are_told() -> None:
 @pytest.mark.parametrize(("program", "called"), [("fedserdiff", "fedserdiff audit"), (None, "python scripts/audit.py")])
 def test_a_command_names_others_in_the_way_it_was_called(tmp_path: Path, program: str | None, called: str) -> None:
     run = write_run(tmp_path, "ser-diff", 0, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]).path
-    about = json.loads((run / "config.json").read_text()) | {"data": {"name": "phantom"}}
-    (run / "config.json").write_text(json.dumps(about))
     arguments = ["frontier", str(run), "--out", str(tmp_path / "out")]
     command, words = (typer.main.get_command(app), ["audit", *arguments]) if program else (load("audit"), arguments)
     done = CliRunner().invoke(command, words, prog_name=program)

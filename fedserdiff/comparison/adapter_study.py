@@ -3,7 +3,7 @@
 from typing import Any
 
 from fedserdiff.comparison.studies import COLUMNS, FirstHospital, Study, StudyRuns, cells, outcomes, series
-from fedserdiff.comparison.summary import verdict
+from fedserdiff.comparison.verdicts import compared
 from fedserdiff.config import ExperimentConfig
 
 _WHOLE, _MAPS = "ser-diff-plus", "and shared error maps, replayed"
@@ -33,10 +33,11 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             "log_x": False,
             "series": [series("mean over sites", list(by_name), [o.dice for o in by_name.values()])],
         },
-        "sentences": [
-            verdict("SER-Diff+", "the same without its adapter", whole - by_name[_NO_ADAPTER].dice),
-            verdict("SER-Diff+", "the same without distillation", whole - by_name[_NO_KD].dice),
-            verdict("Replaying shared error maps besides", "replaying none", by_name[_MAPS].dice - whole),
+        "sentences": [],
+        "verdicts": [
+            compared("SER-Diff+", "the same without its adapter", whole - by_name[_NO_ADAPTER].dice),
+            compared("SER-Diff+", "the same without distillation", whole - by_name[_NO_KD].dice),
+            compared("Replaying shared error maps besides", "replaying none", by_name[_MAPS].dice - whole),
         ],
     }
 

@@ -13,7 +13,7 @@ from fedserdiff.comparison.studies import (
     plain_series,
     series,
 )
-from fedserdiff.comparison.summary import verdict
+from fedserdiff.comparison.verdicts import compared
 from fedserdiff.config import ExperimentConfig
 
 _NULL, _MRI, _NONE = (f"error maps, {shared} shared" for shared in ("null", "mri", "none"))
@@ -51,7 +51,8 @@ def _describe_ablation(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             "log_x": False,
             "series": [series("mean over sites", list(by_name), [o.dice for o in by_name.values()])],
         },
-        "sentences": [
+        "sentences": [],
+        "verdicts": [
             _against(by_name, _NULL, _NOTHING, "Replaying error maps", "replaying nothing (fine-tune)"),
             _against(by_name, _NULL, _FEATURES, "Replaying error maps", "distilling on the new scans alone (distill)"),
             _against(by_name, _NULL, _IMAGES, "Replaying error maps", "replaying full synthetic images"),
@@ -61,8 +62,8 @@ def _describe_ablation(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     }
 
 
-def _against(by_name: dict[str, Outcome], a: str, b: str, first: str, second: str) -> str:
-    return verdict(first, second, by_name[a].dice - by_name[b].dice)
+def _against(by_name: dict[str, Outcome], a: str, b: str, first: str, second: str) -> dict[str, Any]:
+    return compared(first, second, by_name[a].dice - by_name[b].dice)
 
 
 _LAMBDAS = (0.0, 0.1, 0.5, 1.0, 2.0)
@@ -95,6 +96,7 @@ def _describe_lambda(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
                 )
             ],
         },
+        "verdicts": [],
         "sentences": [
             f"From λ = {_LAMBDAS[0]:g} (fine-tuning) to {_LAMBDAS[-1]:g}, Dice on the first site goes from "
             f"{100 * least.first:.1f} to {100 * most.first:.1f} %, and on the last from {100 * least.last:.1f} to "
@@ -118,13 +120,6 @@ def _describe_teacher_noise(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     by_name = outcomes(runs, phantom)
     noisy = {value: by_name[f"{value:g}"] for value in _NOISES}
     harm = noisy[_NOISES[-1]].dice - noisy[0.0].dice
-    sentences = [
-        verdict(f"The student of maps with noise of σ = {_NOISES[-1]:g}", "that of clean maps", harm),
-        verdict("The student of clean maps", "that of no maps (distill)", noisy[0.0].dice - by_name[_NO_MAPS].dice),
-    ]
-    interval = harm.interval()
-    if interval.low is not None and interval.high is not None and interval.low <= 0 <= interval.high:
-        sentences.append("So what the maps show matters little to the student here: features are matched all the same.")
     return {
         "columns": ["noise (σ)", *COLUMNS],
         "rows": [[name, *cells(outcome)] for name, outcome in by_name.items()],
@@ -139,7 +134,13 @@ def _describe_teacher_noise(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
                 plain_series("last site", list(noisy), [100 * o.last for o in noisy.values()]),
             ],
         },
-        "sentences": sentences,
+        "sentences": [],
+        "verdicts": [
+            compared(f"The student of maps with noise of σ = {_NOISES[-1]:g}", "that of clean maps", harm),
+            compared(
+                "The student of clean maps", "that of no maps (distill)", noisy[0.0].dice - by_name[_NO_MAPS].dice
+            ),
+        ],
     }
 
 

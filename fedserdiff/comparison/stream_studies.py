@@ -17,7 +17,8 @@ from fedserdiff.comparison.studies import (
     required,
     series,
 )
-from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled, verdict
+from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.verdicts import compared
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import StreamScores
@@ -93,13 +94,14 @@ def _describe_teacher_data(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
                 for kind, names in kinds.items()
             ],
         },
-        "sentences": [
-            verdict(
+        "sentences": [],
+        "verdicts": [
+            compared(
                 "The student of a teacher with all of the first site's cases",
                 f"that of one with {_SHARES[0]:.0%} of them",
                 by_name[_ALL].dice - by_name[f"{_SHARES[0]:.0%}, diverse"].dice,
             ),
-            verdict(
+            compared(
                 f"A teacher with {half} of the patients, their tumour volumes diverse,",
                 "one with as many that are alike",
                 by_name[f"{half}, diverse"].dice - by_name[f"{half}, alike"].dice,
@@ -182,12 +184,12 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             ],
         },
         "sentences": [
-            verdict(f"After {length} sites, {_METHODS[0]}", _METHODS[1], final[_METHODS[0]][n] - final[_METHODS[1]][n])
-            for n, length in enumerate(lengths)
-        ]
-        + [
             "A shorter stream is the beginning of a longer one: nothing that comes later changes it. A stage is half "
             "as long as in the comparison."
+        ],
+        "verdicts": [
+            compared(f"After {length} sites, {_METHODS[0]}", _METHODS[1], final[_METHODS[0]][n] - final[_METHODS[1]][n])
+            for n, length in enumerate(lengths)
         ],
     }
 

@@ -34,7 +34,8 @@ class Study:
         From a seed's config and first hospital, the config of each variant by name, in the order of the table.
     describe : callable
         From the finished runs and whether the data are phantoms, the study's ``columns``, ``rows``, ``plot`` and
-        ``sentences``, as `fedserdiff.report.page` shows them.
+        ``sentences``, as `fedserdiff.report.page` shows them, and ``verdicts``, as `compared` makes them: what beats
+        what is said by `judge` alone.
     sites : int
         How many phantom hospitals it needs; 0 for as many as the comparison has.
     """

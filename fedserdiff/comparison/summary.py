@@ -1,12 +1,13 @@
 """Methods side by side: means over seeds with intervals, and the answer to what privacy costs, in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fedserdiff.comparison.records import RunRecord
+from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
 from fedserdiff.methods import get_method, label, origin_note
@@ -70,9 +71,9 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         "data": about,
         "versions": dict(one.versions),
         "methods": [_method(name, runs[name], estimates[name]) for name in runs],
-        "differences": _differences(estimates),
+        "verdicts": _verdicts(estimates),
         "answer": answer(estimates, about),
-        "notes": _notes(about, one),
+        "notes": _notes(about, [run for by_seed in runs.values() for run in by_seed.values()]),
     }
 
 
@@ -152,26 +153,22 @@ _ASKED = (
     ("ser-diff", "fine-tune"),
     ("ser-diff", "distill"),
 )
-"""What readers ask of this project's methods: does the first of a pair beat the second?"""
+"""What readers ask of this project's methods first: does the first of a pair beat the second?"""
 
 
-def _differences(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the paired differences in final mean Dice of every method to fine-tune, and those of `_ASKED`."""
-    pairs = dict.fromkeys([(name, "fine-tune") for name in estimates if name != "fine-tune"] + list(_ASKED))
+def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Compare final mean Dice of the pairs in `_ASKED`, and of every other method with fine-tune."""
+    pairs = dict.fromkeys([*_ASKED, *((name, "fine-tune") for name in estimates if name != "fine-tune")])
+    final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
     return [
-        {"method": a, "baseline": b, "dice": _difference(estimates, a, b).interval().to_dict()}
-        for a, b in pairs
-        if a in estimates and b in estimates
+        compared(label(one), label(other), final[one] - final[other])
+        for one, other in pairs
+        if one in final and other in final
     ]
 
 
-def _difference(estimates: Mapping[str, Any], a: str, b: str) -> Estimate:
-    difference: Estimate = estimates[a]["dice"]["final"] - estimates[b]["dice"]["final"]
-    return difference
-
-
 def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """Return what the comparison says, in sentences with figures; what a method does not achieve is said too."""
+    """Return what the comparison says, in sentences with figures, but for its verdicts."""
     final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
     sentences = []
     if "pooled" in final and "fine-tune" in final:
@@ -185,9 +182,6 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     else:
         shown = "; ".join(f"{label(name)} {_percent(estimate)}" for name, estimate in final.items())
         sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
-    for method, baseline in _ASKED:
-        if method in final and baseline in final:
-            sentences.append(verdict(method, label(baseline), final[method] - final[baseline]))
     if note := origin_note(final):
         sentences.append(note)
     return sentences if len(about["seeds"]) > 1 else [*sentences, ONE_SEED]
@@ -197,35 +191,24 @@ def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
     """Say which share of what not pooling costs each method wins back, where that is anything to divide by."""
     low = loss.interval().low
     if low is None or low <= 0:
-        return ["Nothing can be said of what other methods win back: pooling is not clearly ahead here."]
+        return ["What other methods win back of that cannot be told: its interval includes 0, or there is none."]
     shares = {}
     for name, estimate in final.items():
         if name not in ("pooled", "fine-tune"):
             gain = estimate - final["fine-tune"]
-            share = Estimate(100 * gain.value / loss.value, 100 * gain.replicates / loss.replicates)
+            share = replace(
+                gain, value=100 * gain.value / loss.value, replicates=100 * gain.replicates / loss.replicates
+            )
             shares[label(name)] = interval_text(share, " %", decimals=0)
     if not shares:
         return []
     return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]
 
 
-def verdict(method: str, baseline: str, difference: Estimate) -> str:
-    """Say whether a method beats a baseline: only where the whole interval of the paired difference is above 0."""
-    interval = difference.interval()
-    figures = f"{_points(difference, signed=True)} points of mean Dice"
-    if interval.low is None or interval.high is None:
-        return f"Whether {method} beats {baseline} cannot be said: {figures}, with too few test patients."
-    if interval.low > 0:
-        return f"{method} beats {baseline}: {figures}."
-    if interval.high < 0:
-        return f"{method} loses to {baseline}: {figures}."
-    return f"{method} does not beat {baseline}: {figures}, an interval that includes 0."
-
-
-def interval_text(estimate: Estimate, unit: str = "", decimals: int = 1, signed: bool = False) -> str:
+def interval_text(estimate: Estimate, unit: str = "", decimals: int = 1) -> str:
     """Return a value with its 95 % interval, where there is one, such as ``56.5 % [49.1, 62.0]``."""
     interval = estimate.interval()
-    style = f"{'+' if signed else ''}.{decimals}f"
+    style = f".{decimals}f"
     ends = "" if interval.low is None else f" [{interval.low:{style}}, {interval.high:{style}}]"
     return _minus(f"{interval.value:{style}}{unit}{ends}")
 
@@ -234,22 +217,24 @@ def _percent(estimate: Estimate) -> str:
     return interval_text(scaled(estimate, 100), " %")
 
 
-def _points(estimate: Estimate, signed: bool = False) -> str:
-    return interval_text(scaled(estimate, 100), signed=signed)
+def _points(estimate: Estimate) -> str:
+    return interval_text(scaled(estimate, 100))
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:
     """Return an estimate in other units, such as a fraction as per cent."""
-    return Estimate(factor * estimate.value, factor * estimate.replicates)
+    return replace(estimate, value=factor * estimate.value, replicates=factor * estimate.replicates)
 
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
+def _notes(about: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
     seeds: Sequence[int] = about["seeds"]
     drawn = "seeds and test patients" if len(seeds) > 1 else "test patients alone, since there is one seed"
+    cpus = sorted({run.config.cpus_per_site for run in runs})
+    on_gpu = sorted({run.path.name for run in runs if run.config.gpus_per_site})
     few = [site for site, count in about["cases"].items() if count["test"] < 2]
     notes = [
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
@@ -257,9 +242,8 @@ def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
         + (f" There are none where a site has a single test patient, as {', '.join(few)} here." if few else ""),
         "Dice and HD95 are those of the refined masks on whole test volumes, means over regions, over cases and "
         "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
-        "Minutes are computation on "
-        f"{one.config.cpus_per_site:g} CPU{'s' if one.config.cpus_per_site > 1 else ''} a run; a stage 1 that several "
-        "methods share was computed once and counts for each of them.",
+        f"Minutes are computation on {' or '.join(f'{count:g}' for count in cpus)} CPU{'' if cpus == [1] else 's'} a "
+        "run; a stage 1 that several methods share was computed once and counts for each of them.",
         "Bytes are what left all hospitals in a run, by kind of record. raw-scans are the files that a method which "
         "breaks privacy takes from other hospitals; a simulation reads them from disk. Of methods without a federation "
         "(local, pooled) nothing else is counted: their students travel only to be scored.",
@@ -269,4 +253,6 @@ def _notes(about: Mapping[str, Any], one: RunRecord) -> list[str]:
             f"Few seeds understate themselves: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of their variance. "
             "Forgetting takes a maximum over stages, which resampling raises: its interval lies somewhat high."
         )
+    if 0 < len(on_gpu) < len({run.path.name for run in runs}):
+        notes.append(f"Computed on a GPU, the others on CPUs, which differs in the last digits: {', '.join(on_gpu)}.")
     return notes

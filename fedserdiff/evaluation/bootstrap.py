@@ -63,6 +63,14 @@ class Interval:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What an estimate is of: how many seeds, and how many test patients of all sites and seeds together."""
+
+    seeds: int
+    patients: int
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """A statistic on the cases as they are, and on every replicate.
@@ -75,14 +83,17 @@ class Estimate:
         Mean over the seeds.
     replicates : array of float64, shape (replicates,)
         Mean over the drawn seeds; NaN where the data cannot tell how much it varies.
+    sample : Sample
+        What was drawn from.
     """
 
     value: float
     replicates: NDArray[np.float64]
+    sample: Sample
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Return the paired difference; both must be of one `Resampling`, or of two built alike."""
-        return Estimate(self.value - other.value, self.replicates - other.replicates)
+        return Estimate(self.value - other.value, self.replicates - other.replicates, self.sample)
 
     def interval(self) -> Interval:
         """Return the value with the 2.5 and 97.5 percentiles of the replicates, None where these are NaN.
@@ -131,6 +142,8 @@ class Resampling:
         first = min(patients)
         everywhere = all(len(set(of_case)) > 1 for sites in patients.values() for of_case in sites.values())
         self._varies = everywhere or (len(patients) > 1 and not shared_patients)
+        of_seeds = [sum(len(set(of_case)) for of_case in sites.values()) for sites in self._patients.values()]
+        self._sample = Sample(len(of_seeds), of_seeds[0] if shared_patients else sum(of_seeds))
         rng = np.random.default_rng(rng_seed)
         self._seeds = rng.choice(list(self._patients), (replicates, len(self._patients)))  # the drawn ones
         # By seed and site: how often each case is in each draw of the seed, after a row of ones, the cases as they are.
@@ -175,7 +188,8 @@ class Resampling:
                 return None
             as_is.append(score[0])
             drawn[self._seeds == seed] = score[1:]
-        return Estimate(float(np.mean(as_is)), drawn.mean(1) if self._varies else np.full(len(drawn), np.nan))
+        replicates = drawn.mean(1) if self._varies else np.full(len(drawn), np.nan)
+        return Estimate(float(np.mean(as_is)), replicates, self._sample)
 
     def _check(self, seed: int, patients: Mapping[str, Sequence[str]], other: str) -> None:
         own = self._patients[seed]

@@ -16,8 +16,11 @@ class RunEvents:
     def sent_again(self, site: str, why: str) -> None:
         """A site failed at a message for a reason that may pass, such as a restart, and is sent it again."""
 
-    def went_on(self, position: str, damaged: str) -> None:
-        """A run whose coordinator had ended goes on after `position`; `damaged` is why not from a later one, or ""."""
+    def went_on(self, position: str, damaged: str, moved: str) -> None:
+        """A run whose coordinator had ended goes on after `position`.
+
+        `damaged` is why not from a later one, or ""; `moved` says that it goes on on another kind of device, or "".
+        """
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """A stage begins; `participants` train in it."""

@@ -66,10 +66,11 @@ class LiveView(RunEvents):
     def sent_again(self, site: str, why: str) -> None:
         self._console.print(f"  [yellow]{site} {escape(why)}:[/yellow] it gets its message again")
 
-    def went_on(self, position: str, damaged: str) -> None:
+    def went_on(self, position: str, damaged: str, moved: str) -> None:
         if damaged:
             self._console.print(f"[yellow]{escape(damaged)}:[/yellow] the state before it is taken", soft_wrap=True)
-        self._console.print(f"[bold]going on[/bold] after {position}")
+        elsewhere = f", {moved}: last digits differ from a run that stayed" if moved else ""
+        self._console.print(f"[bold]going on[/bold] after {position}{elsewhere}")
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         self._title = f"stage {stage}/{stages} · {name}"

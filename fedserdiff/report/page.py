@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from fedserdiff.comparison.verdicts import said
 from fedserdiff.methods import METHODS
 from fedserdiff.report.charts import dice_across_stages, heat_maps, png_uri, study_plot, svg, utility_against_bytes
 
@@ -99,7 +100,7 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
             for site, release in zip(data["sites"], releases or [None] * len(data["sites"]), strict=True)
         ],
         "by_release": bool(releases),
-        "answer": comparison["answer"],
+        "answer": said(comparison["answer"], comparison),
         "notes": comparison["notes"],
         "versions": comparison["versions"].items(),
         "kinds": kinds,
@@ -216,7 +217,7 @@ def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
             for row in study["rows"]
         ],
         "figure": _figure(svg(study_plot(plot)), alt, f"{study['title']}. {_capital(study['data'])}."),
-        "sentences": study["sentences"],
+        "sentences": said(study["sentences"], study),
     }
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedserdiff.comparison.verdicts import said
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
 from fedserdiff.report.labels import in_capitals
@@ -195,7 +196,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         sent = [f"{method['bytes_out'][kind] / 1e6:.2f}" if kind in method["bytes_out"] else "–" for kind in kinds]
         costs.add_row(named[method["name"]], *sent, f"{method['minutes']:.1f}")
     print_table(console, costs)
-    for sentence in comparison["answer"]:
+    for sentence in said(comparison["answer"], comparison):
         console.print(sentence, highlight=False, markup=False)
     _print_warning(console, data.get("leak"))
 
@@ -210,7 +211,7 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
     for row in study["rows"]:
         table.add_row(*(_cell(value) for value in row))
     print_table(console, table)
-    for sentence in study["sentences"]:
+    for sentence in said(study["sentences"], study):
         console.print(sentence, highlight=False, markup=False)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kill_points import POINTS, ROOT, results_of, run, same_files
@@ -192,22 +193,53 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
     assert len(json.loads((workplace / "stopped" / "results.json").read_text())["R"]["dice"]["mean"]) >= 2
 
 
-def test_a_scan_that_changed_since_a_run_began_is_refused(workplace: Path, tmp_path: Path) -> None:
-    """The result would be neither the old data's nor the new data's."""
+def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no_other_scans(
+    workplace: Path, tmp_path: Path
+) -> None:
+    """Of other scans the result would be neither the old data's nor the new data's."""
     import nibabel as nib
 
     from fedserdiff.data.phantom.generate import write_phantom_hospital
 
-    folder = write_phantom_hospital(tmp_path, 1, 3, 8.0, seed=0)
-    (tmp_path / "one.toml").write_text(f'[[site]]\nname = "west"\nrelease = "brats2021"\npath = "{folder}"\n')
+    def federation(name: str, path: Path) -> str:
+        file = tmp_path / name
+        file.write_text(f'[[site]]\nname = "west"\nrelease = "brats2021"\npath = "{path}"\n')
+        return str(file)
+
+    def config() -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((workplace / "moved" / "config.json").read_text())
+        return read
+
+    there = write_phantom_hospital(tmp_path, 1, 3, 8.0, seed=0)
     killed = run(
-        "--profile", "smoke", "--federation", str(tmp_path / "one.toml"), "--out", "changed", cwd=workplace,
+        "--profile", "smoke", "--federation", federation("there.toml", there), "--out", "moved", cwd=workplace,
         point="before-ray",
     )  # fmt: skip
     assert killed.returncode == KILLED, killed.stderr
-    scan = sorted(folder.glob("*/*_seg.nii.gz"))[0]
+    on_a_gpu = config() | {"gpus_per_site": 1.0, "cpus_per_site": 500}  # as another machine had begun it
+    (workplace / "moved" / "config.json").write_text(json.dumps(on_a_gpu))
+    here = there.rename(tmp_path / "here")
+
+    lost = run("--resume", "moved", cwd=workplace)
+    assert lost.returncode == 1
+    assert f"site west: {there}: no such directory: if its scans have moved" in lost.stderr
+    assert "simulate --resume moved --federation FILE" in lost.stderr
+
+    killed = run("--resume", "moved", "--federation", federation("here.toml", here), cwd=workplace, point="before-ray")
+    assert killed.returncode == KILLED, killed.stderr
+    assert config()["sites"][0]["path"] == str(here)
+    assert config()["gpus_per_site"] == 0
+    assert config()["cpus_per_site"] <= (os.cpu_count() or 1)
+    killed = run("--resume", "moved", "--cpus-per-site", "1", cwd=workplace, point="before-ray")
+    assert killed.returncode == KILLED, killed.stderr
+
+    (tmp_path / "strange.toml").write_text((tmp_path / "here.toml").read_text().replace('"west"', '"east"'))
+    strange = run("--resume", "moved", "--federation", str(tmp_path / "strange.toml"), cwd=workplace)
+    assert f"{tmp_path}/strange.toml: has no site west, which the run has" in strange.stderr
+
+    scan = sorted(here.glob("*/*_seg.nii.gz"))[0]
     image = nib.load(scan)
     nib.save(nib.Nifti1Image(0 * image.get_fdata().astype("uint8"), image.affine), scan)
-    refused = run("--resume", "changed", cwd=workplace)
+    refused = run("--resume", "moved", cwd=workplace)
     assert refused.returncode == 1
-    assert "changed: scans or segmentations of west have changed since it began" in refused.stderr
+    assert "moved: scans or segmentations of west have changed since it began" in refused.stderr

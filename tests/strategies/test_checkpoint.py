@@ -13,11 +13,10 @@ from flwr.app import Array, ArrayRecord
 from superlink import SuperLink
 from traffic import handed_over
 
-from fedserdiff import wire
+from fedserdiff import origin, wire
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.report.events import RunEvents
-from strategies import run_directory
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.overlap import SharedScans
@@ -217,8 +216,8 @@ def test_a_checkpoint_of_other_software_is_refused_with_the_versions_that_differ
     link: SuperLink, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_two_stages(smoke(), link).save(run)
-    then = run_directory.installed_versions()
-    monkeypatch.setattr(run_directory, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
+    then = origin.installed_versions()
+    monkeypatch.setattr(origin, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
     with pytest.raises(ConfigError, match=rf"torch {re.escape(then['torch'])} then, 9\.9 now: install those") as caught:
         Checkpoint.load(run, smoke())
     assert "python" not in str(caught.value)
@@ -228,6 +227,19 @@ def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: Supe
     of_two_stages(smoke(), link).save(run)
     moved = tuple(Site(site.name, site.release, f"/elsewhere/{site.name}") for site in smoke().sites)
     assert Checkpoint.load(run, smoke(sites=moved, stage_timeout_s=5)) is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [(1.0, 0, "on CPUs, before on a GPU"), (0, 0.5, "on a GPU, before on CPUs"), (0.5, 1, ""), (0, 0, "")],
+)
+def test_a_run_that_goes_on_on_another_device_says_so(
+    link: SuperLink, run: RunDirectory, before: float, now: float, told: str
+) -> None:
+    of_two_stages(smoke(gpus_per_site=before), link).save(run)
+    checkpoint = Checkpoint.load(run, smoke(gpus_per_site=now))
+    assert checkpoint is not None
+    assert checkpoint.moved_to(smoke(gpus_per_site=now)) == told
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -16,6 +16,7 @@ from strategies.run_directory import RunDirectory
 
 SITES = tuple(Site(name, "brats2021", f"/scans/{name}", (f"{name}-1", f"{name}-2")) for name in ("north", "west"))
 BRATS_REGIONS = ("tc", "wt", "et")
+SCANS = {"north": "a", "west": "b"}
 
 
 def smoke(**changes: Any) -> ExperimentConfig:
@@ -39,7 +40,7 @@ def first(tmp_path: Path) -> Path:
     """The directory of a run that ended after stage 1."""
     config = smoke().of_first_stage()
     run = RunDirectory.new(tmp_path / "first")
-    run.write_config(config)
+    run.write_config(config, {"name": "ours.toml", "overlap": {}, "scans": SCANS})
     cases = {site: {"training": 1, "test": 1} for site in ("north", "west")}
     results = Results("fine-tune", 0, ["north", "west"], [2, 2], cases)
     results.stages = ["untrained", "north"]
@@ -75,7 +76,7 @@ def test_every_method_but_pooling_begins_with_the_first_site_alone(method: str) 
     ids=str,
 )
 def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first: Path, changes: dict[str, Any]) -> None:
-    shared = FirstStage.load(first, smoke(**changes))
+    shared = FirstStage.load(first, smoke(**changes), SCANS)
     assert shared.rows == (scores(0), scores(1))
     assert shared.losses == {"segmentation": 1 / 3}
     assert shared.seconds == {"evaluation 0": 1.5, "stage 1": 2.5, "evaluation 1": 3.5}
@@ -109,14 +110,26 @@ def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first:
 )
 def test_a_first_stage_of_another_experiment_is_refused(first: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"its stage 1 is not that of this .* run"):
-        FirstStage.load(first, smoke(**changes))
+        FirstStage.load(first, smoke(**changes), SCANS)
+
+
+def test_a_first_stage_of_other_scans_is_refused(first: Path) -> None:
+    """Names, cases and settings are the same: only the voxels of one hospital are not."""
+    with pytest.raises(ConfigError, match="scans or segmentations of west have changed"):
+        FirstStage.load(first, smoke(), {"north": "a", "west": "rolled"})
+
+
+def test_a_first_stage_is_shared_wherever_it_ran_and_wherever_scans_lie(first: Path) -> None:
+    moved = tuple(Site(site.name, site.release, f"/elsewhere/{site.name}", site.cases) for site in SITES)
+    elsewhere = smoke(sites=moved, cpus_per_site=2, gpus_per_site=1, stage_timeout_s=60.0, retries=0)
+    assert FirstStage.load(first, elsewhere, SCANS).rows == (scores(0), scores(1))
 
 
 def test_a_run_that_did_more_than_a_first_stage_is_none(first: Path) -> None:
     about = json.loads((first / "config.json").read_text())
     (first / "config.json").write_text(json.dumps({**about, "method": "ser-diff-plus"}))
     with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff-plus run"):
-        FirstStage.load(first, smoke())
+        FirstStage.load(first, smoke(), SCANS)
 
 
 def test_what_the_first_stage_does_not_depend_on_is_at_its_default() -> None:
@@ -141,6 +154,6 @@ def test_a_first_stage_that_was_scored_in_part_is_gone_on_from_with_what_was_sco
                 matrix[0][1] = None
     (first / "results.json").write_text(json.dumps(results))
     with pytest.raises(ConfigError, match="its stage 1 is not that"):
-        FirstStage.load(first, smoke())
-    shared = FirstStage.load(first, smoke(**partly))
+        FirstStage.load(first, smoke(), SCANS)
+    shared = FirstStage.load(first, smoke(**partly), SCANS)
     assert shared.rows == ({"north": scores(0)["north"]}, scores(1))

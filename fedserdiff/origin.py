@@ -1,0 +1,138 @@
+"""What a run's result follows from: settings, software, and the content of every site's scans.
+
+A result is found by a name, and belongs to what made it. Whatever goes on with a run, or uses one that is done, asks
+here first.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from fedserdiff.config import OF_ONE_MACHINE, ExperimentConfig
+from fedserdiff.errors import ConfigError
+
+_VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
+
+_DECIDING = [field.name for field in fields(ExperimentConfig) if field.name not in OF_ONE_MACHINE]
+"""The settings that decide a run's result, but for its sites, whose paths do not."""
+
+Scans = Mapping[str, str]
+"""By site, what stands for the content of all its scans and segmentations, and for which of them are held out."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """In what a run differs from one that is wanted, in words; empty where it does not.
+
+    Attributes
+    ----------
+    settings : tuple of str
+        Settings that decide the result. Where a run runs, and what becomes of failures, does not.
+    versions : tuple of str
+        Of the software.
+    scans : tuple of str
+        Sites whose scans, or whose choice of them, is not the same.
+    """
+
+    settings: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    scans: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.settings or self.versions or self.scans)
+
+    def __str__(self) -> str:
+        return "; ".join((*self.settings, *self.versions, *self.scans))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run was made of, as its ``config.json`` says.
+
+    Attributes
+    ----------
+    config : ExperimentConfig
+        With the cases of every site by name.
+    versions : mapping
+        Of the software that made it.
+    name : str
+        What its data are called.
+    overlap : mapping
+        As in ``results.json``.
+    scans : Scans
+        Of its sites; empty for a run without scans of its own, as a deployed coordinator's.
+    skipped : sequence of mapping
+        As in ``results.json``.
+    show_cases : bool
+        Whether somebody asked for pictures of cases.
+    """
+
+    config: ExperimentConfig
+    versions: Mapping[str, str]
+    name: str
+    overlap: Mapping[str, Any]
+    scans: Scans
+    skipped: Sequence[Mapping[str, Any]] = ()
+    show_cases: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
+        """Rebuild what a simulation wrote into its ``config.json``.
+
+        Raises
+        ------
+        ConfigError
+            Where it is not what a simulation of this version writes.
+        """
+        try:
+            data = values["data"]
+            config = ExperimentConfig.from_dict(values)
+            return cls(
+                config,
+                dict(values["versions"]),
+                data["name"],
+                data["overlap"],
+                dict(data["scans"]),
+                list(data["skipped"]),
+                bool(data["show_cases"]),
+            )
+        except (TypeError, AttributeError, KeyError, ValueError):
+            raise ConfigError("is not what a run writes there") from None
+
+    def difference(self, config: ExperimentConfig, scans: Scans) -> Difference:
+        """Say in what the run differs from one of `config`, on `scans`, with the software that is installed."""
+        theirs = self.config
+        settings = [
+            f"{name} was {getattr(theirs, name)!r}, is {getattr(config, name)!r}"
+            for name in _DECIDING
+            if getattr(theirs, name) != getattr(config, name)
+        ]
+        if [(site.name, site.release) for site in theirs.sites] != [(site.name, site.release) for site in config.sites]:
+            settings.append(f"sites were {_named(theirs)}, are {_named(config)}")
+        cases = {site.name: (site.cases, site.test_cases) for site in theirs.sites}
+        others = [site.name for site in config.sites if cases.get(site.name) != (site.cases, site.test_cases)]
+        changed = [name for name in scans if name not in others and self.scans.get(name) != scans[name]]
+        told = [f"other cases of {', '.join(others)}"] if others else []
+        told += [f"scans or segmentations of {', '.join(changed)} have changed"] if changed else []
+        return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
+
+
+def _named(config: ExperimentConfig) -> str:
+    return ", ".join(f"{site.name} ({site.release})" for site in config.sites)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of all that a run's result may depend on."""
+    return {**{name: version(name) for name in _VERSIONED}, "python": platform.python_version()}
+
+
+def other_versions(versions: Mapping[str, str]) -> list[str]:
+    """Say which of `versions` are not the installed ones; Python's own does not count: it changes no sum."""
+    now = installed_versions()
+    return [
+        f"{name} {made} then, {now.get(name, 'none')} now"
+        for name, made in versions.items()
+        if name != "python" and now.get(name) != made
+    ]
