@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from fedserdiff.config import Site, make_config
 from fedserdiff.data.decathlon import read_dataset
@@ -15,6 +17,8 @@ from fedserdiff.deployment.kit import Coordinator, HospitalKit
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.errors import ConfigError, FedSerDiffError
 from fedserdiff.federation import read_federation
+from fedserdiff.launch import Resources, simulate
+from fedserdiff.report.trackers import check_tracker
 from fedserdiff.seeding import generator
 
 FEDERATION = '# Fédération\n[[site]]\nname = "north"\nrelease = "brats2021"\npath = "."\n'
@@ -96,6 +100,16 @@ def test_cases_of_any_name_are_found_by_a_name_that_can_be_shown_and_written(tmp
 def test_noise_of_a_case_of_any_name_is_its_own() -> None:
     drawn = [generator(0, "evaluation", name).initial_seed() for name in (BAD_NAME, r"Patient_M\xfcller", "Patient_M")]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    with pytest.raises(ConfigError, match="tensorboard cannot write where a name is not UTF-8: give another --out"):
+        check_tracker("tensorboard", tmp_path / BAD_NAME)
+    monkeypatch.setattr("sys.argv", ["simulate.py", "--federation", BAD_NAME])
+    with pytest.raises(ConfigError, match="Ray takes no name that is not UTF-8") as error:
+        simulate(ServerApp(), ClientApp(), 1, Resources(1), tmp_path / "flower.log", 1)
+    assert str(error.value).startswith(BAD_NAME)
 
 
 def test_a_place_that_no_site_toml_can_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
