@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from commands.common import progress_bars
-from commands.simulation import CASES, same_patient_of
+from commands.opened_federation import CASES, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, settle

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from commands.common import warn
+from commands.opened_federation import CACHE, CASES, PHANTOM, Federation, reopen
 from commands.privacy_attacks import (
     Finding,
     attack_canaries,
@@ -22,7 +23,6 @@ from commands.privacy_attacks import (
 from commands.privacy_models import Target, train_shadows
 from commands.privacy_report import for_terminal, study_of, write_study
 from commands.privacy_updates import attack_updates, control_updates
-from commands.simulation import CACHE, CASES, PHANTOM, Federation, reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital

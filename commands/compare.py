@@ -89,8 +89,8 @@ def main(
         studies = [] if study is None else _studies(study)
         # with torch, Flower and Ray, for which help and completion should not wait
         from commands.comparison import Setting, claim, compare_methods, run_studies, write_page
+        from commands.opened_federation import CASES
         from commands.run_pool import RunPool
-        from commands.simulation import CASES
         from fedserdiff.device import settle_gpus
         from fedserdiff.report.tables import print_comparison, print_study
 

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from commands.opened_federation import Federation, open_named, scans_of
 from commands.run_pool import RunPool
-from commands.simulation import Federation, examples, open_named, scans_of
+from commands.simulation import examples
 from commands.studies import STUDIES
 from fedserdiff.comparison.records import RunRecord, load_run
 from fedserdiff.comparison.studies import FirstHospital, Study

@@ -59,7 +59,8 @@ def main(
             raise ConfigError("--sites and --federation: give one of them")
         # with torch, Flower and Ray, for which help and completion should not wait
         from commands.local_federation import LocalFederation, check_checkout
-        from commands.simulation import CASES, open_named, run_simulation
+        from commands.opened_federation import CASES, open_named
+        from commands.simulation import run_simulation
         from fedserdiff.report.live import LiveView
         from fedserdiff.report.tables import print_results
         from strategies.run_directory import RunDirectory

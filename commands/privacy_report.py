@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from commands.opened_federation import Federation
 from commands.privacy_attacks import (
     CALIBRATED,
     CANARIES,
@@ -24,7 +25,6 @@ from commands.privacy_attacks import (
     Resemblance,
 )
 from commands.privacy_updates import EXACT, ONE_STEP, ROUND
-from commands.simulation import Federation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.evaluation.bootstrap import Interval
 from fedserdiff.files import write_whole

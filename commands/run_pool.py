@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from commands.simulation import Federation, run_simulation
+from commands.opened_federation import Federation
+from commands.simulation import run_simulation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, FederationError, FedSerDiffError, os_error_text
 from fedserdiff.locks import try_lock

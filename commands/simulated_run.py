@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from commands.common import as_called, warn
+from commands.opened_federation import CASES, PHANTOM, Federation, open_named, reopen
 from commands.options import DEFAULTS
-from commands.simulation import CASES, PHANTOM, Federation, examples, open_named, reopen, run_simulation
+from commands.simulation import examples, run_simulation
 from fedserdiff.config import OF_ONE_MACHINE, ExperimentConfig, Site, make_config
 from fedserdiff.device import settle_gpus
 from fedserdiff.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.simulation import CASES
+from commands.opened_federation import CASES
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series, required
 from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled

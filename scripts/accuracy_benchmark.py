@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.common import clear_errors, seeds_of
-from commands.simulation import CACHE, CASES
+from commands.opened_federation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Student, new_student

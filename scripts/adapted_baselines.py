@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.common import clear_errors, seeds_of
-from commands.simulation import open_named
+from commands.opened_federation import open_named
 from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from commands.common import clear_errors
+from commands.opened_federation import CACHE, CASES, open_federation
 from commands.options import DEFAULTS
-from commands.simulation import CACHE, CASES, open_federation, run_simulation
+from commands.simulation import run_simulation
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation

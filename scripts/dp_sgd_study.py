@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from commands.common import clear_errors
-from commands.simulation import CACHE, CASES
+from commands.opened_federation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from commands.common import clear_errors
-from commands.simulation import CACHE, CASES
+from commands.opened_federation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, Precision, make_config
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases

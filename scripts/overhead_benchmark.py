@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 
 from commands.common import clear_errors
-from commands.simulation import CACHE, CASES, Federation, open_federation, run_simulation
+from commands.opened_federation import CACHE, CASES, Federation, open_federation
+from commands.simulation import run_simulation
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation

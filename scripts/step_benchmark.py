@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from commands.common import clear_errors
-from commands.simulation import CACHE, CASES
+from commands.opened_federation import CACHE, CASES
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.federation import phantom_federation

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from commands.common import clear_errors
-from commands.simulation import reopen
+from commands.opened_federation import reopen
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.device import use_device

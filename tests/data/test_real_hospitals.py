@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from commands.simulation import Federation, open_federation
+from commands.opened_federation import Federation, open_federation
 from fedserdiff.config import make_config
 from fedserdiff.federation import read_federation
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands.simulation import reopen
+from commands.opened_federation import reopen
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from strategies.run_directory import RunDirectory
 
