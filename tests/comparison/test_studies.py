@@ -19,7 +19,7 @@ WriteRun = Callable[..., RunRecord]
 OF_RUNS = (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
 CONFIG = make_config(
-    "smoke", method="distill", sites=(Site("north", "brats2021", "/n"), Site("west", "brats2021", "/w"))
+    "smoke", method="ser-diff", sites=(Site("north", "brats2021", "/n"), Site("west", "brats2021", "/w"))
 )
 
 
