@@ -33,7 +33,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
-nitpick_ignore = [("py:class", "fedserdiff.threads.T")]  # a type variable
+nitpick_ignore = [("py:class", f"fedserdiff.threads.{name}") for name in "TR"]  # type variables
 nitpick_ignore_regex = [
     ("py:.*", r"(?!fedserdiff|sites|strategies|commands).*")
 ]  # other projects' pages are not at hand
