@@ -1,9 +1,7 @@
 """What both sides of the wire share: configuration, data, the diffusion model, scores, reports, records."""
 
 import getpass
-import io
 import os
-import sys
 import tempfile
 
 # Flower, Ray and MLflow report usage to their makers by default. A hospital's tool phones nobody. Flower reads its
@@ -22,13 +20,9 @@ if not os.path.isabs(os.path.expanduser("~")):
 
 
 def be_a_program() -> None:
-    """Make this process independent of what it was started from: a notebook's shell, a terminal of few characters.
+    """Make this process independent of the shell that it was started from, such as a notebook's.
 
-    For our own programs, not for who uses the library in theirs: no window is opened, whatever ``MPLBACKEND`` names,
-    since matplotlib is not even imported by a name that is not installed; and what standard output cannot show is
-    replaced.
+    Our own programs call it; a library's user keeps the backend of the program at hand. It opens no window: matplotlib
+    cannot even be imported where ``MPLBACKEND`` names a backend that is not installed.
     """
     os.environ["MPLBACKEND"] = "Agg"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
