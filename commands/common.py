@@ -13,14 +13,10 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from fedserdiff.errors import ConfigError, FedSerDiffError, os_error_text
-from fedserdiff.report.console import Bars, open_console, spell_out
+from fedserdiff.report.console import Bars, open_console
 
 PROGRAM = "fedserdiff"
 """The command that all command lines are parts of, and the name of what is installed."""
-
-
-for _stream in (sys.stdout, sys.stderr):  # help is printed before any command begins
-    spell_out(_stream)
 
 
 @contextmanager

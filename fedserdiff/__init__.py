@@ -2,7 +2,10 @@
 
 import getpass
 import os
+import sys
 import tempfile
+
+from fedserdiff.text import spell_out
 
 # Flower, Ray and MLflow report usage to their makers by default. A hospital's tool phones nobody. Flower reads its
 # variable when it is first imported, so this package is imported before it; the processes that Ray starts inherit all.
@@ -20,9 +23,11 @@ if not os.path.isabs(os.path.expanduser("~")):
 
 
 def be_a_program() -> None:
-    """Make this process independent of the shell that it was started from, such as a notebook's.
+    """Make this process independent of the shell that it was started from: a notebook's, one of few letters.
 
     Our own programs call it; a library's user keeps the backend of the program at hand. It opens no window: matplotlib
     cannot even be imported where ``MPLBACKEND`` names a backend that is not installed.
     """
     os.environ["MPLBACKEND"] = "Agg"
+    for stream in (sys.stdout, sys.stderr):
+        spell_out(stream)

@@ -95,8 +95,8 @@ class Origin:
                 data["name"],
                 data["overlap"],
                 dict(data["scans"]),
-                list(data["skipped"]),
-                bool(data["show_cases"]),
+                list(data.get("skipped", ())),
+                bool(data.get("show_cases", False)),
             )
         except (TypeError, AttributeError, KeyError, ValueError):
             raise ConfigError("is not what a run writes there") from None

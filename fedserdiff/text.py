@@ -1,7 +1,9 @@
 """Text that people write and names that file systems hold, in whatever encoding: read, or named as what they are."""
 
 import codecs
+import io
 from pathlib import Path
+from typing import TextIO
 
 from fedserdiff.errors import ConfigError
 
@@ -46,6 +48,12 @@ def read_text(file: Path) -> str:
 def readable(name: str) -> str:
     """Return a name as it can be shown and written: bytes that are no UTF-8, which Linux allows in names, spelt out."""
     return name.encode("utf-8", SPELT_OUT).decode()
+
+
+def spell_out(stream: TextIO) -> None:
+    """Let a stream print any name and letter, whatever its encoding: what that lacks is spelt out."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=SPELT_OUT)
 
 
 def _spell_out(error: UnicodeError) -> tuple[str, int]:

@@ -40,7 +40,7 @@ def test_our_programs_start_in_a_shell_of_a_notebook_as_nobody_and_print_what_a_
     (tmp_path / "sitecustomize.py").write_text(NOBODY)
     nameless = ("USER", "LOGNAME", "LNAME", "USERNAME", "HOME", "FLWR_HOME")
     done = python(tmp_path, HEAVY.format(package=package), {**NOTEBOOK, **ASCII}, *nameless)
-    assert (done.returncode, done.stdout) == (0, b"? ? ?\n"), done.stderr.decode()
+    assert (done.returncode, done.stdout) == (0, b"\\u03bb \\xb7 \\xfc\n"), done.stderr.decode()
 
 
 @pytest.mark.parametrize("name", ["TkAgg", "no backend at all"])

@@ -76,11 +76,12 @@ def test_every_setting_that_determines_a_result_is_among_those_that_are_compared
               "shared_error_maps": "mri", "precision": "fp32", "spatial_dims": 3, "modalities": ("T2",),
               "regions": ("wt",), "grid": (16, 24, 24), "coarse_channels": (16, 16), "refiner_channels": (16, 16),
               "stem_factor": 1, "epochs_per_stage": 4, "inertia": 0.3, "test_share": 0.3, "rehearsal_share": 0.5,
-              "allow_overlap": True, "dp_noise": 0.1}  # fmt: skip
+              "allow_overlap": True, "balance_epochs": True, "dp_noise": 0.1}  # fmt: skip
     for name, value in CONFIG.to_dict().items():
         if name not in machine:
             changes = {name: values[name] if name in values else value + 1}
-            changes |= {"steps_per_stage": 0} if name == "epochs_per_stage" else {}
+            changes |= {"steps_per_stage": 0} if name in ("epochs_per_stage", "balance_epochs") else {}
+            changes |= {"epochs_per_stage": 4} if name == "balance_epochs" else {}
             assert ORIGIN.difference(CONFIG.replace(**changes), SCANS).settings, name
 
 

@@ -1,16 +1,15 @@
 """Where commands print: whole figures and names, in a terminal of any width and in a log alike."""
 
-import io
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, TaskID
 from rich.segment import Segments
 from rich.table import Table
 
-from fedserdiff.text import SPELT_OUT
+from fedserdiff.text import spell_out
 
 _ENDLESS = 1_000_000  # columns: a file has no right edge
 _REFRESHES_A_S = 4  # whoever computes on this machine wants its CPUs more
@@ -27,12 +26,6 @@ def open_console(stderr: bool = False, highlight: bool = True) -> Console:
     if not console.is_terminal:
         console.width = _ENDLESS
     return console
-
-
-def spell_out(stream: TextIO) -> None:
-    """Let a stream print any name and letter, whatever its encoding: what that lacks is spelt out."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors=SPELT_OUT)
 
 
 def print_table(console: Console, table: Table) -> None:
