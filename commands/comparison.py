@@ -119,7 +119,10 @@ def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], fol
         (folder / name).unlink(missing_ok=True)
     if first.shows_cases:
         seed = setting.seeds[0]
-        shown = {label(m): examples(first, RunDirectory(by_seed[seed].path)) for m, by_seed in runs.items()}
+        shown = {
+            label(m): examples(replace(first, config=by_seed[seed].config), RunDirectory(by_seed[seed].path))
+            for m, by_seed in runs.items()
+        }
         about = f"{setting.data} data, seed {seed}"
         title = f"{about}, refined masks at the end of the stream"
         wrapped = {name.replace(" (", "\n("): cases for name, cases in shown.items()}

@@ -238,7 +238,8 @@ class LocalFederation:
             answer = None
         if done.returncode or not isinstance(answer, dict) or answer.get("success") is not True:
             told = answer.get("error-message") if isinstance(answer, dict) else None
-            raise FederationError(f"{' '.join(command)}: {str(told or done.stdout + done.stderr).strip()}")
+            said = " ".join(str(told or done.stdout + done.stderr).split())
+            raise FederationError(f"{' '.join(command)}: {said}")
         return answer
 
     def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:

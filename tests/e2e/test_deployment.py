@@ -124,7 +124,7 @@ def test_a_client_without_tls_or_with_another_authority_is_refused(deployed: Loc
 
 def test_an_answer_of_flowers_that_says_it_failed_is_no_answer(deployed: LocalFederation) -> None:
     """Its exit code is 0."""
-    with pytest.raises(FederationError, match=r"flwr stop 12345 .*12345"):
+    with pytest.raises(FederationError, match=r"flwr stop 12345 .*Run ID not found"):
         deployed.flower("stop", "12345", "federation")
 
 
