@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 
-torch.set_num_threads(1)  # two files are tested at a time, and OpenMP's threads of both would spin at each other
+torch.set_num_threads(1)  # files are tested side by side, and OpenMP's threads of all would spin at each other
 
 CHANNELS = ("t1", "t1ce", "t2", "flair", "seg")
 _NEW = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}
