@@ -58,7 +58,7 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a line that whoever started the command should not miss."""
+    """Print a line that the person who started the command should not miss."""
     console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
 
 

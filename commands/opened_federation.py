@@ -57,7 +57,7 @@ class Federation:
     def shows_cases(self) -> bool:
         """Whether files may show a case: phantoms always, patients where somebody asked for it.
 
-        All that draws cases of its own accord asks here first.
+        Everything that draws cases unasked asks here first.
         """
         return self.show_cases or self.data == PHANTOM
 

@@ -27,7 +27,7 @@ def use_device(gpus: float) -> torch.device:
 
 
 def compute_repeatably() -> None:
-    """Have GPUs sum in the same order each time, wherever torch knows how; a CPU's sums repeat anyway.
+    """Have GPUs sum in the same order each time, where torch knows how; a CPU's sums repeat anyway.
 
     cuBLAS reads its setting when a process first multiplies on a GPU: this comes before. A user's own value stands. New
     tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.

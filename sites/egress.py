@@ -30,7 +30,7 @@ from sites.ledger import LEDGER_FILE, Ledger, Released
 from sites.released_changes import ReleasedChanges
 
 RELEASED_FOLDER = "released"
-"""In a hospital's folder: changes of weights that left with noise, for whoever asks again."""
+"""In a hospital's folder: changes of weights that left with noise, for a coordinator that asks again."""
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's

@@ -12,7 +12,7 @@ from rich.table import Table
 from fedserdiff.text import spell_out
 
 _ENDLESS = 1_000_000  # columns: a file has no right edge
-_REFRESHES_A_S = 4  # whoever computes on this machine wants its CPUs more
+_REFRESHES_A_S = 4  # the hospitals at work want the CPUs more
 _LOG_EVERY_S = 60.0
 
 

@@ -1,4 +1,4 @@
-"""Scans to segment are found by their files' names, whoever made them; what is no scan is named."""
+"""Scans to segment are found by their files' names, in any tool's style; what is no scan is named."""
 
 from collections.abc import Mapping
 from pathlib import Path

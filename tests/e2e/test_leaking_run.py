@@ -1,4 +1,4 @@
-"""A whole run on patients who are in the federation twice, and on bad cases: told of wherever its results stand."""
+"""A whole run on patients who are in the federation twice, and on bad cases: every result says so."""
 
 import io
 import json

@@ -115,7 +115,7 @@ def resident(folder: Path) -> int:
 
 
 def test_a_case_that_is_scored_takes_no_memory(hospital: Hospital, tmp_path: Path) -> None:
-    """Its scans are read from mapped files, which count for whoever limits a process's memory."""
+    """Its scans are read from mapped files, which count where a process's memory is limited."""
     (cached,) = hospital.test
     mapped = Path(cached.prepared.image.filename).parent  # type: ignore[attr-defined]  # a memmap's
     assert np.asarray(cached.prepared.truth).sum() > 0
