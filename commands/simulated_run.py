@@ -111,7 +111,10 @@ def take_up(
         settle_gpus(config.gpus_per_site, "--gpus-per-site", partial(warn, console))
     if federation is not None:
         config = config.replace(sites=_moved(config.sites, federation))
-    return replace(reopen(console, run, config), show_cases=show_cases)
+    opened = replace(reopen(console, run, config), show_cases=show_cases)
+    if show_cases and not origin.show_cases:
+        run.write_config(origin.config, {**origin.data, "show_cases": True})
+    return opened
 
 
 def _on_this_machine(config: ExperimentConfig) -> dict[str, float]:

@@ -77,6 +77,17 @@ class Origin:
     skipped: Sequence[Mapping[str, Any]] = ()
     show_cases: bool = False
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``config.json`` says of the scans, as `from_dict` reads it."""
+        return {
+            "name": self.name,
+            "overlap": self.overlap,
+            "skipped": self.skipped,
+            "scans": self.scans,
+            "show_cases": self.show_cases,
+        }
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
         """Rebuild what a simulation wrote into its ``config.json``.

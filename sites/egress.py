@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 import torch
@@ -161,7 +162,8 @@ def hospital_log(folder: Path) -> logging.Logger:
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(f"fedserdiff.hospital.{folder.resolve()}")
     if not log.handlers:
-        handler = logging.FileHandler(folder / "hospital.log", encoding="utf-8", errors="backslashreplace")
+        # the folder may be lost and made anew while the hospital runs
+        handler = WatchedFileHandler(folder / "hospital.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False

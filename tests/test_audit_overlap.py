@@ -224,9 +224,9 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
     (run / "config.json").write_text(json.dumps(about))
 
     class Pool:
-        def complete(self, configs: list[Any]) -> list[Path]:
-            assert [config.allow_overlap for config in configs] == [allowed]
-            return [run]
+        def complete(self, wanted: dict[Any, Any]) -> dict[Any, Path]:
+            assert [config.allow_overlap for config in wanted] == [allowed]
+            return dict.fromkeys(wanted, run)
 
     monkeypatch.setattr(module, "examples", lambda *_: [])
     monkeypatch.setattr(module, "plot_methods", lambda shown, title, file: titles.append(title))

@@ -222,6 +222,7 @@ OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
     **{name: {name: 5} for name in ("phantom_patients", "steps_per_stage", "batch_size", "spacing_mm")},
     **{name: {name: 3} for name in ("sampling_steps", "map_steps", "replay_batch", "conditional_maps", "shared_maps")},
     "inversion_steps": {"inversion_steps": 3},
+    "balance_epochs": {"steps_per_stage": 0, "epochs_per_stage": 2, "balance_epochs": True},
     **{name: {name: 2} for name in ("evaluate_every", "evaluate_sites", "dp_noise", "dp_clip")},
 }
 

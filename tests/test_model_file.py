@@ -42,7 +42,7 @@ def test_a_loaded_model_says_what_the_saved_one_says(tmp_path: Path, case: Path)
         original = model(adapter=kept)
         save_model(tmp_path / "model.safetensors", original)
         loaded = load_model(tmp_path / "model.safetensors")
-        (scan,) = find_scans(case, CONFIG.modalities, {})
+        (scan,) = find_scans([case], CONFIG.modalities, {}).scans
         ours, theirs = original.segment(scan), loaded.segment(scan)
         assert ours.probabilities.any()
         np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
@@ -52,7 +52,7 @@ def test_a_loaded_model_says_what_the_saved_one_says(tmp_path: Path, case: Path)
 
 
 def test_labels_are_refined_probabilities_of_a_half_in_the_labels_that_are_asked_for(case: Path) -> None:
-    (scan,) = find_scans(case, CONFIG.modalities, {})
+    (scan,) = find_scans([case], CONFIG.modalities, {}).scans
     said = model().segment(scan)
     tc, wt, et = said.probabilities >= 0.5
     agree = (tc <= wt) & (et <= tc)  # elsewhere no label says what they say
@@ -81,7 +81,7 @@ def test_three_lines_without_flower_or_ray_load_and_segment(tmp_path: Path, case
         [sys.executable, "-c", absent + "\n".join(lines) + tell], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    (scan,) = find_scans(case, CONFIG.modalities, {})
+    (scan,) = find_scans([case], CONFIG.modalities, {}).scans
     expected = model().segment(scan).labels()
     assert done.stdout.strip() == f"{expected.shape} {int((expected > 0).sum())}"
 

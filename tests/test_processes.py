@@ -15,9 +15,9 @@ from pathlib import Path
 from commands.local_federation import LocalFederation
 
 federation = object.__new__(LocalFederation)
-federation.folder, federation._processes, federation._environment = Path(sys.argv[1]), {}, dict(os.environ)
+federation.folder, federation._processes = Path(sys.argv[1]), {}
 for name in ("coordinator", "west"):
-    federation._start(name, ["sleep", "300"])
+    federation._start(name, ["sleep", "300"], dict(os.environ))
 print(json.dumps([process.pid for process in federation._processes.values()]), flush=True)
 time.sleep(300)
 """

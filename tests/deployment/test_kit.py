@@ -224,7 +224,7 @@ def test_damaged_federation_is_refused_naming_file_and_field(kits: Path, damage:
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"{", "not valid JSON"), (b"\xff\xfe", "not valid JSON"), (b"[]", "list instead of an object")],
+    [(b"{", "not valid JSON"), (b"\xff\xfe", "is text in UTF-16"), (b"[]", "list instead of an object")],
 )
 def test_file_that_is_no_json_object_is_refused(kits: Path, content: bytes, complaint: str) -> None:
     federation = kits / "coordinator" / "federation.json"

@@ -11,7 +11,7 @@ from guarded import assert_fault, context
 from scene import EAST, NORTH, ORDER, WEST, Orders, Scene
 from traffic import SALT, on_the_wire, request
 
-from commands import simulation
+from commands.opened_federation import open_federation
 from fedserdiff import wire
 from fedserdiff.config import Site
 from fedserdiff.diffusion.refiner import new_student
@@ -72,7 +72,7 @@ WITHOUT = {
 
 def test_each_hospital_trains_and_scores_as_in_a_simulation_that_sees_all_of_them(scene: Scene) -> None:
     """The very same weights and scores, whatever the split into training and test makes of who is left."""
-    federation = simulation.open_federation(scene.config, scene.config.sites, scene.folder / "cache")
+    federation = open_federation(scene.config, scene.config.sites, scene.folder / "cache")
     assert {h.site.name for h in federation.hospitals} == set(SITES)
     scans = settle(scene)
     for number, hospital in enumerate(federation.hospitals):
@@ -98,7 +98,7 @@ def test_a_patient_who_is_anothers_by_a_second_name_alone_is_left_out_too(make_s
     assert scene.order("west", EVALUATE, settle(scene).record_for("west")).has_content()
     (gone,) = settled(scene, "west").values()
     assert gone == [f"BraTS-GLI-{name}" for name in chained][:4]
-    federation = simulation.open_federation(scene.config, scene.config.sites, scene.folder / "cache")
+    federation = open_federation(scene.config, scene.config.sites, scene.folder / "cache")
     assert {c.case.name for c in federation.hospitals[1].cases} == {"BraTS-GLI-00012-000", "BraTS-GLI-00013-000"}
 
 
@@ -131,7 +131,7 @@ def test_named_test_cases_are_held_out_of_who_is_left(make_scene: MakeScene) -> 
     scans = settle(scene)
     assert scene.order("west", EVALUATE, scans.record_for("west")).has_content()
     assert scored(scene, "west") == ["BraTS-GLI-00013-000"]
-    federation = simulation.open_federation(scene.config, scene.config.sites, scene.folder / "cache")
+    federation = open_federation(scene.config, scene.config.sites, scene.folder / "cache")
     assert [c.case.name for c in federation.hospitals[1].test] == ["BraTS-GLI-00013-000"]
 
 
