@@ -234,7 +234,8 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
     config = make_config("smoke", allow_overlap=allowed)
     settings = [module.Setting(config, [0], overlapping, 2, console, show_cases=shown) for shown in (True, False)]
 
-    comparison = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
+    made = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
+    (comparison,) = module.write_page(folder, settings[0], [made])
 
     sentences = [
         "west: BraTS2021_01002 is BraTS2021_01002, which north brought first (same brain voxels)",
