@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from commands.common import progress_bars
+from commands.common import progress_bars, warn
 from commands.opened_federation import CASES, same_patient_of
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
@@ -50,7 +50,7 @@ def show_overlap(console: Console, federation: Path, config: ExperimentConfig) -
                 found[site.name] = _cases(site, config, partial(show, f"preparing cases of {site.name}"))
     faults.check()
     for note in filter(None, map(passed_over_note, sites)):
-        console.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True)
+        warn(console, note)
     overlaps = find_overlap(found, same_patient)
     if overlaps:
         print_table(console, _table(overlaps))

@@ -37,7 +37,7 @@ def main(
             hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
         console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
         if note := passed_over_note(site):
-            console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
+            warn(console, note)
         console.print(
             f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True
         )

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from commands.common import progress_bars
+from commands.common import progress_bars, warn
 from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cases import SkippedCase
 from fedserdiff.data.name_mapping import read_name_mapping
@@ -175,7 +175,7 @@ def open_named(
             advice = "" if skip_bad is None else "Mend them, or leave these cases out by --skip-bad"
             raise BadCasesError(*error.faults, advice=advice) from None
     for line in skipped_notes(opened.skipped_of(opened.config)):
-        console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False, soft_wrap=True)
+        warn(console, line)
     what = "[red]kept, which leaks:[/red]" if config.allow_overlap else "[yellow]left out[/yellow]"
     for overlap in opened.overlaps:
         console.print(f"{what} {escape(str(overlap))}")
@@ -184,7 +184,7 @@ def open_named(
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
     for note in filter(None, map(passed_over_note, named)):
-        console.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
+        warn(console, note)
     return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from commands import options
-from commands.common import clear_errors
+from commands.common import clear_errors, warn
 from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import get_method
@@ -70,7 +70,7 @@ def main(
         }
         given = {name: value for name, value in given.items() if value is not None}
         if note := options.idle_note(given, method):
-            console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
+            warn(console, note)
         config = make_config(profile, method=method, seed=seed, **given)
         config = config.replace(sites=_sites(federation, sites))
         # with torch and cryptography, for which help and completion should not wait

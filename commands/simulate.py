@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from commands import options
-from commands.common import as_called, clear_errors
+from commands.common import as_called, clear_errors, warn
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, label
 from fedserdiff.report.console import open_console
@@ -160,7 +160,7 @@ def main(
 
         if resume is None:
             if note := options.idle_note(given, given.get("method", options.DEFAULTS.method)):
-                console.print(f"[yellow]{note}[/yellow]", highlight=False, soft_wrap=True)
+                warn(console, note)
             opened, run = begin(console, given, federation, sites, out, ray_address, skip_bad, show_cases)
         else:
             if out is not None:

@@ -1,6 +1,6 @@
 """Tiny scans on disk, written without the code under test: file names and labels are spelt out here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.threads import use_cpus
 
 torch.set_num_threads(1)  # files are tested side by side, and OpenMP's threads of all would spin at each other
 
@@ -61,6 +62,15 @@ def _write_case(
         turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(axes)))
         nib.save(image.as_reoriented(turn), case / f"{name}{suffix}{extension}")
     return case
+
+
+@pytest.fixture
+def one_cpu_afterwards() -> Iterator[None]:
+    """For tests that have this process compute on more CPUs: others find it on one again."""
+    before = torch.get_num_threads()
+    yield
+    use_cpus(1)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_a_gpu_that_its_driver_sees_and_torch_cannot_use_is_told_of(monkeypatch:
     (line,) = told
     assert line.startswith(f"this machine has a GPU (NVIDIA H100 80GB HBM3), but {WHY}Torch not compiled with CUDA")
     assert line.endswith("everything is computed on the CPU")
-    assert settle_gpus(0, "--gpus-per-site", told.append) == 0, "who asks for none is told of none"
+    assert settle_gpus(0, "--gpus-per-site", told.append) == 0, "nobody asked for one, so there is nothing to say"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert unusable_gpu() is None, "it is hidden on purpose"
     assert len(told) == 1

@@ -1,5 +1,4 @@
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,13 +7,7 @@ from fedserdiff.threads import beside, each, use_cpus
 
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def one_cpu_afterwards() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    use_cpus(1)
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_cpu_afterwards")
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 1), (3, 1), (4, 2), (2.5, 1), (0.5, 1)])

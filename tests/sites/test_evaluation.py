@@ -3,7 +3,6 @@
 import csv
 import time
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,7 @@ from sites.hospital import Hospital
 CONFIG = make_config("smoke")
 THREADS = 2  # that score
 
-
-@pytest.fixture(autouse=True)
-def one_cpu_afterwards() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    use_cpus(1)
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_cpu_afterwards")
 
 
 def copies_of(hospital: Hospital, count: int) -> list[CachedCase]:
