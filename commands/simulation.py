@@ -23,6 +23,7 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
+from fedserdiff.origin import Origin, installed_versions
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
@@ -67,8 +68,10 @@ def run_simulation(
     if first_stage is not None and not going_on:  # each hospital's own scores of rows 0 and 1
         _hand_over(first_stage / "hospitals", run.hospitals)
     # Of a run that goes on, too: where its scans are, and what it runs on, may be new.
-    about = {"name": federation.data, "overlap": overlap, "skipped": skipped, "scans": scans}
-    run.write_config(config, {**about, "show_cases": federation.show_cases})
+    made_of = Origin(
+        config, installed_versions(), federation.data, overlap, scans, skipped, show_cases=federation.show_cases
+    )
+    run.write_config(config, made_of.data)
     try:
         simulate(
             make_server_app(config, run, events, federation.cases, shared, only_first),
