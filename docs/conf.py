@@ -9,8 +9,8 @@ import click
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
-from commands.common import PROGRAM
-from commands.main import COMMANDS, load
+from fedserdiff.commands.common import PROGRAM
+from fedserdiff.commands.main import COMMANDS, load
 from fedserdiff.config import PROFILES, ExperimentConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 nitpick_ignore = [("py:class", f"fedserdiff.threads.{name}") for name in "TR"]  # type variables
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!fedserdiff|sites|strategies|commands).*")
+    ("py:.*", r"(?!fedserdiff|sites|strategies).*")
 ]  # other projects' pages are not at hand
 
 _ELSEWHERE = {

@@ -1,21 +1,21 @@
-"""Who is in the federation: a TOML file that names the hospitals in order of arrival, or phantom hospitals."""
+"""Who is in the federation: hospitals that an experiment's file names in order of arrival, or phantom hospitals."""
 
 import os
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.text import read_text
+from fedserdiff.experiment_file import CHANNELS, read_experiment
+from fedserdiff.settings.experiment import GROUPS, PROVENANCE, Settings, Site
 
 _FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
+_OF_SETTINGS = ("profile", "seed", "method", "methods", PROVENANCE, *GROUPS)  # `fedserdiff.experiment_file` reads them
 _CHANNEL_EXAMPLES = {"modalities": 'modalities = ["T2", "ADC"]', "regions": 'regions = ["PZ", "TZ"]'}
 _REQUIRED_ANYWHERE = ("name", "release")
 _REQUIRED = (*_REQUIRED_ANYWHERE, "path")
@@ -25,7 +25,7 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
     Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others, and above the first site
-    ``name_mapping``, which `name_mapping_of` reads, and ``modalities`` and ``regions``, which `channels_of` reads.
+    ``name_mapping``, which `name_mapping_of` reads. Settings in the same file are `layers_of_file`'s to read.
 
     Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
     a `path` is optional, and need not exist here.
@@ -35,13 +35,15 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     ConfigError
         Naming file, site and field of each mistake.
     """
-    tables = read_toml(file)
+    tables = read_experiment(file)
+    data = tables.get("data", {})
+    tables = {name: value for name, value in tables.items() if name not in _OF_SETTINGS}
     entries = tables.pop("site", None)
     faults = Faults(ConfigError)
     with faults.caught():
         unknown = sorted(set(tables) - set(_OF_ALL_SITES))
         if unknown:
-            known = ", ".join(_OF_ALL_SITES)
+            known = ", ".join((*_OF_ALL_SITES, *_OF_SETTINGS))
             raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only {known} and [[site]] are known")
         check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
@@ -54,28 +56,14 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
             if site.name in (s.name for s in sites):
                 raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
             sites.append(site)
-    for field in ("modalities", "regions"):
-        if field not in tables and any(site.release == MSD for site in sites):
+    for field in CHANNELS:
+        if field not in tables and field not in data and any(site.release == MSD for site in sites):
             faults.add(
                 f"{file}: {field}: is missing: name above the first [[site]] what all sites share, as their "
                 f"dataset.json names it, such as {_CHANNEL_EXAMPLES[field]}"
             )
     faults.check()
     return tuple(sites)
-
-
-def channels_of(file: Path) -> dict[str, tuple[str, ...]]:
-    """Return the ``modalities`` and ``regions`` that a federation file declares for all sites; BraTS's go unsaid.
-
-    Both are fields of `ExperimentConfig`, which checks the names.
-
-    Raises
-    ------
-    ConfigError
-        As `read_toml`, and where an entry is no list.
-    """
-    given = _of_all_sites(file)
-    return {field: tuple(given[field]) for field in ("modalities", "regions") if field in given}
 
 
 def name_mapping_of(file: Path) -> Path | None:
@@ -93,7 +81,7 @@ def name_mapping_of(file: Path) -> Path | None:
 
 
 def _of_all_sites(file: Path) -> dict[str, Any]:
-    given = {name: value for name, value in read_toml(file).items() if name in _OF_ALL_SITES}
+    given = {name: value for name, value in read_experiment(file).items() if name in _OF_ALL_SITES}
     check_fields(given, _OF_ALL_SITES, (), str(file))
     return given
 
@@ -114,22 +102,6 @@ def _site(entry: Any, where: str, base: Path, paths: bool) -> Site:
     if not folder.is_dir():
         raise ConfigError(f"{where}: path: {folder} is not a directory")
     return Site(entry["name"], entry["release"], str(folder), cases, test_cases)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Read a TOML file that a person wrote.
-
-    Raises
-    ------
-    ConfigError
-        As `read_text`, and where the file cannot be read or is not valid TOML.
-    """
-    try:
-        return tomllib.loads(read_text(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
 
 
 def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: Collection[str], where: str) -> None:
@@ -189,7 +161,7 @@ def check_site(name: str, release: str, where: str) -> None:
 
 def phantom_federation(
     count: int,
-    config: ExperimentConfig,
+    config: Settings,
     root: Path,
     progress: Callable[[str, int, int], None] = lambda site, done, total: None,
 ) -> tuple[Site, ...]:
@@ -209,6 +181,8 @@ def phantom_federation(
         def report(done: int, total: int, name: str = name) -> None:
             progress(name, done, total)
 
-        folder = write_phantom_hospital(root, index, config.phantom_patients, config.spacing_mm, config.seed, report)
+        folder = write_phantom_hospital(
+            root, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, report
+        )
         sites.append(Site(name, phantom_hospital(index).release, str(folder.resolve())))
     return tuple(sites)

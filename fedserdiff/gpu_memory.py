@@ -7,13 +7,16 @@ from types import MappingProxyType
 from flwr.app import MessageType
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
 
 _LEAST_CHANNELS = 8
 
 _GROWS_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {MessageType.TRAIN: ("batch_size", "replay_batch"), wire.CONSOLIDATE: ("batch_size", "shared_maps")}
+    {
+        MessageType.TRAIN: ("training.batch_size", "replay.batch_size"),
+        wire.CONSOLIDATE: ("training.batch_size", "replay.shared_maps"),
+    }
 )
 """By type of message, the settings with which the memory grows that it takes. Scoring takes one volume at a time."""
 
@@ -21,12 +24,12 @@ _SIZE = r"([\d.]+) (bytes|[KMGT]iB)"
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def what_to_lower(config: ExperimentConfig, message_type: str, share: float = 0.5) -> str:
+def what_to_lower(config: Settings, message_type: str, share: float = 0.5) -> str:
     """Return in words which settings to lower, and to what, where a hospital's GPU is full while it answers a message.
 
     Parameters
     ----------
-    config : ExperimentConfig
+    config : Settings
         Of the run.
     message_type : str
         What the hospital was at work on.
@@ -37,16 +40,19 @@ def what_to_lower(config: ExperimentConfig, message_type: str, share: float = 0.
     lowered = [
         f"{name} (now {now}) to {max(1, int(now * min(share, 0.5)))}"
         for name in _GROWS_WITH.get(message_type, ())
-        if (now := getattr(config, name)) > 1 and _in_use(name, config)
+        if (now := config.value(name)) > 1 and _in_use(name, config)
     ]
     advice = [f"lower {' and '.join(lowered)}"] if lowered else []
-    if 0 < config.gpus_per_site < 1:
-        advice.insert(0, f"raise gpus_per_site (now {config.gpus_per_site:g}) to 1, so that a hospital has a whole GPU")
+    if 0 < config.machine.gpus_per_site < 1:
+        advice.insert(
+            0,
+            f"raise machine.gpus_per_site (now {config.machine.gpus_per_site:g}) to 1: a hospital then has a whole GPU",
+        )
     if not advice:
-        halved = {name: _halved(getattr(config, name)) for name in ("coarse_channels", "refiner_channels")}
+        halved = {name: _halved(config.value(name)) for name in ("network.coarse_channels", "network.refiner_channels")}
         advice = [
-            f"lower {name} (now {getattr(config, name)}) to {to}" for name, to in halved.items() if to is not None
-        ] or [f"take a larger spacing_mm than {config.spacing_mm:g} with a smaller grid than {config.grid}"]
+            f"lower {name} (now {config.value(name)}) to {to}" for name, to in halved.items() if to is not None
+        ] or [f"raise data.spacing_mm (now {config.data.spacing_mm:g}) and lower data.grid (now {config.data.grid})"]
     return ", or ".join(advice)
 
 
@@ -62,12 +68,12 @@ def _bytes(pattern: str, told: str) -> float:
     return float(found[1]) * _BYTES[found[2]] if found else 0.0
 
 
-def _in_use(name: str, config: ExperimentConfig) -> bool:
+def _in_use(name: str, config: Settings) -> bool:
     """Say whether a method draws samples of this kind at all."""
-    method = get_method(config.method)
-    if name == "replay_batch":
-        return bool({"distillation", "replay"} & set(method.terms)) and config.lambda_kd > 0
-    return name != "shared_maps" or method.hands_over in (wire.ERROR_MAPS, wire.SYNTHETIC_IMAGES)
+    method = get_method(config.method.name)
+    if name == "replay.batch_size":
+        return bool({"distillation", "replay"} & set(method.terms)) and getattr(config.method, "lambda_kd", 0) > 0
+    return name != "replay.shared_maps" or method.hands_over in (wire.ERROR_MAPS, wire.SYNTHETIC_IMAGES)
 
 
 def _halved(channels: tuple[int, ...]) -> tuple[int, ...] | None:

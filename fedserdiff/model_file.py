@@ -10,19 +10,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.releases import Convention
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError, StorageError
 from fedserdiff.files import write_whole
 from fedserdiff.segmenter import Segmenter
+from fedserdiff.settings.experiment import Settings
 
 _FORMAT = "fedserdiff model 1"
 _STUDENT, _ADAPTER = "student.", "adapter."
 
 
-def load_student(config: ExperimentConfig, file: Path) -> Student:
+def load_student(config: Settings, file: Path) -> Student:
     """Load a student that a run directory holds, on the CPU; raises as `read_weights`."""
     student = Student(config)
     read_weights(file, student)
@@ -103,7 +103,7 @@ def load_model(file: Path | str, device: torch.device | str = "cpu") -> Segmente
 
 
 def _model(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Segmenter:
-    config = ExperimentConfig.from_dict(json.loads(metadata["config"]))
+    config = Settings.from_dict(json.loads(metadata["config"]))
     declared: dict[str, Any] = json.loads(metadata["convention"])
     regions = {str(name): tuple(int(v) for v in values) for name, values in declared["regions"].items()}
     labels = tuple(int(value) for value in declared["labels"])
@@ -111,12 +111,12 @@ def _model(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Segmen
     student.load_state_dict(_part(tensors, _STUDENT))
     adapter = None
     if of_adapter := _part(tensors, _ADAPTER):
-        adapter = SiteAdapter(len(config.modalities))
+        adapter = SiteAdapter(len(config.data.modalities))
         adapter.load_state_dict(of_adapter)
     return Segmenter(
         student=student,
         config=config,
-        convention=Convention(str(declared["name"]), config.modalities, regions, labels),
+        convention=Convention(str(declared["name"]), config.data.modalities, regions, labels),
         channels={str(name): int(number) for name, number in declared["channels"].items()},
         adapter=adapter,
         about={str(name): str(text) for name, text in json.loads(metadata["about"]).items()},

@@ -6,17 +6,14 @@ here first.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from fedserdiff.config import OF_ONE_MACHINE, ExperimentConfig
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import PROVENANCE, Settings
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
-
-_DECIDING = [field.name for field in fields(ExperimentConfig) if field.name not in OF_ONE_MACHINE]
-"""The settings that decide a run's result, but for its sites, whose paths do not."""
 
 Scans = Mapping[str, str]
 """By site, what stands for the content of all its scans and segmentations, and for which of them are held out."""
@@ -53,7 +50,7 @@ class Origin:
 
     Attributes
     ----------
-    config : ExperimentConfig
+    config : Settings
         With the cases of every site by name.
     versions : mapping
         Of the software that made it.
@@ -69,7 +66,7 @@ class Origin:
         Whether somebody asked for pictures of cases.
     """
 
-    config: ExperimentConfig
+    config: Settings
     versions: Mapping[str, str]
     name: str
     overlap: Mapping[str, Any]
@@ -78,9 +75,10 @@ class Origin:
     show_cases: bool = False
 
     @property
-    def data(self) -> dict[str, Any]:
-        """What ``config.json`` says of the scans, as `from_dict` reads it."""
+    def provenance(self) -> dict[str, Any]:
+        """What ``config.json`` says beside the settings, as `from_dict` reads it."""
         return {
+            "versions": dict(self.versions),
             "name": self.name,
             "overlap": self.overlap,
             "skipped": self.skipped,
@@ -98,11 +96,11 @@ class Origin:
             Where it is not what a simulation of this version writes.
         """
         try:
-            data = values["data"]
-            config = ExperimentConfig.from_dict(values)
+            data = values[PROVENANCE]
+            config = Settings.from_dict(values)
             return cls(
                 config,
-                dict(values["versions"]),
+                dict(data["versions"]),
                 data["name"],
                 data["overlap"],
                 dict(data["scans"]),
@@ -112,13 +110,14 @@ class Origin:
         except (TypeError, AttributeError, KeyError, ValueError):
             raise ConfigError("is not what a run writes there") from None
 
-    def difference(self, config: ExperimentConfig, scans: Scans) -> Difference:
+    def difference(self, config: Settings, scans: Scans) -> Difference:
         """Say in what the run differs from one of `config`, on `scans`, with the software that is installed."""
         theirs = self.config
+        was, wanted = theirs.deciding, config.deciding
         settings = [
-            f"{name} was {getattr(theirs, name)!r}, is {getattr(config, name)!r}"
-            for name in _DECIDING
-            if getattr(theirs, name) != getattr(config, name)
+            f"{name} was {was.get(name)!r}, is {wanted.get(name)!r}"
+            for name in dict.fromkeys((*was, *wanted))
+            if was.get(name) != wanted.get(name)
         ]
         if [(site.name, site.release) for site in theirs.sites] != [(site.name, site.release) for site in config.sites]:
             settings.append(f"sites were {_named(theirs)}, are {_named(config)}")
@@ -130,7 +129,7 @@ class Origin:
         return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
 
 
-def _named(config: ExperimentConfig) -> str:
+def _named(config: Settings) -> str:
     return ", ".join(f"{site.name} ({site.release})" for site in config.sites)
 
 

@@ -14,9 +14,9 @@ from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, MetricRecord
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import DivergedError, FederationError, ReplyError
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
 
 _MOST_CASES = 1_000_000
 _MOST_SCANS = 100_000  # whose hashes are told: 3.2 MB
@@ -57,14 +57,14 @@ Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
 """The records that a reply has to hold, all of them and no other, by name; then their arrays or scalars by name."""
 
 
-def reply_rules(message_type: str, config: ExperimentConfig, site: int, student: ArrayRecord | None) -> Rules:
+def reply_rules(message_type: str, config: Settings, site: int, student: ArrayRecord | None) -> Rules:
     """Return what the reply to a message may hold.
 
     Parameters
     ----------
     message_type : str
         Flower's type of the message that is answered.
-    config : ExperimentConfig
+    config : Settings
         The experiment that both sides agreed on.
     site : int
         The number of the answering site, from 0.
@@ -80,7 +80,7 @@ def reply_rules(message_type: str, config: ExperimentConfig, site: int, student:
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
         about = {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}
-        if config.allow_overlap:
+        if config.data.allow_overlap:
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}
     if message_type == MessageType.TRAIN and student is not None:
@@ -102,18 +102,18 @@ _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO
 _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
 
 
-def _scores(config: ExperimentConfig) -> dict[str, NumberRule]:
+def _scores(config: Settings) -> dict[str, NumberRule]:
     return {
         f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
         for mask in ("coarse", "refined")
-        for region in config.regions
+        for region in config.data.regions
         for metric in ("dice", "hd95")
     }
 
 
-def _losses(config: ExperimentConfig) -> dict[str, NumberRule]:
+def _losses(config: Settings) -> dict[str, NumberRule]:
     """Return the losses that a round tells of: none where the change of weights gets noise, as they would get none."""
-    terms = get_method(config.method).terms if config.dp_noise == 0 else ()
+    terms = get_method(config.method.name).terms if config.privacy.dp_noise == 0 else ()
     return {f"loss-{term}": NumberRule(-_HUGE, _HUGE, optional=term != "segmentation") for term in terms}
 
 
@@ -121,21 +121,21 @@ def _like(student: ArrayRecord, dtype: str, least: float = -np.inf) -> dict[str,
     return {name: ArrayRule(dtype, tuple(array.shape), least=least) for name, array in student.items()}
 
 
-def _handed_over(config: ExperimentConfig, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
+def _handed_over(config: Settings, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
     """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
-    grid = config.grid[: config.spatial_dims]
-    masks = (len(config.regions), *grid)
-    most = config.shared_maps
+    grid = config.data.grid[: config.data.spatial_dims]
+    masks = (len(config.data.regions), *grid)
+    most = config.replay.shared_maps
     maps = {"maps": ArrayRule("int8", masks, most, -wire.LEVELS, wire.LEVELS, packed=True)}
     known: dict[str, dict[str, ArrayRule]] = {
-        wire.ERROR_MAPS: maps if config.error_maps != "none" else {},
+        wire.ERROR_MAPS: maps if config.shared_error_maps != "none" else {},
         wire.SYNTHETIC_IMAGES: {
-            "images": ArrayRule("float16", (len(config.modalities), *grid), most),
+            "images": ArrayRule("float16", (len(config.data.modalities), *grid), most),
             "masks": ArrayRule("uint8", masks, most, 0, 1, packed=True),
         },
         wire.FISHER: _like(student, "float32", least=0),
     }
-    name = get_method(config.method).hands_over
+    name = get_method(config.method.name).hands_over
     return {name: known[name]} if known.get(name) else {}
 
 
@@ -243,7 +243,7 @@ def _number(value: object, rule: NumberRule, where: str) -> int | float:
 _NOISE_LEEWAY = 1.05  # the root mean square of 100,000 draws strays by some 0.2 %
 
 
-def check_update(content: RecordDict, config: ExperimentConfig) -> None:
+def check_update(content: RecordDict, config: Settings) -> None:
     """See that a round changed the student, where the reply holds its change, by no more than the config allows.
 
     The noise that was agreed on is allowed for besides.
@@ -257,5 +257,7 @@ def check_update(content: RecordDict, config: ExperimentConfig) -> None:
         return
     changes = [array.numpy().astype(np.float64) for array in content.array_records[wire.ARRAYS].values()]
     rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
-    if not rms <= math.hypot(config.max_update_rms, _NOISE_LEEWAY * config.noise_deviation):
-        raise ReplyError(f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.max_update_rms:g}")
+    if not rms <= math.hypot(config.privacy.max_update_rms, _NOISE_LEEWAY * config.noise_deviation):
+        raise ReplyError(
+            f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.privacy.max_update_rms:g}"
+        )

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import DEFAULT_PROFILE, layers_of, parsed_value
 
 _OWN = ("profile", "sites", "home", "federation")
 
 
-def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[ExperimentConfig, Path]:
+def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[Settings, Path]:
     """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
 
-    Keys are `ExperimentConfig`'s fields with dashes, and ``profile``, ``home`` and ``sites``, a number of phantom
+    Keys are settings by ``group.name``, and ``profile``, ``home`` and ``sites``, a number of phantom
     hospitals, which are written where they are not there yet; an empty text is as if none were given. Real hospitals
     run by ``fedserdiff simulate``, which sees all of their cases and leaves out patients that an earlier site brought.
 
@@ -29,17 +30,15 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[E
 
 
 @lru_cache(maxsize=8)
-def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tuple[ExperimentConfig, Path]:
-    values = {key.replace("-", "_"): value for key, value in items if value != ""}
+def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tuple[Settings, Path]:
+    values = {key: value for key, value in items if value != ""}
     own = {key: values.pop(key) for key in _OWN if key in values}
     if "federation" in own:
         raise ConfigError("a real hospital runs its own app: start it by fedserdiff hospital")
-    try:
-        config = make_config(str(own.get("profile", "laptop")), **values)
-    except TypeError as error:
-        raise ConfigError(f"run config: {error}") from None
-    if get_method(config.method).breaks_privacy:
-        raise ConfigError(f"method {config.method} breaks privacy: it runs in a simulation only")
+    typed = {key: parsed_value(value) if isinstance(value, str) else value for key, value in values.items()}
+    config = layers_of(str(own.get("profile", DEFAULT_PROFILE))).on_top("run config", typed).settings()
+    if get_method(config.method.name).breaks_privacy:
+        raise ConfigError(f"method {config.method.name} breaks privacy: it runs in a simulation only")
     try:
         home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
     except RuntimeError:

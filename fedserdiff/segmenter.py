@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.nifti import Volume
 from fedserdiff.data.preprocess import Geometry, prepare_scan
 from fedserdiff.data.releases import Convention
@@ -18,6 +17,7 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Segmenter:
     Attributes
     ----------
     student : Student
-    config : ExperimentConfig
+    config : Settings
         Of the run that trained it, without its sites.
     convention : Convention
         Modalities in the student's order, and labels of its regions.
@@ -78,7 +78,7 @@ class Segmenter:
     """
 
     student: Student
-    config: ExperimentConfig
+    config: Settings
     convention: Convention
     channels: Mapping[str, int]
     adapter: SiteAdapter | None
@@ -96,9 +96,9 @@ class Segmenter:
             As `prepare_scan`.
         """
         config = self.config
-        ready = prepare_scan(scan.images, scan.channels, config.grid, config.spacing_mm)
+        ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
         noise = generator(config.seed, "evaluation", scan.name)
-        prediction = predict_volume(self.student, ready.image, config.sampling_steps, noise, self.adapter)
+        prediction = predict_volume(self.student, ready.image, config.scoring.sampling_steps, noise, self.adapter)
         return Segmentation(ready.first, self.convention, prediction, ready.geometry)
 
     def segment_files(self, name: str, **images: Path) -> Segmentation:

@@ -10,9 +10,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import FederationError
+from fedserdiff.settings.experiment import Settings
 
 # Coordinator to hospital
 ARRAYS = "arrays"  # the student's weights; in the hospital's reply, how a round changed them
@@ -186,7 +186,7 @@ def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
     return {name: _vector(kept) if name == FISHER else samples_to_record(kept) for name, kept in memory.items()}
 
 
-def memory_of(content: RecordDict, student: Student, config: ExperimentConfig) -> dict[str, dict[str, torch.Tensor]]:
+def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[str, dict[str, torch.Tensor]]:
     """Return the memory in a message to a hospital that trains `student`.
 
     That is every array record but the student, the teacher, and the hashes of scans to leave out.
@@ -198,8 +198,8 @@ def memory_of(content: RecordDict, student: Student, config: ExperimentConfig) -
         would take more room than those of all sites: few bytes can be packed to fill any memory.
     """
     records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, TEACHER, LEFT_OUT)}
-    channels = max(len(config.modalities), len(config.regions))
-    room = len(config.sites) * config.shared_maps * channels * math.prod(student.spatial_shape)
+    channels = max(len(config.data.modalities), len(config.data.regions))
+    room = len(config.sites) * config.replay.shared_maps * channels * math.prod(student.spatial_shape)
     if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):
         raise FederationError("the coordinator sent more samples than all sites together share")
     return {

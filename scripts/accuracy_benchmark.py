@@ -13,17 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from commands.common import clear_errors, seeds_of
-from commands.opened_federation import CACHE, CASES
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.commands.common import clear_errors, seeds_of
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
@@ -44,7 +45,7 @@ class Candidate:
     """A network to train: how, and which of its masks counts."""
 
     title: str
-    config: ExperimentConfig
+    config: Settings
     mask: str
 
 
@@ -67,18 +68,18 @@ def accuracy(
     """Train on phantom site 1, on one thread: the default network, and coarse networks alone of the same budget."""
     console = open_console()
     with clear_errors("nothing: figures stand at the end"):
-        config = make_config(profile, method="fine-tune", cpus_per_site=1)
+        config = make_settings(profile, {"machine.cpus_per_site": 1}, method="fine-tune")
         numbers = seeds_of(seeds)
         use_cpus(1)
         with console.status("preparing phantoms"):
-            others = _hospital(config.replace(seed=_OTHERS_SEED, phantom_patients=_OTHERS)).cases
+            others = _hospital(config.replace({"data.phantom_patients": _OTHERS}, seed=_OTHERS_SEED)).cases
             hospitals = {seed: _hospital(config.replace(seed=seed)) for seed in numbers}
         cases = {seed: {"test": hospital.test, "others": others} for seed, hospital in hospitals.items()}
         with console.status("timing steps"):
             candidates = _candidates(config, next(iter(hospitals.values())))
         trained: dict[str, dict[int, Trained]] = {candidate.title: {} for candidate in candidates}
         for seed, hospital in hospitals.items():
-            students: dict[ExperimentConfig, tuple[Student, float]] = {}
+            students: dict[Settings, tuple[Student, float]] = {}
             for candidate in candidates:
                 with console.status(f"seed {seed}: {candidate.title}"):
                     own = candidate.config.replace(seed=seed)
@@ -102,17 +103,18 @@ def accuracy(
     _print(console, report)
 
 
-def _candidates(config: ExperimentConfig, hospital: Hospital) -> list[Candidate]:
+def _candidates(config: Settings, hospital: Hospital) -> list[Candidate]:
     """Return what is trained: the default network, its coarse network alone, and the enlarged one.
 
     Those of the same CPU seconds take as many steps as fit into the default's, by a pilot of each.
     """
-    if not config.steps_per_stage:
+    if not config.training.steps_per_stage:
         raise ConfigError(f"profile {config.profile}: its stages are counted in epochs: a budget needs steps")
     alone, enlarged = coarse_only(config), enlarged_coarse(config)
-    budget = config.steps_per_stage * _step_s(config, hospital)
+    budget = config.training.steps_per_stage * _step_s(config, hospital)
     shorter = {
-        c: c.replace(steps_per_stage=max(c.rounds, round(budget / _step_s(c, hospital)))) for c in (alone, enlarged)
+        c: c.replace({"training.steps_per_stage": max(c.training.rounds, round(budget / _step_s(c, hospital)))})
+        for c in (alone, enlarged)
     }
     return [
         Candidate("refined", config, "refined"),
@@ -123,28 +125,26 @@ def _candidates(config: ExperimentConfig, hospital: Hospital) -> list[Candidate]
     ]
 
 
-def _step_s(config: ExperimentConfig, hospital: Hospital) -> float:
+def _step_s(config: Settings, hospital: Hospital) -> float:
     """Return the median CPU seconds of a training step."""
-    pilot = config.replace(seed=_PILOT_SEED, steps_per_stage=_WARM_UP + _TIMED, rounds=1)
+    pilot = config.replace({"training.steps_per_stage": _WARM_UP + _TIMED, "training.rounds": 1}, seed=_PILOT_SEED)
     ends: list[float] = []
     train_stage(new_student(pilot), 1, hospital, pilot, lambda step, steps, terms: ends.append(time.process_time()))
     return statistics.median(np.diff(ends[_WARM_UP - 1 :]))
 
 
-def _hospital(config: ExperimentConfig) -> Hospital:
-    return open_hospital(phantom_federation(1, config, CACHE / "phantom")[0], config, CASES)
+def _hospital(config: Settings) -> Hospital:
+    return open_hospital(phantom_federation(1, config, Cache().phantoms)[0], config, Cache().cases)
 
 
-def _train(config: ExperimentConfig, hospital: Hospital) -> tuple[Student, float]:
+def _train(config: Settings, hospital: Hospital) -> tuple[Student, float]:
     student = new_student(config)
     started = time.process_time()
     train_stage(student, 1, hospital, config)
     return student, time.process_time() - started
 
 
-def _score(
-    student: Student, cases: Sequence[CachedCase], config: ExperimentConfig, mask: str
-) -> dict[str, list[float]]:
+def _score(student: Student, cases: Sequence[CachedCase], config: Settings, mask: str) -> dict[str, list[float]]:
     scores = [score_case(student, cached, config) for cached in cases]
     return {metric: [mean_over_regions(case, mask, metric) for case in scores] for metric in _METRICS}
 
@@ -158,8 +158,8 @@ def _rows(
     rows: list[dict[str, Any]] = [
         {
             "title": candidate.title,
-            "coarse_channels": list(candidate.config.coarse_channels),
-            "steps": candidate.config.steps_per_stage,
+            "coarse_channels": list(candidate.config.network.coarse_channels),
+            "steps": candidate.config.training.steps_per_stage,
             "item_flops": (refined_flops if candidate.mask == "refined" else coarse_flops)(candidate.config),
             "training_cpu_s": [one.cpu_s for one in trained[candidate.title].values()],
             "cases": {str(seed): one.scores for seed, one in trained[candidate.title].items()},

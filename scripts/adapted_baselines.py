@@ -16,20 +16,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from commands.common import clear_errors, seeds_of
-from commands.opened_federation import open_named
+from fedserdiff.commands.common import clear_errors, seeds_of
 from fedserdiff.comparison.summary import interval_text, scaled
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.evaluation.bootstrap import Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.experiments.opened_federation import Cache, open_named
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Batch, Hospital, TrainingSet
@@ -73,7 +74,7 @@ class BehindAdapters(Objective):
 
     Parameters
     ----------
-    config : ExperimentConfig
+    config : Settings
     cases : mapping of str to sequence of CachedCase
         By site, in the order of the training set.
     adapters : mapping of str to SiteAdapter
@@ -82,7 +83,7 @@ class BehindAdapters(Objective):
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        config: Settings,
         cases: Mapping[str, Sequence[CachedCase]],
         adapters: Mapping[str, SiteAdapter],
     ) -> None:
@@ -121,7 +122,9 @@ def main(
         runs: dict[str, dict[int, Rows]] = {baseline.title: {} for baseline in BASELINES}
         patients: dict[int, dict[str, list[str]]] = {}
         for seed in seeds_of(seeds):
-            federation = open_named(console, make_config(profile, seed=seed, cpus_per_site=1), None, sites)
+            federation = open_named(
+                console, make_settings(profile, {"machine.cpus_per_site": 1}, seed=seed), None, sites, Cache()
+            )
             hospitals = federation.hospitals
             patients[seed] = {h.site.name: [c.case.patient for c in h.test] for h in hospitals}
             with console.status(f"seed {seed}: stage 1"):
@@ -136,16 +139,16 @@ def main(
     _print(console, rows_of_table, f"phantom, {sites} sites, seeds {seeds}; {profile}")
 
 
-def _first_stage(hospital: Hospital, config: ExperimentConfig) -> Student:
+def _first_stage(hospital: Hospital, config: Settings) -> Student:
     """Return the student after stage 1, the same for every baseline that has stages."""
     student = new_student(config)
     _train(student, 1, 1, {hospital.site.name: hospital.training}, {}, hospital.site.name, config)
     return student
 
 
-def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], config: ExperimentConfig) -> Rows:
+def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], config: Settings) -> Rows:
     """Return the scores of a baseline, row by row."""
-    config = config.replace(rehearsal_share=baseline.share)
+    config = config.replace({"method.share": baseline.share})
     adapters: dict[str, SiteAdapter] = {}
     if baseline.pooled:
         student = new_student(config)
@@ -169,11 +172,11 @@ def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], conf
     return rows
 
 
-def _new_adapter(hospital: Hospital, config: ExperimentConfig) -> SiteAdapter:
+def _new_adapter(hospital: Hospital, config: Settings) -> SiteAdapter:
     """Return an adapter that changes nothing yet: where all sites train at once there is no teacher to invert by."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "adapter", hospital.site.name).initial_seed())
-        return SiteAdapter(len(config.modalities))
+        return SiteAdapter(len(config.data.modalities))
 
 
 def _train(
@@ -183,7 +186,7 @@ def _train(
     cases: Mapping[str, Sequence[CachedCase]],
     adapters: Mapping[str, SiteAdapter],
     site: str,
-    config: ExperimentConfig,
+    config: Settings,
 ) -> None:
     """Train student and adapters in place for a stage, the student rounded as it is on the wire."""
     training_set = TrainingSet([case for own in cases.values() for case in own], config, torch.device("cpu"))
@@ -197,7 +200,7 @@ def _scores(
     student: Student,
     hospitals: Sequence[Hospital],
     adapters: Mapping[str, SiteAdapter],
-    config: ExperimentConfig,
+    config: Settings,
 ) -> list[list[float]]:
     """Return the refined Dice of every test case, by site, each site through its own adapter."""
     student.eval()

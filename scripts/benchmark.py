@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from commands.common import clear_errors
-from commands.opened_federation import CACHE, CASES, open_federation
-from commands.options import DEFAULTS
-from commands.simulation import run_simulation
-from fedserdiff.config import make_config
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.opened_federation import Cache, open_federation
+from fedserdiff.experiments.simulation import run_simulation
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.console import open_console
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import DEFAULT_METHOD
+from fedserdiff.settings.sources import make_settings
 from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
@@ -36,7 +36,7 @@ def scale(
     out: Annotated[Path, typer.Option(help="New directory for the run and scale.json.")],
     stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage; at least 3.")] = 50,
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "smoke",
-    method: Annotated[str, typer.Option(help="Method of the run.")] = DEFAULTS.method,
+    method: Annotated[str, typer.Option(help="Method of the run.")] = DEFAULT_METHOD,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="After every so many stages a whole row of R is scored.")] = 10,
     evaluate_sites: Annotated[int, typer.Option(help="How many sites score it; 0 for all.")] = 5,
@@ -44,13 +44,11 @@ def scale(
     """Print what each stage of a long stream costs, and whether that grows: seconds, peak memory (Linux), bytes."""
     console = open_console()
     with clear_errors("nothing: figures stand at the end of a run"):
-        config = make_config(
-            profile, method=method, seed=seed, cpus_per_site=1,
-            evaluate_every=evaluate_every, evaluate_sites=evaluate_sites,
-        )  # fmt: skip
+        scoring = {"scoring.evaluate_every": evaluate_every, "scoring.evaluate_sites": evaluate_sites}
+        config = make_settings(profile, {"machine.cpus_per_site": 1, **scoring}, method=method, seed=seed)
         with console.status("scanning phantoms"):
-            named = phantom_federation(stages, config, CACHE / "phantom")
-        federation = open_federation(config, named, CASES)
+            named = phantom_federation(stages, config, Cache().phantoms)
+        federation = open_federation(config, named, Cache().cases)
         there = len(make_strategy(federation.config, RunEvents()).stages([site.name for site in named]))
         if there < LEAST_STAGES:
             raise ConfigError(f"{method} on {stages} sites has {there} stages, fewer than {LEAST_STAGES}: what grows?")
@@ -61,7 +59,7 @@ def scale(
         )
         console.print(f"What each stage costs: {about}", highlight=False, soft_wrap=True)
         watch = StageCosts(run, lambda cost: console.print(f"  {in_words(cost)}", highlight=False, soft_wrap=True))
-        run_simulation(federation, run, CASES, watch)
+        run_simulation(federation, run, Cache().cases, watch)
         run.write_json("scale.json", {"about": about, "stages": watch.costs, "medians": medians(watch.costs)})
         for line in growth(watch.costs):
             console.print(line, highlight=False, soft_wrap=True)

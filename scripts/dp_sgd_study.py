@@ -15,9 +15,7 @@ from rich.table import Table
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from commands.common import clear_errors
-from commands.opened_federation import CACHE, CASES
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
@@ -25,10 +23,13 @@ from fedserdiff.diffusion.refiner import Student, drop_context, new_student, per
 from fedserdiff.diffusion.schedule import add_noise
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import TrainingSet, open_hospital
@@ -60,10 +61,10 @@ def main(
             multipliers = [float(text) for text in noises.split(",")]
         except ValueError:
             raise ConfigError(f"--noises: {noises!r} is not numbers between commas") from None
-        config = make_config(profile, precision="fp32")
+        config = make_settings(profile, {"network.precision": "fp32"})
         use_cpus(1)
-        site = phantom_federation(1, config, CACHE / "phantom")[0]
-        training_set = TrainingSet(open_hospital(site, config, CASES).training, config, torch.device("cpu"))
+        site = phantom_federation(1, config, Cache().phantoms)[0]
+        training_set = TrainingSet(open_hospital(site, config, Cache().cases).training, config, torch.device("cpu"))
         others = _others(config)
         rows = []
         for noise in multipliers:
@@ -73,7 +74,7 @@ def main(
         report = {
             "data": data, "seed": config.seed,
             "items": len(training_set), "delta": _DELTA, "unit": "one slice", "clip": clip, "batch": batch,
-            "steps": config.steps_per_stage, "rows": rows, "config": config.to_dict(), "machine": machine(1),
+            "steps": config.training.steps_per_stage, "rows": rows, "config": config.to_dict(), "machine": machine(1),
         }  # fmt: skip
         write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
     table = Table("noise", "ε of a slice", "coarse Dice %", "refined Dice %", "CPU s", title=f"DP-SGD: {data}")
@@ -83,16 +84,18 @@ def main(
     print_table(console, table)
 
 
-def _others(config: ExperimentConfig) -> Sequence[CachedCase]:
-    site = phantom_federation(1, config, CACHE / "phantom")[0]
-    folder = write_phantom_hospital(CACHE / "phantom", 0, _OTHERS, config.spacing_mm, _OTHERS_SEED)
-    return open_hospital(replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, CASES).cases
+def _others(config: Settings) -> Sequence[CachedCase]:
+    site = phantom_federation(1, config, Cache().phantoms)[0]
+    folder = write_phantom_hospital(Cache().phantoms, 0, _OTHERS, config.data.spacing_mm, _OTHERS_SEED)
+    return open_hospital(
+        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().cases
+    ).cases
 
 
 def _row(
     training_set: TrainingSet,
     others: Sequence[CachedCase],
-    config: ExperimentConfig,
+    config: Settings,
     noise: float,
     clip: float,
     batch: int,
@@ -109,7 +112,7 @@ def _row(
 
 
 def train_privately(
-    training_set: TrainingSet, config: ExperimentConfig, noise: float, clip: float, batch: int
+    training_set: TrainingSet, config: Settings, noise: float, clip: float, batch: int
 ) -> tuple[Student, float | None]:
     """Return a student trained for a stage by DP-SGD, and its ε at δ = 1e-4 for one slice; None without noise.
 
@@ -129,16 +132,17 @@ def train_privately(
     for weight in weights.values():
         weight.grad_sample = None  # type: ignore[attr-defined]  # Opacus' own name, which torch does not know
     optimizer = DPOptimizer(
-        torch.optim.Adam(weights.values(), lr=config.learning_rate), noise_multiplier=noise, max_grad_norm=clip,
+        torch.optim.Adam(weights.values(), lr=config.training.learning_rate),
+        noise_multiplier=noise, max_grad_norm=clip,
         expected_batch_size=batch, generator=torch.Generator().manual_seed(draws.initial_seed()),
     )  # fmt: skip
-    steps = config.steps_per_stage
+    steps = config.training.steps_per_stage
     for step in range(steps):
         drawn = training_set.batch(torch.nonzero(torch.rand(len(training_set), generator=draws) < rates)[:, 0])
         if torch.rand(1, generator=draws) < 0.5:
             drawn = drawn.mirror()
         found = gradients(student, drawn.image, drawn.truth, step % 2 == 1, draws)
-        anneal(optimizer.original_optimizer, [config.learning_rate], step / steps)
+        anneal(optimizer.original_optimizer, [config.training.learning_rate], step / steps)
         for name, weight in weights.items():
             weight.grad_sample = found[name]  # type: ignore[attr-defined]  # Opacus' own name, as above
         optimizer.step()
@@ -185,7 +189,7 @@ def gradients(
     seen = perturb_boundary(coarse, noise) if perturb else coarse
     t = random_timesteps(len(image), noise)
     noisy = add_noise(truth - seen, torch.randn(truth.shape, generator=noise), t)
-    context = drop_context(student.context(image, seen), seen.shape[1], noise)
+    context = drop_context(student.context(image, seen), seen.shape[1], student.drop_rates, noise)
     each = vmap(grad(of_refiner), in_dims=(None, 0, 0, 0, 0, 0))
     of_both = {"coarse": found, "refiner": each(_weights(student.refiner), noisy, t, context, seen, truth)}
     return {f"{network}.{name}": part for network, parts in of_both.items() for name, part in parts.items()}

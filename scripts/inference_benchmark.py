@@ -19,9 +19,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from commands.common import clear_errors
-from commands.opened_federation import CACHE, CASES
-from fedserdiff.config import ExperimentConfig, Precision, make_config
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases
 from fedserdiff.data.phantom.generate import write_phantom_hospital
@@ -31,9 +29,13 @@ from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.groups import Precision
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 
 from enlarged_coarse import enlarged_coarse
@@ -67,7 +69,7 @@ class Measurement:
     method: str
     case: Case
     release: str
-    config: ExperimentConfig
+    config: Settings
     threads: int
     windows: int
     repeats: int
@@ -123,7 +125,7 @@ def inference(
         methods = _methods(only)
         if min(windows, repeats) < 1 or threads < 0:
             raise ConfigError("--windows, --repeats: are at least 1; --threads: is at least 0")
-        config = make_config(profile, grid=GRID, spacing_mm=1.0, seed=seed)
+        config = make_settings(profile, {"data.grid": GRID, "data.spacing_mm": 1.0}, seed=seed)
         with console.status("preparing the volume"):
             scan = _phantom(seed) if case is None else _real(case, release)
             of_release = phantom_hospital(0).release if case is None else release
@@ -141,7 +143,7 @@ def inference(
         }
         for method in methods:
             for precision in _PRECISIONS:
-                one = replace(measured, method=method, config=config.replace(precision=precision))
+                one = replace(measured, method=method, config=config.replace({"network.precision": precision}))
                 with console.status(f"{method}, {precision}"):
                     cost, peak = run_apart(measure, one, f"{method}, {precision}", _TIMEOUT_S)
                 report["rows"].append({"method": method, "precision": precision, "peak_mib": peak, **asdict(cost)})
@@ -187,7 +189,7 @@ def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
     kinds = {"refined": _Discerning, "refined-1": _Discerning, "refined-all": Student}
     student = kinds.get(task.method, _CoarseAlone)(config)
     image = _marked(cached)
-    steps = 1 if task.method == "refined-1" else config.sampling_steps
+    steps = 1 if task.method == "refined-1" else config.scoring.sampling_steps
 
     def predict() -> None:
         predict_volume(student, image, steps, generator(config.seed, "noise"))
@@ -206,7 +208,7 @@ def _peer_cost(peer: Peer, cached: CachedCase, task: Measurement) -> Cost:
     images = _crops(cached, windows, peer.roi, task.windows)
     mask = torch.randn(1, peer.channels - images[0].shape[1], *(peer.roi,) * 3)
     network, encoder = peer.network().eval(), peer.encoder().eval() if peer.encoder else None
-    with torch.autocast("cpu", torch.bfloat16, enabled=task.config.precision == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=task.config.network.precision == "bf16"):
         timed, flops = _passes(network, [torch.cat([image, mask], 1) for image in images])
         encoded, encoding_flops = _passes(encoder, images) if encoder else ([0.0], 0)
     a_pass, encoding = statistics.median(timed), statistics.median(encoded)
@@ -267,7 +269,7 @@ def _methods(only: str) -> list[str]:
 
 
 def _phantom(seed: int) -> Case:
-    folder = write_phantom_hospital(CACHE / "phantom", 0, 1, 1.0, seed)
+    folder = write_phantom_hospital(Cache().phantoms, 0, 1, 1.0, seed)
     return find_cases(folder, get_release(phantom_hospital(0).release))[0]
 
 
@@ -276,8 +278,8 @@ def _real(folder: Path, release: str) -> Case:
     return find_cases(folder.parent, get_release(release), (folder.name,))[0]
 
 
-def _prepared(case: Case, release: str, config: ExperimentConfig) -> CachedCase:
-    return cached_cases([case], config.grid, config.spacing_mm, CASES)[0]
+def _prepared(case: Case, release: str, config: Settings) -> CachedCase:
+    return cached_cases([case], config.data.grid, config.data.spacing_mm, Cache().cases)[0]
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:

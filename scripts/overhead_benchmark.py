@@ -11,14 +11,15 @@ import torch
 import typer
 from rich.table import Table
 
-from commands.common import clear_errors
-from commands.opened_federation import CACHE, CASES, Federation, open_federation
-from commands.simulation import run_simulation
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.experiments.opened_federation import Cache, Federation, open_federation
+from fedserdiff.experiments.simulation import run_simulation
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import evaluate
 from strategies.run_directory import RunDirectory
@@ -35,7 +36,7 @@ _WEIGHTS, _START_UP = "student.pt", "start-up.txt"
 class _Stream:
     """A stream to run: its sites are in the config, its results go to a new folder."""
 
-    config: ExperimentConfig
+    config: Settings
     folder: Path
     directly: bool
 
@@ -55,10 +56,10 @@ def overhead(
     """
     console = open_console()
     with clear_errors("nothing: timings stand at the end of a run"):
-        config = make_config(profile, method="fine-tune", seed=seed)
+        config = make_settings(profile, method="fine-tune", seed=seed)
         with console.status("preparing phantoms"):
-            named = phantom_federation(sites, config, CACHE / "phantom")
-            config = open_federation(config, named, CASES).config
+            named = phantom_federation(sites, config, Cache().phantoms)
+            config = open_federation(config, named, Cache().cases).config
         root = RunDirectory.new(out)
         streams = [
             [_Stream(config, root.path / f"{how}-{repeat}", how == "directly") for how in ("directly", "through")]
@@ -67,7 +68,7 @@ def overhead(
         seconds = []
         for repeat, pair in enumerate(streams, 1):
             with console.status(f"in turns, {repeat} of {repeats}"):
-                seconds.append(take_turns(_run, pair, _TURN_S, sites * config.stage_timeout_s))
+                seconds.append(take_turns(_run, pair, _TURN_S, sites * config.machine.stage_timeout_s))
     more = [100 * (through / directly - 1) for directly, through in seconds]
     weights = [torch.load(s.folder / _WEIGHTS, weights_only=True) for pair in streams for s in pair]
     figures = {
@@ -78,7 +79,7 @@ def overhead(
         "start-up, s": [float((through.folder / _START_UP).read_text()) for _, through in streams],
         "weights are equal": all(torch.equal(w[name], weights[0][name]) for w in weights for name in weights[0]),
     }
-    about = machine(int(config.cpus_per_site))
+    about = machine(int(config.machine.cpus_per_site))
     root.write_json("overhead.json", {**figures, "machine": about})
     table = Table(
         "figure", "value",
@@ -91,20 +92,20 @@ def overhead(
 
 
 def _run(track: Track, stream: _Stream) -> None:
-    federation = open_federation(stream.config, stream.config.sites, CASES)
+    federation = open_federation(stream.config, stream.config.sites, Cache().cases)
     run = RunDirectory.new(stream.folder)
     if stream.directly:
         _directly(track, federation, run)
     else:
         timed = _Timed(track, stages=len(stream.config.sites))
-        run_simulation(federation, run, CASES, timed)
+        run_simulation(federation, run, Cache().cases, timed)
         (run.path / _START_UP).write_text(f"{timed.start_up_s:.1f}")
 
 
 def _directly(track: Track, federation: Federation, run: RunDirectory) -> None:
     """Run every round and every evaluation of a fine-tuning stream by plain calls."""
     config = federation.config
-    use_cpus(config.cpus_per_site)
+    use_cpus(config.machine.cpus_per_site)
     track.start()
     student = new_student(config)
     with TemporaryDirectory() as tables:

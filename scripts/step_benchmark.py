@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from commands.common import clear_errors
-from commands.opened_federation import CACHE, CASES
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import each, use_cpus
 from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.training import Order, consolidate, run_round
@@ -42,15 +43,18 @@ def step(
     """Time SER-Diff's training steps on phantoms: without a past (stage 1) and with replay (stage 2)."""
     console = open_console()
     with clear_errors("nothing: figures stand at the end"):
-        config = make_config(profile, method="ser-diff", seed=seed, rounds=1).replace(
-            steps_per_stage=_WARM_UP + steps, epochs_per_stage=0
+        config = make_settings(
+            profile,
+            {"training.rounds": 1, "training.steps_per_stage": _WARM_UP + steps, "training.epochs_per_stage": 0},
+            method="ser-diff",
+            seed=seed,
         )
         with console.status("preparing phantoms"):
-            sites = phantom_federation(2, config, CACHE / "phantom")
-            hospitals = [open_hospital(site, config, CASES) for site in sites]
+            sites = phantom_federation(2, config, Cache().phantoms)
+            hospitals = [open_hospital(site, config, Cache().cases) for site in sites]
         use_cpus(1)  # arithmetic is counted in the thread that does it
         flops = [_flops(config, hospitals[0], _first()), _flops(config, hospitals[1], _second(config, hospitals[0]))]
-        use_cpus(config.cpus_per_site)
+        use_cpus(config.machine.cpus_per_site)
         with console.status("timing"):
             student = new_student(config)
             orders = (_first(), _second(config, hospitals[0]))
@@ -63,7 +67,7 @@ def step(
             peak = _peak_flops()
         report = {
             "data": "phantom, sites 1 and 2", "seed": seed, "steps": steps, "config": config.to_dict(),
-            "machine": machine(int(config.cpus_per_site)), "peak_flops": peak, "rows": rows,
+            "machine": machine(int(config.machine.cpus_per_site)), "peak_flops": peak, "rows": rows,
         }  # fmt: skip
         write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
     _print(console, report)
@@ -73,27 +77,27 @@ def _first() -> Order:
     return Order(1, 1)
 
 
-def _second(config: ExperimentConfig, hospital: Hospital) -> Order:
+def _second(config: Settings, hospital: Hospital) -> Order:
     """Return an order with a teacher, who is untrained: a step costs the same."""
     teacher = new_student(config.replace(seed=config.seed + 1)).eval().requires_grad_(False)
     return Order(2, 1, teacher=teacher, memory=consolidate(teacher, 1, hospital, config))
 
 
-def _flops(config: ExperimentConfig, hospital: Hospital, order: Order) -> int:
+def _flops(config: Settings, hospital: Hospital, order: Order) -> int:
     """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
-    one = config.replace(steps_per_stage=1, conditional_maps=1, map_steps=1)
+    one = config.replace({"training.steps_per_stage": 1, "replay.conditional_maps": 1, "replay.map_steps": 1})
     with FlopCounterMode(display=False) as counter:
         run_round(new_student(one), order, hospital, no_other, one)
     return int(counter.get_total_flops())
 
 
-def _step_s(student: Student, order: Order, hospital: Hospital, config: ExperimentConfig) -> float:
+def _step_s(student: Student, order: Order, hospital: Hospital, config: Settings) -> float:
     ends: list[float] = []
     run_round(student, order, hospital, no_other, config, lambda *about: ends.append(time.perf_counter()))
     return statistics.median(b - a for a, b in zip(ends[_WARM_UP - 1 :], ends[_WARM_UP:], strict=False))
 
 
-def _loading_s(config: ExperimentConfig, hospitals: list[Hospital]) -> list[float]:
+def _loading_s(config: Settings, hospitals: list[Hospital]) -> list[float]:
     """Return, of both stages, the seconds that a step's batch takes to draw and load, with what is replayed in 2."""
     draws = generator(config.seed, "loading")
     first, second = (TrainingSet(hospital.training, config, _CPU) for hospital in hospitals)
@@ -105,7 +109,10 @@ def _loading_s(config: ExperimentConfig, hospitals: list[Hospital]) -> list[floa
 
         return once
 
-    works = (load(first, config.batch_size), load(second, config.batch_size, config.replay_batch // 2))
+    works = (
+        load(first, config.training.batch_size),
+        load(second, config.training.batch_size, config.replay.batch_size // 2),
+    )
     return [statistics.median(seconds_of(work) for _ in range(50)) for work in works]
 
 

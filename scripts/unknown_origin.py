@@ -10,18 +10,18 @@ import torch
 import typer
 from rich.table import Table
 
-from commands.common import clear_errors
-from commands.opened_federation import reopen
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.device import use_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.experiments.opened_federation import Cache, reopen
 from fedserdiff.files import write_whole
 from fedserdiff.model_file import load_student
 from fedserdiff.report.console import open_console, print_table
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.evaluation import predict_case, score_prediction
@@ -40,12 +40,12 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
     """
     console = open_console()
     with clear_errors("nothing: scores stand at the end"):
-        federation = reopen(console, RunDirectory(run))
+        federation = reopen(console, RunDirectory(run), Cache())
         config = federation.config
         if not (run / "student.pt").is_file():
             raise ConfigError(f"{run}: holds no student.pt: the run is not finished")
-        use_cpus(config.cpus_per_site)
-        device = use_device(config.gpus_per_site)
+        use_cpus(config.machine.cpus_per_site)
+        device = use_device(config.machine.gpus_per_site)
         student = load_student(config, run / "student.pt").to(device)
         adapters = {
             site.name: load_adapter(run / "hospitals" / site.name, config, site.name, (len(config.sites) + 1, 0))
@@ -67,7 +67,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
                         "through its own adapter": sum(site == hospital.site.name for site, _ in scans),
                     }
                 )
-        report = {"data": federation.data, "method": config.method, "seed": config.seed, "sites": rows}
+        report = {"data": federation.data, "method": config.method.name, "seed": config.seed, "sites": rows}
         write_whole(run / _FILE, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
     table = Table(
         "site", "Dice %", "own adapter chosen", title=f"Scans of unknown origin: {run.name}, {federation.data}"
@@ -81,7 +81,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
 
 
 def _score(
-    student: Student, cached: CachedCase, adapters: Mapping[str, SiteAdapter | None], config: ExperimentConfig
+    student: Student, cached: CachedCase, adapters: Mapping[str, SiteAdapter | None], config: Settings
 ) -> tuple[str, float]:
     """Return the site whose adapter leaves least doubt, and the refined Dice through it, mean of regions."""
     brain = torch.from_numpy((cached.prepared.image != 0).any(0))

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.errors import DataError, RecordsError
 from fedserdiff.files import write_whole
-from fedserdiff.methods import get_method
 from fedserdiff.model_file import read_weights
+from fedserdiff.settings.experiment import Settings
 from sites.ledger import LEDGER_FILE, SENT, Entry, read_ledger
 
 _TRAIN = "train"  # the type of Flower's message; who segments scans does not wait for Flower
@@ -20,10 +19,10 @@ When = tuple[int, int]
 """A stage and a round of it, both from 1."""
 
 
-def learns_adapter(config: ExperimentConfig, site: str) -> bool:
+def learns_adapter(config: Settings, site: str) -> bool:
     """Say whether a site learns an adapter as it trains: by a method that has them every one but the first does."""
     first = [one.name for one in config.sites[:1]]
-    return get_method(config.method).knows_origin and config.inversion_steps > 0 and site not in first
+    return getattr(config.method, "inversion_steps", 0) > 0 and site not in first
 
 
 def save_adapter(folder: Path, adapter: SiteAdapter, stage: int, server_round: int) -> None:
@@ -35,7 +34,7 @@ def save_adapter(folder: Path, adapter: SiteAdapter, stage: int, server_round: i
     write_whole(_file(folder, (stage, server_round)), lambda opened: torch.save(state, opened))
 
 
-def load_adapter(folder: Path, config: ExperimentConfig, site: str, before: When) -> SiteAdapter | None:
+def load_adapter(folder: Path, config: Settings, site: str, before: When) -> SiteAdapter | None:
     """Return a site's newest adapter from before a stage and round, on the CPU; None where it has learnt none by then.
 
     Raises
@@ -53,7 +52,7 @@ def load_adapter(folder: Path, config: ExperimentConfig, site: str, before: When
         raise RecordsError(f"{_file(folder, needed)}: is missing: {_what_to_do(site, needed)}")
     if kept is None:
         return None
-    adapter = SiteAdapter(len(config.modalities))
+    adapter = SiteAdapter(len(config.data.modalities))
     try:
         read_weights(_file(folder, kept), adapter)
     except DataError as error:
@@ -70,7 +69,7 @@ def _kept(folder: Path) -> list[When]:
     return [(int(name[1]), int(name[2])) for name in names if name]
 
 
-def _newest_trained(folder: Path, config: ExperimentConfig, site: str, before: When) -> When | None:
+def _newest_trained(folder: Path, config: Settings, site: str, before: When) -> When | None:
     """Return the last round before `before` in which a site has trained for certain; None where it may have in none.
 
     In its own stage a site that trains alone has trained in every round, or the stage would have failed. In a
@@ -81,10 +80,10 @@ def _newest_trained(folder: Path, config: ExperimentConfig, site: str, before: W
     arrival = names.index(site) + 1 if site in names else None
     planned = None
     if arrival is not None:
-        last = arrival if config.participation == "arriving" else len(names)
-        rounds = [(stage, one) for stage in range(arrival, last + 1) for one in range(1, config.rounds + 1)]
+        last = arrival if config.training.participation == "arriving" else len(names)
+        rounds = [(stage, one) for stage in range(arrival, last + 1) for one in range(1, config.training.rounds + 1)]
         planned = max((when for when in rounds if when < before), default=None)
-        if planned is None or config.participation == "arriving":
+        if planned is None or config.training.participation == "arriving":
             return planned
     ledger = folder / LEDGER_FILE
     entries = read_ledger(ledger) if ledger.is_file() else ()

@@ -13,7 +13,6 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.device import use_device, why_no_gpu
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
@@ -22,6 +21,7 @@ from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
 from fedserdiff.run_config import experiment_of
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter, save_adapter
 from sites.egress import Door, GuardedApp, hospital_log
@@ -46,7 +46,7 @@ class Premises:
     records: Path
 
 
-def make_client_app(config: ExperimentConfig, premises: Premises, site: int | None = None) -> ClientApp:
+def make_client_app(config: Settings, premises: Premises, site: int | None = None) -> ClientApp:
     """Return the app of the hospital with number `site`, or else of whichever a node's ``partition-id`` names.
 
     Where `site` is None a run config, which ``flwr run`` hands over, overrides `config` and `premises`. A hospital of
@@ -63,8 +63,8 @@ def make_client_app(config: ExperimentConfig, premises: Premises, site: int | No
     def registered(handler: Callable[[Message, "_Desk"], RecordDict]) -> ClientAppCallable:
         def answer(message: Message, context: Context) -> Message:
             here = desk(context)
-            use_cpus(here.config.cpus_per_site)
-            gpus = here.config.gpus_per_site
+            use_cpus(here.config.machine.cpus_per_site)
+            gpus = here.config.machine.gpus_per_site
             if use_device(gpus).type == "cpu" and gpus > 0:
                 _tell_of_no_gpu(here.records)
             return Message(handler(message, here), reply_to=message)
@@ -84,7 +84,7 @@ def _tell_of_no_gpu(records: Path) -> None:
     hospital_log(records).warning("has a GPU by its settings, but %s: computes on the CPU", why_no_gpu())
 
 
-def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_Desk":
+def _desk(config: Settings, premises: Premises, context: Context) -> "_Desk":
     if context.run_config:
         config, home = experiment_of(context.run_config)
         premises = Premises(home / "cache" / "cases", home / "runs" / str(context.run_id) / "hospitals")
@@ -95,7 +95,7 @@ def _desk(config: ExperimentConfig, premises: Premises, context: Context) -> "_D
 
 
 @lru_cache(maxsize=64)
-def _opened(site: Site, config: ExperimentConfig, cache: Path) -> Hospital:
+def _opened(site: Site, config: Settings, cache: Path) -> Hospital:
     return open_hospital(site, config, cache)
 
 
@@ -104,7 +104,7 @@ class _Desk:
     """One hospital, the site with this `number`, at work on one message; `on_its_own`, or one of a simulation's."""
 
     number: int
-    config: ExperimentConfig
+    config: Settings
     premises: Premises
     on_its_own: bool = False
 
@@ -129,7 +129,7 @@ class _Desk:
 
     @property
     def device(self) -> torch.device:
-        return use_device(self.config.gpus_per_site)
+        return use_device(self.config.machine.gpus_per_site)
 
     @property
     def noise_key(self) -> bytes:
@@ -182,7 +182,7 @@ def _introduce(message: Message, desk: _Desk) -> RecordDict:
     hospital = desk.hospital
     counts = {"training-cases": _rounded(len(hospital.training)), "test-cases": _rounded(len(hospital.test))}
     told = RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
-    if not desk.config.allow_overlap:
+    if not desk.config.data.allow_overlap:
         # Never fewer than scans, as rounding takes away 2 of each at most; and no news to whoever knows the counts.
         rows = sum(counts.values()) + wire.COUNTS_ROUNDED_TO
         told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
@@ -199,12 +199,12 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
     stage = _ordered(message, "stage", 1, sites)
-    server_round = _ordered(message, "server-round", 1, desk.config.rounds)
+    server_round = _ordered(message, "server-round", 1, desk.config.training.rounds)
     order = Order(
         stage=stage,
         server_round=server_round,
         # More work than planned is more of a patient learnt by heart: only a simulation's pooling does several stages'.
-        length=_ordered(message, "length", 1, sites if get_method(desk.config.method).breaks_privacy else 1),
+        length=_ordered(message, "length", 1, sites if get_method(desk.config.method.name).breaks_privacy else 1),
         teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
         memory=wire.memory_of(message.content, student, desk.config),
         adapter=desk.adapter(before=(stage, server_round)),
@@ -215,7 +215,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
         save_adapter(desk.records, done.adapter, stage, server_round)
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.training))}
-    if desk.config.dp_noise > 0:
+    if desk.config.privacy.dp_noise > 0:
         change = privatised(change, desk.config, desk.noise_key)
     else:
         metrics |= {f"loss-{name}": value for name, value in done.losses.items()}
@@ -266,5 +266,5 @@ class _ProgressFile:
         partial.replace(self._file)
 
 
-app = make_client_app(ExperimentConfig(), Premises(Path("cache"), Path("hospitals")))
+app = make_client_app(Settings(), Premises(Path("cache"), Path("hospitals")))
 """What ``flwr run`` finds."""

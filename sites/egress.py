@@ -13,7 +13,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import (
     ConfigError,
@@ -26,6 +25,7 @@ from fedserdiff.errors import (
 )
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
 from fedserdiff.reply_schema import admit, check_update, reply_rules
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import Fault
 from sites.ledger import LEDGER_FILE, Ledger, Released
 from sites.released_changes import ReleasedChanges
@@ -50,7 +50,7 @@ class Door:
     """
 
     records: Path
-    config: ExperimentConfig
+    config: Settings
     site: int
 
     @property
@@ -94,15 +94,15 @@ class Door:
 
     def _check_quota(self, content: RecordDict) -> None:
         size = sum(wire.bytes_by_kind(content).values())
-        if self.ledger.bytes_sent() + size > self.config.egress_quota_mb * _MEGABYTE:
-            raise ReplyError(f"egress_quota_mb = {self.config.egress_quota_mb:g} is used up")
+        if self.ledger.bytes_sent() + size > self.config.privacy.egress_quota_mb * _MEGABYTE:
+            raise ReplyError(f"egress_quota_mb = {self.config.privacy.egress_quota_mb:g} is used up")
 
     def _check_releases(self, content: RecordDict) -> None:
         """See that no more changes of weights leave than the noise on them is reckoned for; the same again is no more.
 
         Whatever is asked, and however often: a coordinator that starts anew asks a hospital that has spent its share.
         """
-        if self.config.dp_noise == 0 or wire.ARRAYS not in content:
+        if self.config.privacy.dp_noise == 0 or wire.ARRAYS not in content:
             return
         released = self.ledger.digests_sent(wire.ARRAYS) | {_digest(content.array_records[wire.ARRAYS])}
         if len(released) > self.config.releases(self.site):
@@ -172,7 +172,7 @@ def hospital_log(folder: Path) -> logging.Logger:
 
 
 @lru_cache(maxsize=4)
-def _any_student(config: ExperimentConfig) -> ArrayRecord:
+def _any_student(config: Settings) -> ArrayRecord:
     return wire.weights_to_record(Student(config))
 
 

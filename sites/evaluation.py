@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
@@ -16,11 +15,12 @@ from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import each
 
 
 def predict_case(
-    student: Student, cached: CachedCase, config: ExperimentConfig, adapter: SiteAdapter | None = None
+    student: Student, cached: CachedCase, config: Settings, adapter: SiteAdapter | None = None
 ) -> Prediction:
     """Segment one case on the working grid, each field of shape (3, X, Y, Z).
 
@@ -28,7 +28,7 @@ def predict_case(
     same noise at every stage. A hospital that has an adapter puts it in front.
     """
     noise = generator(config.seed, "evaluation", cached.case.name)
-    return predict_volume(student, cached.prepared.image, config.sampling_steps, noise, adapter)
+    return predict_volume(student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter)
 
 
 def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
@@ -52,7 +52,7 @@ def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, fl
     return scores
 
 
-def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -> dict[str, float]:
+def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
     """Return `score_prediction` of `predict_case`."""
     return score_prediction(predict_case(student, cached, config), cached)
 
@@ -60,7 +60,7 @@ def score_case(student: Student, cached: CachedCase, config: ExperimentConfig) -
 def evaluate(
     student: Student,
     cases: Sequence[CachedCase],
-    config: ExperimentConfig,
+    config: Settings,
     stage: int,
     table: Path,
     adapter: SiteAdapter | None = None,

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
 from fedserdiff.data.site_cases import patient_of, site_cases
 from fedserdiff.errors import DataError
+from fedserdiff.settings.experiment import Settings, Site
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Hospital:
 
 def open_hospital(
     site: Site,
-    config: ExperimentConfig,
+    config: Settings,
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     skip_bad: bool = False,
@@ -55,7 +55,7 @@ def open_hospital(
         cases = site_cases(site, config, bad)
         if not bad:
             _split(site, cases, config)  # before hours of preparation
-        ready = cached_cases(cases, config.grid, config.spacing_mm, cache, progress, bad)
+        ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, cache, progress, bad)
         if bad and skip_bad:
             site, skipped = _without(site, cases, bad, config)
         elif bad:
@@ -66,15 +66,13 @@ def open_hospital(
     return replace(hospital_of(site, ready, config), skipped=tuple(skipped))
 
 
-def _without(
-    site: Site, cases: Sequence[Case], bad: BadCases, config: ExperimentConfig
-) -> tuple[Site, list[SkippedCase]]:
+def _without(site: Site, cases: Sequence[Case], bad: BadCases, config: Settings) -> tuple[Site, list[SkippedCase]]:
     """Return the site without its bad cases, who is trained and tested on staying where they are; and those cases."""
     patients = {case.name: case.patient for case in cases} | {name: patient_of(site.release, name) for name in bad}
     if site.test_cases:
         held_out = set(site.test_cases)
     else:
-        _, test = split_patients(patients.values(), config.test_share, site.name)
+        _, test = split_patients(patients.values(), config.data.test_share, site.name)
         held_out = {name for name, patient in patients.items() if patient in test}
     skipped = [SkippedCase(site.name, name, name in held_out, bad[name]) for name in sorted(bad)]
     kept = sorted(set(patients) - set(bad))
@@ -83,7 +81,7 @@ def _without(
     return replace(site, cases=tuple(kept), test_cases=tuple(sorted(held_out - set(bad)))), skipped
 
 
-def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfig) -> Hospital:
+def hospital_of(site: Site, cases: Sequence[CachedCase], config: Settings) -> Hospital:
     """Split a site's prepared cases by patient.
 
     Raises
@@ -99,7 +97,7 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: ExperimentConfi
     )
 
 
-def leave_out(hospital: Hospital, names: Collection[str], config: ExperimentConfig) -> Hospital:
+def leave_out(hospital: Hospital, names: Collection[str], config: Settings) -> Hospital:
     """Return the hospital without the cases of these names, its other patients split anew.
 
     Raises
@@ -128,10 +126,10 @@ def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[Ca
     return replace(site, cases=tuple(c.case.name for c in kept), test_cases=held_out), kept
 
 
-def _split(site: Site, cases: Sequence[Case], config: ExperimentConfig) -> tuple[set[str], set[str]]:
+def _split(site: Site, cases: Sequence[Case], config: Settings) -> tuple[set[str], set[str]]:
     if site.test_cases:
         return hold_out(cases, site.test_cases, site.name)
-    return split_patients((case.patient for case in cases), config.test_share, site.name)
+    return split_patients((case.patient for case in cases), config.data.test_share, site.name)
 
 
 @dataclass(frozen=True)
@@ -158,16 +156,16 @@ class TrainingSet:
     ----------
     cases : sequence of CachedCase
         Training cases, at least one.
-    config : ExperimentConfig
+    config : Settings
         For the number of spatial dimensions.
     device : torch.device
         Where batches go.
     """
 
-    def __init__(self, cases: Sequence[CachedCase], config: ExperimentConfig, device: torch.device) -> None:
+    def __init__(self, cases: Sequence[CachedCase], config: Settings, device: torch.device) -> None:
         self._cases = cases
         self._device = device
-        self._slices = config.spatial_dims == 2
+        self._slices = config.data.spatial_dims == 2
         items: list[tuple[int, int]] = []
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):

@@ -5,22 +5,21 @@ from collections.abc import Sequence
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.adapter import SiteAdapter, all_signs
 from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import each
 from sites.hospital import Batch, TrainingSet
 
-_RATE = 5e-3  # Adam's at the start
-_BATCH_SHARE = 0.5  # of the config's batch: more steps of fewer samples take h further for the same time
 _BATCHES_A_SIGN = 2
 
 Slopes = dict[int, Sequence[torch.Tensor]]
 
 
 def invert_contrast(
-    teacher: Student, training_set: TrainingSet, config: ExperimentConfig, draws: torch.Generator
+    teacher: Student, training_set: TrainingSet, config: Settings, draws: torch.Generator
 ) -> SiteAdapter:
     """Return the adapter h by which a frozen teacher segments the hospital's own scans: (Dice + BCE)(T(h(c)), y) → min.
 
@@ -35,24 +34,25 @@ def invert_contrast(
         Its weights require no gradient.
     training_set : TrainingSet
         The hospital's own.
-    config : ExperimentConfig
+    config : Settings
     draws : torch.Generator
         On the CPU; for batches and first weights.
     """
     device = next(teacher.parameters()).device
-    batch_size = max(1, round(_BATCH_SHARE * config.batch_size))
+    own = SerDiffPlusSettings.of(config.method)
+    batch_size = max(1, round(own.inversion_batch_share * config.training.batch_size))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.initial_seed())
-        adapter = SiteAdapter(len(config.modalities)).to(device)
+        adapter = SiteAdapter(len(config.data.modalities)).to(device)
     batches = [training_set.batch(training_set.draw(batch_size, draws)) for _ in range(_BATCHES_A_SIGN)]
     with torch.no_grad():
         adapter.signs.copy_(
-            min(all_signs(len(config.modalities)), key=lambda signs: _wrong(teacher, adapter, signs, batches))
+            min(all_signs(len(config.data.modalities)), key=lambda signs: _wrong(teacher, adapter, signs, batches))
         )
     weights = list(adapter.parameters())
-    optimizer = torch.optim.Adam(weights, lr=_RATE, fused=True)
-    for step in range(config.inversion_steps):
-        optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * step / config.inversion_steps)) / 2
+    optimizer = torch.optim.Adam(weights, lr=own.inversion_rate, fused=True)
+    for step in range(own.inversion_steps):
+        optimizer.param_groups[0]["lr"] = own.inversion_rate * (1 + math.cos(math.pi * step / own.inversion_steps)) / 2
         drawn = training_set.draw(batch_size, draws)
         halves = [half for half in (drawn[::2], drawn[1::2]) if len(half)]  # each with its share of tumour
         slopes: Slopes = {}

@@ -15,8 +15,8 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from sites.secret_key import KEY_BYTES
 
 NOISE_KEY_FILE = "noise.key"
@@ -26,13 +26,13 @@ It is kept because the same message has to get the same answer: an answer with n
 """
 
 
-def simulated_key(config: ExperimentConfig, site: str) -> bytes:
+def simulated_key(config: Settings, site: str) -> bytes:
     """Return the key of a simulated hospital: from the seed, so that a run repeats, and therefore no secret."""
     draws = generator(config.seed, "noise-key", site)
     return bytes(torch.randint(256, (KEY_BYTES,), generator=draws, dtype=torch.uint8).numpy())
 
 
-def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> ArrayRecord:
+def privatised(change: ArrayRecord, config: Settings, key: bytes) -> ArrayRecord:
     """Return a change of weights scaled to an L2 norm of at most C = `dp_clip`, with noise of standard deviation 2C z.
 
     z is `dp_noise`. The noise follows from the key and the change: the same change gets the same noise, and any other
@@ -42,7 +42,7 @@ def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> Arr
     ----------
     change : ArrayRecord
         From `wire.change_to_record`, of float16; so is what is returned.
-    config : ExperimentConfig
+    config : Settings
     key : bytes
         Of 32 bytes.
     """
@@ -50,7 +50,7 @@ def privatised(change: ArrayRecord, config: ExperimentConfig, key: bytes) -> Arr
     exact = array.numpy()
     values = exact.astype(np.float64)
     norm = float(np.linalg.norm(values))
-    clipped = values * min(1.0, config.dp_clip / norm) if norm > 0 else values
+    clipped = values * min(1.0, config.privacy.dp_clip / norm) if norm > 0 else values
     own = hmac.digest(key, hashlib.sha256(exact.tobytes()).digest(), "sha256")
     noisy = clipped + config.noise_deviation * _normal(own, len(values))
     with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and does not leave

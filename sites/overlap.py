@@ -14,11 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.overlap import find_overlap
 from fedserdiff.errors import DataError, FederationError
 from fedserdiff.files import write_whole
 from fedserdiff.reply_schema import admit, left_out_rules
+from fedserdiff.settings.experiment import Settings
 from sites.egress import hospital_log
 from sites.hospital import Hospital, leave_out
 from sites.secret_key import secret_key
@@ -69,7 +69,7 @@ def hashes_to_tell(hospital: Hospital, asked: ConfigRecord, folder: Path, rows: 
     return ArrayRecord({wire.HASHES: Array(told.reshape(-1, wire.HASH_BYTES))})
 
 
-def without_shared(hospital: Hospital, content: RecordDict, config: ExperimentConfig, folder: Path) -> Hospital:
+def without_shared(hospital: Hospital, content: RecordDict, config: Settings, folder: Path) -> Hospital:
     """Return the hospital as it works on the coordinator's order `content`: without the scans that it is to leave out.
 
     The order says by salted hashes which scans an earlier hospital brought. By the rule that a simulation goes by,
@@ -84,7 +84,7 @@ def without_shared(hospital: Hospital, content: RecordDict, config: ExperimentCo
         With all its cases.
     content : RecordDict
         The order.
-    config : ExperimentConfig
+    config : Settings
         The experiment; where it allows overlap nothing is left out.
     folder : Path
         The hospital's own, where its log is and where it keeps what is settled.
@@ -96,7 +96,7 @@ def without_shared(hospital: Hospital, content: RecordDict, config: ExperimentCo
     DataError
         As `leave_out`, and where the record of what is settled is damaged.
     """
-    if config.allow_overlap:
+    if config.data.allow_overlap:
         if wire.LEFT_OUT in content:
             raise FederationError("the coordinator leaves scans out of an experiment that allows overlap")
         return hospital

@@ -15,8 +15,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.files import write_whole
+from fedserdiff.settings.experiment import Settings
 
 _NUMBERS = "numbers"  # of all metric records, as JSON; arrays stand beside it as RECORD/NAME
 
@@ -28,13 +28,13 @@ class ReleasedChanges:
     ----------
     folder : Path
         Made with the first of them. There are no more files in it than changes that may leave in a stage.
-    config : ExperimentConfig
+    config : Settings
         Of a change without noise nothing is kept: it may be computed as often as is asked.
     log : logging.Logger
         The hospital's own.
     """
 
-    def __init__(self, folder: Path, config: ExperimentConfig, log: logging.Logger) -> None:
+    def __init__(self, folder: Path, config: Settings, log: logging.Logger) -> None:
         self._folder, self._config, self._log = folder, config, log
 
     def answer_to(self, message: Message) -> RecordDict | None:
@@ -68,7 +68,7 @@ class ReleasedChanges:
 
     def _file(self, message: Message) -> Path | None:
         """Return the file of the answer to a message, by the hash of all that it asks; None where none is kept."""
-        if self._config.dp_noise == 0 or message.metadata.message_type != MessageType.TRAIN:
+        if self._config.privacy.dp_noise == 0 or message.metadata.message_type != MessageType.TRAIN:
             return None
         orders = message.content.config_records.get(wire.CONFIG)
         stage = None if orders is None else orders.get("stage")

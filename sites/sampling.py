@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from sites.hospital import TrainingSet
 
 
@@ -19,7 +19,7 @@ class Sampling:
     Parameters
     ----------
     training_set : TrainingSet
-    config : ExperimentConfig
+    config : Settings
         For the stage's length and the batch size.
     purpose : str or int
         What the items are for, such as the site and the stage.
@@ -32,13 +32,13 @@ class Sampling:
         Optimisation steps of the whole stage.
     """
 
-    def __init__(
-        self, training_set: TrainingSet, config: ExperimentConfig, *purpose: str | int, length: int = 1
-    ) -> None:
+    def __init__(self, training_set: TrainingSet, config: Settings, *purpose: str | int, length: int = 1) -> None:
         self._training_set, self._config, self._purpose = training_set, config, purpose
-        items = training_set.items_an_epoch(config.balance_epochs)
-        self._steps_an_epoch = math.ceil(items / config.batch_size)
-        self.steps = length * (config.steps_per_stage or config.epochs_per_stage * self._steps_an_epoch)
+        items = training_set.items_an_epoch(config.training.balance_epochs)
+        self._steps_an_epoch = math.ceil(items / config.training.batch_size)
+        self.steps = length * (
+            config.training.steps_per_stage or config.training.epochs_per_stage * self._steps_an_epoch
+        )
         self._epoch = -1
         self._batches: tuple[torch.Tensor, ...] = ()
 
@@ -48,11 +48,11 @@ class Sampling:
         `draws` is used where the stage is counted in steps.
         """
         config = self._config
-        if config.steps_per_stage:
-            return self._training_set.draw(config.batch_size, draws)
+        if config.training.steps_per_stage:
+            return self._training_set.draw(config.training.batch_size, draws)
         epoch, place = divmod(step, self._steps_an_epoch)
         if epoch != self._epoch:
             order = generator(config.seed, "epoch", *self._purpose, epoch)
-            self._batches = self._training_set.epoch(config.batch_size, order, config.balance_epochs)
+            self._batches = self._training_set.epoch(config.training.batch_size, order, config.training.balance_epochs)
             self._epoch = epoch
         return self._batches[place]

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import torch
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, Terms, coarse_terms, refiner_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods import get_method
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import beside
 from fedserdiff.wire import Memory
 from sites.hospital import Hospital, TrainingSet
@@ -63,7 +63,7 @@ def run_round(
     order: Order,
     hospital: Hospital,
     open_site: Callable[[Site], Hospital],
-    config: ExperimentConfig,
+    config: Settings,
     progress: Progress = lambda step, steps, terms: None,
 ) -> Round:
     """Train `student` in place for one round of the config's method."""
@@ -77,7 +77,7 @@ def run_round(
 
 
 def consolidate(
-    student: Student, stage: int, hospital: Hospital, config: ExperimentConfig, adapter: SiteAdapter | None = None
+    student: Student, stage: int, hospital: Hospital, config: Settings, adapter: SiteAdapter | None = None
 ) -> Memory:
     """Return what the config's method hands over of a stage that ended with `student`: all of it leaves the hospital.
 
@@ -88,8 +88,8 @@ def consolidate(
     return objective.consolidate(student.eval(), training_set, hospital.site.name, stage)
 
 
-def _objective(config: ExperimentConfig) -> type[Objective]:
-    objective: type[Objective] = pkgutil.resolve_name(get_method(config.method).objective)
+def _objective(config: Settings) -> type[Objective]:
+    objective: type[Objective] = pkgutil.resolve_name(get_method(config.method.name).objective)
     return objective
 
 
@@ -109,12 +109,14 @@ def optimise(
     config = objective.config
     sampling = Sampling(training_set, config, site, order.stage, length=order.length)
     steps = sampling.steps
-    first = steps * (order.server_round - 1) // config.rounds
-    last = steps * order.server_round // config.rounds
+    first = steps * (order.server_round - 1) // config.training.rounds
+    last = steps * order.server_round // config.training.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
     noise = generator(config.seed, "noise", site, order.stage, order.server_round)
     device = next(student.parameters()).device
-    coarse, refiner = (_Learner(name, student, objective, config.learning_rate) for name in ("coarse", "refiner"))
+    coarse, refiner = (
+        _Learner(name, student, objective, config.training.learning_rate) for name in ("coarse", "refiner")
+    )
     sums: dict[str, float] = defaultdict(float)
     student.train()
     under_way: tuple[dict[str, float], Future[dict[str, float]]] | None = None

@@ -8,10 +8,10 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.privacy.gaussian import spent
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.evaluation_plan import plan_evaluation
@@ -26,7 +26,7 @@ from strategies.scoring import Scoring
 
 def run_stream(
     grid: Grid,
-    config: ExperimentConfig,
+    config: Settings,
     run: RunDirectory,
     events: RunEvents,
     cases: Mapping[str, Mapping[str, int]] | None = None,
@@ -43,7 +43,7 @@ def run_stream(
     ----------
     grid : Grid
         Flower's way to the nodes.
-    config : ExperimentConfig
+    config : Settings
         With the sites in order of arrival.
     run : RunDirectory
         Where results go.
@@ -77,7 +77,7 @@ class _Stream:
     def __init__(
         self,
         grid: Grid,
-        config: ExperimentConfig,
+        config: Settings,
         run: RunDirectory,
         events: RunEvents,
         cases: Mapping[str, Mapping[str, int]] | None,
@@ -86,20 +86,20 @@ class _Stream:
         self._config, self._directory, self._events, self._cases = config, run, events, cases
         self._sites = [site.name for site in config.sites]
         self._strategy = make_strategy(config, events)
-        self._grid = PatientGrid(grid, config.retries, self._told_again)
+        self._grid = PatientGrid(grid, config.machine.retries, self._told_again)
         self._scans = SharedScans(config)
         self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans)
         self._strategy.left_out = self._scans.record_for
         self.results = Results(
-            config.method,
+            config.method.name,
             config.seed,
             self._sites,
             self._strategy.deployed(self._sites),
             cases or {},
             plan_evaluation(config, self._strategy.stages(self._sites)),
-            config.regions,
+            config.data.regions,
         )
-        self.results.overlap_allowed = config.allow_overlap
+        self.results.overlap_allowed = config.data.allow_overlap
         self.results.differential_privacy = spent(config)
         self._scoring = Scoring(self._grid, self._strategy, self.results)
         self._arrays = self._untrained = wire.weights_to_record(new_student(config))
@@ -160,14 +160,14 @@ class _Stream:
         self._events.stage_started(stage, stages, plan.name, plan.participants)
         if self._at.rounds == 0:
             self._arrays = strategy.initial(self._untrained, self._arrays)
-        for server_round in range(self._at.rounds + 1, config.rounds + 1):
+        for server_round in range(self._at.rounds + 1, config.training.rounds + 1):
             with _timed(results, f"stage {stage}"):
                 self._arrays, losses, absences = strategy.run_round(self._grid, self._arrays, server_round)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
             self._save(Position(stage, server_round))
         self._scoring.add(self._arrays)
-        self._at = Position(stage, config.rounds, scored=True)
+        self._at = Position(stage, config.training.rounds, scored=True)
         if not self._catch_up():
             self._save(self._at)
 
@@ -227,7 +227,7 @@ def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) 
             ledger[site].update(kinds)
 
 
-def _save_weights(run: RunDirectory, config: ExperimentConfig, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:
+def _save_weights(run: RunDirectory, config: Settings, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:
     """Write a stage's student, as the last one and under its number, and the teacher, where there is one."""
     student = Student(config)
     wire.load_weights(student, arrays)

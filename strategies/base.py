@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import FederationError, ReplyError
 from fedserdiff.methods import get_method
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.faults import faults_of, in_words
 
 
@@ -39,13 +39,13 @@ class ArrivalStrategy(FedAvg):
 
     Parameters
     ----------
-    config : ExperimentConfig
+    config : Settings
         The experiment.
     events : RunEvents
         Told of rounds and losses.
     """
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=1, weighted_by_key=wire.WEIGHT)
         self.config = config
         self.events = events
@@ -66,7 +66,7 @@ class ArrivalStrategy(FedAvg):
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
         """Return the stream's stages: one a site, in order of arrival."""
-        arriving = self.config.participation == "arriving"
+        arriving = self.config.training.participation == "arriving"
         return [Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)]
 
     def deployed(self, sites: Sequence[str]) -> list[int]:
@@ -123,7 +123,7 @@ class ArrivalStrategy(FedAvg):
             As `aggregate_train`.
         """
         self.server_round, self._absences = server_round, []
-        result = self.start(grid, arrays, num_rounds=1, timeout=self.config.stage_timeout_s)
+        result = self.start(grid, arrays, num_rounds=1, timeout=self.config.machine.stage_timeout_s)
         losses = {
             name.removeprefix("loss-"): float(str(value))
             for name, value in result.train_metrics_clientapp[1].items()
@@ -135,7 +135,7 @@ class ArrivalStrategy(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Address the stage's participants, in order of arrival; Flower's number of the round is always 1."""
-        self.events.round_started(self.server_round, self.config.rounds)
+        self.events.round_started(self.server_round, self.config.training.rounds)
         self.standing = arrays
         messages = []
         for node_id, site in self._nodes.items():
@@ -201,7 +201,7 @@ class ArrivalStrategy(FedAvg):
             wire.CONFIG: ConfigRecord({"stage": self.stage}),
         }
         messages = [self.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
-        replies = list(grid.send_and_receive(messages, timeout=self.config.stage_timeout_s))
+        replies = list(grid.send_and_receive(messages, timeout=self.config.machine.stage_timeout_s))
         answers, failed = self.accept(replies, wire.CONSOLIDATE, arrays, self._nodes)
         where = f"stage {self.stage} ({self.plan.name}), consolidation"
         if not answers:
@@ -218,13 +218,13 @@ class ArrivalStrategy(FedAvg):
         """Address a site, and count the bytes; what it is to leave out goes with every message."""
         content = RecordDict({**records, **self.left_out(site)})
         self.count(self.bytes_in, site, content)
-        return Message(content, node, message_type, ttl=self.config.stage_timeout_s)
+        return Message(content, node, message_type, ttl=self.config.machine.stage_timeout_s)
 
     def _go_on_without(self, failed: Mapping[str, str], where: str) -> list[dict[str, str | int]]:
         """Go on without sites that failed, saying so, where the config allows it; return them."""
         if not failed:
             return []
-        if self.config.site_failure == "fail":
+        if self.config.machine.site_failure == "fail":
             raise FederationError(f"{where}: {in_words(failed)}")
         self.events.sites_failed(in_words(failed))
         return [
@@ -278,7 +278,7 @@ class ArrivalStrategy(FedAvg):
 
     def _with_inertia(self, arrays: ArrayRecord) -> ArrayRecord:
         """Keep the share β of the standing student (our choice; 0 by default: FedAvg)."""
-        beta = self.config.inertia
+        beta = self.config.training.inertia
         if beta == 0:
             return arrays
         return ArrayRecord(
@@ -289,9 +289,9 @@ class ArrivalStrategy(FedAvg):
         )
 
 
-def make_strategy(config: ExperimentConfig, events: RunEvents) -> ArrivalStrategy:
+def make_strategy(config: Settings, events: RunEvents) -> ArrivalStrategy:
     """Return the coordinator's half of the config's method."""
-    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method).strategy)(config, events)
+    strategy: ArrivalStrategy = pkgutil.resolve_name(get_method(config.method.name).strategy)(config, events)
     return strategy
 
 

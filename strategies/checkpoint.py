@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from flwr.app import Array, ArrayRecord
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import installed_versions, other_versions
+from fedserdiff.settings.experiment import Settings
 from strategies.base import ArrivalStrategy
 from strategies.overlap import SharedScans
 from strategies.results import Results
@@ -64,7 +64,7 @@ class Checkpoint:
     """What is wrong with the last checkpoint, where this is the one before."""
 
     @classmethod
-    def load(cls, run: RunDirectory, config: ExperimentConfig) -> "Checkpoint | None":
+    def load(cls, run: RunDirectory, config: Settings) -> "Checkpoint | None":
         """Return the last checkpoint of a run directory that is whole; None where none has been written.
 
         Raises
@@ -88,11 +88,11 @@ class Checkpoint:
             raise ConfigError(f"{'; '.join(faults)}: nothing is left to go on with; move {run.path} away to begin anew")
         return None
 
-    def moved_to(self, config: ExperimentConfig) -> str:
+    def moved_to(self, config: Settings) -> str:
         """Say that the run goes on elsewhere than it was at work, where that changes its digits; else nothing."""
-        if self.rest["on_gpu"] == (config.gpus_per_site > 0):
+        if self.rest["on_gpu"] == (config.machine.gpus_per_site > 0):
             return ""
-        return "on a GPU, before on CPUs" if config.gpus_per_site else "on CPUs, before on a GPU"
+        return "on a GPU, before on CPUs" if config.machine.gpus_per_site else "on CPUs, before on a GPU"
 
     def restore(self, strategy: ArrivalStrategy, results: Results, scoring: Scoring, scans: SharedScans) -> None:
         """Put everything back as it was."""
@@ -129,7 +129,7 @@ def save_checkpoint(
         "experiment": json.dumps(strategy.config.agreed),
         "versions": installed_versions(),
         "position": asdict(position),
-        "on_gpu": strategy.config.gpus_per_site > 0,
+        "on_gpu": strategy.config.machine.gpus_per_site > 0,
         "arrays": _tensors(arrays),
         "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
         "teacher": None if strategy.teacher is None else _tensors(strategy.teacher),
@@ -163,7 +163,7 @@ def _read(run: RunDirectory, name: str) -> dict[str, Any]:
     return saved
 
 
-def _check_origin(saved: Mapping[str, Any], config: ExperimentConfig, where: str) -> None:
+def _check_origin(saved: Mapping[str, Any], config: Settings, where: str) -> None:
     """See that a checkpoint is this experiment's, by this software."""
     others = other_versions(saved["versions"])
     if others:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from strategies.base import Stage
 
 
@@ -37,23 +37,25 @@ class EvaluationPlan:
     rows: tuple[tuple[str, ...], ...]
 
 
-def plan_evaluation(config: ExperimentConfig, stages: Sequence[Stage]) -> EvaluationPlan:
+def plan_evaluation(config: Settings, stages: Sequence[Stage]) -> EvaluationPlan:
     """Return what a stream of these stages measures by the config's `evaluate_every` and `evaluate_sites`."""
     names = [site.name for site in config.sites]
     sample = evaluated_sites(config)
-    whole = tuple(row for row in range(len(stages) + 1) if row % config.evaluate_every == 0 or row == len(stages))
+    whole = tuple(
+        row for row in range(len(stages) + 1) if row % config.scoring.evaluate_every == 0 or row == len(stages)
+    )
     rows = []
     for row in range(len(stages) + 1):
         wanted = {stage.name for stage in stages[row - 1 : row]}  # none of row 0; of pooling's one stage no site's
         wanted |= set(sample) if row in whole else {s.name for s in stages[row : row + 1] if s.name in sample}
         rows.append(tuple(name for name in names if name in wanted))
-    return EvaluationPlan(config.evaluate_every, sample, whole, tuple(rows))
+    return EvaluationPlan(config.scoring.evaluate_every, sample, whole, tuple(rows))
 
 
-def evaluated_sites(config: ExperimentConfig) -> tuple[str, ...]:
+def evaluated_sites(config: Settings) -> tuple[str, ...]:
     """Return the sites that score whole rows, in order of arrival: `evaluate_sites` of them, by the seed, or all."""
     names = [site.name for site in config.sites]
-    if not 0 < config.evaluate_sites < len(names):
+    if not 0 < config.scoring.evaluate_sites < len(names):
         return tuple(names)
     order = torch.randperm(len(names), generator=generator(config.seed, "evaluated sites")).tolist()
-    return tuple(names[place] for place in sorted(order[: config.evaluate_sites]))
+    return tuple(names[place] for place in sorted(order[: config.scoring.evaluate_sites]))

@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.base import Stage
 from strategies.teaching import TeachingStrategy
 
@@ -24,7 +24,7 @@ class Ewc(TeachingStrategy):
     message costs, does not grow with the stream.
     """
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(config, events)
         self._fisher: ArrayRecord | None = None
         self._of_stage: Fisher = {}  # the sum over the stage's participants

@@ -6,11 +6,11 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.gpu_memory import what_to_lower
+from fedserdiff.settings.experiment import Settings
 
 
-def faults_of(replies: Sequence[Message], nodes: Mapping[int, str], config: ExperimentConfig) -> dict[str, str]:
+def faults_of(replies: Sequence[Message], nodes: Mapping[int, str], config: Settings) -> dict[str, str]:
     """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
     told = {nodes[m.metadata.src_node_id]: _describe(m, config) for m in replies if m.has_error()}
     answered = {message.metadata.src_node_id for message in replies}
@@ -37,7 +37,7 @@ def describe_fault(error: Error) -> str:
     return f"failed outside its own app (code {error.code})"
 
 
-def _describe(reply: Message, config: ExperimentConfig) -> str:
+def _describe(reply: Message, config: Settings) -> str:
     """Say what an error reply means, and which of the agreed settings to lower where a GPU was full."""
     fault = describe_fault(reply.error)
     if reply.error.code == wire.Fault.GPU_MEMORY:

@@ -9,11 +9,11 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import Scans
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.base import Stage, make_strategy
 from strategies.results import METRICS, Scores
 from strategies.run_directory import RunDirectory
@@ -33,7 +33,7 @@ class FirstStage:
     seconds: Mapping[str, float]
 
     @classmethod
-    def load(cls, run: Path, config: ExperimentConfig, scans: Scans) -> "FirstStage":
+    def load(cls, run: Path, config: Settings, scans: Scans) -> "FirstStage":
         """Load the directory of a run that stopped after stage 1, to go on from with `config` on these `scans`.
 
         Raises
@@ -43,7 +43,7 @@ class FirstStage:
         """
         different = RunDirectory(run).read_origin().difference(config.of_first_stage(), scans)
         if different or not begins_with_first_stage(config):
-            raise ConfigError(f"{run}: its stage 1 is not that of this {config.method} run {different}".rstrip())
+            raise ConfigError(f"{run}: its stage 1 is not that of this {config.method.name} run {different}".rstrip())
         results = json.loads((run / "results.json").read_text())
         student = Student(config)
         student.load_state_dict(torch.load(run / "student.pt", weights_only=True))
@@ -53,7 +53,7 @@ class FirstStage:
                     f"{mask}.{metric}.{region}": results[key][metric][region][row][column]
                     for mask, key in (("coarse", "R_coarse"), ("refined", "R"))
                     for metric in METRICS
-                    for region in config.regions
+                    for region in config.data.regions
                 }
                 for column, site in enumerate(results["sites"])
                 if results["R"]["dice"]["mean"][row][column] is not None  # not every site has to score every stage
@@ -70,7 +70,7 @@ class FirstStage:
         )
 
 
-def begins_with_first_stage(config: ExperimentConfig) -> bool:
+def begins_with_first_stage(config: Settings) -> bool:
     """Say whether the config's method begins with one stage of the first site alone."""
     strategy = make_strategy(config, RunEvents())
     sites = [site.name for site in config.sites]

@@ -5,8 +5,9 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.methods.image_replay import ImageReplaySettings
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.base import ArrivalStrategy
 from strategies.replay_bank import ReplayBank
 
@@ -14,13 +15,13 @@ from strategies.replay_bank import ReplayBank
 class ImageReplay(ArrivalStrategy):
     """Keep the images of the first site's generator, or, with ``teacher = "latest"``, of every site's."""
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(config, events)
         self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
         """Ask for images wherever SER-Diff would make a teacher."""
-        return self.stage == 1 or self.config.teacher == "latest"
+        return self.stage == 1 or ImageReplaySettings.of(self.config.method).teacher == "latest"
 
     def keep(self, site: str, content: RecordDict) -> None:
         """Add a site's images to the bank."""

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.settings.experiment import Settings
 
 
 class SharedScans:
@@ -21,7 +21,7 @@ class SharedScans:
 
     Parameters
     ----------
-    config : ExperimentConfig
+    config : Settings
         With the sites in order of arrival; where it allows overlap nobody is asked and nothing is left out.
 
     Attributes
@@ -30,9 +30,9 @@ class SharedScans:
         By which sites hash. Drawn at random: hashes of one run match no other run's, and no result depends on it.
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         self._sites = [site.name for site in config.sites]
-        self._allowed = config.allow_overlap
+        self._allowed = config.data.allow_overlap
         self._told: dict[str, set[bytes]] = {}
         self._left_out: dict[str, NDArray[np.uint8]] = {}  # of settled sites
         self.salt = secrets.token_bytes(wire.SALT_BYTES)

@@ -11,10 +11,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import FederationError, ReplyError
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.faults import describe_fault, may_pass
 from strategies.overlap import SharedScans
 
@@ -50,7 +50,7 @@ class Roster:
     def __init__(
         self,
         grid: Grid,
-        config: ExperimentConfig,
+        config: Settings,
         events: RunEvents,
         keys: Mapping[str, bytes] | None = None,
         introduced: Callable[[str, RecordDict], None] = lambda site, content: None,
@@ -79,7 +79,7 @@ class Roster:
             Where a site has not appeared within the config's `site_timeout_s`, and, without keys, where two nodes claim
             one site or a node answers with a fault.
         """
-        timeout = self._config.site_timeout_s
+        timeout = self._config.machine.site_timeout_s
         end = time.monotonic() + timeout
         told: list[str] = []
         while True:
@@ -132,7 +132,7 @@ class Roster:
             return
         question = ConfigRecord({"experiment": self._config.fingerprint, **self.scans.question()})
         content = RecordDict({wire.CONFIG: question})
-        message = Message(content, node.node_id, MessageType.QUERY, ttl=self._config.stage_timeout_s)
+        message = Message(content, node.node_id, MessageType.QUERY, ttl=self._config.machine.stage_timeout_s)
         (identifier,) = self._grid.push_messages([message])
         self._asked[node.node_id] = _Asked(identifier, owner, activated)
 
@@ -145,7 +145,7 @@ class Roster:
             asked = self._asked.pop(node)
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
                 continue  # it is asked anew when it is back
-            if reply.has_error() and may_pass(reply.error) and self._faults[node] < self._config.retries:
+            if reply.has_error() and may_pass(reply.error) and self._faults[node] < self._config.machine.retries:
                 self._faults[node] += 1
                 self._events.sent_again(asked.owner or f"node {node}", describe_fault(reply.error))
                 to_ask_again = True

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.files import write_whole
 from fedserdiff.locks import try_lock
 from fedserdiff.origin import Origin, Scans, installed_versions
+from fedserdiff.settings.experiment import PROVENANCE, Settings
 from strategies.results import COLUMNS, Results
 
 CHECKPOINTS = ("checkpoint", "checkpoint.previous")
@@ -94,9 +94,7 @@ class RunDirectory:
         return cls(path)._hold(patience_s)
 
     @classmethod
-    def of_comparison(
-        cls, path: Path, config: ExperimentConfig, scans: Scans, patience_s: float = 30
-    ) -> "RunDirectory":
+    def of_comparison(cls, path: Path, config: Settings, scans: Scans, patience_s: float = 30) -> "RunDirectory":
         """Open the folder of a run of `config` on `scans` to go on, or begin it; it is this process's until it ends.
 
         The run of a process that was killed ends a moment later: it is waited for, for `patience_s`.
@@ -150,9 +148,10 @@ class RunDirectory:
         """Whether a run has begun here."""
         return (self.path / _CONFIG).is_file()
 
-    def write_config(self, config: ExperimentConfig, data: Mapping[str, Any] | None = None) -> None:
-        """Write everything needed to repeat the run; `data` is what a simulation knows of its scans."""
-        self.write_json(_CONFIG, {**config.to_dict(), "versions": installed_versions(), "data": data})
+    def write_config(self, config: Settings, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write everything needed to repeat the run, and its `Origin.provenance`, in a simulation of its scans, too."""
+        known = {"versions": installed_versions()} if provenance is None else provenance
+        self.write_json(_CONFIG, {**config.to_dict(), PROVENANCE: known})
 
     def read_origin(self) -> Origin:
         """Return what the run was made of, as `write_config` wrote it.

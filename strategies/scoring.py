@@ -76,10 +76,10 @@ class Scoring:
             wire.CONFIG: ConfigRecord({"stage": row}),
         }
         messages = [strategy.message_to(site, node, MessageType.EVALUATE, records) for site, node in nodes.items()]
-        replies = self._grid.send_and_receive(messages, timeout=strategy.config.stage_timeout_s)
+        replies = self._grid.send_and_receive(messages, timeout=strategy.config.machine.stage_timeout_s)
         by_node = {node: site for site, node in nodes.items()}
         answers, failed = strategy.accept(replies, MessageType.EVALUATE, student, by_node)
-        if failed and strategy.config.site_failure == "fail":
+        if failed and strategy.config.machine.site_failure == "fail":
             raise FederationError(f"evaluation after stage {row}: {in_words(failed)}")
         if failed:
             strategy.events.sites_failed(in_words(failed))

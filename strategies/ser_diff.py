@@ -5,8 +5,8 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.replay_bank import ReplayBank
 from strategies.teaching import TeachingStrategy
 
@@ -14,13 +14,13 @@ from strategies.teaching import TeachingStrategy
 class SerDiff(TeachingStrategy):
     """Replay the teacher's synthetic error maps in later stages (arXiv 2510.06283)."""
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(config, events)
         self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
         """Ask for maps of every student that becomes a teacher, where the config lets maps leave."""
-        return self.becomes_teacher() and self.config.error_maps != "none"
+        return self.becomes_teacher() and self.config.shared_error_maps != "none"
 
     def keep(self, site: str, content: RecordDict) -> None:
         """Add a site's maps to the bank."""

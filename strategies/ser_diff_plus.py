@@ -2,25 +2,21 @@
 
 from flwr.app import RecordDict
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.replay_bank import ReplayBank
 from strategies.ser_diff import SerDiff
 
 
 class SerDiffPlus(SerDiff):
-    """SER-Diff whose every stage's student becomes the teacher, whatever the config's `teacher` says.
+    """SER-Diff whose every stage's student becomes the teacher.
 
     Nothing that it keeps grows with the stream. Adapters stay in their hospitals.
     """
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(config, events)
         self._bank_of = 0
-
-    def becomes_teacher(self) -> bool:
-        """Say that this stage's student becomes the teacher."""
-        return True
 
     def keep(self, site: str, content: RecordDict) -> None:
         """Put a site's maps in the place of those of earlier stages."""

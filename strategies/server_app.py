@@ -6,19 +6,19 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.kit import Coordinator
 from fedserdiff.report.console import open_console
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.live import LiveView
 from fedserdiff.run_config import experiment_of
+from fedserdiff.settings.experiment import Settings
 from strategies.arrival import run_stream
 from strategies.first_stage import FirstStage
 from strategies.run_directory import RunDirectory
 
 
 def make_server_app(
-    config: ExperimentConfig,
+    config: Settings,
     run: RunDirectory,
     events: RunEvents,
     cases: Mapping[str, Mapping[str, int]] | None = None,
@@ -59,5 +59,5 @@ def _run_federation(grid: Grid, folder: Path) -> None:
     console.print(f"Results in {run.path}: results.json, results.csv, student.pt, config.json", soft_wrap=True)
 
 
-app = make_server_app(ExperimentConfig(), RunDirectory(Path("run")), RunEvents())
+app = make_server_app(Settings(), RunDirectory(Path("run")), RunEvents())
 """What ``flwr run`` finds."""

@@ -5,8 +5,9 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.methods.method import Distilling
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from strategies.base import ArrivalStrategy
 
 
@@ -17,13 +18,13 @@ class TeachingStrategy(ArrivalStrategy):
     stage teaches the next.
     """
 
-    def __init__(self, config: ExperimentConfig, events: RunEvents) -> None:
+    def __init__(self, config: Settings, events: RunEvents) -> None:
         super().__init__(config, events)
         self._teacher_at: dict[str, int] = {}
 
     def becomes_teacher(self) -> bool:
         """Say whether this stage's student becomes the teacher."""
-        return self.stage == 1 or self.config.teacher == "latest"
+        return self.stage == 1 or Distilling.of(self.config.method).teacher == "latest"
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the teacher, until the site has answered a round with it."""

@@ -9,8 +9,8 @@ import pytest
 from finished_runs import write_run
 from rich.console import Console
 
-from commands.audit_frontier import audit_frontier
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.privacy_audit.frontier import audit_frontier
 
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from commands import audit as audit_command
+from fedserdiff.commands import audit as audit_command
 from sites.ledger import Entry, Ledger, Released
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ import pytest
 from comparisons import make_comparison, make_study
 from rich.console import Console
 
-from commands.comparison import Setting, write_page
 from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.comparison import Setting, write_page
 from fedserdiff.origin import installed_versions
 
 SCANS = {"0": {"north": "a", "west": "b"}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from commands import compare, hospital, simulate
+from fedserdiff.commands import compare, hospital, simulate
 from fedserdiff.config import make_config
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.device import settle_gpus, unusable_gpu, use_device
@@ -127,7 +127,7 @@ def test_the_first_line_of_a_run_says_that_it_will_not_use_the_gpu(monkeypatch: 
     def stops(*rest: object) -> None:
         raise ConfigError("as far as this test goes")
 
-    monkeypatch.setattr("commands.simulated_run.open_named", stops)
+    monkeypatch.setattr("fedserdiff.experiments.simulated_run.open_named", stops)
     done = CliRunner().invoke(simulate.app, ["--profile", "smoke"], env={"COLUMNS": "300"})
     assert done.output.startswith("this machine has a GPU (NVIDIA H100 80GB HBM3), but torch")
 

@@ -32,7 +32,7 @@ def python(
     return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, timeout=180)
 
 
-@pytest.mark.parametrize("package", ["commands", "sites", "strategies"])
+@pytest.mark.parametrize("package", ["fedserdiff.commands", "sites", "strategies"])
 def test_our_programs_start_in_a_shell_of_a_notebook_as_nobody_and_print_what_a_terminal_cannot_show(
     tmp_path: Path, package: str
 ) -> None:
@@ -45,7 +45,7 @@ def test_our_programs_start_in_a_shell_of_a_notebook_as_nobody_and_print_what_a_
 
 @pytest.mark.parametrize("name", ["TkAgg", "no backend at all"])
 def test_no_window_is_opened_whatever_backend_is_named(tmp_path: Path, name: str) -> None:
-    code = "import commands.compare, fedserdiff.report.charts, matplotlib; print(matplotlib.get_backend())"
+    code = "import fedserdiff.commands.compare, fedserdiff.report.charts, matplotlib; print(matplotlib.get_backend())"
     done = python(tmp_path, code, {"MPLBACKEND": name}, "DISPLAY")
     assert (done.returncode, done.stdout.lower()) == (0, b"agg\n"), done.stderr.decode()
 
@@ -66,7 +66,7 @@ def test_a_users_name_is_made_up_where_there_is_none_alone(tmp_path: Path) -> No
 
 def test_help_is_printed_on_a_terminal_of_ascii(tmp_path: Path) -> None:
     """It names λ."""
-    code = "from commands.simulate import app; app(['--help'])"
+    code = "from fedserdiff.commands.simulate import app; app(['--help'])"
     done = python(tmp_path, code, ASCII)
     assert done.returncode == 0, done.stderr.decode()
     assert b"--lambda" in done.stdout

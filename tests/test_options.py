@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from commands.common import listed, seeds_of
-from commands.compare import app
-from commands.options import idle_note
+from fedserdiff.commands.common import listed, seeds_of
+from fedserdiff.commands.compare import app
+from fedserdiff.commands.options import idle_note
 from fedserdiff.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 LOOPBACK = """
 import json, os, sys, time
 from pathlib import Path
-from commands.local_federation import LocalFederation
+from fedserdiff.experiments.local_federation import LocalFederation
 
 federation = object.__new__(LocalFederation)
 federation.folder, federation._processes = Path(sys.argv[1]), {}

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from finished_runs import write_run
 from typer.core import TyperOption
 
-from commands import options
-from commands.main import COMMANDS, app, load
+from fedserdiff.commands import options
+from fedserdiff.commands.main import COMMANDS, app, load
 from fedserdiff.config import ExperimentConfig, make_config
 
 ROOT = Path(__file__).parents[1]
-CALL = "import sys; sys.argv[0] = 'fedserdiff'; from commands.main import app; app()"  # as pip's own script does
+CALL = "import sys; sys.argv[0] = 'fedserdiff'; from fedserdiff.commands.main import app; app()"  # as pip's script does
 IN_WORDS = ("sites", "method", "shared_error_maps", "gpus_per_site")
 HEAVY = ("torch", "flwr", "ray", "monai", "matplotlib")
 
@@ -56,7 +56,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert version.endswith("\n[]\n")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert version.split()[1] == project["version"]
-    assert project["scripts"] == {"fedserdiff": "commands.main:app"}
+    assert project["scripts"] == {"fedserdiff": "fedserdiff.commands.main:app"}
 
 
 def test_help_of_a_command_imports_nothing_heavy_either() -> None:
@@ -88,7 +88,8 @@ def test_the_script_for_bash_does_it_in_bash(tmp_path: Path) -> None:
 
 
 def test_every_module_with_a_command_line_is_a_command_and_has_a_script() -> None:
-    modules = {file.stem for file in (ROOT / "commands").glob("*.py") if "app = typer.Typer(" in file.read_text()}
+    files = (ROOT / "fedserdiff" / "commands").glob("*.py")
+    modules = {file.stem for file in files if "app = typer.Typer(" in file.read_text()}
     assert modules - {"main"} == set(COMMANDS)
     scripts = {file.stem for file in (ROOT / "scripts").glob("*.py")}
     assert set(COMMANDS) <= scripts

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands.run_pool import RunPool
 from fedserdiff import locks
 from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.run_pool import RunPool
 from strategies.run_directory import CHECKPOINTS, RunDirectory
 
 SITES = tuple(Site(name, "brats2021", f"/scans/{name}", (f"{name}-1", f"{name}-2")) for name in ("north", "west"))

@@ -14,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from commands import score as score_command
+from fedserdiff.commands import score as score_command
 
 FOLDER = os.environ.get("FEDSERDIFF_BRATS")
 SHAPE = (40, 36, 30)

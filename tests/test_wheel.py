@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from commands import local_federation
-from commands.main import load
+from fedserdiff.commands.main import load
+from fedserdiff.experiments import local_federation
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("fedserdiff", "sites", "strategies", "commands")
+PACKAGES = ("fedserdiff", "sites", "strategies")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_wheel_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) ->
     about = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
     points = configparser.ConfigParser()
     points.read_string(wheel.read(about["entry_points.txt"]).decode())
-    assert dict(points["console_scripts"]) == {"fedserdiff": "commands.main:app"}
+    assert dict(points["console_scripts"]) == {"fedserdiff": "fedserdiff.commands.main:app"}
     assert wheel.read(about["licenses/LICENSE"]) == (ROOT / "LICENSE").read_bytes()
 
 

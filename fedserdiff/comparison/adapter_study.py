@@ -4,19 +4,19 @@ from typing import Any
 
 from fedserdiff.comparison.studies import COLUMNS, FirstHospital, Study, StudyRuns, cells, outcomes, series
 from fedserdiff.comparison.verdicts import compared
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.settings.experiment import Settings
 
 _WHOLE, _MAPS = "ser-diff-plus", "and shared error maps, replayed"
 _NO_KD, _NO_ADAPTER = "no distillation (λ = 0)", "no adapter"
 
 
-def _variants(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
     whole = config.replace(method="ser-diff-plus")
     return {
         _WHOLE: whole,
-        _MAPS: whole.replace(shared_error_maps="null"),
-        _NO_KD: whole.replace(lambda_kd=0.0),
-        _NO_ADAPTER: whole.replace(inversion_steps=0),
+        _MAPS: whole.replace({"method.shared_error_maps": "null"}),
+        _NO_KD: whole.replace({"method.lambda_kd": 0.0}),
+        _NO_ADAPTER: whole.replace({"method.inversion_steps": 0}),
     }
 
 

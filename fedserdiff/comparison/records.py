@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.site_cases import patient_of
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.settings.experiment import PROVENANCE, Settings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunRecord:
     ----------
     path : Path
         Its directory.
-    config : ExperimentConfig
+    config : Settings
         What made it.
     versions : mapping
         Of the software that made it.
@@ -37,7 +37,7 @@ class RunRecord:
     """
 
     path: Path
-    config: ExperimentConfig
+    config: Settings
     versions: Mapping[str, str]
     results: Mapping[str, Any]
     scores: Mapping[str, StreamScores]
@@ -69,11 +69,11 @@ def load_run(path: Path) -> RunRecord:
     try:
         about = json.loads((path / "config.json").read_text())
         results = json.loads((path / "results.json").read_text())
-        config = ExperimentConfig.from_dict(about)
-        if config.evaluate_every > 1 or 0 < config.evaluate_sites < len(config.sites):
+        config = Settings.from_dict(about)
+        if config.scoring.evaluate_every > 1 or 0 < config.scoring.evaluate_sites < len(config.sites):
             raise ConfigError(
-                f"{path}: this run was scored in part (evaluate_every {config.evaluate_every}, evaluate_sites "
-                f"{config.evaluate_sites}): a comparison needs every site's scores after every stage"
+                f"{path}: this run was scored in part (evaluate_every {config.scoring.evaluate_every}, evaluate_sites "
+                f"{config.scoring.evaluate_sites}): a comparison needs every site's scores after every stage"
             )
         tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -88,7 +88,7 @@ def load_run(path: Path) -> RunRecord:
         )
         for metric in ("dice", "hd95")
     }
-    return RunRecord(path, config, about["versions"], results, scores)
+    return RunRecord(path, config, about[PROVENANCE]["versions"], results, scores)
 
 
 def _by_case(path: Path, site: str, rows: int) -> dict[str, dict[str, NDArray[np.float64]]]:

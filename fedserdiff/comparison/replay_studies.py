@@ -14,18 +14,18 @@ from fedserdiff.comparison.studies import (
     series,
 )
 from fedserdiff.comparison.verdicts import compared
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.settings.experiment import Settings
 
 _NULL, _MRI, _NONE = (f"error maps, {shared} shared" for shared in ("null", "mri", "none"))
 _IMAGES, _FEATURES, _NOTHING = "synthetic images (image-replay)", "features alone (distill)", "nothing (fine-tune)"
 _SYNTHETIC = ("error-maps", "synthetic-images")
 
 
-def _ablation(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+def _ablation(config: Settings, first: FirstHospital) -> dict[str, Settings]:
     return {
-        _NULL: config.replace(method="ser-diff", shared_error_maps="null"),
-        _MRI: config.replace(method="ser-diff", shared_error_maps="mri"),
-        _NONE: config.replace(method="ser-diff", shared_error_maps="none"),
+        _NULL: config.replace({"method.shared_error_maps": "null"}, method="ser-diff"),
+        _MRI: config.replace({"method.shared_error_maps": "mri"}, method="ser-diff"),
+        _NONE: config.replace({"method.shared_error_maps": "none"}, method="ser-diff"),
         _IMAGES: config.replace(method="image-replay"),
         _FEATURES: config.replace(method="distill"),
         _NOTHING: config.replace(method="fine-tune"),
@@ -69,9 +69,9 @@ def _against(by_name: dict[str, Outcome], a: str, b: str, first: str, second: st
 _LAMBDAS = (0.0, 0.1, 0.5, 1.0, 2.0)
 
 
-def _lambda(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+def _lambda(config: Settings, first: FirstHospital) -> dict[str, Settings]:
     """Vary λ; 0 is fine-tuning to the last digit, and is run as such."""
-    runs = {f"{value:g}": config.replace(method="ser-diff", lambda_kd=value) for value in _LAMBDAS}
+    runs = {f"{value:g}": config.replace({"method.lambda_kd": value}, method="ser-diff") for value in _LAMBDAS}
     return {**runs, "0": config.replace(method="fine-tune")}
 
 
@@ -111,8 +111,8 @@ _NOISES = (0.0, 0.1, 0.3, 1.0)
 _NO_MAPS = "no maps (distill)"
 
 
-def _teacher_noise(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
-    runs = {f"{value:g}": config.replace(method="ser-diff", map_noise=value) for value in _NOISES}
+def _teacher_noise(config: Settings, first: FirstHospital) -> dict[str, Settings]:
+    runs = {f"{value:g}": config.replace({"replay.map_noise": value}, method="ser-diff") for value in _NOISES}
     return {**runs, _NO_MAPS: config.replace(method="distill")}
 
 

@@ -19,15 +19,15 @@ from fedserdiff.comparison.studies import (
 )
 from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
 from fedserdiff.comparison.verdicts import compared
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import StreamScores
+from fedserdiff.settings.experiment import Settings, Site
 
 _SHARES = (0.25, 0.5)
 _ALL = "all"
 
 
-def _teacher_data(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+def _teacher_data(config: Settings, first: FirstHospital) -> dict[str, Settings]:
     """Vary stage 1's training patients: their number, and how much their tumours differ in volume."""
     variants = {}
     for share in _SHARES:
@@ -61,7 +61,7 @@ def tumour_voxels(cached: CachedCase) -> float:
     return float(cached.prepared.mask.any(0).sum(dtype=float))
 
 
-def _with_first(config: ExperimentConfig, first: FirstHospital, patients: set[str]) -> ExperimentConfig:
+def _with_first(config: Settings, first: FirstHospital, patients: set[str]) -> Settings:
     """Return the config with these patients alone to train on at the first site; its test cases stay."""
     test = tuple(sorted(c.case.name for c in first.test))
     training = tuple(sorted(c.case.name for c in first.training if c.case.patient in patients))
@@ -114,10 +114,13 @@ _LENGTHS = (3, 5, 10)
 _METHODS = ("ser-diff", "fine-tune")
 
 
-def _stream_length(config: ExperimentConfig, first: FirstHospital) -> dict[str, ExperimentConfig]:
+def _stream_length(config: Settings, first: FirstHospital) -> dict[str, Settings]:
     """Halve a stage's length, so that ten hospitals take no longer than half an hour where three take ten minutes."""
     shorter = config.replace(
-        steps_per_stage=-(-config.steps_per_stage // 2), epochs_per_stage=-(-config.epochs_per_stage // 2)
+        {
+            "training.steps_per_stage": -(-config.training.steps_per_stage // 2),
+            "training.epochs_per_stage": -(-config.training.epochs_per_stage // 2),
+        }
     )
     return {method: shorter.replace(method=method) for method in _METHODS}
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.summary import estimates_by_metric, interval_text, scaled
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import Estimate
+from fedserdiff.settings.experiment import Settings
 
 StudyRuns = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by the name of their variant, and by seed."""
@@ -43,7 +43,7 @@ class Study:
     name: str
     title: str
     question: str
-    variants: Callable[[ExperimentConfig, FirstHospital], dict[str, ExperimentConfig]]
+    variants: Callable[[Settings, FirstHospital], dict[str, Settings]]
     describe: Callable[[StudyRuns, bool], dict[str, Any]]
     sites: int = 0
 

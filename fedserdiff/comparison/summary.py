@@ -233,8 +233,8 @@ def _minus(text: str) -> str:
 def _notes(about: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
     seeds: Sequence[int] = about["seeds"]
     drawn = "seeds and test patients" if len(seeds) > 1 else "test patients alone, since there is one seed"
-    cpus = sorted({run.config.cpus_per_site for run in runs})
-    on_gpu = sorted({run.path.name for run in runs if run.config.gpus_per_site})
+    cpus = sorted({run.config.machine.cpus_per_site for run in runs})
+    on_gpu = sorted({run.path.name for run in runs if run.config.machine.gpus_per_site})
     few = [site for site, count in about["cases"].items() if count["test"] < 2]
     notes = [
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "

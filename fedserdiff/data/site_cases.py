@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cases import BadCases, Case, find_cases, passed_over
 from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset, unlabelled_images
 from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import Settings, Site
 
 _MOST_NAMES = 5  # of what was passed over
 
 
-def convention_of(site: Site, config: ExperimentConfig) -> Release | DecathlonDataset:
+def convention_of(site: Site, config: Settings) -> Release | DecathlonDataset:
     """Return what a site's files mean, in the modalities and regions that the config agrees on.
 
     Raises
@@ -20,10 +20,10 @@ def convention_of(site: Site, config: ExperimentConfig) -> Release | DecathlonDa
         As `read_dataset`, and where the site lacks one of them.
     """
     convention = read_dataset(Path(site.path)) if site.release == MSD else get_release(site.release)
-    return convention.agreed(config.modalities, config.regions)
+    return convention.agreed(config.data.modalities, config.data.regions)
 
 
-def site_cases(site: Site, config: ExperimentConfig, bad: BadCases | None = None) -> list[Case]:
+def site_cases(site: Site, config: Settings, bad: BadCases | None = None) -> list[Case]:
     """Return a site's cases by name, with the modalities and regions that the config agrees on.
 
     Cases that cannot be used are entered in `bad`; without it they are refused.

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.deployment.address import split_address
 from fedserdiff.deployment.certificates import node_key_bytes
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import cases_of, check_fields, check_site, read_toml
+from fedserdiff.federation import cases_of, check_fields, check_site
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import read_toml
 from fedserdiff.text import read_text
 
 FEDERATION_FILE = "federation.json"
@@ -50,7 +51,7 @@ class Coordinator:
     ----------
     folder : Path
         Absolute.
-    config : ExperimentConfig
+    config : Settings
         Its sites have neither paths nor cases: those are the hospitals' own.
     address : str
         Where hospitals reach it, ``host:port``.
@@ -59,7 +60,7 @@ class Coordinator:
     """
 
     folder: Path
-    config: ExperimentConfig
+    config: Settings
     address: str
     keys: Mapping[str, bytes]
 
@@ -105,7 +106,7 @@ class HospitalKit:
     ----------
     folder : Path
         Absolute.
-    config : ExperimentConfig
+    config : Settings
         The experiment, with this hospital's data and cases in its own `Site` alone, and with the stricter of the
         experiment's limits and its own on what leaves it.
     site : int
@@ -117,7 +118,7 @@ class HospitalKit:
     """
 
     folder: Path
-    config: ExperimentConfig
+    config: Settings
     site: int
     cache: Path
     coordinator: str
@@ -163,12 +164,12 @@ class HospitalKit:
         sites = list(config.sites)
         sites[number] = replace(sites[number], path=str(data), cases=cases, test_cases=test_cases)
         limits = _stricter(entry.get("egress", {}), config, f"{file}: egress")
-        for field, resource in (("cpus", "cpus_per_site"), ("gpus", "gpus_per_site")):
+        for field, resource in (("cpus", "machine.cpus_per_site"), ("gpus", "machine.gpus_per_site")):
             if field in entry:
                 limits[resource] = entry[field]
         cache = folder / entry.get("cache", "cache")
         try:
-            config = config.replace(sites=tuple(sites), **limits)
+            config = config.replace(limits, sites=tuple(sites))
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         kit = cls(folder, config, number, cache, entry["coordinator"])
@@ -178,7 +179,7 @@ class HospitalKit:
         return kit
 
 
-def deployable(config: ExperimentConfig) -> ExperimentConfig:
+def deployable(config: Settings) -> Settings:
     """Return what all of a federation may know of an experiment: without any site's path and cases.
 
     Raises
@@ -186,8 +187,8 @@ def deployable(config: ExperimentConfig) -> ExperimentConfig:
     ConfigError
         Where the method breaks privacy, or a site is named wrongly, twice, or not at all.
     """
-    if get_method(config.method).breaks_privacy:
-        raise ConfigError(f"method: {config.method} breaks privacy: it runs in a simulation only")
+    if get_method(config.method.name).breaks_privacy:
+        raise ConfigError(f"method: {config.method.name} breaks privacy: it runs in a simulation only")
     if not config.sites:
         raise ConfigError("sites: name at least one hospital")
     for number, site in enumerate(config.sites, 1):
@@ -197,7 +198,7 @@ def deployable(config: ExperimentConfig) -> ExperimentConfig:
     return config.replace(sites=tuple(Site(site.name, site.release, "") for site in config.sites))
 
 
-def _place(entry: Mapping[str, Any], config: ExperimentConfig, file: Path) -> int:
+def _place(entry: Mapping[str, Any], config: Settings, file: Path) -> int:
     """Return which site of the experiment a hospital says it is."""
     names = [site.name for site in config.sites]
     if entry["name"] not in names:
@@ -211,7 +212,7 @@ def _place(entry: Mapping[str, Any], config: ExperimentConfig, file: Path) -> in
     return number
 
 
-def _stricter(own: Mapping[str, Any], config: ExperimentConfig, where: str) -> dict[str, float]:
+def _stricter(own: Mapping[str, Any], config: Settings, where: str) -> dict[str, float]:
     """Return the lower of each limit that a hospital sets for itself and the experiment's."""
     limits = {}
     for name, value in own.items():
@@ -219,13 +220,13 @@ def _stricter(own: Mapping[str, Any], config: ExperimentConfig, where: str) -> d
             raise ConfigError(f"{where}: {name}: unknown field: choose from {', '.join(EGRESS_LIMITS)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise ConfigError(f"{where}: {name}: {value!r} is not a positive number")
-        limits[name] = min(getattr(config, name), value)
+        limits[f"privacy.{name}"] = min(getattr(config.privacy, name), value)
     return limits
 
 
-def _experiment(values: Mapping[str, Any], where: str) -> ExperimentConfig:
+def _experiment(values: Mapping[str, Any], where: str) -> Settings:
     try:
-        return deployable(ExperimentConfig.from_dict(values))
+        return deployable(Settings.from_dict(values))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

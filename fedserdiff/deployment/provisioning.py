@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.deployment.address import split_address
 from fedserdiff.deployment.certificates import make_authority, make_node_key, make_server_certificate
 from fedserdiff.deployment.kit import (
@@ -22,6 +21,7 @@ from fedserdiff.deployment.kit import (
     deployable,
 )
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.text import readable
 
 COMMANDS_FILE = "COMMANDS.txt"
@@ -31,7 +31,7 @@ _NO_DATA_YET = "/path/to/your/scans"
 _CONNECTION = "federation"  # what Flower's command line calls the way to the SuperLink
 
 
-def provision(out: Path, config: ExperimentConfig, address: str, data: Mapping[str, str]) -> Coordinator:
+def provision(out: Path, config: Settings, address: str, data: Mapping[str, str]) -> Coordinator:
     """Write the coordinator's folder, one for every hospital, and the authority that vouches for the coordinator.
 
     What a site's `Site` tells of its data goes into that hospital's ``site.toml`` and nowhere else. Where anything
@@ -41,7 +41,7 @@ def provision(out: Path, config: ExperimentConfig, address: str, data: Mapping[s
     ----------
     out : Path
         New or empty.
-    config : ExperimentConfig
+    config : Settings
         Its sites are the hospitals.
     address : str
         ``host:port`` at which hospitals reach the coordinator.
@@ -134,9 +134,7 @@ def commands(coordinator: Coordinator) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_all(
-    out: Path, config: ExperimentConfig, shared: ExperimentConfig, address: str, host: str, data: Mapping[str, str]
-) -> None:
+def _write_all(out: Path, config: Settings, shared: Settings, address: str, host: str, data: Mapping[str, str]) -> None:
     authority = make_authority("fedserdiff federation")
     folder = out / "coordinator"
     for private in (out / "authority", folder, out / "sites"):  # Flower's database and files lie in the coordinator's
@@ -165,7 +163,7 @@ def _write_all(
     _write(folder / FEDERATION_FILE, _json({"experiment": shared.to_dict(), "address": address, "sites": entries}))
 
 
-def _site_toml(site: Site, shared: ExperimentConfig, address: str, data: str) -> str:
+def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
     lines = [
         "# What this hospital alone decides and knows. Keep node.key in this folder secret.",
         f"name = {_toml_string(site.name)}",
@@ -173,8 +171,8 @@ def _site_toml(site: Site, shared: ExperimentConfig, address: str, data: str) ->
         f"coordinator = {_toml_string(address)}",
         f"data = {_toml_string(data or _NO_DATA_YET)}  # folder of the scans, relative to this file or absolute",
         'cache = "cache"  # prepared cases; safe to delete',
-        f"# cpus = {shared.cpus_per_site:g}  # threads of training; another number gives slightly other sums",
-        f"# gpus = {shared.gpus_per_site:g}  # 1 trains on this machine's GPU",
+        f"# cpus = {shared.machine.cpus_per_site:g}  # threads of training; another number gives slightly other sums",
+        f"# gpus = {shared.machine.gpus_per_site:g}  # 1 trains on this machine's GPU",
     ]
     for field, names in (("cases", site.cases), ("test_cases", site.test_cases)):
         if names:

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.refiner import random_timesteps
 from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
+from fedserdiff.settings.experiment import Settings
 
 _SIGMAS = 3.0  # z-scores are divided by this, so that most of an image lies in [−1, 1] as a mask does
 _STEPS = 50
@@ -17,13 +17,15 @@ _STEPS = 50
 class ImageGenerator(nn.Module):
     """DDPM over image, masks and brain, E₀-prediction, with the refiner's widths (our choice)."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         super().__init__()
-        self._shape = config.grid[: config.spatial_dims]
-        self._precision = config.precision
-        self._channels = [len(config.modalities), len(config.regions), 1]  # the last says where the brain is
-        dims, channels = config.spatial_dims, sum(self._channels)
-        self._network = StemmedUNet(dims, channels, channels, config.refiner_channels, config.stem_factor)
+        self._shape = config.data.grid[: config.data.spatial_dims]
+        self._precision = config.network.precision
+        self._channels = [len(config.data.modalities), len(config.data.regions), 1]  # the last says where the brain is
+        dims, channels = config.data.spatial_dims, sum(self._channels)
+        self._network = StemmedUNet(
+            dims, channels, channels, config.network.refiner_channels, config.network.stem_factor
+        )
 
     def loss(self, image: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return the mean squared error of the clean sample predicted from a noised one, at random timesteps.

@@ -129,7 +129,9 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
     seen = perturb_boundary(coarse, noise) if perturb else coarse
     error = lesson.truth - seen
     t, noisy = _noised(error, noise)
-    context = drop_context(student.context(lesson.image.detach(), seen, lesson.old_map), seen.shape[1], noise)
+    context = drop_context(
+        student.context(lesson.image.detach(), seen, lesson.old_map), seen.shape[1], student.drop_rates, noise
+    )
     if replay is not None:
         pairs = ((noisy, replay.noisy), (t, replay.t), (context, replay.context))
         noisy, t, context = (torch.cat(pair) for pair in pairs)

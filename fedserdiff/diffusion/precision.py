@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from fedserdiff.config import Precision
+from fedserdiff.settings.groups import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -6,17 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
 from fedserdiff.seeding import generator
-
-DROP_CONTEXT = 0.1
-"""Probability that training drops a sample's whole context: what remains is the unconditional branch."""
-
-DROP_OLD_MAP = 0.2
-"""Probability that training drops a sample's Ê_old alone: the student must also run with no teacher."""
+from fedserdiff.settings.experiment import Settings
 
 
 @dataclass(frozen=True)
@@ -46,16 +40,17 @@ class Student(nn.Module):
     The teacher is a frozen copy of a student: one model refines segmentations and generates error maps.
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         super().__init__()
-        self.spatial_shape = config.grid[: config.spatial_dims]
-        self._precision = config.precision
-        dims, factor = config.spatial_dims, config.stem_factor
-        image, self._masks = len(config.modalities), len(config.regions)
+        self.spatial_shape = config.data.grid[: config.data.spatial_dims]
+        self._precision = config.network.precision
+        self.drop_rates = config.training.drop_context, config.training.drop_old_map
+        dims, factor = config.data.spatial_dims, config.network.stem_factor
+        image, self._masks = len(config.data.modalities), len(config.data.regions)
         self._context_channels = image + 2 * self._masks  # of the context (c, P, Ê_old)
-        self.coarse = StemmedUNet(dims, image, self._masks, config.coarse_channels, factor)
+        self.coarse = StemmedUNet(dims, image, self._masks, config.network.coarse_channels, factor)
         self.refiner = StemmedUNet(
-            dims, self._masks + self._context_channels, self._masks, config.refiner_channels, factor
+            dims, self._masks + self._context_channels, self._masks, config.network.refiner_channels, factor
         )
 
     def coarse_logits(self, image: torch.Tensor) -> torch.Tensor:
@@ -134,22 +129,24 @@ class Student(nn.Module):
         return Prediction(coarse, self.sample(self.context(image, coarse, old_map), steps, noise))
 
 
-def new_student(config: ExperimentConfig) -> Student:
+def new_student(config: Settings) -> Student:
     """Return an untrained student whose weights follow from the config's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "weights").initial_seed())
         return Student(config)
 
 
-def drop_context(context: torch.Tensor, masks: int, generator: torch.Generator) -> torch.Tensor:
-    """Drop, sample by sample, the whole context with `DROP_CONTEXT` and Ê_old alone with `DROP_OLD_MAP`.
+def drop_context(
+    context: torch.Tensor, masks: int, rates: tuple[float, float], generator: torch.Generator
+) -> torch.Tensor:
+    """Drop, sample by sample, the whole context with the first of two probabilities and Ê_old alone with the second.
 
     Ê_old is the last `masks` channels, as many as there are regions.
     """
     draws = torch.rand(2, len(context), generator=generator)
     shape = (-1, *[1] * (context.ndim - 1))
-    keep_all = (draws[0] >= DROP_CONTEXT).float().reshape(shape).to(context.device)
-    keep_old = (draws[1] >= DROP_OLD_MAP).float().reshape(shape).to(context.device)
+    keep_all = (draws[0] >= rates[0]).float().reshape(shape).to(context.device)
+    keep_old = (draws[1] >= rates[1]).float().reshape(shape).to(context.device)
     return torch.cat([context[:, :-masks], context[:, -masks:] * keep_old], 1) * keep_all
 
 

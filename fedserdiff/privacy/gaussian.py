@@ -6,7 +6,7 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.special import erfcx, ndtr, ndtri
 
-from fedserdiff.config import ExperimentConfig
+from fedserdiff.settings.experiment import Settings
 
 DELTA = 1e-5
 """At which ε is told (our choice; nothing depends on it but the figure that is shown)."""
@@ -39,7 +39,7 @@ def epsilon(noise: float, releases: int, delta: float = DELTA) -> float:
     return mu * (float(brentq(beyond, -mu / 2, most)) + mu / 2)
 
 
-def spent(config: ExperimentConfig) -> dict[str, Any] | None:
+def spent(config: Settings) -> dict[str, Any] | None:
     """Return what a run's noise on changes of weights promises each hospital; None where there is no noise.
 
     Returns
@@ -49,14 +49,14 @@ def spent(config: ExperimentConfig) -> dict[str, Any] | None:
         ``releases`` and ``epsilon``, each by site. The guarantee is of what rounds release and of all that is made of
         it; the counts and scan hashes of an introduction, and scores of test patients, are outside.
     """
-    if config.dp_noise == 0:
+    if config.privacy.dp_noise == 0:
         return None
     releases = {site.name: config.releases(number) for number, site in enumerate(config.sites)}
     return {
         "unit": "all training patients of a hospital",
-        "noise": config.dp_noise,
-        "clip": config.dp_clip,
+        "noise": config.privacy.dp_noise,
+        "clip": config.privacy.dp_clip,
         "delta": DELTA,
         "releases": releases,
-        "epsilon": {site: epsilon(config.dp_noise, count) for site, count in releases.items()},
+        "epsilon": {site: epsilon(config.privacy.dp_noise, count) for site, count in releases.items()},
     }

@@ -2,9 +2,12 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, ProgressColumn, TaskID
 from rich.segment import Segments
 from rich.table import Table
@@ -83,3 +86,22 @@ class Bars(Progress):
             if not task.finished:
                 done = f": {task.completed:g} of {task.total:g}" if task.total else ""
                 self.console.print(f"{task.description}{done}", highlight=False)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function of (what, done, total) that shows a bar for each `what`, until the end."""
+    with Bars(console) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield show
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a line that the person who started the command should not miss."""
+    console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.text import readable
 
 TRACKERS: Mapping[str, str] = MappingProxyType({"tensorboard": "tensorboard", "mlflow": "mlflow"})
@@ -145,15 +145,15 @@ class TrackedRun(RunEvents):
     ----------
     tracker : Tracker
         Closed at the end of the context.
-    config : ExperimentConfig
+    config : Settings
         Its settings are told at the beginning, its sites by name and release alone: no path and no case.
     data : str
         Whose scans they are, in words.
     """
 
-    def __init__(self, tracker: Tracker, config: ExperimentConfig, data: str) -> None:
+    def __init__(self, tracker: Tracker, config: Settings, data: str) -> None:
         self._tracker = tracker
-        self._rounds = config.rounds
+        self._rounds = config.training.rounds
         self._round = self._stage = 0
         settings = {name: str(value) for name, value in config.to_dict().items()}
         settings["sites"] = ", ".join(f"{site.name} ({site.release})" for site in config.sites)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.wire import Memory
 from sites.hospital import Batch, Hospital, TrainingSet
 
@@ -25,7 +25,7 @@ class Objective:
 
     Parameters
     ----------
-    config : ExperimentConfig
+    config : Settings
         The experiment.
     teacher : Student, optional
         The frozen teacher, where the coordinator has sent one.
@@ -37,7 +37,7 @@ class Objective:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        config: Settings,
         teacher: Student | None = None,
         memory: Memory = NOTHING_KEPT,
         adapter: SiteAdapter | None = None,
@@ -76,7 +76,7 @@ class Objective:
 
     def weight(self, term: str) -> float:
         """Return the weight of a term in the loss: λ for all but the batch's own L_seg."""
-        return 1.0 if term == SEGMENTATION else self.config.lambda_kd
+        return 1.0 if term == SEGMENTATION else float(getattr(self.config.method, "lambda_kd", 1.0))
 
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
         """Return further terms, already weighted, on the weights of one network, ``coarse`` or ``refiner``: none."""

@@ -4,6 +4,7 @@ import torch
 
 from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator
 from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import SEGMENTATION, Objective
@@ -22,18 +23,18 @@ class DistillObjective(Objective):
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's lesson, with the teacher's true errors on it where there is a teacher."""
-        replays = self.config.lambda_kd > 0 and self.config.replay_batch > 0
+        replays = Distilling.of(self.config.method).lambda_kd > 0 and self.config.replay.batch_size > 0
         replay = self._true_errors(self.teacher, batch) if self.teacher is not None and replays else None
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, replay=replay)}
 
     def _true_errors(self, teacher: Student, batch: Batch) -> Replay:
         """Return the true errors of the teacher's own P, on as many items of the batch as SER-Diff replays maps."""
-        samples = self.config.replay_batch
+        samples = self.config.replay.batch_size
         image, truth = batch.image[:samples], batch.truth[:samples]
         return replay_of(
             teacher,
             image,
             lambda coarse: (truth - coarse, teacher.context(image, coarse)),
-            self.config.gamma,
+            Distilling.of(self.config.method).gamma,
             self._replay,
         )

@@ -4,6 +4,7 @@ import torch
 
 from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.methods.ewc import EwcSettings
 from fedserdiff.seeding import generator
 from fedserdiff.wire import FISHER, Memory
 from sites.hospital import TrainingSet
@@ -22,7 +23,7 @@ class EwcObjective(Objective):
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
         """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
         fisher = self.memory.get(FISHER)
-        if fisher is None or self.teacher is None or self.config.ewc_weight == 0:
+        if fisher is None or self.teacher is None or EwcSettings.of(self.config.method).weight == 0:
             return {}
         anchor = dict(self.teacher.named_parameters())
         moved = [
@@ -30,7 +31,7 @@ class EwcObjective(Objective):
             for name, weight in student.named_parameters()
             if name.startswith(f"{network}.")
         ]
-        return {"consolidation": self.config.ewc_weight / 2 * torch.stack(moved).sum()}
+        return {"consolidation": EwcSettings.of(self.config.method).weight / 2 * torch.stack(moved).sum()}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return the diagonal empirical Fisher of L_seg: mean squared gradient of a batch, by parameter, float32."""
@@ -38,7 +39,7 @@ class EwcObjective(Objective):
         draws = generator(config.seed, "fisher", site, stage)
         squares = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
         for number in range(_FISHER_BATCHES):
-            batch = training_set.batch(training_set.draw(config.batch_size, draws))
+            batch = training_set.batch(training_set.draw(config.training.batch_size, draws))
             loss = segmentation_loss(student, Lesson(batch.image, batch.truth, draws), number % 2 == 1)
             student.zero_grad()
             loss.backward()

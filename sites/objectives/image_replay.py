@@ -9,6 +9,7 @@ import torch
 from fedserdiff.diffusion.image_generator import ImageGenerator
 from fedserdiff.diffusion.objective import Lesson
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.methods.image_replay import ImageReplaySettings
 from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
 from sites.hospital import Batch, TrainingSet
@@ -31,8 +32,8 @@ class ImageReplayObjective(Objective):
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's and, with synthetic images, ``replay``: a draw of them."""
         lessons = super().lessons(batch, noise)
-        kept, samples = self.memory.get(SYNTHETIC_IMAGES), self.config.replay_batch
-        if kept is not None and self.config.lambda_kd > 0 and samples > 0:
+        kept, samples = self.memory.get(SYNTHETIC_IMAGES), self.config.replay.batch_size
+        if kept is not None and ImageReplaySettings.of(self.config.method).lambda_kd > 0 and samples > 0:
             drawn = torch.randint(0, len(kept["images"]), (samples,), generator=self._replay)
             image, truth = kept["images"][drawn].to(batch.image), kept["masks"][drawn].to(batch.truth)
             lessons["replay"] = Lesson(image, truth, self._noise)
@@ -46,16 +47,16 @@ class ImageReplayObjective(Objective):
             torch.manual_seed(draws.initial_seed())
             model = ImageGenerator(config).to(next(student.parameters()).device)
         sampling = Sampling(training_set, config, "image-generator", site, stage)
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
         for step in range(sampling.steps):
-            anneal(optimizer, [config.learning_rate], step / sampling.steps)
+            anneal(optimizer, [config.training.learning_rate], step / sampling.steps)
             batch = training_set.batch(sampling.items(step, draws))
             loss = model.loss(batch.image, batch.truth, draws)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
-        counts = [len(part) for part in torch.arange(config.shared_maps).split(2 * config.batch_size)]
+        counts = [len(part) for part in torch.arange(config.replay.shared_maps).split(2 * config.training.batch_size)]
         samples = [model.sample(count, draws) for count in counts]
         images = torch.cat([image for image, _ in samples]).half()
         masks = torch.cat([mask for _, mask in samples]).to(torch.uint8)

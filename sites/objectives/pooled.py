@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from fedserdiff.config import Site
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.settings.experiment import Site
 from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
 

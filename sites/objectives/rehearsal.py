@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.methods.rehearsal import RehearsalSettings
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings, Site
 from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
 
@@ -22,13 +23,13 @@ class RehearsalObjective(FineTuneObjective):
         return [*(case for site in past for case in buffer(open_site(site), self.config)), *hospital.training]
 
 
-def buffer(hospital: Hospital, config: ExperimentConfig) -> list[CachedCase]:
+def buffer(hospital: Hospital, config: Settings) -> list[CachedCase]:
     """Return the training cases that a site leaves behind: all of `rehearsal_share` of its patients, at least one's.
 
     The draw follows from seed and site, so that a site leaves the same patients whenever it is asked.
     """
     patients = sorted({cached.case.patient for cached in hospital.training})
-    count = max(1, round(config.rehearsal_share * len(patients)))
+    count = max(1, round(RehearsalSettings.of(config.method).share * len(patients)))
     drawn = torch.randperm(len(patients), generator=generator(config.seed, "rehearsal", hospital.site.name))[:count]
     kept = {patients[int(number)] for number in drawn}
     return [cached for cached in hospital.training if cached.case.patient in kept]

@@ -2,10 +2,11 @@
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import each
 from fedserdiff.wire import ERROR_MAPS, Memory, from_levels, to_levels
 from sites.hospital import Batch, TrainingSet
@@ -28,7 +29,7 @@ class SerDiffObjective(Objective):
     @property
     def distilled(self) -> Student | None:
         """The teacher that the student is held to: none in stage 1, and none where λ = 0."""
-        return self.teacher if self.config.lambda_kd > 0 else None
+        return self.teacher if Distilling.of(self.config.method).lambda_kd > 0 else None
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Draw the pool, sample the teacher's conditional map of each of its items, and take the bank's maps."""
@@ -38,7 +39,7 @@ class SerDiffObjective(Objective):
         self._training_set = training_set
         self._replay = generator(config.seed, "replay", site, stage, server_round)
         noise = generator(config.seed, "conditional-maps", site, stage)  # the same maps in every round
-        size = min(config.conditional_maps, len(training_set))
+        size = min(config.replay.conditional_maps, len(training_set))
         self._pool = torch.randperm(len(training_set), generator=noise)[:size]
         self._row_of = torch.full((len(training_set),), -1)
         self._row_of[self._pool] = torch.arange(size)
@@ -48,15 +49,17 @@ class SerDiffObjective(Objective):
 
     def _noisy(self, maps: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
         """Add the noise by which a study spoils the maps that are replayed; none by default."""
-        if self.config.map_noise == 0:
+        if self.config.replay.map_noise == 0:
             return maps
-        return (maps + self.config.map_noise * torch.randn(maps.shape, generator=noise).to(maps.device)).clamp(-1, 1)
+        return (maps + self.config.replay.map_noise * torch.randn(maps.shape, generator=noise).to(maps.device)).clamp(
+            -1, 1
+        )
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's lesson, with the teacher's maps of it and a replay where there is a teacher."""
         if self.distilled is None:
             return super().lessons(batch, noise)
-        replay = self._replayed(self.distilled) if self.config.replay_batch > 0 else None
+        replay = self._replayed(self.distilled) if self.config.replay.batch_size > 0 else None
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self._old_maps(batch), replay)}
 
     def _old_maps(self, batch: Batch) -> torch.Tensor:
@@ -70,8 +73,8 @@ class SerDiffObjective(Objective):
     def _replayed(self, teacher: Student) -> Replay:
         """Return a draw of conditional maps with their context and, where there are any, maps of the bank."""
         config = self.config
-        from_bank = 0 if self._bank is None else config.replay_batch // 2
-        rows = torch.randint(0, len(self._pool), (config.replay_batch - from_bank,), generator=self._replay)
+        from_bank = 0 if self._bank is None else config.replay.batch_size // 2
+        rows = torch.randint(0, len(self._pool), (config.replay.batch_size - from_bank,), generator=self._replay)
         with torch.no_grad():
             image = self.seen(self._training_set.batch(self._pool[rows]).image)
 
@@ -83,7 +86,7 @@ class SerDiffObjective(Objective):
             of_bank = self._bank[drawn].to(maps.device)
             return torch.cat([maps, of_bank]), torch.cat([context, teacher.null_context(from_bank)])
 
-        return replay_of(teacher, image, replayed, config.gamma, self._replay)
+        return replay_of(teacher, image, replayed, Distilling.of(config.method).gamma, self._replay)
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return maps of the student, from the branch that the config allows, as int8.
@@ -92,11 +95,11 @@ class SerDiffObjective(Objective):
         ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.
         """
         config = self.config
-        if config.error_maps == "none":
+        if config.shared_error_maps == "none":
             return NOTHING_KEPT
         noise = generator(config.seed, "shared-maps", site, stage)
-        if config.error_maps == "mri":
-            drawn = training_set.draw(config.shared_maps, noise)
+        if config.shared_error_maps == "mri":
+            drawn = training_set.draw(config.replay.shared_maps, noise)
             maps = self._conditional_maps(student, training_set, drawn, noise)
         else:
             maps = _unconditional_maps(student, config, noise)
@@ -112,19 +115,19 @@ class SerDiffObjective(Objective):
         @torch.no_grad()  # in each thread
         def sample(rows: torch.Tensor) -> None:
             image = self.seen(training_set.batch(index[rows]).image)
-            maps[rows] = student.predict(image, self.config.map_steps, start[rows]).error_map
+            maps[rows] = student.predict(image, self.config.replay.map_steps, start[rows]).error_map
 
-        each(start.device, sample, torch.arange(len(index)).split(self.config.batch_size))
+        each(start.device, sample, torch.arange(len(index)).split(self.config.training.batch_size))
         return maps
 
 
-def _unconditional_maps(student: Student, config: ExperimentConfig, noise: torch.Generator) -> torch.Tensor:
+def _unconditional_maps(student: Student, config: Settings, noise: torch.Generator) -> torch.Tensor:
     """Return `shared_maps` error maps that a student generates from noise alone: (N, 3, *grid)."""
-    start = student.noise(config.shared_maps, noise)
+    start = student.noise(config.replay.shared_maps, noise)
     maps = torch.empty_like(start)
 
     def sample(rows: torch.Tensor) -> None:
-        maps[rows] = student.sample(student.null_context(len(rows)), config.map_steps, start[rows])
+        maps[rows] = student.sample(student.null_context(len(rows)), config.replay.map_steps, start[rows])
 
-    each(start.device, sample, torch.arange(len(start)).split(config.batch_size))
+    each(start.device, sample, torch.arange(len(start)).split(config.training.batch_size))
     return maps

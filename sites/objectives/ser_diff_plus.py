@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
 from fedserdiff.seeding import generator
 from sites.adapters import learns_adapter
 from sites.hospital import Batch, TrainingSet
@@ -14,25 +15,26 @@ from sites.inversion import invert_contrast
 from sites.objectives.base import DISTILLATION, SEGMENTATION
 from sites.objectives.ser_diff import SerDiffObjective
 
-_ADAPTERS_RATE = 0.5  # as a share of the networks'
-_DISTILLATION = 0.3  # of λ
-_TAUGHT = 0.5  # of a batch, the first half, drawn from items with tumour: half of the teacher's time, the same Dice
-
 
 class SerDiffPlusObjective(SerDiffObjective):
-    """L = L_seg + 0.3 · λ · L_KD on h(c), the hospital's scans as its adapter h translates them (our choice).
+    """L = L_seg + δ · λ · L_KD on h(c), the hospital's scans as its adapter h translates them; δ is the
+    setting `distillation` (our choice).
 
     h is learnt when the hospital arrives, by `invert_contrast` on the latest teacher, and learns on with the student.
     On h(c) that teacher is right, so it is what the student is held to there, features and outputs, sample by sample
-    in the half of each batch that is drawn from items with tumour.
+    in the share of each batch that is drawn from items with tumour.
     The first hospital, whose look it is, has none. With λ = 0 nothing is distilled; with ``inversion_steps = 0`` no
     hospital has an adapter.
     Error maps are replayed, as by SER-Diff, only where hospitals share them.
     """
 
     @property
+    def _own(self) -> SerDiffPlusSettings:
+        return SerDiffPlusSettings.of(self.config.method)
+
+    @property
     def _replays(self) -> bool:
-        return self.distilled is not None and self.config.error_maps != "none"
+        return self.distilled is not None and self.config.shared_error_maps != "none"
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Learn the adapter, unless the hospital has one or is the first."""
@@ -47,15 +49,15 @@ class SerDiffPlusObjective(SerDiffObjective):
         batch = replace(batch, image=self.seen(batch.image))
         plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
         lesson = (super().lessons(batch, noise) if self._replays else plain)[SEGMENTATION]
-        taught = math.ceil(_TAUGHT * len(batch.image))
-        return {SEGMENTATION: replace(lesson, teacher=self.distilled, taught=taught, gamma=self.config.gamma)}
+        taught = math.ceil(self._own.taught_share * len(batch.image))
+        return {SEGMENTATION: replace(lesson, teacher=self.distilled, taught=taught, gamma=self._own.gamma)}
 
     def weight(self, term: str) -> float:
-        """Return 0.3 λ for distillation: the samples themselves are distilled, and outputs with features."""
-        return _DISTILLATION * self.config.lambda_kd if term == DISTILLATION else super().weight(term)
+        """Return a share of λ for distillation: the samples themselves are distilled, and outputs with features."""
+        return self._own.distillation * self._own.lambda_kd if term == DISTILLATION else super().weight(term)
 
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
         """Return the adapter's weights: they learn from the coarse network's terms."""
         if self.adapter is None or network != "coarse":
             return []
-        return [{"params": list(self.adapter.parameters()), "lr": _ADAPTERS_RATE * learning_rate}]
+        return [{"params": list(self.adapter.parameters()), "lr": self._own.adapter_rate * learning_rate}]

@@ -9,7 +9,7 @@ import pytest
 from hostile import CHANNELS, GRID, Spec, draw_case, encode
 from typer.testing import CliRunner
 
-from commands import score
+from fedserdiff.commands import score
 from fedserdiff.data.cache import cached_cases
 from fedserdiff.data.cases import BadCases, find_cases, find_label_maps
 from fedserdiff.data.decathlon import find_decathlon_cases, find_decathlon_label_maps, read_dataset

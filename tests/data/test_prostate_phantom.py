@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from commands import phantoms
+from fedserdiff.commands import phantoms
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.phantom.prostate import MODALITIES, REGIONS, write_prostate_hospital
 from fedserdiff.data.preprocess import prepare_case

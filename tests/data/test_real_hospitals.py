@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from commands.opened_federation import Federation, open_federation
 from fedserdiff.config import make_config
+from fedserdiff.experiments.opened_federation import Federation, open_federation
 from fedserdiff.federation import read_federation
 
 FOLDER = os.environ.get("FEDSERDIFF_REAL")

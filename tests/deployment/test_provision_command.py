@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from commands import provision as provision_command
+from fedserdiff.commands import provision as provision_command
 from fedserdiff.config import Site, make_config
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
 

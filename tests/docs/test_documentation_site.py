@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.main import COMMANDS
+from fedserdiff.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 

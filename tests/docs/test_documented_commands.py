@@ -14,7 +14,7 @@ import pytest
 import typer
 from pages import PAGES, ROOT, blocks, inline
 
-from commands.main import app
+from fedserdiff.commands.main import app
 
 LANGUAGES = {"bash", "json", "nginx", "python", "text", "toml"}
 """Of fenced blocks, besides directives of the site: a line to be typed is in a ``bash`` block, so it is checked."""
@@ -99,7 +99,7 @@ def check(words: list[str]) -> None:
         compile(arguments[1], "<python -c>", "exec")
     elif program == "python" and (named := re.fullmatch(r"scripts/(\w+)\.py", arguments[0])):
         assert (ROOT / arguments[0]).is_file(), arguments[0]
-        if (ROOT / "commands" / f"{named[1]}.py").is_file():
+        if (ROOT / "fedserdiff" / "commands" / f"{named[1]}.py").is_file():
             parse(group(), "fedserdiff", [named[1], *arguments[1:]])
         else:
             parse(script(named[1]), named[1], arguments[1:])

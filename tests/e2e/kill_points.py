@@ -227,7 +227,7 @@ def pull_the_plug(name: str, arguments: Sequence[str]) -> None:
 
 def simulate(arguments: Sequence[str]) -> None:
     """Run simulate.py in this process, which ends with it."""
-    from commands import simulate as command
+    from fedserdiff.commands import simulate as command
 
     sys.argv = ["simulate.py", *arguments]
     command.app()

@@ -59,7 +59,7 @@ def _serve() -> None:
     """Carry out orders, a line each, and answer each with its process's exit status; None where it took too long."""
     import kill_points
 
-    import commands.simulated_run  # noqa: F401 - what takes the time
+    import fedserdiff.experiments.simulated_run  # noqa: F401 - what takes the time
 
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)

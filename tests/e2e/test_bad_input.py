@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from commands import compare, simulate
-from commands.run_pool import RunPool
+from fedserdiff.commands import compare, simulate
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cases import split_patients
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.errors import FederationError
+from fedserdiff.experiments.run_pool import RunPool
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from commands import compare as compare_command
+from fedserdiff.commands import compare as compare_command
 
 ROOT = Path(__file__).parents[2]
 Compare = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commands.local_federation import LocalFederation
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.certificates import make_node_key
 from fedserdiff.errors import FederationError
+from fedserdiff.experiments.local_federation import LocalFederation
 from fedserdiff.wire import Fault
 from sites.ledger import read_ledger
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands.opened_federation import reopen
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.experiments.opened_federation import reopen
 from strategies.run_directory import RunDirectory
 
 NO_PICTURE = "No file shows a case of your data. To have pictures:"

@@ -13,10 +13,10 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from commands import simulation
 from fedserdiff import wire
 from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.experiments import simulation
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
 from sites.adapters import load_adapter

@@ -15,7 +15,7 @@ import pytest
 from kill_points import ONE_CPU
 from typer.testing import CliRunner
 
-from commands import audit, export, segment
+from fedserdiff.commands import audit, export, segment
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ from kill_points import ONE_CPU
 from rich.console import Console
 from typer.testing import CliRunner
 
-from commands import audit as audit_command
-from commands import audit_privacy
+from fedserdiff.commands import audit as audit_command
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.privacy_audit import audit as audit_privacy
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from commands import export as export_command
-from commands import score as score_command
-from commands import segment as segment_command
+from fedserdiff.commands import export as export_command
+from fedserdiff.commands import score as score_command
+from fedserdiff.commands import segment as segment_command
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., Result]

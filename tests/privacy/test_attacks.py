@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from commands import privacy_attacks as attacks
-from commands import privacy_models as models
-from commands import privacy_updates as updates
 from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.experiments.privacy_audit import attacks, models, updates
 from sites.hospital import Hospital
 
 CONFIG = make_config(

@@ -15,7 +15,7 @@ from rich.table import Table
 from test_report import results
 from typer.testing import CliRunner
 
-from commands import compare, score, simulate
+from fedserdiff.commands import compare, score, simulate
 from fedserdiff.report.console import Bars, open_console, print_table
 from fedserdiff.report.tables import print_comparison, print_results, print_study
 
@@ -112,12 +112,12 @@ def test_help_and_results_can_be_printed_whatever_the_encoding(encoding: str) ->
     """Help tells of λ and δ; a folder may have a name that is no text in any encoding."""
     code = (
         "import os, typer\n"
-        "from commands.common import clear_errors\n"
+        "from fedserdiff.commands.common import clear_errors\n"
         "from fedserdiff.errors import ConfigError\n"
         "from fedserdiff.report.console import open_console\n"
         "name = os.fsdecode(b'Patient_M\\xfcller')\n"
         "open_console().print(f'λ of {name}')\n"
-        "from commands import simulate\n"
+        "from fedserdiff.commands import simulate\n"
         "try:\n"
         "    simulate.app(['--help'])\n"
         "except SystemExit as end:\n"

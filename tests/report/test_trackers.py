@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from commands.main import load
+from fedserdiff.commands.main import load
 from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.report.events import AllOf, RunEvents

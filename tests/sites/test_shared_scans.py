@@ -11,10 +11,10 @@ from guarded import assert_fault, context
 from scene import EAST, NORTH, ORDER, WEST, Orders, Scene
 from traffic import SALT, on_the_wire, request
 
-from commands.opened_federation import open_federation
 from fedserdiff import wire
 from fedserdiff.config import Site
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.experiments.opened_federation import open_federation
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.wire import Fault
 from sites.client_app import Premises, make_client_app

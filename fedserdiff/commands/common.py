@@ -1,0 +1,85 @@
+"""What command lines share: how each is called, and how it ends when something is wrong, never by a traceback."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+import typer
+from rich.markup import escape
+
+from fedserdiff.errors import ConfigError, FedSerDiffError, os_error_text
+from fedserdiff.report.console import open_console
+
+PROGRAM = "fedserdiff"
+"""The command that all command lines are parts of, and the name of what is installed."""
+
+
+@contextmanager
+def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C.
+
+    `kept` tells whoever stops the command what is not lost; `go_on` says how to go on from there, where that can help.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is a Ctrl-C: nothing is left running
+    try:
+        yield
+    except ConfigError as error:  # what was asked for cannot be done, going on included
+        _say("error", str(error), "")
+        raise typer.Exit(1) from None
+    except FedSerDiffError as error:
+        _say("error", str(error), go_on())
+        raise typer.Exit(1) from None
+    except OSError as error:
+        _say("error", os_error_text(error), go_on())
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say("stopped", kept, go_on())
+        sys.stdout.flush()
+        os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
+
+
+def as_called(command: str) -> str:
+    """Return how to call one of the command lines, in the way in which the one that runs was called."""
+    called = click.get_current_context().find_root().info_name
+    return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"
+
+
+def listed(text: str, option: str) -> list[str]:
+    """Return the items of an option, between commas.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none, or one is named twice.
+    """
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise ConfigError(f"{option}: name at least one")
+    if twice := [item for place, item in enumerate(items) if item in items[:place]]:
+        raise ConfigError(f"{option}: {twice[0]} is named twice")
+    return items
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds of ``--seeds``.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none, one is named twice, or one is not a whole number.
+    """
+    items = listed(text, "--seeds")
+    for item in items:
+        if not (item.isascii() and item.isdecimal()):
+            raise ConfigError(f"--seeds: {item!r} is not a whole number")
+    return list(map(int, listed(",".join(str(int(item)) for item in items), "--seeds")))  # 0 and 00 are one seed
+
+
+def _say(what: str, text: str, go_on: str) -> None:
+    console = open_console(stderr=True, highlight=False)
+    console.print(f"[bold red]{what}:[/bold red] {escape(text)}", soft_wrap=True)
+    if go_on:
+        console.print(escape(go_on), soft_wrap=True)

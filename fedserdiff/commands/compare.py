@@ -1,0 +1,138 @@
+"""Compare methods on one stream of hospitals: what not pooling the data costs, and how much of it replay wins back."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from fedserdiff.commands import options
+from fedserdiff.commands.common import clear_errors, listed, seeds_of
+from fedserdiff.errors import ConfigError
+from fedserdiff.experiment_file import hospitals_of, phantoms_of
+from fedserdiff.experiments.studies import STUDIES, check_study, get_study
+from fedserdiff.methods import METHODS, get_method, label
+from fedserdiff.report.console import open_console
+
+_METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
+_MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@options.takes_settings("allow_overlap", "batch_size", "cpus_per_site", "gpus_per_site", method=False)
+def main(
+    chosen: Callable[[], options.Chosen],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With commas between: {', '.join(map(label, METHODS))}.",
+            show_default=_METHODS,
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Vary one thing instead of the method: {', '.join(STUDIES)}, with commas between, or all.",
+            rich_help_panel=options.SETTINGS,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="With commas between.", show_default="0,1,2; of a study 0", rich_help_panel=options.SETTINGS),
+    ] = None,
+    experiment: options.Experiment = None,
+    sites: options.Sites = None,
+    show_cases: options.ShowCases = False,
+    skip_bad: Annotated[bool, options.SKIP_BAD] = False,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs at a time.",
+            show_default=f"as many as CPUs allow, at most {_MOST_PARALLEL}; with a GPU 1",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of runs and page; later calls use its runs again.",
+            show_default="runs/compare-DATA-PROFILE",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+) -> None:
+    """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
+    console = open_console()
+    with clear_errors("finished runs are kept: the same command goes on from them"):
+        if hospitals_of(experiment) is not None and sites is not None:
+            raise ConfigError(f"--sites: {experiment} names the hospitals: leave one of them out")
+        if parallel is not None and parallel < 1:
+            raise ConfigError(f"--parallel: {parallel} is less than 1")
+        if study is not None and (methods is not None or show_cases):
+            raise ConfigError(
+                f"{'--show-cases' if methods is None else '--methods'}: --study varies one thing instead of the method "
+                "and shows no cases: leave one of them out"
+            )
+        names = listed(methods or _METHODS, "--methods")
+        for name in names:
+            get_method(name)
+        studies = [] if study is None else _studies(study)
+        # with torch, Flower and Ray, for which help and completion should not wait
+        from fedserdiff.experiments.comparison import Setting, claim, compare_methods, run_studies, write_page
+        from fedserdiff.experiments.opened_federation import PHANTOM_SITES, Cache
+        from fedserdiff.experiments.run_pool import RunPool
+        from fedserdiff.experiments.simulated_run import on_what_there_is
+        from fedserdiff.report.tables import print_comparison, print_study
+
+        layers = chosen().layers(experiment)
+        for name in names:
+            layers.for_method(name)
+        own = {"machine.gpus_per_site": on_what_there_is(console, layers.without_method()).machine.gpus_per_site}
+        if not layers.sets("machine.cpus_per_site", by_profile=False):
+            own["machine.cpus_per_site"] = 1.0  # a small model fills one core, and gains little from two
+        setting = Setting(
+            layers,
+            seeds_of(seeds or ("0" if studies else "0,1,2")),
+            hospitals_of(experiment),
+            sites or phantoms_of(experiment) or PHANTOM_SITES,
+            console,
+            Cache(),
+            own,
+            skip_bad,
+            show_cases,
+        )
+        machine = setting.config.machine
+        folder = out or Path("runs") / f"compare-{setting.folder}-{layers.profile}"
+        claim(folder, setting)
+        pool = RunPool(
+            folder,
+            setting.cache.cases,
+            parallel or _parallel(machine.cpus_per_site, machine.gpus_per_site),
+            console,
+            setting.data,
+        )
+        made = (
+            run_studies(pool, setting, [get_study(name) for name in studies])
+            if studies
+            else [compare_methods(pool, setting, names, folder)]
+        )
+        for result in write_page(folder, setting, made):
+            (print_study if studies else print_comparison)(console, result)
+        console.print(f"Page: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+
+
+def _studies(text: str) -> list[str]:
+    names = list(STUDIES) if text == "all" else listed(text, "--study")
+    for name in names:
+        check_study(name)
+    return names
+
+
+def _parallel(cpus_per_site: float, gpus: float) -> int:
+    """Return how many runs this machine does at a time: a small model fills one core, and gains little from two."""
+    return 1 if gpus else max(1, min(int((os.cpu_count() or 1) // cpus_per_site), _MOST_PARALLEL))

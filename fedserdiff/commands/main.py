@@ -1,0 +1,73 @@
+"""The command ``fedserdiff``: one name for all command lines, each imported when it is called and no sooner."""
+
+import ast
+import importlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from fedserdiff.commands.common import PROGRAM
+
+COMMANDS = (
+    "simulate",
+    "compare",
+    "segment",
+    "score",
+    "export",
+    "audit",
+    "provision",
+    "hospital",
+    "loopback",
+    "phantoms",
+)
+"""Modules of this package, in the order of the help text. Each has a typer `app`, and a docstring that begins with what
+the command does."""
+
+
+def load(name: str) -> click.Command:
+    """Import the module of one of `COMMANDS` and return its command line."""
+    return typer.main.get_command(importlib.import_module(f"fedserdiff.commands.{name}").app)
+
+
+class _OnDemand(TyperGroup):
+    """Knows commands by name and by their module's first line, which is read, not run: torch and Ray take seconds."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name in COMMANDS:
+            module = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+            self.add_command(click.Command(name, help=(ast.get_docstring(module) or "").partition("\n")[0]))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else load(name), rest
+
+
+app = typer.Typer(
+    name=PROGRAM,
+    cls=_OnDemand,
+    no_args_is_help=True,
+    suggest_commands=False,  # click does
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Hospitals join a federation one after another, and one student model stays good on all of them."""

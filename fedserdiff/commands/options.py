@@ -1,0 +1,203 @@
+"""Options that several commands have: settings, hospitals and the machine, in the groups that help texts show."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from fedserdiff.experiment_file import layers_of_file
+from fedserdiff.methods import METHODS, label
+from fedserdiff.report.console import warn
+from fedserdiff.settings.experiment import DEFAULT_METHOD, settings_of
+from fedserdiff.settings.sources import (
+    DEFAULT_PROFILE,
+    Layers,
+    layers_of,
+    make_settings,
+    parsed,
+    profile_names,
+)
+
+DATA, SETTINGS, PRIVACY, SCORING, RUNNING = "Data", "Settings", "Privacy", "Scoring", "Running"
+
+
+class _Shortcut(NamedTuple):
+    """A setting that has an option of its own, and the group of options that help texts show it in."""
+
+    setting: str
+    panel: str
+    option: str = ""
+
+
+_SHORTCUTS = {
+    "rounds": _Shortcut("training.rounds", SETTINGS),
+    "batch_size": _Shortcut("training.batch_size", SETTINGS),
+    "participation": _Shortcut("training.participation", SETTINGS),
+    "lambda_kd": _Shortcut("method.lambda_kd", SETTINGS, "--lambda"),
+    "teacher": _Shortcut("method.teacher", SETTINGS),
+    "steps": _Shortcut("scoring.sampling_steps", SETTINGS),
+    "shared_error_maps": _Shortcut("method.shared_error_maps", PRIVACY),
+    "dp_noise": _Shortcut("privacy.dp_noise", PRIVACY),
+    "dp_clip": _Shortcut("privacy.dp_clip", PRIVACY),
+    "evaluate_every": _Shortcut("scoring.evaluate_every", SCORING),
+    "evaluate_sites": _Shortcut("scoring.evaluate_sites", SCORING),
+    "allow_overlap": _Shortcut("data.allow_overlap", DATA, "--allow-overlap"),
+    "retries": _Shortcut("machine.retries", RUNNING),
+    "site_failure": _Shortcut("machine.site_failure", RUNNING),
+    "cpus_per_site": _Shortcut("machine.cpus_per_site", RUNNING),
+    "gpus_per_site": _Shortcut("machine.gpus_per_site", RUNNING),
+}
+_SHOWN_OF = "ser-diff"  # whose settings options such as --teacher are told by
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The settings that a command line names: a profile, and values by ``group.name``."""
+
+    profile: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Everything that the command line names, the profile included."""
+        return {**self.values, **({} if self.profile is None else {"profile": self.profile})}
+
+    def layers(self, experiment: Path | None = None) -> Layers:
+        """Return them on top of an experiment's file, or of the profile's."""
+        below = (
+            layers_of(self.profile or DEFAULT_PROFILE)
+            if experiment is None
+            else layers_of_file(experiment, self.profile)
+        )
+        return below.on_top("the command line", self.values)
+
+
+def takes_settings(*shortcuts: str, method: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command ``--profile``, ``--set``, ``--seed`` and options of settings; it takes all as one `Chosen`.
+
+    Parameters
+    ----------
+    *shortcuts : str
+        Settings that have options of their own: keys of the table above.
+    method : bool
+        Whether it takes one method, and so ``--method``, or no one's alone, as a comparison, and no ``--seed`` either.
+    """
+    named = [_one("method", str, METHOD), _one("seed", int, SEED)] if method else []
+    added = [
+        _one("profile", str, PROFILE),
+        *named,
+        *(_one(name, _type_of(name), _option_of(name)) for name in shortcuts),
+        Parameter("changes", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, SET]),
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "chosen"]
+
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            profile, changes = given.pop("profile"), given.pop("changes")
+            values: dict[str, Any] = {name: given.pop(name) for name in ("method", "seed") if name in given}
+            values |= {_SHORTCUTS[name].setting: given.pop(name) for name in shortcuts}
+            values = {name: value for name, value in values.items() if value is not None}
+            command(chosen=lambda: Chosen(profile, values | parsed(changes or ())), **given)
+
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*own, *added)]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def tell_idle(console: Console, layers: Layers) -> None:
+    """Warn of a setting that changes nothing as it is asked for."""
+    if layers.sets("privacy.dp_clip") and layers.settings().privacy.dp_noise == 0:
+        warn(console, "privacy.dp_clip: clips nothing without privacy.dp_noise")
+
+
+def default_of(name: str) -> str:
+    """Return in words what a setting is where no option says otherwise, and in which profiles it is something else."""
+    default = _declared(name).default
+    if name.startswith("method."):
+        return _text(default)
+    others = {profile: make_settings(profile).value(name) for profile in profile_names()}
+    return "; ".join([_text(default), *(f"{p}: {_text(v)}" for p, v in others.items() if v != default)])
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _declared(name: str) -> Any:
+    return next(one for one in settings_of(_SHOWN_OF) if one.name == name)
+
+
+def _one(name: str, kind: type, option: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _type_of(shortcut: str) -> type:
+    return type(_declared(_SHORTCUTS[shortcut].setting).default)
+
+
+def _option_of(shortcut: str) -> Any:
+    name, panel, option = _SHORTCUTS[shortcut]
+    one = _declared(name)
+    shown: str | bool = default_of(name)
+    if shortcut == "gpus_per_site":
+        shown = "1 where this machine has one, else 0"
+    if shortcut == "allow_overlap":
+        shown = False
+    return typer.Option(*filter(None, [option]), help=one.sentence, show_default=shown, rich_help_panel=panel)
+
+
+PROFILE = typer.Option(
+    help=f"Size of scans, networks and stages: {', '.join(profile_names())}, or a file of your own.",
+    show_default=DEFAULT_PROFILE,
+    rich_help_panel=SETTINGS,
+)
+METHOD = typer.Option(
+    help=f"How the past is kept: {', '.join(map(label, METHODS))}, or MODULE:OBJECT.",
+    show_default=DEFAULT_METHOD,
+    rich_help_panel=SETTINGS,
+)
+SEED = typer.Option(
+    help="Seeds everything: phantom patients, weights, batches, noise.", show_default="0", rich_help_panel=SETTINGS
+)
+SET = typer.Option(
+    "--set",
+    metavar="NAME=VALUE",
+    help="Any setting, such as training.batch_size=2; as often as you like. `fedserdiff settings` lists them.",
+    rich_help_panel=SETTINGS,
+)
+SKIP_BAD = typer.Option(
+    "--skip-bad",
+    help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",
+    rich_help_panel=DATA,
+)
+
+Experiment = Annotated[
+    Path | None,
+    typer.Argument(
+        help="TOML file that names hospitals with data of their own, and settings if you like; or a run's config.json.",
+    ),
+]
+Sites = Annotated[
+    int | None,
+    typer.Option(help="Number of phantom hospitals.", show_default="3 if no file names others", rich_help_panel=DATA),
+]
+ShowCases = Annotated[
+    bool,
+    typer.Option(
+        "--show-cases",
+        help="Write pictures of cases of your own data; phantoms' always are.",
+        rich_help_panel=DATA,
+    ),
+]

@@ -1,0 +1,82 @@
+"""Write a stream of phantom hospitals, of brains or prostates, and the federation file that names them."""
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedserdiff.commands.common import clear_errors
+from fedserdiff.errors import ConfigError
+from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, progress_bars
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Organ(StrEnum):
+    """What is drawn: gliomas in the BraTS releases' layouts, or prostates in the Decathlon's."""
+
+    BRAIN = "brain"
+    PROSTATE = "prostate"
+
+
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the hospitals and their federation file go.")],
+    organ: Annotated[Organ, typer.Option(help="What is drawn.")] = Organ.BRAIN,
+    first: Annotated[
+        int, typer.Option(help="Number of the first hospital, from 1; simulate.py's own stream begins with brain 1.")
+    ] = 1,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 3,
+    profile: Annotated[str, typer.Option(help="Profile, for the number of patients and the voxel size.")] = "laptop",
+    seed: Annotated[int, typer.Option(help="Seed of the patients.")] = 0,
+) -> None:
+    """Write phantom hospitals `first` and later, whose scanners and patients are drawn by their number."""
+    console = open_console()
+    with clear_errors("hospitals that were written are kept"):
+        if first < 1 or sites < 1:
+            raise ConfigError("--first, --sites: are at least 1")
+        # with torch, for which help and completion should not wait
+        from fedserdiff.data.phantom import prostate
+
+        config = make_settings(profile, seed=seed)
+        write = _write_brains if organ is Organ.BRAIN else _write_prostates
+        entries = []
+        if organ is Organ.PROSTATE:
+            for field, names in (("modalities", prostate.MODALITIES), ("regions", prostate.REGIONS)):
+                entries.append(f"{field} = {json.dumps(names)}\n")
+        with progress_bars(console) as show:
+            for index in range(first - 1, first - 1 + sites):
+                name = f"site-{index + 1}"
+                release, where = write(folder, index, config, partial(show, f"scanning phantoms of {name}"))
+                entries.append(f'[[site]]\nname = "{name}"\nrelease = "{release}"\npath = "{where}"\n')
+        file = folder / f"phantom-{organ}s.toml"
+        write_whole(file, lambda opened: opened.write("\n".join(entries).encode()))
+    console.print(f"{sites} phantom hospitals: {file}", soft_wrap=True)
+
+
+def _write_brains(folder: Path, index: int, config: Settings, told: Callable[[int, int], None]) -> tuple[str, str]:
+    from fedserdiff.data.phantom.generate import write_phantom_hospital
+    from fedserdiff.data.phantom.hospitals import phantom_hospital
+
+    where = write_phantom_hospital(
+        folder, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, told
+    )
+    return phantom_hospital(index).release, where.name
+
+
+def _write_prostates(folder: Path, index: int, config: Settings, told: Callable[[int, int], None]) -> tuple[str, str]:
+    from fedserdiff.data.decathlon import MSD
+    from fedserdiff.data.phantom import prostate
+
+    where = f"prostates-{index + 1}-seed{config.seed}"
+    prostate.write_prostate_hospital(
+        folder / where, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, told
+    )
+    return MSD, where

@@ -1,0 +1,164 @@
+"""Score a folder of predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedserdiff.commands.common import clear_errors
+from fedserdiff.data.cases import find_label_maps, passed_over
+from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, read_dataset
+from fedserdiff.data.releases import RELEASES, Convention, Release, get_release
+from fedserdiff.errors import ConfigError, DataError, Faults
+from fedserdiff.files import write_whole
+from fedserdiff.report.console import open_console, print_table, progress_bars
+from fedserdiff.text import readable
+
+if TYPE_CHECKING:
+    from fedserdiff.evaluation.label_maps import RegionScores
+
+_MEASURES = {
+    "dice": "Dice %",
+    "hd95": "HD95 mm",
+    "lesion_dice": "lesion-wise\nDice %",
+    "lesion_hd95": "lesion-wise\nHD95 mm",
+}
+_COUNTS = ("lesions_found", "lesions_missed", "lesions_spurious")
+_MOST_NAMES = 20  # of cases, in one sentence
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    predictions: Annotated[
+        Path, typer.Argument(help="Folder of predicted label maps: CASE.nii.gz, or case folders as the release's.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="Folder of the true ones, named in the same ways.")],
+    release: Annotated[
+        str, typer.Option(help=f"Whose names and labels both have: one of {', '.join((*RELEASES, MSD))}.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="CSV file of every case's scores; the means go beside it, as .json.")
+    ] = Path("scores.csv"),
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score what is there, where cases of the truth have no prediction.")
+    ] = False,
+) -> None:
+    """Score predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
+    console = open_console()
+    with clear_errors("nothing was written"):
+        if out.suffix != ".csv" or out.is_dir():
+            raise ConfigError(f"--out: {out}: name a .csv file; the means go beside it, as .json")
+        convention, expected, given = _found(release, truth, predictions)
+        cases = [name for name in expected if name in given]
+        missing = [name for name in expected if name not in given]
+        surplus = [name for name in given if name not in expected]
+        if surplus:
+            _say(console, f"Not scored, for there is no truth in {truth}: {_named(surplus)}")
+        others = {} if release == MSD else _others(get_release(release), predictions, truth)
+        for folder, names in others.items():
+            _say(console, f"Not scored, for {release} names no case so: in {folder}: {_named(names)}")
+        if not cases or (missing and not allow_missing):
+            raise DataError(
+                f"{predictions}: no prediction of {len(missing)} of the {len(expected)} cases in {truth}: "
+                f"{_named(missing)}{': --allow-missing leaves them out' if cases else ''}"
+            )
+        if missing:
+            _say(console, f"Not scored, for there is no prediction in {predictions}: {_named(missing)}")
+        out.parent.mkdir(parents=True, exist_ok=True)  # a wrong path is told before the work, not after
+
+        from fedserdiff.evaluation.label_maps import score_label_map  # with torch, for which help should not wait
+
+        rows: list[dict[str, Any]] = []
+        faults = Faults(DataError)
+        with progress_bars(console) as show:
+            for done, case in enumerate(cases):
+                show("scoring cases", done, len(cases))
+                with faults.caught():
+                    scores = score_label_map(given[case], expected[case], convention)
+                    rows += [{"case": case, "region": region, **_row(one)} for region, one in scores.items()]
+        faults.check()
+        means = _means(rows)
+        told = {
+            "release": release,
+            "predictions": readable(str(predictions)),
+            "truth": readable(str(truth)),
+            "cases": len(cases),
+            "without_prediction": missing,
+            "without_truth": surplus,
+            "passed_over": {readable(str(folder)): names for folder, names in others.items()},
+            "means": means,
+        }
+        _write(out, rows, told)
+    title = f"Means over {len(cases)} {'case' if len(cases) == 1 else 'cases'} of {release}"
+    print_table(console, _table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
+    _say(console, f"Every case is in {out}, the means in {out.with_suffix('.json')}")
+
+
+def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, dict[str, Path], dict[str, Path]]:
+    """Return what labels mean, and the label maps by case, true ones and predicted ones."""
+    if release == MSD:
+        expected = find_decathlon_label_maps(truth / LABELS)
+        return read_dataset(truth), expected, find_decathlon_label_maps(predictions, expected)
+    convention = get_release(release)
+    return convention, find_label_maps(truth, convention), find_label_maps(predictions, convention)
+
+
+def _others(release: Release, *folders: Path) -> dict[Path, list[str]]:
+    """Return by folder what may be a case's label map but is not named as one, where there is such."""
+    names = {folder: [readable(name) for name in passed_over(folder, release)] for folder in folders}
+    return {folder: found for folder, found in names.items() if found}
+
+
+def _row(scores: "RegionScores") -> dict[str, float]:
+    """Return a region's scores by their column in the CSV file."""
+    lesions = scores.lesions
+    measured = (scores.dice, scores.hd95, lesions.dice, lesions.hd95)
+    counted = (lesions.found, lesions.missed, lesions.spurious)
+    return dict(zip((*_MEASURES, *_COUNTS), (*measured, *counted), strict=True))
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean of each measure over the cases, by region, and over all regions as ``mean``."""
+    regions = list(dict.fromkeys(row["region"] for row in rows))
+    chosen = {region: [row for row in rows if row["region"] == region] for region in regions} | {"mean": list(rows)}
+    return {
+        region: {measure: sum(row[measure] for row in own) / len(own) for measure in _MEASURES}
+        for region, own in chosen.items()
+    }
+
+
+def _write(out: Path, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("case", "region", *_MEASURES, *_COUNTS))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(out, lambda file: file.write(text.getvalue().encode()))
+    write_whole(out.with_suffix(".json"), lambda file: file.write((json.dumps(told, indent=2) + "\n").encode()))
+
+
+def _table(title: str, means: Mapping[str, Mapping[str, float]], cases: int) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(("region", *_MEASURES.values(), "cases")):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for region, mean in means.items():
+        shown = (f"{100 * v:.1f}" if measure.endswith("dice") else f"{v:.1f}" for measure, v in mean.items())
+        table.add_row(region if region == "mean" else region.upper(), *shown, str(cases))
+    return table
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(escape(sentence), highlight=False, soft_wrap=True)

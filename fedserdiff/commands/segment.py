@@ -1,0 +1,185 @@
+"""Segment scans with a run's final student, or with an exported model."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.commands.common import clear_errors
+from fedserdiff.data.releases import RELEASES, Convention, get_release
+from fedserdiff.errors import ConfigError, DataError
+from fedserdiff.report.console import Bars, open_console, warn
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedserdiff.data.scans import FoundScans, Scan
+    from fedserdiff.segmenter import Segmentation, Segmenter
+
+_MOST_LEFT = 20  # paths, in one message
+_MOST_OF_A_VOLUME = 0.6  # a skull-stripped brain fills a sixth of a BraTS volume
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    model: Annotated[Path, typer.Argument(help="Directory of a finished run, or a file that export wrote.")],
+    scans: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of cases, cases' own folders, or 4D files.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for CASE.nii.gz, one label map a scan.")] = Path("segmentations"),
+    site: Annotated[
+        str | None,
+        typer.Option(help="Whose scans these are: a hospital's name in the run, or the folder of what it keeps."),
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="A modality's file, such as t1=FILE; once for each, with --name.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the scan given by --image is called.")] = None,
+    release: Annotated[
+        str | None, typer.Option(help=f"Whose labels are written: {', '.join(RELEASES)}.", show_default="the model's")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write CASE-probabilities.nii.gz, a volume for each region.")
+    ] = False,
+    error_map: Annotated[
+        bool, typer.Option("--error-map", help="Write CASE-error.nii.gz: what the diffusion corrected.")
+    ] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write CASE.png, the slices with most in them.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
+    ] = None,
+) -> None:
+    """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
+    console = open_console()
+    with clear_errors("segmentations that were written are whole"):
+        # with torch, for which help and completion should not wait
+        from fedserdiff.data.nifti_writing import write_like
+        from fedserdiff.experiments.opened_model import open_model
+        from fedserdiff.report.overlay import plot_overlay
+
+        segmenter = open_model(model, site).to(_device(console, device))
+        convention = _convention(release, segmenter)
+        found = _scans(segmenter, scans or [], image or [], name)
+        taken = [scan.name for scan in found.scans if (out / f"{scan.name}.nii.gz").exists()]
+        if taken:
+            raise ConfigError(f"--out: {out}: there is a segmentation of {taken[0]} already: give another folder")
+        if found.unread:
+            count = "1 image" if len(found.unread) == 1 else f"{len(found.unread)} images"
+            _say(console, f"not read: {count} beside the scans', such as {escape(str(found.unread[0]))}")
+        for why in found.left[:_MOST_LEFT]:
+            _say(console, f"[yellow]not segmented:[/yellow] {escape(why)}")
+        written, left = 0, list(found.left)
+        with Bars(console) as progress:
+            bar = progress.add_task("segmenting", total=len(found.scans))
+            for done, scan in enumerate(found.scans):
+                progress.update(bar, description=f"segmenting {escape(scan.name)}", completed=done)
+                try:
+                    segmentation = segmenter.segment(scan)
+                except DataError as error:  # the other patients' scans are not at fault
+                    left.append(str(error))
+                    _say(console, f"[yellow]not segmented:[/yellow] {escape(str(error))}")
+                    continue
+                labels = segmentation.labels(convention)
+                _warn(console, scan, segmentation)
+                if probabilities:
+                    write_like(out / f"{scan.name}-probabilities.nii.gz", segmentation.scan, segmentation.probabilities)
+                if error_map:
+                    write_like(out / f"{scan.name}-error.nii.gz", segmentation.scan, segmentation.error_map)
+                if overlay:
+                    plot_overlay(segmentation, scan.name, out / f"{scan.name}.png")
+                smallest = np.uint8 if labels.max() < 256 else np.uint16
+                write_like(out / f"{scan.name}.nii.gz", segmentation.scan, labels.astype(smallest))
+                written += 1
+        if written:
+            about = segmenter.about
+            origin = f"trained by {about['method']}, seed {about['seed']}, on {escape(about['data'])} data"
+            maps = "1 label map" if written == 1 else f"{written} label maps"
+            _say(console, f"{maps} in {escape(str(out))}: labels of {convention.name}; {origin}: not a medical device")
+        if left:
+            more = f" and {len(left) - _MOST_LEFT} more" if len(left) > _MOST_LEFT else ""
+            raise DataError(f"not segmented: {'; '.join(left[:_MOST_LEFT])}{more}")
+
+
+def _device(console: Console, name: str | None) -> "torch.device":
+    import torch
+
+    from fedserdiff.device import compute_repeatably, settle_gpus, use_device
+
+    if name is None:
+        settle_gpus(None, "--device", partial(warn, console))
+        return use_device(gpus=1)
+    compute_repeatably()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"--device: {name!r} cannot be used here ({reason})") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device: {name!r} is neither cpu nor cuda")
+    return device
+
+
+def _convention(release: str | None, segmenter: "Segmenter") -> Convention:
+    """Return whose labels are written: a release's, where it has the model's regions."""
+    own = segmenter.convention
+    if release is None or release == own.name:
+        return own
+    try:
+        return get_release(release).agreed(own.modalities, tuple(own.regions))
+    except DataError as error:
+        raise ConfigError(f"--release: {error}") from None
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: str | None) -> "FoundScans":
+    from fedserdiff.data.scans import FoundScans, find_scans, named_scan
+
+    modalities = segmenter.convention.modalities
+    if bool(paths) == bool(images) or (name is None) == bool(images):
+        raise ConfigError("give scans, or --image MODALITY=FILE for each modality with --name")
+    if name is not None:
+        if not name or Path(name).name != name:
+            raise ConfigError(f"--name: {name!r} cannot be the name of a file")
+        return FoundScans([named_scan(name, _by_modality(images), modalities)])
+    found = find_scans(paths, modalities, segmenter.channels)
+    by_name: dict[str, Scan] = {}
+    for scan in found.scans:
+        if (other := by_name.setdefault(scan.name, scan)) is not scan:
+            raise ConfigError(
+                f"{scan.images[0]}, {other.images[0]}: two scans are called {scan.name}: their segmentations would be "
+                "one file: give one of them, or --image with --name"
+            )
+    return found
+
+
+def _by_modality(images: list[str]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for text in images:
+        modality, equals, file = text.partition("=")
+        if not equals or not file or modality in files:
+            raise ConfigError(f"--image: {text!r} is not MODALITY=FILE, each modality once")
+        files[modality] = Path(file)
+    return files
+
+
+def _warn(console: Console, scan: "Scan", segmentation: "Segmentation") -> None:
+    """Say where a scan is none that a model of skull-stripped brains knows; it is segmented all the same."""
+    if segmentation.convention.name not in RELEASES:
+        return
+    share = float(np.count_nonzero(segmentation.scan.voxels)) / segmentation.scan.voxels.size
+    if share > _MOST_OF_A_VOLUME:
+        warn(
+            console,
+            f"{escape(scan.name)}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped brains "
+            "alone, 0 around them",
+        )

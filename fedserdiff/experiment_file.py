@@ -1,0 +1,90 @@
+"""An experiment's file: TOML that names hospitals, a profile and settings, each if you like; or a run's config.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import PROVENANCE
+from fedserdiff.settings.sources import DEFAULT_PROFILE, Layers, layers_of, read_toml, source_of
+from fedserdiff.text import read_text
+
+PHANTOM = "phantom"
+"""What results say of data that are phantoms."""
+
+CHANNELS = ("modalities", "regions")
+"""What a file may declare above its first site as well as in ``[data]``."""
+
+_JSON = ".json"
+_OF_HOSPITALS = ("site", "name_mapping")
+
+
+def read_experiment(file: Path) -> dict[str, Any]:
+    """Return the tables of an experiment's file; a run's ``config.json`` has its hospitals as ``site``, too.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, or is no valid TOML or JSON.
+    """
+    if file.suffix != _JSON:
+        return read_toml(file)
+    try:
+        tables = json.loads(read_text(file))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(tables, dict) or PROVENANCE not in tables:
+        raise ConfigError(f"{file}: is no run's config.json")
+    return {"site": tables.pop("sites", []), **tables}
+
+
+def layers_of_file(file: Path, profile: str | None = None) -> Layers:
+    """Return the layers of settings that an experiment's file has; `profile` takes the place of the one it names.
+
+    Raises
+    ------
+    ConfigError
+        As `read_experiment`, `layers_of` and `source_of`.
+    """
+    tables = read_experiment(file)
+    own = {name: value for name, value in tables.items() if name not in (*_OF_HOSPITALS, *CHANNELS, PROVENANCE)}
+    source = source_of(own, str(file))
+    channels = {f"data.{name}": tables[name] for name in CHANNELS if name in tables}
+    values = {**source.values, **channels}
+    named = tables.get("profile", DEFAULT_PROFILE)
+    if not isinstance(named, str):
+        raise ConfigError(f"{file}: profile: {named!r} is not a profile's name")
+    if PROVENANCE in tables and profile is None:  # which holds every setting
+        below = Layers(named, ())
+    else:
+        below = layers_of(profile or _beside(file, named))
+    return Layers(below.profile, (*below.sources, replace(source, values=values)))
+
+
+def hospitals_of(file: Path | None) -> Path | None:
+    """Return the file where it names hospitals that have scans of their own; None where its hospitals are phantoms."""
+    if file is None:
+        return None
+    tables = read_experiment(file)
+    return None if not tables.get("site") or _phantoms(tables) else file
+
+
+def phantoms_of(file: Path | None) -> int | None:
+    """Return how many phantom hospitals a run's ``config.json`` has; None for any other file."""
+    tables = {} if file is None else read_experiment(file)
+    return len(tables["site"]) if _phantoms(tables) else None
+
+
+def _phantoms(tables: Mapping[str, Any]) -> bool:
+    provenance = tables.get(PROVENANCE)
+    return isinstance(provenance, Mapping) and provenance.get("name") == PHANTOM
+
+
+def _beside(file: Path, profile: str) -> str:
+    """Return a profile's name, or the path of a file of the user's, which is relative to the file that names it."""
+    own = file.parent / profile
+    return str(own) if profile.endswith(".toml") and own.is_file() else profile

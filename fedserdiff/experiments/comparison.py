@@ -1,0 +1,327 @@
+"""What ``compare.py`` does: open the data, have the runs done, and put what they say into files and one page."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.comparison.records import RunRecord, load_run
+from fedserdiff.comparison.studies import FirstHospital, Study
+from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
+from fedserdiff.comparison.verdicts import judge
+from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.opened_federation import Cache, Federation, open_named, scans_of
+from fedserdiff.experiments.run_pool import RunPool
+from fedserdiff.experiments.simulation import examples
+from fedserdiff.experiments.studies import STUDIES
+from fedserdiff.files import write_whole
+from fedserdiff.methods import label
+from fedserdiff.origin import Scans, installed_versions, other_versions
+from fedserdiff.report.overlap import leak_warning, skipped_notes
+from fedserdiff.report.page import render_page
+from fedserdiff.report.plots import plot_methods
+from fedserdiff.report.volumes import VOLUMES, write_volumes
+from fedserdiff.settings.experiment import PLAIN_METHOD, Settings
+from fedserdiff.settings.sources import Layers
+from fedserdiff.text import readable
+from strategies.run_directory import RunDirectory
+
+_COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared on: settings in layers without method and seed, and where the hospitals come from.
+
+    `show_cases` asks for pictures of cases, as `open_named` has it. `own` are settings that hold whatever the layers
+    say: those of the machine.
+    """
+
+    layers: Layers
+    seeds: Sequence[int]
+    federation: Path | None
+    sites: int
+    console: Console
+    cache: Cache
+    own: Mapping[str, Any] = field(default_factory=dict)
+    skip_bad: bool = False
+    show_cases: bool = False
+
+    @cached_property
+    def config(self) -> Settings:
+        """The settings without any method's own."""
+        return self.of(PLAIN_METHOD)
+
+    def of(self, method: str) -> Settings:
+        """Return the settings of one of the methods."""
+        return self.layers.for_method(method).replace(self.own)
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the hospitals are phantoms."""
+        return self.federation is None
+
+    @property
+    def data(self) -> str:
+        """What the data are called in tables."""
+        return "phantom" if self.federation is None else readable(self.federation.name)
+
+    @property
+    def folder(self) -> str:
+        """What the data are called in a folder's name."""
+        name = f"phantom{self.sites}" if self.federation is None else readable(self.federation.stem)
+        return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
+
+    def open(self) -> dict[int, Federation]:
+        """Open the hospitals by seed: phantom patients differ from seed to seed."""
+        return {
+            seed: open_named(
+                self.console,
+                self.config.replace(seed=seed),
+                self.federation,
+                self.sites,
+                self.cache,
+                self.skip_bad,
+                self.show_cases,
+            )
+            for seed in self.seeds
+        }
+
+
+def claim(folder: Path, setting: Setting) -> None:
+    """See that a folder holds nothing yet, or what was compared on the same data: one page shows one stream.
+
+    Raises
+    ------
+    ConfigError
+        Where it holds something else.
+    """
+    about = {"data": setting.folder, "profile": setting.config.profile}
+    file = folder / "stream.json"
+    if file.is_file():
+        there = _read(file)
+        if there != about:
+            raise ConfigError(
+                f"{folder}: holds a comparison on {there.get('data')}, {there.get('profile')}: give another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: holds something else than a comparison: give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, about)
+
+
+def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Have every method and seed run, draw cases if they are shown, and return what ``comparison.json`` holds."""
+    opened = setting.open()
+    wanted = {(m, s): setting.of(m).replace(seed=s, sites=f.config.sites) for m in methods for s, f in opened.items()}
+    records = _records(wanted, opened, pool.complete(_scans(wanted, opened)))
+    runs = {method: {seed: records[method, seed] for seed in opened} for method in methods}
+    first = opened[setting.seeds[0]]
+    leak = leak_warning(first.overlap_of(first.config))
+    overlaps = tuple(str(overlap) for overlap in first.overlaps)
+    left_out, kept = ((), overlaps) if setting.config.data.allow_overlap else (overlaps, ())
+    comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
+    comparison["notes"] += skipped_notes(first.skipped_of(first.config))
+    comparison = {**comparison, **_origin(opened)}
+    for name in (_CASES, VOLUMES):
+        (folder / name).unlink(missing_ok=True)
+    if first.shows_cases:
+        seed = setting.seeds[0]
+        shown = {
+            label(m): examples(replace(first, config=by_seed[seed].config), RunDirectory(by_seed[seed].path))
+            for m, by_seed in runs.items()
+        }
+        about = f"{setting.data} data, seed {seed}"
+        title = f"{about}, refined masks at the end of the stream"
+        wrapped = {name.replace(" (", "\n("): cases for name, cases in shown.items()}
+        plot_methods(wrapped, title if leak is None else f"{title}\n{leak}", folder / _CASES)
+        facts = f"{about}, profile {setting.config.profile}, students at the end of the stream"
+        write_volumes(shown, facts, setting.phantom, leak, folder / VOLUMES)
+    return comparison
+
+
+def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> list[dict[str, Any]]:
+    """Have the variants of all studies run, and return what each study says."""
+    opened = {
+        sites: replace(setting, sites=sites).open() for sites in {max(setting.sites, study.sites) for study in studies}
+    }
+    plans = []
+    for study in studies:
+        by_seed = opened[max(setting.sites, study.sites)]
+        variants = {seed: study.variants(f.config, _first(f)) for seed, f in by_seed.items()}
+        names = list(variants[setting.seeds[0]])
+        plans.append((study, by_seed, {(name, seed): variants[seed][name] for name in names for seed in by_seed}))
+    done = pool.complete({k: v for _, by_seed, wanted in plans for k, v in _scans(wanted, by_seed).items()})
+    results = []
+    for study, by_seed, wanted in plans:
+        records = _records(wanted, by_seed, done)
+        runs = {name: {seed: records[name, seed] for seed in by_seed} for name in dict.fromkeys(n for n, _ in wanted)}
+        with setting.console.status(f"{study.name}: finished runs are read"):
+            described = study.describe(runs, setting.phantom)
+        leak = next(filter(None, (leak_warning(record.results["overlap"]) for record in records.values())), None)
+        about = _about(setting, by_seed)
+        result = {
+            "name": study.name,
+            "title": study.title,
+            "question": study.question,
+            "data": about if leak is None else f"{about}, leaking into the test set",
+            "leak": leak,
+            **described,
+            **_origin(by_seed),
+        }
+        if len(setting.seeds) == 1:
+            result["sentences"] = [*described["sentences"], ONE_SEED]
+        results.append(result)
+    return results
+
+
+def write_page(folder: Path, setting: Setting, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write what this call made, and the page: that, and every earlier result of the folder that can stand beside it.
+
+    An earlier one that was made of other scans, or by other versions, is named and left out. Verdicts take all results
+    of the page into account; so every file is written again with them.
+
+    Returns
+    -------
+    list of dict
+        What was made, with its verdicts.
+    """
+    files = {folder / _COMPARISON, *(folder / _STUDIES).glob("*.json")}
+    results = {_file(folder, result): result for result in made}
+    for file in sorted(file for file in files - results.keys() if file.is_file()):
+        earlier = _read(file)
+        why = _why_not_beside(earlier, made, setting.phantom)
+        if why:
+            setting.console.print(f"{escape(str(file))} is kept, but not shown: {escape(why)}", soft_wrap=True)
+        else:
+            results[file] = earlier
+    results = dict(zip(results, judge(list(results.values())), strict=True))
+    for file, result in results.items():
+        _write_json(file, result)
+    for result in made:
+        rows = [result["columns"], *result["rows"]] if "columns" in result else _rows(result)
+        _write_table(_file(folder, result).with_suffix(".csv"), rows)
+    comparison = results.get(folder / _COMPARISON)
+    cases = folder / _CASES
+    picture = cases.read_bytes() if comparison is not None and cases.is_file() else None
+    volumes = VOLUMES if comparison is not None and (folder / VOLUMES).is_file() else None
+    studies = [results[file] for name in STUDIES if (file := folder / _STUDIES / f"{name}.json") in results]
+    page = render_page(comparison, studies, picture, volumes)
+    write_whole(folder / "report.html", lambda opened: opened.write(page.encode()))
+    return [results[_file(folder, result)] for result in made]
+
+
+def _file(folder: Path, result: Mapping[str, Any]) -> Path:
+    return folder / _STUDIES / f"{result['name']}.json" if "columns" in result else folder / _COMPARISON
+
+
+def _origin(opened: Mapping[int, Federation]) -> dict[str, Any]:
+    """Return what a result is made of beside its settings: the software, and by seed the scans of each site."""
+    scans = {str(seed): dict(scans_of(federation.hospitals)) for seed, federation in opened.items()}
+    return {"versions": installed_versions(), "scans": scans}
+
+
+def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]], phantom: bool) -> str:
+    """Say why an earlier result cannot stand on one page with what was made now; nothing where it can.
+
+    Scans of phantoms differ by seed, and a study may have more of their sites: what both have has to be the same.
+    """
+    if others := other_versions(earlier.get("versions", {})):
+        return "; ".join(others)
+    scans = earlier.get("scans")
+    if not scans or "verdicts" not in earlier:
+        return "it does not say what it was made of"
+    changed: set[str] = set()
+    for result in made:
+        for seed, now in result["scans"].items():
+            then = scans.get(seed, {}) if phantom else next(iter(scans.values()))
+            if phantom:
+                changed |= {site for site in now.keys() & then.keys() if now[site] != then[site]}
+            elif list(now.items()) != list(then.items()):
+                changed |= {site for site in {*now, *then} if now.get(site) != then.get(site)} or {*now}
+    return f"it was made of other scans, or another order, of {', '.join(sorted(changed))}" if changed else ""
+
+
+def _scans(wanted: Mapping[tuple[str, int], Settings], opened: Mapping[int, Federation]) -> dict[Settings, Scans]:
+    """Return each config with what stands for the scans that its run is to be of."""
+    return {config: opened[seed].scans_of(config) for (_, seed), config in wanted.items()}
+
+
+def _records(
+    wanted: Mapping[tuple[str, int], Settings],
+    opened: Mapping[int, Federation],
+    done: Mapping[Settings, Path],
+) -> dict[tuple[str, int], RunRecord]:
+    """Load the runs; each is told where its scans are now, and what was left out of its cases, or kept."""
+    records = {}
+    for (name, seed), config in wanted.items():
+        record = load_run(done[config])
+        record = replace(record, config=record.config.replace(sites=config.sites))
+        known = {"overlap": opened[seed].overlap_of(record.config), "skipped": opened[seed].skipped_of(record.config)}
+        if record.results != {**record.results, **known}:  # a run sees its own cases alone, and no name mapping
+            record = replace(record, results={**record.results, **known})
+            _write_json(record.path / "results.json", dict(record.results))
+        records[name, seed] = record
+    return records
+
+
+def _first(federation: Federation) -> FirstHospital:
+    hospital = federation.hospitals[0]
+    return FirstHospital(hospital.training, hospital.test)
+
+
+def _about(setting: Setting, opened: dict[int, Federation]) -> str:
+    cases = [sum(count["test"] for count in federation.cases.values()) for federation in opened.values()]
+    seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
+    sites = len(next(iter(opened.values())).hospitals)
+    return (
+        f"{setting.data} data, {sites} sites, {cases[0]} test cases a seed, {seeds}, profile {setting.config.profile}"
+    )
+
+
+def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of ``comparison.csv``, one a method; Dice as a fraction, HD95 in mm."""
+    rows = [
+        {
+            "method": method["name"],
+            "breaks privacy": method["breaks_privacy"],
+            "leaks": comparison["data"]["leak"] is not None,
+            **{
+                f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
+                for score, interval in method["scores"].items()
+                for end in ("value", "low", "high")
+            },
+            "bytes out": sum(method["bytes_out"].values()),
+            "minutes": method["minutes"],
+        }
+        for method in comparison["methods"]
+    ]
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def _write_table(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(file, lambda opened: opened.write(text.getvalue().encode()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: is damaged: move it away, and run this again")
+    return values
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_whole(file, lambda opened: opened.write(text.encode()))

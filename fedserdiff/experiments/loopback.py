@@ -1,0 +1,96 @@
+"""A rehearsal of a deployment on one machine, held beside the simulation of the same: what ``loopback.py`` does."""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.experiment_file import hospitals_of, phantoms_of
+from fedserdiff.experiments.local_federation import LocalFederation, check_checkout
+from fedserdiff.experiments.opened_federation import Cache, open_named
+from fedserdiff.experiments.simulation import run_simulation
+from fedserdiff.report.live import LiveView
+from fedserdiff.report.tables import print_results
+from fedserdiff.settings.sources import Layers
+from sites.ledger import read_ledger
+from strategies.run_directory import RunDirectory
+
+_TOLERANCE = 1e-5
+"""Largest difference between the R of a deployment and of a simulation that passes (in Dice, of 1)."""
+
+
+def rehearse(
+    console: Console,
+    layers: Layers,
+    experiment: Path | None,
+    sites: int | None,
+    cache: Cache,
+    out: Path | None,
+    timeout_s: float,
+) -> None:
+    """Run a coordinator and hospitals as processes of their own, then the same in a simulation, and compare.
+
+    Parameters are as `begin`'s; the deployment is given up after `timeout_s`.
+
+    Raises
+    ------
+    FederationError
+        Where the deployment fails, or its results or its ledgers are not the simulation's.
+    FedSerDiffError
+        As `begin`.
+    """
+    check_checkout()
+    hospitals = hospitals_of(experiment)
+    if hospitals is not None and sites is not None:
+        raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
+    config = layers.settings()
+    config = config.replace({"machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1)})
+    opened = open_named(console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache)
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-loopback-{config.method.name}-seed{config.seed}"
+    folder = RunDirectory.new(out or Path("runs") / name).path
+    names = [site.name for site in opened.config.sites]
+    with LocalFederation(folder / "federation", opened.config) as deployed:
+        console.print(
+            f"coordinator at localhost:{deployed.port}, TLS, one key a hospital; logs in {escape(str(folder))}",
+            soft_wrap=True,
+        )
+        deployed.start_coordinator()
+        for name in names:
+            deployed.start_hospital(name)
+        deployed.start_run()
+        deployed.wait_for_run(timeout_s, lambda line: console.print(escape(line), highlight=False, soft_wrap=True))
+    results = json.loads((deployed.run / "results.json").read_text())
+    print_results(console, results, opened.data)
+    differences = [_compare_bytes(console, name, deployed, results) for name in names]
+    console.print("the same in a simulation:")
+    simulated = RunDirectory.new(folder / "simulation")
+    with LiveView(console, simulated.hospitals) as view:
+        run_simulation(opened, simulated, cache.cases, view)
+    largest = _largest_difference(results, json.loads((simulated.path / "results.json").read_text()))
+    console.print(f"largest difference between R of the deployment and of the simulation: {largest:.3g}")
+    if largest > _TOLERANCE or any(differences):
+        raise FederationError("the deployment and the simulation, or the ledgers and the coordinator, disagree")
+
+
+def _compare_bytes(console: Console, site: str, deployed: LocalFederation, results: Mapping[str, Any]) -> int:
+    """Print what a hospital's ledger says has left and what the coordinator received; return the difference."""
+    left: int = sum(entry.bytes for entry in read_ledger(deployed.ledger(site)))
+    received: int = sum(results["bytes_out"][site].values())
+    console.print(f"{site}: its ledger says {left:,} bytes left, the coordinator received {received:,}", soft_wrap=True)
+    return left - received
+
+
+def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Return the largest absolute difference between two runs' Dice, over masks, regions, sites and stages."""
+    return max(
+        float(np.abs(np.array(one[mask]["dice"][key]) - np.array(other[mask]["dice"][key])).max())
+        for mask in ("R", "R_coarse")
+        for key in one[mask]["dice"]
+    )

@@ -1,0 +1,271 @@
+"""The hospitals of a simulation: found, prepared and checked on this machine, all of them or those of a run."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.data.cases import SkippedCase
+from fedserdiff.data.name_mapping import read_name_mapping
+from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
+from fedserdiff.data.site_cases import passed_over_note
+from fedserdiff.errors import BadCasesError, ConfigError, DataError
+from fedserdiff.experiment_file import PHANTOM
+from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
+from fedserdiff.origin import Scans
+from fedserdiff.report.console import progress_bars, warn
+from fedserdiff.report.overlap import skipped_notes
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.text import readable
+from sites.hospital import Hospital, hospital_of, open_hospital, remaining
+from strategies.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The folder of phantom scans and prepared cases; safe to delete."""
+
+    root: Path = Path("cache")
+
+    @property
+    def cases(self) -> Path:
+        """Prepared cases."""
+        return self.root / "cases"
+
+    @property
+    def phantoms(self) -> Path:
+        """Scans of phantoms."""
+        return self.root / PHANTOM
+
+
+PHANTOM_SITES = 3
+"""How many phantom hospitals there are where nobody says so."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Hospitals of a simulation, checked: `config` names exactly their cases.
+
+    `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
+    is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
+    ``overlap`` of a run that goes on: its config names only cases that were not left out. `skipped` are cases that
+    cannot be used. `show_cases` is whether somebody asked for pictures of cases.
+    """
+
+    config: Settings
+    hospitals: tuple[Hospital, ...]
+    overlaps: tuple[Overlap, ...]
+    same_patient: Mapping[str, str] = field(default_factory=dict)
+    data: str = PHANTOM
+    before: Mapping[str, Any] | None = None
+    skipped: tuple[SkippedCase, ...] = ()
+    show_cases: bool = False
+
+    @property
+    def shows_cases(self) -> bool:
+        """Whether files may show a case: phantoms always, patients where somebody asked for it.
+
+        Everything that draws cases unasked asks here first.
+        """
+        return self.show_cases or self.data == PHANTOM
+
+    def scans_of(self, config: Settings) -> Scans:
+        """Return what stands for the scans of a config on these hospitals; its sites may name fewer of their cases."""
+        opened = {hospital.site.name: hospital for hospital in self.hospitals}
+        return scans_of(
+            hospital_of(site, [c for c in opened[site.name].cases if c.case.name in set(site.cases)], config)
+            for site in config.sites
+        )
+
+    @property
+    def cases(self) -> dict[str, dict[str, int]]:
+        """Exact case counts by site."""
+        return {h.site.name: {"training": len(h.training), "test": len(h.test)} for h in self.hospitals}
+
+    def overlap_of(self, config: Settings) -> dict[str, Any]:
+        """Return the ``overlap`` of the ``results.json`` of a run on this federation, or on a part of its cases."""
+        if self.before is not None:
+            return dict(self.before)
+        taken = {site.name: site.cases for site in config.sites}
+        if not config.data.allow_overlap:
+            return overlap_record([overlap for overlap in self.overlaps if overlap.site in taken], kept=False)
+        everyone = {h.site.name: h.cases for h in self.hospitals if h.site.name in taken}
+        there = {n: [c for c in cases if c.case.name in (taken[n] or c.case.name)] for n, cases in everyone.items()}
+        return overlap_record(find_overlap(there, self.same_patient), kept=True)
+
+    def skipped_of(self, config: Settings) -> list[dict[str, Any]]:
+        """Return the ``skipped`` of the ``results.json`` of a run on this federation, or on a part of its sites."""
+        names = {site.name for site in config.sites}
+        return [{**asdict(case), "faults": [*case.faults]} for case in self.skipped if case.site in names]
+
+
+def open_federation(
+    config: Settings,
+    sites: tuple[Site, ...],
+    cache: Path,
+    progress: Callable[[str, int, int], None] = lambda site, done, total: None,
+    same_patient: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> Federation:
+    """Check and prepare every site's cases, leaving out patients that are there already unless `config` keeps them.
+
+    Raises
+    ------
+    DataError
+        As `open_hospital`, of all sites at once, and where a site has no case left; a `BadCasesError` where
+        `skip_bad` would help.
+    """
+    same_patient = same_patient or {}
+    found: dict[str, Hospital] = {}
+    refused: list[DataError] = []
+    for site in sites:
+        try:
+            found[site.name] = open_hospital(site, config, cache, partial(progress, site.name), skip_bad)
+        except DataError as error:
+            refused.append(error)
+    if refused:
+        kind = BadCasesError if all(isinstance(error, BadCasesError) for error in refused) else DataError
+        raise kind(*(fault for error in refused for fault in error.faults))
+    overlaps = find_overlap({name: hospital.cases for name, hospital in found.items()}, same_patient)
+    hospitals = []
+    for site in sites:
+        left_out = set() if config.data.allow_overlap else {o.case for o in overlaps if o.site == site.name}
+        named, kept = remaining(found[site.name], left_out)
+        try:
+            hospitals.append(hospital_of(named, kept, config))
+        except DataError as error:
+            gone = "; ".join(str(overlap) for overlap in overlaps if overlap.site == site.name)
+            raise DataError(f"{error} (left out: {gone})") from None
+    config = config.replace(sites=tuple(h.site for h in hospitals))
+    skipped = tuple(case for hospital in found.values() for case in hospital.skipped)
+    return Federation(config, tuple(hospitals), tuple(overlaps), same_patient, skipped=skipped)
+
+
+def open_named(
+    console: Console,
+    config: Settings,
+    federation: Path | None,
+    sites: int | None,
+    cache: Cache,
+    skip_bad: bool | None = None,
+    show_cases: bool = False,
+) -> Federation:
+    """Open the hospitals of an experiment's file, or else `sites` phantom ones, 3 by default, and tell of progress.
+
+    `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and where a federation
+        file is called as phantoms' data are.
+    """
+    if federation is not None and federation.name == PHANTOM:
+        raise ConfigError(f"{federation}: {PHANTOM} is what phantoms' data are called: give the file another name")
+    with progress_bars(console) as show:
+        if federation is None:
+            same_patient: dict[str, str] = {}
+            named = phantom_federation(
+                PHANTOM_SITES if sites is None else sites,
+                config,
+                cache.phantoms,
+                lambda s, d, t: show(f"scanning phantoms of {s}", d, t),
+            )
+        else:
+            named, same_patient = read_federation(federation), same_patient_of(federation)
+        try:
+            opened = open_federation(
+                config,
+                named,
+                cache.cases,
+                lambda s, d, t: show(f"preparing cases of {s}", d, t),
+                same_patient,
+                bool(skip_bad),
+            )
+        except BadCasesError as error:
+            advice = "" if skip_bad is None else "Mend them, or leave these cases out by --skip-bad"
+            raise BadCasesError(*error.faults, advice=advice) from None
+    for line in skipped_notes(opened.skipped_of(opened.config)):
+        warn(console, line)
+    what = "[red]kept, which leaks:[/red]" if config.data.allow_overlap else "[yellow]left out[/yellow]"
+    for overlap in opened.overlaps:
+        console.print(f"{what} {escape(str(overlap))}")
+    for hospital in opened.hospitals:
+        site, counts = hospital.site, opened.cases[hospital.site.name]
+        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
+        console.print(about)
+    for note in filter(None, map(passed_over_note, named)):
+        warn(console, note)
+    return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
+
+
+def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings | None = None) -> Federation:
+    """Open the hospitals of a run, each with exactly the cases that the run took, to go on with it or to audit it.
+
+    `config` is the run's own, on this machine: where it runs and where its sites' scans are may have changed.
+
+    Raises
+    ------
+    ConfigError
+        As `RunDirectory.read_origin`, and where a setting, the software or a scan is not what it was, or scans are
+        not where `config` says.
+    DataError
+        As `open_hospital`.
+    """
+    origin = run.read_origin()
+    config = config or origin.config
+    different = origin.difference(config, origin.scans)
+    if different.versions:
+        made = "; ".join(different.versions)
+        raise ConfigError(f"{run.path}: was begun with other versions: {made}: install those to go on")
+    if different:
+        raise ConfigError(f"{run.path}: belongs to another run: {different}")
+    with progress_bars(console) as show:
+        if origin.name == PHANTOM:  # which may have been deleted with the cache
+            root = Path(config.sites[0].path).parent
+            phantom_federation(len(config.sites), config, root, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
+        for site in config.sites:
+            if not Path(site.path).is_dir():
+                raise ConfigError(
+                    f"site {site.name}: {site.path}: no such directory: if its scans have moved, name where all sites' "
+                    f"scans are now in a federation file, and go on by simulate FILE --resume {run.path}"
+                )
+        hospitals = tuple(
+            open_hospital(site, config, cache.cases, partial(show, f"preparing cases of {site.name}"))
+            for site in config.sites
+        )
+    changed = origin.difference(config, scans_of(hospitals))
+    if changed:
+        raise ConfigError(f"{run.path}: {changed} since it began")
+    skipped = tuple(SkippedCase(**case) for case in origin.skipped)
+    return Federation(config, hospitals, (), {}, origin.name, origin.overlap, skipped, origin.show_cases)
+
+
+def scans_of(hospitals: Iterable[Hospital]) -> Scans:
+    """Return, by site, what stands for the content of all its scans and segmentations, and who is held out."""
+    return {
+        hospital.site.name: hashlib.sha256(
+            "; ".join(
+                " ".join(sorted(f"{c.case.name}={c.key}" for c in cases))
+                for cases in (hospital.training, hospital.test)
+            ).encode()
+        ).hexdigest()
+        for hospital in hospitals
+    }
+
+
+def same_patient_of(federation: Path) -> dict[str, str]:
+    """Return the person by patient id of the name mapping that a federation file names; nobody where it names none.
+
+    Raises
+    ------
+    ConfigError
+        As `name_mapping_of` and `read_name_mapping`.
+    """
+    file = name_mapping_of(federation)
+    return {} if file is None else read_name_mapping(file)

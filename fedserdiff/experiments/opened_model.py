@@ -1,0 +1,125 @@
+"""A model to segment with: a run's final student, or one that was exported, and a hospital's adapter before it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.data.decathlon import DecathlonDataset
+from fedserdiff.data.site_cases import convention_of
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method, label
+from fedserdiff.model_file import load_model, load_student
+from fedserdiff.segmenter import Segmenter
+from fedserdiff.settings.experiment import PROVENANCE, Settings, Site
+from sites.adapters import learns_adapter, load_adapter
+
+_STAYS = "stays at the hospital"
+_LAST = (1 << 31, 0)  # after any stage
+_OF_STAGE = "student-of-stage-"
+
+
+def open_model(model: Path, site: str | None) -> Segmenter:
+    """Open a run's directory or an exported file.
+
+    Parameters
+    ----------
+    model : Path
+        Either of them.
+    site : str, optional
+        The hospital whose scans the model will see: its name in the run, or the folder of what it keeps, which a
+        deployed hospital has as ``records/NAME``.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither, the hospital is none of the run's, or has to be named and is not, or its adapter is
+        elsewhere.
+    DataError
+        As `load_model` and `convention_of`.
+    RecordsError
+        As `load_adapter`.
+    """
+    opened = open_run(model, site) if model.is_dir() else _of_file(model, site)
+    if opened.adapter is None and opened.about.get("adapter") == _STAYS:
+        name = opened.about["site"]
+        raise ConfigError(
+            f"{model}: was trained behind an adapter that {name} keeps to itself: give its folder, --site "
+            f"records/{name}"
+        )
+    return opened
+
+
+def _of_file(file: Path, site: str | None) -> Segmenter:
+    model = load_model(file)
+    if site is None:
+        return model
+    folder = Path(site)
+    if not folder.is_dir():
+        raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
+    adapter = load_adapter(folder, model.config, folder.name, _LAST)
+    if adapter is None:
+        raise ConfigError(f"--site: {folder}: holds no adapter")
+    return replace(model, adapter=adapter)
+
+
+def open_run(run: Path, site: str | None) -> Segmenter:
+    """Open a run's directory as `open_model`, but that an adapter may stay elsewhere: ``about`` says so."""
+    config, data = _config(run)
+    folder = None if site is None else Path(site)
+    named = None if folder is None else _named(folder.name, config, run)
+    if named is None:
+        if get_method(config.method.name).knows_origin:
+            names = ", ".join(one.name for one in config.sites)
+            raise ConfigError(
+                f"--site: {label(config.method.name)} sees scans as their hospital does: say whose they are: {names}"
+            )
+        named = config.sites[-1]
+    own = run / f"student-{named.name}.pt"
+    file = own if own.exists() else run / "student.pt"
+    if not file.is_file():
+        raise ConfigError(f"{run}: holds no student.pt: is the run finished?")
+    of_hospitals = run / "hospitals"  # in a simulation's directory alone
+    keeps = of_hospitals / named.name
+    if folder is not None and folder.is_dir() and not (keeps.is_dir() and site == named.name):
+        keeps = folder
+    elsewhere = not keeps.is_dir() and not of_hospitals.is_dir()
+    before = (_stages_done(run, config) + 1, 0)
+    adapter = None if elsewhere else load_adapter(keeps, config, named.name, before)
+    stays = elsewhere and learns_adapter(config, named.name)
+    about = {
+        "method": config.method.name,
+        "seed": str(config.seed),
+        "data": data,
+        "site": "any" if site is None else named.name,
+        "adapter": "included" if adapter is not None else _STAYS if stays else "none",
+    }
+    convention = convention_of(named, config)
+    channels = convention.channels if isinstance(convention, DecathlonDataset) else {}
+    return Segmenter(load_student(config, file), config.replace(sites=()), convention, channels, adapter, about)
+
+
+def _config(run: Path) -> tuple[Settings, str]:
+    """Return a run's config, and in words whose scans it trained on."""
+    file = run / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(file.read_bytes())
+        data = values[PROVENANCE].get("name", "of a deployed federation")
+        return Settings.from_dict(values), str(data)
+    except OSError as error:
+        raise ConfigError(f"{run}: is no run's directory: config.json cannot be read ({error.strerror})") from None
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{file}: is not what a run of this version writes there ({error})") from None
+
+
+def _named(name: str, config: Settings, run: Path) -> Site:
+    for site in config.sites:
+        if site.name == name:
+            return site
+    raise ConfigError(f"--site: {name!r} is none of {run}'s: {', '.join(site.name for site in config.sites)}")
+
+
+def _stages_done(run: Path, config: Settings) -> int:
+    """Return the stage that a run's student is of, which need not be the last."""
+    numbers = [file.stem.removeprefix(_OF_STAGE) for file in run.glob(f"{_OF_STAGE}*.pt")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=len(config.sites))

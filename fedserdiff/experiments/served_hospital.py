@@ -1,0 +1,61 @@
+"""One hospital of a real federation at work: what ``fedserdiff hospital`` runs."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.data.site_cases import passed_over_note
+from fedserdiff.deployment.kit import HospitalKit
+from fedserdiff.device import settle_gpus, use_device
+from fedserdiff.report.console import progress_bars, warn
+from sites.client_app import Premises, make_client_app
+from sites.hospital import open_hospital
+from sites.ledger import LEDGER_FILE
+from sites.node import serve
+
+
+def serve_hospital(console: Console, kit: Path) -> None:
+    """Prepare a hospital's cases, then answer the coordinator until the process is told to end.
+
+    Parameters
+    ----------
+    console : Console
+        For progress, and a line for each message.
+    kit : Path
+        The folder that was provisioned for the hospital, or its ``site.toml``.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `HospitalKit.load`, `open_hospital` and `serve`, and where a GPU that is asked for cannot be used.
+    """
+    own = HospitalKit.load(kit)
+    site = own.config.sites[own.site]
+    _tell_of_gpus(console, own.config.machine.gpus_per_site)
+    with progress_bars(console) as show:
+        hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
+    console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
+    if note := passed_over_note(site):
+        warn(console, note)
+    console.print(f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True)
+
+    def tell(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
+
+    serve(own, make_client_app(own.config, Premises(own.cache, own.records), own.site), tell)
+
+
+def _tell_of_gpus(console: Console, gpus: float) -> None:
+    """See that a GPU that ``gpus`` asks for is one that torch can use, and say of one that nobody asked for.
+
+    Raises
+    ------
+    ConfigError
+        Where it is not.
+    """
+    settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
+    if not gpus and use_device(gpus=1).type == "cuda":
+        warn(console, "this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")

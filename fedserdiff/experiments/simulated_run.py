@@ -1,0 +1,201 @@
+"""A run as ``simulate.py`` has it: a new one or one that goes on, carried out, printed and drawn."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from fedserdiff.device import settle_gpus
+from fedserdiff.errors import ConfigError
+from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
+from fedserdiff.experiments.opened_federation import Cache, Federation, open_named, reopen
+from fedserdiff.experiments.simulation import examples, run_simulation
+from fedserdiff.federation import read_federation
+from fedserdiff.methods import label
+from fedserdiff.report.console import warn
+from fedserdiff.report.events import AllOf
+from fedserdiff.report.live import LiveView
+from fedserdiff.report.overlap import leak_warning
+from fedserdiff.report.plots import plot_examples
+from fedserdiff.report.tables import print_results
+from fedserdiff.report.trackers import TrackedRun, open_tracker
+from fedserdiff.report.volumes import VOLUMES, write_volumes
+from fedserdiff.settings.experiment import Settings, Site, settings_of
+from fedserdiff.settings.sources import Layers
+from strategies.run_directory import RunDirectory
+
+_PICTURE = "examples.png"
+_FINISHED = "finished"  # the last file that a run writes
+
+
+def begin(
+    console: Console,
+    layers: Layers,
+    experiment: Path | None,
+    sites: int | None,
+    cache: Cache,
+    out: Path | None,
+    ray_address: str | None,
+    skip_bad: bool,
+    show_cases: bool,
+) -> tuple[Federation, RunDirectory]:
+    """Open the hospitals of a new run, by layers of settings, and make its directory.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `Layers.settings`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
+        given, too.
+    """
+    hospitals = hospitals_of(experiment)
+    if hospitals is not None and sites is not None:
+        raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
+    config = on_what_there_is(console, layers, ray_address is not None)
+    opened = open_named(
+        console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases
+    )
+    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method.name}-seed{config.seed}"
+    return opened, RunDirectory.new(folder)
+
+
+def on_what_there_is(console: Console, layers: Layers, cluster: bool = False) -> Settings:
+    """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
+
+    `cluster` is for a Ray cluster, whose resources only Ray knows.
+    """
+    settings = layers.settings()
+    gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
+    if gpus is None or not cluster:
+        gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))
+    cpus = settings.machine.cpus_per_site
+    if not layers.sets("machine.cpus_per_site", by_profile=False) and not cluster:
+        cpus = min(cpus, os.cpu_count() or 1)
+    return settings.replace({"machine.gpus_per_site": gpus, "machine.cpus_per_site": cpus})
+
+
+def interrupted(path: Path) -> RunDirectory:
+    """Open the directory of a run to go on with; raises as `RunDirectory.of_interrupted`."""
+    return RunDirectory.of_interrupted(path)
+
+
+def take_up(
+    console: Console,
+    run: RunDirectory,
+    given: Mapping[str, Any],
+    federation: Path | None,
+    sites: int | None,
+    cache: Cache,
+    show_cases: bool,
+    ray_address: str | None,
+) -> Federation | None:
+    """Open the hospitals of a run that goes on, or of a finished one whose cases are to be shown; else None.
+
+    What decides its result, and whether cases are shown, is as it was. Where it runs, and what becomes of failures, is
+    as `given`, and else as it was, as far as this machine can. `federation` says where the scans of its sites are now.
+
+    Raises
+    ------
+    FedSerDiffError
+        As `RunDirectory.read_origin`, `read_federation` and `reopen`, and where a setting is `given` that would make it
+        another run.
+    """
+    origin = run.read_origin()
+    config = origin.config
+    of_one_machine = {one.name for one in settings_of() if one.one_machine}
+    names = {"method": "method.name"}
+    differing = [
+        f"{name} was {was!r}, {value!r} is given"
+        for name, value in given.items()
+        if name not in of_one_machine
+        and (was := config.value(names.get(name, name))) != (tuple(value) if isinstance(value, list) else value)
+    ]
+    if sites is not None and sites != len(config.sites):
+        differing.append(f"sites were {len(config.sites)}, {sites} is given")
+    if differing:
+        raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
+    show_cases = show_cases or origin.show_cases
+    if _finished(run) and (not show_cases or (run.path / _PICTURE).is_file()):
+        return None
+    here = {} if ray_address is not None else _on_this_machine(config)
+    config = config.replace({**here, **{name: value for name, value in given.items() if name in of_one_machine}})
+    if ray_address is None:
+        settle_gpus(config.machine.gpus_per_site, "--gpus-per-site", partial(warn, console))
+    if federation is not None:
+        config = config.replace(sites=_moved(config.sites, federation))
+    opened = replace(reopen(console, run, cache, config), show_cases=show_cases)
+    if show_cases and not origin.show_cases:
+        run.write_config(origin.config, {**origin.provenance, "show_cases": True})
+    return opened
+
+
+def _on_this_machine(config: Settings) -> dict[str, float]:
+    """Return a config's CPUs and GPUs for a site at work, no more than this machine has."""
+    return {
+        "machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1),
+        "machine.gpus_per_site": min(config.machine.gpus_per_site, float(torch.cuda.is_available())),
+    }
+
+
+def _moved(sites: Sequence[Site], federation: Path) -> tuple[Site, ...]:
+    """Return a run's sites with the paths that a federation file has for them, by name.
+
+    Raises
+    ------
+    ConfigError
+        As `read_federation`, and where the file lacks one of them, or has it with another release.
+    """
+    there = {site.name: site for site in read_federation(federation)}
+    for site in sites:
+        if site.name not in there:
+            raise ConfigError(f"{federation}: has no site {site.name}, which the run has")
+        if there[site.name].release != site.release:
+            raise ConfigError(
+                f"{federation}: {site.name}: release: {there[site.name].release} is given, {site.release} was the run's"
+            )
+    return tuple(replace(site, path=there[site.name].path) for site in sites)
+
+
+def carry_out(
+    console: Console, opened: Federation, run: RunDirectory, cache: Cache, ray_address: str | None, tracker: str | None
+) -> None:
+    """Run and print the tables, unless that is done; draw cases, where they are to be shown."""
+    config = opened.config
+    files = ["results.json", "results.csv", "student.pt", "config.json"]
+    if _finished(run):
+        results = json.loads((run.path / "results.json").read_bytes())
+    else:
+        tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
+        with LiveView(console, run.hospitals) as view, tracked:
+            results = run_simulation(opened, run, cache.cases, AllOf(view, tracked), ray_address)
+            tracked.finished(results)
+        print_results(console, results, opened.data)
+    if opened.shows_cases:
+        _draw(opened, run, results)
+        files += [_PICTURE, VOLUMES]
+    run.write_file(_FINISHED, b"")
+    console.print(f"Results in {escape(str(run.path))}: {', '.join(files)}", soft_wrap=True)
+
+
+def _finished(run: RunDirectory) -> bool:
+    return (run.path / _FINISHED).is_file()
+
+
+def _draw(opened: Federation, run: RunDirectory, results: Mapping[str, Any]) -> None:
+    """Write the pictures of a run's example cases."""
+    config = opened.config
+    about = f"{label(config.method.name)}, seed {config.seed}, {opened.data} data"
+    warning = leak_warning(results["overlap"])
+    shown = examples(opened, run)
+    last = len(results["stages"]) - 1
+    facts = f"{about}, profile {config.profile}, final student after stage {last} of {last}"
+    write_volumes({label(config.method.name): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
+    title = f"{about}, final student; Dice of the whole volume, mean of regions"
+    plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)

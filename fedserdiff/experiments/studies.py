@@ -1,0 +1,42 @@
+"""The registry of studies: one line each, by which it is imported when it is wanted, and no sooner."""
+
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from fedserdiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedserdiff.comparison.studies import Study
+
+STUDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "ablation": "fedserdiff.comparison.replay_studies:ABLATION",
+        "adapter": "fedserdiff.comparison.adapter_study:ADAPTER",
+        "lambda": "fedserdiff.comparison.replay_studies:LAMBDA",
+        "teacher-noise": "fedserdiff.comparison.replay_studies:TEACHER_NOISE",
+        "teacher-data": "fedserdiff.comparison.stream_studies:TEACHER_DATA",
+        "stream-length": "fedserdiff.comparison.stream_studies:STREAM_LENGTH",
+        "steps": "fedserdiff.experiments.step_study:STEPS",
+    }
+)
+"""In the order in which ``--study all`` does them."""
+
+
+def check_study(name: str) -> None:
+    """See that there is a study called `name`.
+
+    Raises
+    ------
+    ConfigError
+        Where there is none; the text lists those there are.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")
+
+
+def get_study(name: str) -> "Study":
+    """Return one of `STUDIES`."""
+    study: Study = pkgutil.resolve_name(STUDIES[name])
+    return study

@@ -1,0 +1,26 @@
+"""Replay of whole synthetic scans."""
+
+from fedserdiff.methods.method import Method, MethodSettings, Teacher
+from fedserdiff.settings.declaration import setting
+
+
+class ImageReplaySettings(MethodSettings):
+    """Settings of image replay."""
+
+    lambda_kd: float = setting(1.0, "λ, the weight of replay against segmentation.", ge=0, after_first_stage=True)
+    teacher: Teacher = setting(
+        "first",
+        "Whose images are replayed: the `first` hospital's, or, with `latest`, every hospital's.",
+        after_first_stage=True,
+    )
+
+
+METHOD = Method(
+    "image-replay",
+    "whole synthetic scans with masks are replayed, from a diffusion model of the first hospital's images",
+    "strategies.image_replay:ImageReplay",
+    "sites.objectives.image_replay:ImageReplayObjective",
+    ImageReplaySettings,
+    terms=("segmentation", "replay"),
+    hands_over="synthetic-images",
+)

@@ -1,0 +1,93 @@
+"""What is declared of a method: its two halves, its settings, and what its hospitals hand over."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from fedserdiff.settings.declaration import Group, setting
+
+Teacher = Literal["first", "latest"]
+SharedErrorMaps = Literal["null", "mri", "none"]
+
+
+class MethodSettings(Group):
+    """A method's name and, in a subclass, settings of its own."""
+
+    name: str
+
+    @classmethod
+    def of(cls, method: "MethodSettings") -> Self:
+        """Return a method's settings as those of this class.
+
+        Raises
+        ------
+        TypeError
+            Where they are another class's.
+        """
+        if not isinstance(method, cls):
+            raise TypeError(f"{method.name} has no {cls.__name__}")
+        return method
+
+
+class NoSettings(MethodSettings):
+    """Of a method that has none."""
+
+
+class Distilling(MethodSettings):
+    """What methods that distil a teacher share."""
+
+    lambda_kd: float = setting(
+        1.0,
+        "λ, the weight of distillation or replay against segmentation (the paper leaves it open).",
+        ge=0,
+        after_first_stage=True,
+    )
+    gamma: float = setting(
+        1.0, "γ, the weight of the covariance term within distillation.", ge=0, after_first_stage=True
+    )
+    teacher: Teacher = setting(
+        "first",
+        "Whose student is frozen as the teacher: `first` (stage 1's, as in the paper) or `latest` (every stage's).",
+        after_first_stage=True,
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of learning from a stream of hospitals.
+
+    Attributes
+    ----------
+    name : str
+        As people write it.
+    summary : str
+        One line for help texts and reports.
+    strategy : str
+        The coordinator's half, ``module:class``, a subclass of `strategies.base.ArrivalStrategy`.
+    objective : str
+        The hospital's half, ``module:class``, a subclass of `sites.objectives.base.Objective`. Halves are named as
+        strings and imported by their own side, so that neither side ever imports the other.
+    settings : type of MethodSettings
+        The class that declares the method's own settings.
+    terms : tuple of str
+        Names of the loss terms that its objective may report.
+    hands_over : str
+        The record that a hospital hands over of a stage that has ended, by its name in `fedserdiff.wire`; none if "".
+    breaks_privacy : bool
+        Whether it needs raw data of other hospitals: possible in a simulation only.
+    knows_origin : bool
+        Whether its scores use that a hospital knows which it is.
+    federated : bool
+        Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
+        simulation scores them everywhere, and comparisons do not count their bytes.
+    """
+
+    name: str
+    summary: str
+    strategy: str
+    objective: str
+    settings: type[MethodSettings] = NoSettings
+    terms: tuple[str, ...] = ("segmentation",)
+    hands_over: str = ""
+    breaks_privacy: bool = False
+    knows_origin: bool = False
+    federated: bool = True

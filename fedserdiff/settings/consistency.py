@@ -1,0 +1,49 @@
+"""Settings that have to fit each other. Each check raises a ValueError whose text begins with their names."""
+
+from fedserdiff.methods import get_method
+from fedserdiff.methods.method import MethodSettings
+from fedserdiff.settings.groups import Data, Network, Privacy, Training
+
+_COVERED = ("", "error-maps")
+"""What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
+
+
+def check_length(training: Training) -> None:
+    """See that a stage's length is given once, and that every round of it trains."""
+    steps, epochs = training.steps_per_stage, training.epochs_per_stage
+    if (steps == 0) == (epochs == 0):
+        raise ValueError("training.steps_per_stage, training.epochs_per_stage: set one of them, and leave the other 0")
+    if training.balance_epochs and not epochs:
+        raise ValueError("training.balance_epochs: a stage counted in steps is balanced already: leave it false")
+    if training.rounds > (steps or epochs):
+        raise ValueError(
+            f"training.rounds: {training.rounds} is more than a stage's steps: a round would train nothing"
+        )
+
+
+def check_grid(data: Data, network: Network) -> None:
+    """See that the grid can be halved as often as the networks have levels."""
+    for field in ("coarse_channels", "refiner_channels"):
+        levels = len(getattr(network, field))
+        factor = network.stem_factor * 2 ** (levels - 1)
+        if any(n % factor for n in data.grid[: data.spatial_dims]):
+            raise ValueError(
+                f"data.grid: {data.grid} is not a multiple of {factor}, which the {levels} levels of network.{field} "
+                f"behind network.stem_factor = {network.stem_factor} need"
+            )
+
+
+def check_noise(privacy: Privacy, method: MethodSettings) -> None:
+    """See that noise on what rounds change covers all that hospitals tell of their training patients."""
+    if privacy.dp_noise == 0:
+        return
+    about = get_method(method.name)
+    if about.breaks_privacy or about.hands_over not in _COVERED:
+        raise ValueError(
+            f"privacy.dp_noise: {method.name} shares more of its patients than the noise on weights covers"
+        )
+    if getattr(method, "shared_error_maps", "none") == "mri":
+        raise ValueError(
+            "privacy.dp_noise: error maps made of scans (method.shared_error_maps = mri) are not covered by the noise "
+            "on weights"
+        )

@@ -1,0 +1,125 @@
+"""How a setting is declared: name, type, default, range and one sentence at one field of a group's class."""
+
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+
+_BOUNDS = (("ge", "at least {:g}"), ("gt", "more than {:g}"), ("le", "at most {:g}"), ("lt", "less than {:g}"))
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def setting(
+    default: Any,
+    sentence: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    one_machine: bool = False,
+    after_first_stage: bool = False,
+) -> Any:
+    """Declare a setting as a field of a `Group`.
+
+    Parameters
+    ----------
+    default : object
+        What holds where neither profile nor user says otherwise.
+    sentence : str
+        What the setting does, for help texts and the reference page.
+    ge, gt, le, lt : float, optional
+        Its range.
+    one_machine : bool
+        Whether it may differ between the coordinator and the hospitals of one experiment, since it decides where or
+        for how long something runs and no figure of the result.
+    after_first_stage : bool
+        Whether it comes into play only once there is a past to keep, so that stage 1 does not depend on it.
+    """
+    marks: JsonDict = {"one_machine": one_machine, "after_first_stage": after_first_stage}
+    return Field(default, description=sentence, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=marks)
+
+
+class Group(BaseModel):
+    """Settings of one subject, frozen. Lists are taken as tuples; nothing else is converted but 1 to 1.0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What is declared of one setting.
+
+    Attributes
+    ----------
+    name : str
+        ``group.name``, or a bare name of an experiment's own such as ``seed``.
+    default : object
+    sentence : str
+    allowed : str
+        Its range in words.
+    one_machine, after_first_stage : bool
+        As `setting` has them.
+    """
+
+    name: str
+    default: Any
+    sentence: str
+    allowed: str
+    one_machine: bool
+    after_first_stage: bool
+
+
+def declared(group: type[BaseModel], prefix: str) -> Iterator[Declared]:
+    """Yield what a group declares, in its order, each name behind a prefix such as ``training.``."""
+    for name, field in group.model_fields.items():
+        marks = field.json_schema_extra
+        if isinstance(marks, dict):  # other fields are not settings, such as a method's name
+            yield Declared(
+                prefix + name,
+                field.default,
+                field.description or "",
+                allowed(field),
+                bool(marks["one_machine"]),
+                bool(marks["after_first_stage"]),
+            )
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return in words what a field takes, such as "a whole number of at least 1"."""
+    return _kind(field.annotation) + _range(field.metadata)
+
+
+def _range(metadata: Iterable[Any]) -> str:
+    bounds = {name: getattr(mark, name) for mark in metadata for name, _ in _BOUNDS if hasattr(mark, name)}
+    words = [text.format(bounds[name]) for name, text in _BOUNDS if bounds.get(name) is not None]
+    return f" of {' and '.join(words)}" if words else ""
+
+
+def _kind(annotation: Any) -> str:
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0]) + _range(mark for part in arguments[1:] for mark in getattr(part, "metadata", ()))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(argument) for argument in arguments if argument is not type(None))
+    if origin is tuple:
+        item = _kind(arguments[0]).removeprefix("a ")
+        word, _, rest = item.partition(" of ")
+        count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"a list of {count}{word}s{f', each {rest}' if rest else ''}"
+    return str(getattr(annotation, "__name__", annotation))

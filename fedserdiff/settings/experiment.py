@@ -1,0 +1,322 @@
+"""All settings of one experiment: everything that determines a run's result, and where it runs."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from fedserdiff.errors import ConfigError, Faults
+from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods.method import Method, MethodSettings
+from fedserdiff.settings.consistency import check_grid, check_length, check_noise
+from fedserdiff.settings.declaration import Declared, Group, declared, setting
+from fedserdiff.settings.groups import Data, Machine, Network, Privacy, Replay, Scoring, Training
+
+GROUPS: Mapping[str, type[Group]] = {
+    "data": Data,
+    "network": Network,
+    "training": Training,
+    "replay": Replay,
+    "privacy": Privacy,
+    "scoring": Scoring,
+    "machine": Machine,
+}
+"""The groups that every experiment has, by name; ``method`` is one of its method's own."""
+
+DEFAULT_METHOD = "ser-diff-plus"
+"""Keeps most without a raw scan: docs/explanation/retention.md."""
+
+PROVENANCE = "provenance"
+"""The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
+
+PLAIN_METHOD = "fine-tune"
+"""Has no settings of its own, and does nothing but what stage 1 of every method does."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
+
+    An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
+    held out by `data.test_share`; otherwise these of the `cases` are, and no other.
+    """
+
+    name: str
+    release: str
+    path: str
+    cases: tuple[str, ...] = ()
+    test_cases: tuple[str, ...] = ()
+
+
+class Settings(Group):
+    """All settings of an experiment, by group, and its hospitals in order of arrival; frozen.
+
+    `make_settings` makes one from a profile. Every value is checked; all that are wrong are named in one `ConfigError`.
+
+    Attributes
+    ----------
+    profile : str
+        Name of the profile that the defaults came from.
+    seed : int
+        Seeds every generator of the run: phantom patients, weights, batches, noise.
+    sites : tuple of Site
+        The hospitals in order of arrival.
+    method : MethodSettings
+        The method's name and its own settings.
+    methods : mapping
+        Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
+    data, network, training, replay, privacy, scoring, machine
+        The groups of `fedserdiff.settings.groups`.
+    """
+
+    profile: str = "laptop"
+    seed: int = setting(0, "Seeds every generator: phantom patients, weights, batches, noise.", ge=0)
+    sites: tuple[Site, ...] = ()
+    methods: Mapping[str, Mapping[str, Any]] = {}
+    method: SerializeAsAny[MethodSettings] = DEFAULT_METHOD  # type: ignore[assignment]
+    data: Data = Data()
+    network: Network = Network()
+    training: Training = Training()
+    replay: Replay = Replay()
+    privacy: Privacy = Privacy()
+    scoring: Scoring = Scoring()
+    machine: Machine = Machine()
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            faults = Faults(ConfigError)
+            for fault in error.errors():
+                faults.add(_in_words(fault))
+            faults.check()
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _sites(cls, sites: Any) -> Any:
+        return tuple(site if isinstance(site, Site) else _site(site) for site in sites)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, method: Any, info: ValidationInfo) -> Any:
+        """Take a method by name, or as a table of its name and settings, for the class that declares them."""
+        if isinstance(method, MethodSettings):
+            return method
+        own = {"name": method} if isinstance(method, str) else dict(method)
+        name = own.get("name")
+        if not isinstance(name, str):
+            raise ValueError("method.name: name a method")
+        try:
+            about = get_method(name)
+        except ConfigError as error:
+            raise ValueError(f"method: {error}") from None
+        if foreign := sorted(set(own) - set(about.settings.model_fields)):
+            raise ValueError("\n".join(_foreign(one, about) for one in foreign))
+        return about.settings(**{**info.data.get("methods", {}).get(name, {}), **own})
+
+    @field_serializer("sites")
+    def _write_sites(self, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
+        return [asdict(site) for site in sites]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Settings":
+        check_length(self.training)
+        check_grid(self.data, self.network)
+        check_noise(self.privacy, self.method)
+        return self
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in type(self).model_fields if name != "methods"))
+
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **own: Any) -> "Settings":
+        """Return a copy with settings changed, checked like a new one.
+
+        Parameters
+        ----------
+        changes : mapping, optional
+            By ``group.name``, such as ``{"training.batch_size": 2, "method.lambda_kd": 0.3}``.
+        **own
+            What belongs to no group: ``seed``, ``sites``, ``profile``, ``method`` by name. Another method has the
+            settings that its profile gives it, and else its defaults.
+
+        Raises
+        ------
+        ConfigError
+            Naming every setting that is unknown, with those that are called alike, and every value out of its range.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields} | own
+        return Settings(**changed(values, changes or {}))
+
+    def of_first_stage(self) -> "Settings":
+        """Return what stage 1 depends on, everything else at its default.
+
+        Runs for which this is equal train the same student in stage 1, unless their method plans it otherwise.
+        """
+        return self.replace(
+            {one.name: one.default for one in settings_of() if one.after_first_stage}, method=PLAIN_METHOD, methods={}
+        )
+
+    def value(self, name: str) -> Any:
+        """Return a setting by its full name, such as ``training.batch_size``; `ConfigError` where there is none."""
+        found: Any = self
+        for part in name.split("."):
+            if not hasattr(found, part):
+                raise ConfigError(unknown(name))
+            found = getattr(found, part)
+        return found
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide a run's result by full name, but for its sites: all but those of one machine."""
+        own = {f"method.{name}" for name in type(self.method).model_fields}
+        of_one_machine = {one.name for one in settings_of(self.method.name) if one.one_machine}
+        names = [
+            "profile",
+            "seed",
+            *(f"{g}.{n}" for g, kind in GROUPS.items() for n in kind.model_fields),
+            *sorted(own),
+        ]
+        return {name: self.value(name) for name in names if name not in of_one_machine}
+
+    @property
+    def shared_error_maps(self) -> str:
+        """The error maps that a hospital shares: ``null``, ``mri`` or ``none``."""
+        return getattr(self.method, "shared_error_maps", "none")
+
+    @property
+    def noise_deviation(self) -> float:
+        """Standard deviation of the noise on a round's change of each weight: noise times the sensitivity, 2C."""
+        return 2 * self.privacy.dp_clip * self.privacy.dp_noise
+
+    def releases(self, site: int) -> int:
+        """Return in how many rounds the hospital with this number, from 0, trains: as often its change is released."""
+        stages = len(self.sites) - site if self.training.participation == "cumulative" else 1
+        return self.training.rounds * stages
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """What coordinator and hospitals of one experiment agree on: all that determines the result, JSON-ready.
+
+        Paths, devices, time-outs, what happens on failures and a hospital's own limits on what leaves it do not count.
+        """
+        return {**self.deciding, "sites": [[site.name, site.release] for site in self.sites]}
+
+    @property
+    def fingerprint(self) -> int:
+        """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
+        text = json.dumps([version("fedserdiff"), self.agreed], sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as JSON-ready values, by group."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
+        """Rebuild settings that `to_dict` wrote; what a run's ``config.json`` says beside them is passed over.
+
+        Raises
+        ------
+        ConfigError
+            Where a setting is unknown or its value is not allowed.
+        """
+        return cls(**{name: value for name, value in values.items() if name != PROVENANCE})
+
+
+def settings_of(method: str | None = None) -> Iterator[Declared]:
+    """Yield every setting that is declared: an experiment's own, the groups', and one method's or none's."""
+    yield from declared(Settings, "")
+    for name, group in GROUPS.items():
+        yield from declared(group, f"{name}.")
+    if method is not None:
+        yield from declared(get_method(method).settings, "method.")
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment's values by group with `changes` by ``group.name`` made in them, yet unchecked.
+
+    Raises
+    ------
+    ConfigError
+        Where a change is of no setting: it names those that are called alike.
+    """
+    made = dict(values)
+    faults = Faults(ConfigError)
+    for name, value in changes.items():
+        group, _, field = name.partition(".")
+        if not field and group in ("seed", "method", "profile", "sites", "methods"):
+            made[group] = value
+        elif group in (*GROUPS, "method") and field:
+            before = made.get(group, {})
+            table = {"name": before} if isinstance(before, str) else dict(before)
+            made[group] = {**table, field: value}
+        else:
+            faults.add(unknown(name))
+    faults.check()
+    return made
+
+
+def unknown(name: str) -> str:
+    """Say that a setting is unknown, and which are called alike."""
+    names = [*_every_name()]
+    close = difflib.get_close_matches(name, names, 3, 0.75)
+    leaf = name.rpartition(".")[2]
+    close += [one for one in names if one.rpartition(".")[2] == leaf and one not in close]
+    if not close:
+        close = difflib.get_close_matches(leaf, [one.rpartition(".")[2] for one in names], 2)
+        close = [one for one in names if one.rpartition(".")[2] in close]
+    meant = f"did you mean {' or '.join(close)}?" if close else "fedserdiff settings lists all"
+    return f"{name}: unknown setting: {meant}"
+
+
+def _foreign(name: str, method: Method) -> str:
+    """Say that a method has no such setting, and which it has."""
+    full = f"method.{name}"
+    if full not in _every_name():
+        return unknown(full)
+    own = [one.name.partition(".")[2] for one in declared(method.settings, "method.")]
+    return f"{full}: {method.name} has no such setting: it has {', '.join(own) or 'none'}"
+
+
+@cache
+def _every_name() -> tuple[str, ...]:
+    of_methods = (one.name for method in METHODS for one in settings_of(method))
+    return tuple(dict.fromkeys(("profile", "method.name", *of_methods)))
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    """Say in one line what is wrong with a value: the setting, the value, and what it takes."""
+    place = [str(part) for part in fault["loc"]]
+    text = str(fault.get("ctx", {}).get("error", fault["msg"]))
+    grouped = bool(place) and place[0] in (*GROUPS, "method") and len(place) > 1
+    name = ".".join(place[: 1 + grouped])
+    if fault["type"] == "extra_forbidden":
+        return unknown(name)
+    if not place or place == ["method"]:  # of settings that do not fit each other: the text names them
+        return text
+    takes = text if fault["type"] == "value_error" else _takes(name, text)
+    if len(place) > 1 + grouped:  # an item of a list
+        return f"{name}: holds {fault['input']!r}: it takes {takes}"
+    return f"{name}: {fault['input']!r} is not {takes}"
+
+
+def _takes(name: str, otherwise: str) -> str:
+    every = (one for method in METHODS for one in settings_of(method))
+    return next((one.allowed for one in every if one.name == name), otherwise)
+
+
+def _site(values: Mapping[str, Any]) -> Site:
+    return Site(
+        values["name"],
+        values["release"],
+        values["path"],
+        tuple(values.get("cases", ())),
+        tuple(values.get("test_cases", ())),
+    )

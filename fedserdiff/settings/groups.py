@@ -1,0 +1,226 @@
+"""The settings that every experiment has, by subject. A method's own are declared beside the method."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fedserdiff.data.releases import BRATS_MODALITIES, BRATS_REGIONS
+from fedserdiff.settings.declaration import Group, setting
+
+MOST_REGIONS = 8
+"""More regions than that no picture tells apart."""
+
+Participation = Literal["arriving", "cumulative"]
+Precision = Literal["auto", "bf16", "fp32"]
+SiteFailure = Literal["fail", "go-on"]
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or not all(values) or len(set(values)) < len(values):
+        raise ValueError("a list of names, at least one, each once")
+    return values
+
+
+def _regions(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(values) > MOST_REGIONS:
+        raise ValueError(f"a list of at most the {MOST_REGIONS} that pictures tell apart")
+    return _names(values)
+
+
+def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values or any(value < 8 or value % 8 for value in values):
+        raise ValueError("a list of multiples of 8, one a level")
+    return values
+
+
+Positive = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
+
+
+class Data(Group):
+    """Scans, and how they are prepared."""
+
+    modalities: Annotated[tuple[str, ...], AfterValidator(_names)] = setting(
+        BRATS_MODALITIES, "Image channels, the same at every hospital, in the order in which networks have them."
+    )
+    regions: Annotated[tuple[str, ...], AfterValidator(_regions)] = setting(
+        BRATS_REGIONS, "Regions to segment, the same at every hospital, in the order in which networks have them."
+    )
+    spatial_dims: Literal[2, 3] = setting(2, "2 trains on axial slices, 3 on whole volumes.")
+    grid: tuple[Positive, Positive, Positive] = setting(
+        (48, 64, 48),
+        "Voxels of the working grid (X, Y, Z): of the axes that are convolved a multiple of "
+        "`network.stem_factor` × 2^(levels − 1).",
+    )
+    spacing_mm: float = setting(
+        3.0,
+        "Voxel size of the working grid. A brain too large for the grid is sampled more coarsely, never cut.",
+        gt=0,
+    )
+    test_share: float = setting(0.2, "Share of patients held out for testing; at least one patient.", gt=0, lt=1)
+    phantom_patients: int = setting(20, "Patients of each phantom hospital, test patients included.", ge=2)
+    allow_overlap: bool = setting(
+        False, "Keep patients that an earlier site brought: a leak into the test set, and the results say so."
+    )
+
+
+class Network(Group):
+    """The student's two networks."""
+
+    stem_factor: int = setting(2, "Space-to-depth factor in front of both networks.", ge=1)
+    coarse_channels: Widths = setting((16, 16, 32), "Features a level of the coarse network, multiples of 8.")
+    refiner_channels: Widths = setting((16, 16, 32), "Features a level of the residual diffusion, multiples of 8.")
+    precision: Precision = setting(
+        "auto",
+        "Precision of the convolutions; losses and weights stay fp32. `auto` is bf16 where the hardware computes in "
+        "it, else fp32.",
+    )
+
+
+class Training(Group):
+    """Stages, rounds and the optimisation within them."""
+
+    rounds: int = setting(2, "Rounds of training and averaging a stage.", ge=1)
+    participation: Participation = setting(
+        "arriving", "Who trains in a stage: `arriving` (the new site alone) or `cumulative` (all that have arrived)."
+    )
+    steps_per_stage: int = setting(
+        300,
+        "Length of a stage in optimisation steps, each of which draws its batch, half of it from items that show "
+        "tumour. 0 where epochs count.",
+        ge=0,
+    )
+    epochs_per_stage: int = setting(
+        0,
+        "Length of a stage in passes over the site's training items, each once in an order drawn anew. 0 where steps "
+        "count.",
+        ge=0,
+    )
+    balance_epochs: bool = setting(
+        False, "Whether a pass goes over items that show tumour again and again until they are half of it."
+    )
+    batch_size: int = setting(
+        16, "Slices, or volumes in 3D, a step: fewer where a GPU's memory does not suffice.", ge=1
+    )
+    learning_rate: float = setting(2e-3, "Adam's initial rate, annealed to 0 by a cosine over the stage.", gt=0)
+    drop_context: float = setting(
+        0.1,
+        "Probability that a sample's whole context is dropped: what remains is the refiner's unconditional branch.",
+        ge=0,
+        le=1,
+    )
+    drop_old_map: float = setting(
+        0.2,
+        "Probability that a sample's teacher map alone is dropped: the student must also run with no teacher.",
+        ge=0,
+        le=1,
+    )
+    inertia: float = setting(
+        0.0, "β, the share of the standing student kept at each aggregation; 0 is FedAvg.", ge=0, lt=1
+    )
+
+
+class Replay(Group):
+    """What methods that replay draw and share."""
+
+    batch_size: int = setting(
+        8,
+        "Replayed samples a step. Of error maps half are the hospital's conditional ones, half the bank's, where both "
+        "exist.",
+        ge=0,
+        after_first_stage=True,
+    )
+    conditional_maps: int = setting(
+        192,
+        "Training items whose conditional teacher map is made for a stage: the pool that replay draws from.",
+        ge=1,
+        after_first_stage=True,
+    )
+    shared_maps: int = setting(
+        64,
+        "Synthetic samples (error maps, or images with masks) that a hospital shares when a teacher is made.",
+        ge=1,
+        after_first_stage=True,
+    )
+    map_steps: int = setting(
+        4,
+        "DDIM steps of every error map that is replayed or shared; one step would give their mean alone.",
+        ge=1,
+        le=1000,
+        after_first_stage=True,
+    )
+    map_noise: float = setting(
+        0.0,
+        "Standard deviation of Gaussian noise added to every error map that is replayed, to study it.",
+        ge=0,
+        after_first_stage=True,
+    )
+
+
+class Privacy(Group):
+    """Noise on what leaves a hospital, and limits of it."""
+
+    dp_noise: float = setting(
+        0.0,
+        "Local differential privacy: Gaussian noise on what a round changes, as a multiple of its sensitivity; 0 is "
+        "off.",
+        ge=0,
+    )
+    dp_clip: float = setting(10.0, "L2 norm to which a round's change is clipped before that noise.", gt=0)
+    max_update_rms: float = setting(
+        0.1,
+        "The most that a round may change a student's weights, as root mean square over all of them: a hospital sends "
+        "no other change, and the coordinator takes no other.",
+        gt=0,
+        one_machine=True,
+    )
+    egress_quota_mb: float = setting(
+        1000.0,
+        "Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.",
+        gt=0,
+        one_machine=True,
+    )
+
+
+class Scoring(Group):
+    """Inference, and when which sites score a student."""
+
+    sampling_steps: int = setting(
+        4, "K, the DDIM steps by which a student refines its mask; 1 is fastest.", ge=1, le=1000
+    )
+    evaluate_every: int = setting(
+        1,
+        "After every so many stages, and the last, all sites score the student; after the others only the site whose "
+        "stage it was and the next one.",
+        ge=1,
+    )
+    evaluate_sites: int = setting(0, "How many sites, drawn by the seed, score it then; 0 is all of them.", ge=0)
+
+
+class Machine(Group):
+    """Where an experiment runs, how long it waits, and what becomes of failures."""
+
+    cpus_per_site: float = setting(
+        2.0, "CPUs that Ray reserves for a site at work; torch uses as many threads.", ge=1, one_machine=True
+    )
+    gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a site at work.", ge=0, one_machine=True)
+    site_timeout_s: float = setting(
+        120.0, "Seconds that the coordinator waits for a site to appear.", gt=0, one_machine=True
+    )
+    stage_timeout_s: float = setting(
+        7.0 * 24 * 3600,
+        "Seconds that the coordinator waits for a round or an evaluation to end.",
+        gt=0,
+        one_machine=True,
+    )
+    retries: int = setting(
+        2,
+        "How often a site is asked again where its worker dies or runs out of memory, not a GPU's.",
+        ge=0,
+        one_machine=True,
+    )
+    site_failure: SiteFailure = setting(
+        "fail",
+        "What a stage does where a site has failed for good: `fail`, or `go-on` with the others.",
+        one_machine=True,
+    )

@@ -1,0 +1,252 @@
+"""Where settings come from: defaults, a profile, an experiment's file, and what a user sets on top, in this order."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, Settings, changed, settings_of
+from fedserdiff.text import read_text
+
+DEFAULT_PROFILE = "laptop"
+"""The profile that leaves every default as it is."""
+
+_SUFFIX = ".toml"
+_OWN = ("profile", "seed", "method", "methods")
+_ABOUT = "summary"
+"""A profile's sentence about itself."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One layer of settings: where it comes from in words, and its values by ``group.name``.
+
+    `methods` has values of methods' own settings by name of method, which hold where that method is chosen.
+    """
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_profile: bool = False
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Sources of settings, each on top of the one before, and the name of the profile among them."""
+
+    profile: str
+    sources: tuple[Source, ...]
+
+    def on_top(self, name: str, values: Mapping[str, Any]) -> "Layers":
+        """Return the layers with one more."""
+        return Layers(self.profile, (*self.sources, Source(name, values))) if values else self
+
+    @property
+    def method(self) -> str:
+        """Name of the method that they choose."""
+        named = [source.values["method"] for source in self.sources if "method" in source.values]
+        return str(named[-1]) if named else DEFAULT_METHOD
+
+    def settings(self, **own: Any) -> Settings:
+        """Return the settings that come of all layers; `own` is as `Settings.replace` has it.
+
+        Raises
+        ------
+        ConfigError
+            Naming every setting that is unknown and every value out of its range.
+        """
+        values: dict[str, Any] = {"profile": self.profile, "method": DEFAULT_METHOD, "methods": self._methods()}
+        for source in self.sources:
+            try:
+                values = changed(values, source.values)
+            except ConfigError as error:
+                raise ConfigError(*(f"{source.name}: {fault}" for fault in error.faults)) from None
+        return Settings(**{**values, **own})
+
+    def for_method(self, name: str) -> Settings:
+        """Return the settings of one of several methods: what is set of a method holds for those that have it."""
+        known = {one.name for one in settings_of(name)}
+        sources = tuple(
+            Source(
+                source.name,
+                {
+                    key: value
+                    for key, value in source.values.items()
+                    if key != "method" and (not key.startswith("method.") or key in known)
+                },
+                source.methods,
+            )
+            for source in self.sources
+        )
+        return Layers(self.profile, (Source("", {"method": name}), *sources)).settings()
+
+    def sets(self, name: str, by_profile: bool = True) -> bool:
+        """Say whether a layer sets a value, one of the user's or the profile, too."""
+        layers = self.sources if by_profile else [s for s in self.sources if not s.is_profile]
+        return any(name in source.values for source in layers)
+
+    def without_method(self) -> "Layers":
+        """Return the layers without what they say of a method."""
+        sources = (
+            replace(source, values={n: v for n, v in source.values.items() if n.partition(".")[0] != "method"})
+            for source in self.sources
+        )
+        return Layers(self.profile, tuple(sources))
+
+    def came_from(self, name: str) -> str:
+        """Say which layer a setting has its value from, for the method that is chosen."""
+        group, _, leaf = name.partition(".")
+        found = "default"
+        for source in self.sources:
+            if name in source.values or (group == "method" and leaf in source.methods.get(self.method, {})):
+                found = source.name
+        return found
+
+    def _methods(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for source in self.sources:
+            for name, own in source.methods.items():
+                found[name] = {**found.get(name, {}), **own}
+        return found
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the package, those with smaller images first."""
+    return sorted(_packaged(), key=lambda name: (_image_size(name), name))
+
+
+def profile_summary(name: str) -> str:
+    """Return a profile's sentence about itself."""
+    return str(_packaged()[name][_ABOUT])
+
+
+def layers_of(profile: str = DEFAULT_PROFILE) -> Layers:
+    """Return the layers of a profile: one that comes with the package, by name, or a file of the user's, by path.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no such profile, or the file is no settings file.
+    """
+    if profile in _packaged():
+        return Layers(profile, (replace(source_of(_packaged()[profile], f"profile {profile}"), is_profile=True),))
+    file = Path(profile)
+    if file.suffix == _SUFFIX and file.is_file():
+        return Layers(file.stem, (replace(source_of(read_toml(file), str(file)), is_profile=True),))
+    close = difflib.get_close_matches(profile, _packaged(), 1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(
+        f"unknown profile {profile!r}: {meant}choose one of {', '.join(profile_names())}, or name a file "
+        f"PROFILE{_SUFFIX} of your own"
+    )
+
+
+def make_settings(profile: str = DEFAULT_PROFILE, changes: Mapping[str, Any] | None = None, /, **own: Any) -> Settings:
+    """Return the settings of a profile with `changes` on top.
+
+    Parameters
+    ----------
+    profile : str
+        As `layers_of`.
+    changes : mapping, optional
+        By ``group.name``, such as ``{"training.batch_size": 2, "method.lambda_kd": 0.3}``.
+    **own
+        What belongs to no group: ``seed``, ``method`` by name, ``sites``.
+
+    Raises
+    ------
+    ConfigError
+        Naming every setting that is unknown and every value out of its range.
+    """
+    settings = layers_of(profile).settings(**own)
+    return settings.replace(changes) if changes else settings
+
+
+def source_of(tables: Mapping[str, Any], name: str) -> Source:
+    """Return what a settings file's tables set; raises `ConfigError` where there is a table of no group."""
+    values: dict[str, Any] = {}
+    methods: dict[str, Mapping[str, Any]] = {}
+    for key, value in tables.items():
+        if key in (_ABOUT, "profile"):
+            continue
+        if key == "methods" and isinstance(value, Mapping):
+            for method, own in value.items():
+                get_method(method)
+                methods[method] = own
+        elif key in (*GROUPS, "method") and isinstance(value, Mapping):
+            own = dict(value)
+            if key == "method" and "name" in own:
+                values["method"] = own.pop("name")
+            values |= {f"{key}.{leaf}": setting for leaf, setting in own.items()}
+        elif key in _OWN:
+            values[key] = value
+        else:
+            close = difflib.get_close_matches(key, (*GROUPS, *_OWN), 1)
+            meant = f"did you mean {close[0]}?" if close else f"choose from {', '.join((*_OWN, *GROUPS))}"
+            raise ConfigError(f"{name}: {key}: unknown group of settings: {meant}")
+    return Source(name, values, methods)
+
+
+def parsed(assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """Return by name what ``group.name=value`` assigns; a value is written as in TOML, texts without quotes as well.
+
+    Raises
+    ------
+    ConfigError
+        Where an assignment has no name or no value.
+    """
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        name, _, text = (part.strip() for part in assignment.partition("="))
+        if not name or not text:
+            raise ConfigError(f"{option}: {assignment!r} is not NAME=VALUE, such as training.batch_size=2")
+        found[name] = parsed_value(text)
+    return found
+
+
+def parsed_value(text: str) -> Any:
+    """Return what a value's text stands for: TOML, or ``True``, ``.5`` and ``a,b``; else the text itself."""
+    for written in (text, text.lower(), f"[{text}]" if "," in text else text, f"0{text}"):
+        try:
+            return tomllib.loads(f"value = {written}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return [item.strip() for item in text.split(",")] if "," in text else text
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file that a person wrote.
+
+    Raises
+    ------
+    ConfigError
+        As `read_text`, and where the file cannot be read or is not valid TOML.
+    """
+    try:
+        return tomllib.loads(read_text(file))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+@cache
+def _packaged() -> dict[str, dict[str, Any]]:
+    folder = files("fedserdiff.settings") / "profiles"
+    return {
+        entry.name.removesuffix(_SUFFIX): tomllib.loads(entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(_SUFFIX)
+    }
+
+
+def _image_size(profile: str) -> int:
+    data = layers_of(profile).settings().data
+    return math.prod(data.grid[: data.spatial_dims])
