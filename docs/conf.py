@@ -9,9 +9,9 @@ import click
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
-from fedserdiff.commands.common import PROGRAM
 from fedserdiff.commands.main import COMMANDS, load
 from fedserdiff.config import PROFILES, ExperimentConfig
+from fedserdiff.report.console import PROGRAM
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,9 +34,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 nitpick_ignore = [("py:class", f"fedserdiff.threads.{name}") for name in "TR"]  # type variables
-nitpick_ignore_regex = [
-    ("py:.*", r"(?!fedserdiff|sites|strategies).*")
-]  # other projects' pages are not at hand
+nitpick_ignore_regex = [("py:.*", r"(?!fedserdiff|sites|strategies).*")]  # other projects' pages are not at hand
 
 _ELSEWHERE = {
     "README.md": "index.md",

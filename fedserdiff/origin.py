@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.experiment import PROVENANCE, Settings
+from fedserdiff.settings.experiment import PROVENANCE, Settings, differences
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
 
@@ -113,12 +113,7 @@ class Origin:
     def difference(self, config: Settings, scans: Scans) -> Difference:
         """Say in what the run differs from one of `config`, on `scans`, with the software that is installed."""
         theirs = self.config
-        was, wanted = theirs.deciding, config.deciding
-        settings = [
-            f"{name} was {was.get(name)!r}, is {wanted.get(name)!r}"
-            for name in dict.fromkeys((*was, *wanted))
-            if was.get(name) != wanted.get(name)
-        ]
+        settings = differences(theirs.deciding, config.deciding)
         if [(site.name, site.release) for site in theirs.sites] != [(site.name, site.release) for site in config.sites]:
             settings.append(f"sites were {_named(theirs)}, are {_named(config)}")
         cases = {site.name: (site.cases, site.test_cases) for site in theirs.sites}

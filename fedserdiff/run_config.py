@@ -8,16 +8,17 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
-from fedserdiff.settings.sources import DEFAULT_PROFILE, layers_of, parsed_value
+from fedserdiff.settings.sources import DEFAULT_PROFILE, layers_of, parsed
 
-_OWN = ("profile", "sites", "home", "federation")
+_OWN = ("profile", "sites", "home", "federation", "set")
 
 
 def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[Settings, Path]:
     """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
 
-    Keys are settings by ``group.name``, and ``profile``, ``home`` and ``sites``, a number of phantom
-    hospitals, which are written where they are not there yet; an empty text is as if none were given. Real hospitals
+    Keys are ``profile``, ``method``, ``seed``, ``home``, ``sites``, a number of phantom hospitals, which are written
+    where they are not there yet, and ``set``, any settings as ``group.name=value`` with blanks between: Flower takes no
+    key that the app does not name. An empty text is as if none were given. Real hospitals
     run by ``fedserdiff simulate``, which sees all of their cases and leaves out patients that an earlier site brought.
 
     Raises
@@ -35,8 +36,8 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
     own = {key: values.pop(key) for key in _OWN if key in values}
     if "federation" in own:
         raise ConfigError("a real hospital runs its own app: start it by fedserdiff hospital")
-    typed = {key: parsed_value(value) if isinstance(value, str) else value for key, value in values.items()}
-    config = layers_of(str(own.get("profile", DEFAULT_PROFILE))).on_top("run config", typed).settings()
+    layers = layers_of(str(own.get("profile", DEFAULT_PROFILE))).on_top("run config", values)
+    config = layers.on_top("run config: set", parsed(str(own.get("set", "")).split(), "run config: set")).settings()
     if get_method(config.method.name).breaks_privacy:
         raise ConfigError(f"method {config.method.name} breaks privacy: it runs in a simulation only")
     try:

@@ -206,7 +206,8 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
         table = Table(
             "network", "steps", "CPU s", "GFLOPs", "Dice % by seed", "mean", "HD95 mm", "refined − it",
             title=f"{report['data']}, {name}: {counts} cases of seeds {', '.join(map(str, report['seeds']))}; "
-            f"{config['profile']}, {config['precision']}, one thread; {about['cpu']}, torch {about['torch']}",
+            f"{config['profile']}, {config['network']['precision']}, one thread; {about['cpu']}, "
+            f"torch {about['torch']}",
         )  # fmt: skip
         for row in report["rows"]:
             by_seed = [100 * np.mean(scores[group]["dice"]) for scores in row["cases"].values()]
@@ -219,8 +220,8 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
             )  # fmt: skip
         print_table(console, table)
     console.print(
-        f"The refined mask takes K = {config['sampling_steps']} steps. GFLOPs are those of one item's prediction "
-        "(slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a refiner of "
+        f"The refined mask takes K = {config['scoring']['sampling_steps']} steps. GFLOPs are those of one item's "
+        "prediction (slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a refiner of "
         "8 features a level, whose cost is in their CPU seconds. Differences are Dice points, paired by case, with "
         "95 % intervals over seeds and patients."
     )

@@ -315,4 +315,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
 
 def _title(method: str, config: dict[str, Any]) -> str:
-    return f"{_OURS[method]}, K = {config['sampling_steps']}" if method in ("refined", "refined-all") else _OURS[method]
+    return (
+        f"{_OURS[method]}, K = {config['scoring']['sampling_steps']}"
+        if method in ("refined", "refined-all")
+        else _OURS[method]
+    )

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord
 
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import installed_versions, other_versions
-from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.experiment import Settings, differences
 from strategies.base import ArrivalStrategy
 from strategies.overlap import SharedScans
 from strategies.results import Results
@@ -169,12 +169,7 @@ def _check_origin(saved: Mapping[str, Any], config: Settings, where: str) -> Non
     if others:
         raise ConfigError(f"{where}: was written with other versions: {'; '.join(others)}: install those to go on")
     theirs, ours = json.loads(saved["experiment"]), json.loads(json.dumps(config.agreed))
-    differing = [
-        f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
-    ]
-    if differing:
+    if differing := differences(theirs, ours):
         raise ConfigError(f"{where}: belongs to another experiment: {'; '.join(differing)}")
 
 

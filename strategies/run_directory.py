@@ -150,7 +150,7 @@ class RunDirectory:
 
     def write_config(self, config: Settings, provenance: Mapping[str, Any] | None = None) -> None:
         """Write everything needed to repeat the run, and its `Origin.provenance`, in a simulation of its scans, too."""
-        known = {"versions": installed_versions()} if provenance is None else provenance
+        known = {"versions": installed_versions(), **(provenance or {})}
         self.write_json(_CONFIG, {**config.to_dict(), PROVENANCE: known})
 
     def read_origin(self) -> Origin:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.config import Site, make_config
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 from strategies.results import Results
 from strategies.run_directory import RunDirectory
 
@@ -19,12 +20,17 @@ BRATS_REGIONS = ("tc", "wt", "et")
 
 
 def write_run(
-    folder: Path, method: str, seed: int, levels: list[list[float]], deployed: list[int] | None = None
+    folder: Path,
+    method: str,
+    seed: int,
+    levels: list[list[float]],
+    deployed: list[int] | None = None,
+    name: str | None = None,
 ) -> RunRecord:
     """Write and load a run whose Dice of a case is drawn around `levels[row][column]`, HD95 100 mm × (1 − Dice)."""
     rng = np.random.default_rng([seed, 7])  # the same patients are hard for every method
     hardness = {site: rng.uniform(-0.1, 0.1, len(cases)) for site, cases in CASES.items()}
-    run = RunDirectory.new(folder / f"{method}-{seed}")
+    run = RunDirectory.new(folder / (name or f"{method}-{seed}"))
     cases = {site: {"training": 8, "test": len(names)} for site, names in CASES.items()}
     results = Results(method, seed, list(CASES), deployed or [len(levels) - 1] * 2, cases)
     tables: dict[str, list[dict[str, object]]] = {site: [] for site in CASES}
@@ -47,7 +53,7 @@ def write_run(
     results.seconds = {"stage 1": 60.0, "stage 2": 30.0 * (seed + 1)}
     run.write_results(results)
     about = {"name": "phantom", "overlap": {}, "scans": {site: f"scans of {site}" for site in CASES}}
-    run.write_config(make_config("smoke", method=method, seed=seed, sites=SITES), about)
+    run.write_config(make_settings("smoke", method=method, seed=seed, sites=SITES), about)
     for site, lines in tables.items():
         own = run.hospitals / site
         own.mkdir(parents=True)

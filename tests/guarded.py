@@ -8,8 +8,9 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from traffic import RUN, honest, order
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from sites.egress import Door, GuardedApp
 from sites.ledger import LEDGER_FILE, Entry, read_ledger
@@ -20,13 +21,13 @@ SITE = 1
 Handler = Callable[[Message, Context], Message]
 
 
-def smoke(**changes: object) -> ExperimentConfig:
+def smoke(**changes: object) -> Settings:
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in ("north", "east", "west"))
-    return make_config("smoke", **{"method": "ser-diff", "sites": sites, **changes})
+    return make_settings("smoke", {"method": "ser-diff", "sites": sites, **changes})
 
 
 @lru_cache(maxsize=8)
-def student(config: ExperimentConfig) -> ArrayRecord:
+def student(config: Settings) -> ArrayRecord:
     """The student that the coordinator sends."""
     return wire.weights_to_record(new_student(config))
 

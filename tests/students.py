@@ -2,11 +2,11 @@
 
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.settings.experiment import Settings
 
 
-def lively_student(config: ExperimentConfig) -> Student:
+def lively_student(config: Settings) -> Student:
     """A student whose zero-initialised output layers have moved, so that nothing vanishes by construction."""
     student = new_student(config)
     noise = torch.Generator().manual_seed(1)

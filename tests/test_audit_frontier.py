@@ -15,11 +15,11 @@ from fedserdiff.experiments.privacy_audit.frontier import audit_frontier
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
 
 
-def changed(run: Path, **data: Any) -> None:
+def changed(run: Path, provenance: dict[str, Any]) -> None:
     """Change what a run says of itself."""
     about = json.loads((run / "config.json").read_text())
-    about["data"] |= data.pop("data", {})
-    (run / "config.json").write_text(json.dumps(about | data))
+    about["provenance"] |= provenance
+    (run / "config.json").write_text(json.dumps(about))
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def test_runs_of_the_same_scans_stand_side_by_side(runs: list[Path], tmp_path: P
 
 def test_a_run_of_scans_that_changed_since_stands_beside_none(runs: list[Path], tmp_path: Path) -> None:
     """Names, patients and settings are the same."""
-    changed(runs[1], data={"scans": {"north": "scans of north", "west": "rolled"}})
+    changed(runs[1], provenance={"scans": {"north": "scans of north", "west": "rolled"}})
     with pytest.raises(ConfigError, match=r"are of other scans, or other cases, of west$"):
         audit_frontier(Console(quiet=True), runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_by_other_versions_stands_beside_none(runs: list[Path], tmp_path: Path) -> None:
-    versions = json.loads((runs[1] / "config.json").read_text())["versions"]
-    changed(runs[1], versions=versions | {"python": "3.0"})
+    versions = json.loads((runs[1] / "config.json").read_text())["provenance"]["versions"]
+    changed(runs[1], provenance={"versions": versions | {"python": "3.0"}})
     audit_frontier(Console(quiet=True), runs, tmp_path / "out")
-    changed(runs[1], versions=versions | {"torch": "1.0"})
+    changed(runs[1], provenance={"versions": versions | {"torch": "1.0"}})
     with pytest.raises(ConfigError, match=rf"by other versions: torch {re.escape(versions['torch'])}, 1\.0"):
         audit_frontier(Console(quiet=True), runs, tmp_path / "out")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,10 @@ from finished_runs import write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fedserdiff.config import make_config
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiment_file import layers_of_file
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.report.page import render_page
 
 ROOT = Path(__file__).parents[1]
@@ -35,16 +37,18 @@ RECORD = [
 
 @pytest.fixture
 def script() -> Callable[[str], ModuleType]:
-    """Import a module of ``commands/``."""
-    return lambda name: importlib.import_module(f"commands.{name}")
+    """Import a module of the room that joins both sides."""
+    return lambda name: importlib.import_module(f"fedserdiff.experiments.{name}")
 
 
 @pytest.fixture
-def call(script: Callable[[str], ModuleType]) -> Call:
+def call() -> Call:
     """Call a script's command line in this process; return what it says when it ends with the code that it should."""
 
     def of(name: str, *arguments: object, fails: bool = False) -> str:
-        result = CliRunner().invoke(script(name).app, [*map(str, arguments)], env={"COLUMNS": "200"})
+        result = CliRunner().invoke(
+            importlib.import_module(f"fedserdiff.commands.{name}").app, [*map(str, arguments)], env={"COLUMNS": "200"}
+        )
         assert result.exit_code == fails, result.output
         assert result.output.count("error:") == fails
         assert "Traceback" not in result.output
@@ -134,7 +138,7 @@ def test_a_mistake_is_named_by_audit_and_run_alike(
     wanted = re.compile(says.replace("(", r"\(").replace(")", r"\)"))
     for command in (
         ("audit", "overlap", overlapping, "--profile", "smoke"),
-        ("simulate", "--federation", overlapping, "--profile", "smoke"),
+        ("simulate", overlapping, "--profile", "smoke"),
     ):
         assert wanted.search(call(*command, fails=True).replace("\n", ""))
 
@@ -163,7 +167,7 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
         monkeypatch.setattr(module, "run_simulation", run_simulation)
         monkeypatch.setattr(module, "examples", lambda *_: [])
         monkeypatch.setattr(module, "plot_examples", lambda examples, title, file: seen.update(title=title))
-        output = call("simulate", "--profile", "smoke", "--federation", federation, *arguments)
+        output = call("simulate", "--profile", "smoke", federation, *arguments)
         return output, seen.get("title", ""), seen
 
     return of
@@ -220,19 +224,22 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
         "cases = ['BraTS2021_01002', 'BraTS2021_01003', 'BraTS2021_01004', 'BraTS2021_01005']\n"
     )
     run = write_run(folder, "fine-tune", 0, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]).path
-    about = json.loads((run / "config.json").read_text()) | {"allow_overlap": allowed}
+    about = json.loads((run / "config.json").read_text())
+    about["data"]["allow_overlap"] = allowed
     (run / "config.json").write_text(json.dumps(about))
 
     class Pool:
         def complete(self, wanted: dict[Any, Any]) -> dict[Any, Path]:
-            assert [config.allow_overlap for config in wanted] == [allowed]
+            assert [config.data.allow_overlap for config in wanted] == [allowed]
             return dict.fromkeys(wanted, run)
 
     monkeypatch.setattr(module, "examples", lambda *_: [])
     monkeypatch.setattr(module, "plot_methods", lambda shown, title, file: titles.append(title))
     console = Console(record=True, width=200)
-    config = make_config("smoke", allow_overlap=allowed)
-    settings = [module.Setting(config, [0], overlapping, 2, console, show_cases=shown) for shown in (True, False)]
+    layers = layers_of_file(overlapping, "smoke").on_top("test", {"data.allow_overlap": allowed})
+    cache = Cache(folder / "cache")
+    of = partial(module.Setting, layers, [0], overlapping, 2, console, cache)
+    settings = [of(show_cases=shown) for shown in (True, False)]
 
     made = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
     (comparison,) = module.write_page(folder, settings[0], [made])
@@ -265,7 +272,7 @@ def test_a_federation_file_cannot_pass_for_phantoms(overlapping: Path, call: Cal
     """Results would call its patients phantoms, and pictures would show them."""
     Path("own").mkdir()
     overlapping.rename("own/phantom")
-    said = call("simulate", "--federation", "own/phantom", "--profile", "smoke", fails=True)
+    said = call("simulate", "own/phantom", "--profile", "smoke", fails=True)
     assert "phantom is what phantoms' data are called: give the file another name" in said
 
 
@@ -274,7 +281,14 @@ def test_comparisons_with_and_without_overlap_do_not_share_a_folder(
 ) -> None:
     module = script("comparison")
     clean, leaking = (
-        module.Setting(make_config("smoke", allow_overlap=allowed), [0], overlapping, 3, Console())
+        module.Setting(
+            layers_of_file(overlapping, "smoke").on_top("test", {"data.allow_overlap": allowed}),
+            [0],
+            overlapping,
+            3,
+            Console(),
+            Cache(),
+        )
         for allowed in (False, True)
     )
     assert clean.folder != leaking.folder

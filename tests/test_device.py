@@ -9,11 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from fedserdiff.commands import compare, hospital, simulate
-from fedserdiff.config import make_config
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.device import settle_gpus, unusable_gpu, use_device
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
+from fedserdiff.settings.sources import make_settings
 
 WHY = f"torch {torch.__version__} can use none: "
 DRIVER = (
@@ -92,8 +92,8 @@ def test_commands_refuse_a_gpu_that_torch_cannot_use_before_anything_is_prepared
 @pytest.fixture
 def kit(tmp_path: Path) -> Path:
     """The folder of a phantom hospital."""
-    sites = phantom_federation(1, make_config("smoke", phantom_patients=2), tmp_path / "phantom")
-    provision(tmp_path / "federation", make_config("smoke", sites=sites), "localhost:9", {})
+    sites = phantom_federation(1, make_settings("smoke", {"data.phantom_patients": 2}), tmp_path / "phantom")
+    provision(tmp_path / "federation", make_settings("smoke", sites=sites), "localhost:9", {})
     return tmp_path / "federation" / "sites" / "site-1"
 
 
@@ -114,7 +114,7 @@ def test_a_hospital_says_of_a_gpu_that_it_does_not_use(
     def stops(*rest: object) -> None:
         raise ConfigError("as far as this test goes")
 
-    monkeypatch.setattr("sites.hospital.open_hospital", stops)
+    monkeypatch.setattr("fedserdiff.experiments.served_hospital.open_hospital", stops)
     done = CliRunner().invoke(hospital.app, [str(kit)])
     assert done.output.startswith("this machine has a GPU (NVIDIA H100 80GB HBM3), but torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

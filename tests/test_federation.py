@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 GOOD = """\
 [[site]]
@@ -117,7 +118,7 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
         (
             "[[site]]\nname",
             "rounds = 2\n[[site]]\nname",
-            "unknown entry rounds: only name_mapping, modalities, regions and .*site.* are known",
+            "unknown entry rounds: only name_mapping, modalities, regions, profile, .*site.* are known",
         ),
         ("[[site]]\nname", "name_mapping = 3\n[[site]]\nname", "name_mapping: 3 is not a filled str"),
         ("[[site]]\nname", 'name_mapping = ""\n[[site]]\nname', "name_mapping: '' is not a filled str"),
@@ -163,7 +164,7 @@ def test_file_that_is_no_text_is_refused(folder: Path) -> None:
 
 def test_phantom_federation_writes_its_sites_in_order_of_arrival(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    config = make_config("smoke", phantom_patients=2)
+    config = make_settings("smoke", {"data.phantom_patients": 2})
 
     sites = phantom_federation(3, config, tmp_path, lambda *step: seen.append(step))
 
@@ -177,12 +178,17 @@ def test_phantom_federation_writes_its_sites_in_order_of_arrival(tmp_path: Path)
 
 
 def test_seed_spacing_and_size_of_phantoms_are_the_configurations(tmp_path: Path) -> None:
-    config = make_config("smoke", phantom_patients=2)
-    changed = [config, config.replace(seed=1), config.replace(spacing_mm=9.0), config.replace(phantom_patients=3)]
+    config = make_settings("smoke", {"data.phantom_patients": 2})
+    changed = [
+        config,
+        config.replace(seed=1),
+        config.replace({"data.spacing_mm": 9.0}),
+        config.replace({"data.phantom_patients": 3}),
+    ]
     paths = {phantom_federation(1, c, tmp_path)[0].path for c in [*changed, *changed]}
     assert len(paths) == 4
 
 
 def test_phantom_federation_of_nobody_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sites: 0 is less than 1"):
-        phantom_federation(0, make_config("smoke"), tmp_path)
+        phantom_federation(0, make_settings("smoke"), tmp_path)

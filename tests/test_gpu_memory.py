@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedserdiff.config import make_config
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
+from fedserdiff.settings.sources import make_settings
 
 TOLD = (
     "CUDA out of memory. Tried to allocate {tried}. GPU 0 has a total capacity of 79.10 GiB of which {free} is free. "
@@ -34,38 +34,44 @@ def test_what_there_was_room_for_is_read_from_torchs_own_figures(
 @pytest.mark.parametrize(
     ("message_type", "settings", "advice"),
     [
-        ("train", {"method": "fine-tune"}, "lower batch_size (now 4) to 2"),
-        ("train", {"method": "ewc", "batch_size": 5}, "lower batch_size (now 5) to 2"),
-        ("train", {}, "lower batch_size (now 4) to 2 and replay_batch (now 4) to 2"),
-        ("train", {"lambda_kd": 0.0}, "lower batch_size (now 4) to 2"),
-        ("train", {"batch_size": 1}, "lower replay_batch (now 4) to 2"),
-        ("train.consolidate", {"method": "ewc"}, "lower batch_size (now 4) to 2"),
-        ("train.consolidate", {}, "lower batch_size (now 4) to 2 and shared_maps (now 16) to 8"),
+        ("train", {"method": "fine-tune"}, "lower training.batch_size (now 4) to 2"),
+        ("train", {"method": "ewc", "training.batch_size": 5}, "lower training.batch_size (now 5) to 2"),
+        ("train", {}, "lower training.batch_size (now 4) to 2 and replay.batch_size (now 4) to 2"),
+        ("train", {"method.lambda_kd": 0.0}, "lower training.batch_size (now 4) to 2"),
+        ("train", {"training.batch_size": 1}, "lower replay.batch_size (now 4) to 2"),
+        ("train.consolidate", {"method": "ewc"}, "lower training.batch_size (now 4) to 2"),
+        ("train.consolidate", {}, "lower training.batch_size (now 4) to 2 and replay.shared_maps (now 16) to 8"),
         (
             "train",
-            {"method": "fine-tune", "gpus_per_site": 0.25},
-            "raise gpus_per_site (now 0.25) to 1, so that a hospital has a whole GPU, or lower batch_size (now 4) to 2",
+            {"method": "fine-tune", "machine.gpus_per_site": 0.25},
+            "raise machine.gpus_per_site (now 0.25) to 1: a hospital then has a whole GPU, "
+            "or lower training.batch_size (now 4) to 2",
         ),
         (
             "evaluate",
             {},
-            "lower coarse_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128), "
-            "or lower refiner_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128)",
+            "lower network.coarse_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128), "
+            "or lower network.refiner_channels (now (32, 64, 128, 256)) to (16, 32, 64, 128)",
         ),
         (
             "train",
-            {"method": "fine-tune", "batch_size": 1, "coarse_channels": (8, 16), "refiner_channels": (8, 16)},
-            "take a larger spacing_mm than 1 with a smaller grid than (160, 192, 160)",
+            {
+                "method": "fine-tune",
+                "training.batch_size": 1,
+                "network.coarse_channels": (8, 16),
+                "network.refiner_channels": (8, 16),
+            },
+            "raise data.spacing_mm (now 1) and lower data.grid (now (160, 192, 160))",
         ),
     ],
 )
 def test_the_advice_names_what_the_memory_grows_with_and_is_a_config_that_may_be(
     message_type: str, settings: dict[str, object], advice: str
 ) -> None:
-    assert what_to_lower(make_config("paper", **{"method": "ser-diff", **settings}), message_type) == advice
+    assert what_to_lower(make_settings("paper", {"method": "ser-diff", **settings}), message_type) == advice
 
 
 @pytest.mark.parametrize(("share", "to"), [(1.0, 8), (0.9, 8), (0.5, 8), (0.3, 4), (0.01, 1)])
 def test_by_how_much_follows_from_what_there_is_room_for(share: float, to: int) -> None:
-    config = make_config("paper", method="fine-tune", batch_size=16)
-    assert what_to_lower(config, "train", share) == f"lower batch_size (now 16) to {to}"
+    config = make_settings("paper", {"training.batch_size": 16}, method="fine-tune")
+    assert what_to_lower(config, "train", share) == f"lower training.batch_size (now 16) to {to}"

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from students import lively_student
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.releases import get_release
 from fedserdiff.data.scans import find_scans
@@ -20,11 +19,13 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.errors import DataError
 from fedserdiff.model_file import load_model, save_model
 from fedserdiff.segmenter import Segmenter
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 
-CONFIG = make_config("smoke", seed=3, sites=(Site("north", "brats2021", "/secret/place", ("BraTS2021_00001",)),))
+CONFIG = make_settings("smoke", seed=3, sites=(Site("north", "brats2021", "/secret/place", ("BraTS2021_00001",)),))
 
 
-def model(config: ExperimentConfig = CONFIG, adapter: SiteAdapter | None = None) -> Segmenter:
+def model(config: Settings = CONFIG, adapter: SiteAdapter | None = None) -> Segmenter:
     convention = get_release("brats2021")
     return Segmenter(lively_student(config), config, convention, {}, adapter, {"method": "fine-tune", "seed": "3"})
 
@@ -42,7 +43,7 @@ def test_a_loaded_model_says_what_the_saved_one_says(tmp_path: Path, case: Path)
         original = model(adapter=kept)
         save_model(tmp_path / "model.safetensors", original)
         loaded = load_model(tmp_path / "model.safetensors")
-        (scan,) = find_scans([case], CONFIG.modalities, {}).scans
+        (scan,) = find_scans([case], CONFIG.data.modalities, {}).scans
         ours, theirs = original.segment(scan), loaded.segment(scan)
         assert ours.probabilities.any()
         np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
@@ -52,7 +53,7 @@ def test_a_loaded_model_says_what_the_saved_one_says(tmp_path: Path, case: Path)
 
 
 def test_labels_are_refined_probabilities_of_a_half_in_the_labels_that_are_asked_for(case: Path) -> None:
-    (scan,) = find_scans([case], CONFIG.modalities, {}).scans
+    (scan,) = find_scans([case], CONFIG.data.modalities, {}).scans
     said = model().segment(scan)
     tc, wt, et = said.probabilities >= 0.5
     agree = (tc <= wt) & (et <= tc)  # elsewhere no label says what they say
@@ -81,7 +82,7 @@ def test_three_lines_without_flower_or_ray_load_and_segment(tmp_path: Path, case
         [sys.executable, "-c", absent + "\n".join(lines) + tell], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    (scan,) = find_scans([case], CONFIG.modalities, {}).scans
+    (scan,) = find_scans([case], CONFIG.data.modalities, {}).scans
     expected = model().segment(scan).labels()
     assert done.stdout.strip() == f"{expected.shape} {int((expected > 0).sum())}"
 

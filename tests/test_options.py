@@ -2,30 +2,42 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from fedserdiff.commands import provision
 from fedserdiff.commands.common import listed, seeds_of
 from fedserdiff.commands.compare import app
-from fedserdiff.commands.options import idle_note
 from fedserdiff.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("given", "method", "idle"),
+    ("settings", "told"), [(["--dp-clip", "1"], True), (["--dp-clip", "1", "--dp-noise", "1"], False)]
+)
+def test_a_setting_that_changes_nothing_is_told(settings: Sequence[str], told: bool, tmp_path: Path) -> None:
+    arguments = ["--coordinator", "host:1", "--sites", "1", "--profile", "smoke", "--out", str(tmp_path / "kits")]
+    done = CliRunner().invoke(provision.app, [*arguments, *settings])
+    assert done.exit_code == 0, done.output
+    assert ("privacy.dp_clip: clips nothing" in done.output) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "said"),
     [
-        ({"lambda_kd": 2.0, "teacher": "first", "rounds": 3}, "fine-tune", "--lambda, --teacher"),
-        ({"lambda_kd": 2.0, "teacher": "first"}, "ser-diff", ""),
-        ({"shared_error_maps": "null"}, "distill", "--shared-error-maps"),
-        ({"shared_error_maps": "null"}, "ser-diff-plus", ""),
-        ({"dp_clip": 1.0}, "ser-diff", "--dp-clip"),
-        ({"dp_clip": 1.0, "dp_noise": 0.5}, "ser-diff", ""),
+        ("fine-tune", ("--lambda", "2"), "method.lambda_kd: fine-tune has no such setting: it has none"),
+        ("distill", ("--shared-error-maps", "null"), "method.shared_error_maps: distill has no such setting: it has"),
+        ("ser-diff-plus", ("--teacher", "first"), "method.teacher: 'first' is not one of latest"),
+        ("ewc", ("--set", "method.wieght=2"), "method.wieght: unknown setting: did you mean method.weight?"),
     ],
 )
-def test_settings_that_a_method_makes_no_use_of_are_named(given: dict[str, Any], method: str, idle: str) -> None:
-    assert (idle_note(given, method) or "").partition(":")[0] == idle
+def test_a_setting_that_a_method_does_not_have_is_refused(
+    method: str, setting: Sequence[str], said: str, tmp_path: Path
+) -> None:
+    arguments = ["--coordinator", "host:1", "--sites", "1", "--method", method, "--out", str(tmp_path / "kits")]
+    done = CliRunner().invoke(provision.app, [*arguments, *setting])
+    assert done.exit_code == 1
+    assert f"error: {said}" in done.stderr
 
 
 @pytest.mark.parametrize(

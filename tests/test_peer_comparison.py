@@ -18,7 +18,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
-from fedserdiff.config import make_config
 from fedserdiff.data.cache import cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.phantom.generate import write_phantom_hospital
@@ -27,6 +26,7 @@ from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import FedSerDiffError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.federation import phantom_federation
+from fedserdiff.settings.sources import make_settings
 from sites.evaluation import score_case
 from sites.hospital import open_hospital
 from sites.training import Order, run_round
@@ -81,22 +81,22 @@ def test_peers_map_a_window_to_three_masks(script: Scripts, name: str) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_wider_coarse_network_costs_what_the_refined_prediction_costs(script: Scripts, dims: int) -> None:
     module = script("enlarged_coarse")
-    config = make_config("smoke", spatial_dims=dims, sampling_steps=4)
+    config = make_settings("smoke", {"data.spatial_dims": dims, "scoring.sampling_steps": 4})
     coarse, refined = module.coarse_flops(config), module.refined_flops(config)
-    one, two = (module.refined_flops(config.replace(sampling_steps=steps)) for steps in (1, 2))
+    one, two = (module.refined_flops(config.replace({"scoring.sampling_steps": steps})) for steps in (1, 2))
     assert refined - one == 3 * (two - one), "what does not change from step to step is computed once"
     assert coarse < one < coarse + 1.5 * (two - one)
 
     enlarged = module.enlarged_coarse(config)
-    assert all(c % 8 == 0 for c in enlarged.coarse_channels)
-    assert enlarged.coarse_channels[0] > config.coarse_channels[0]
+    assert all(c % 8 == 0 for c in enlarged.network.coarse_channels)
+    assert enlarged.network.coarse_channels[0] > config.network.coarse_channels[0]
     assert module.coarse_flops(enlarged) == pytest.approx(refined, rel=0.2)  # features of 8 are coarse at this size
 
 
 def measurement(script: Scripts, method: str, **changes: int) -> tuple[ModuleType, object]:
     benchmark = script("inference_benchmark")
-    config = make_config("smoke", precision="fp32")
-    folder = write_phantom_hospital(Path("phantom"), 0, 1, config.spacing_mm, 0)
+    config = make_settings("smoke", {"network.precision": "fp32"})
+    folder = write_phantom_hospital(Path("phantom"), 0, 1, config.data.spacing_mm, 0)
     case = find_cases(folder, get_release("brats2020"))[0]
     settings = {"threads": 1, "windows": 2, "repeats": 3, **changes}
     return benchmark, benchmark.Measurement(method, case, "brats2020", config, **settings)
@@ -105,7 +105,7 @@ def measurement(script: Scripts, method: str, **changes: int) -> tuple[ModuleTyp
 def test_own_flops_are_those_of_the_slices_that_show_brain(script: Scripts) -> None:
     benchmark, task = measurement(script, "refined-all")
     cost = benchmark.measure(task)
-    case = cached_cases([task.case], task.config.grid, task.config.spacing_mm, Path("c"))[0]
+    case = cached_cases([task.case], task.config.data.grid, task.config.data.spacing_mm, Path("c"))[0]
     occupied = int(np.any(case.prepared.image != 0, axis=(0, 1, 2)).sum())
     counts = script("enlarged_coarse")
     assert cost.flops == occupied * counts.refined_flops(task.config)
@@ -123,7 +123,7 @@ def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
     monkeypatch.setitem(peers.PEERS, "tiny", tiny)
     benchmark, task = measurement(script, "tiny")
     cost = benchmark.measure(task)
-    geometry = cached_cases([task.case], task.config.grid, 8.0, Path("c"))[0].prepared.geometry
+    geometry = cached_cases([task.case], task.config.data.grid, 8.0, Path("c"))[0].prepared.geometry
     windows, whole = (
         math.prod(math.ceil(max(n - 8, 0) / 4) + 1 for n in shape) for shape in (geometry.inner_shape, geometry.shape)
     )
@@ -176,10 +176,10 @@ def test_accuracy_of_the_same_training_budget(script: Scripts, monkeypatch: pyte
     assert report["cases a seed"] == {"test": [1], "others": [2]}
     refined, coarse, alone, enlarged, shorter = report["rows"]
 
-    config = make_config("smoke", method="fine-tune", seed=5)
+    config = make_settings("smoke", method="fine-tune", seed=5)
     hospital = open_hospital(phantom_federation(1, config, Path("phantom"))[0], config, Path("cases"))
     student = new_student(config)
-    for server_round in range(1, config.rounds + 1):
+    for server_round in range(1, config.training.rounds + 1):
         before = {name: weight.clone() for name, weight in student.state_dict().items()}
         run_round(student, Order(1, server_round), hospital, lambda site: hospital, config)
         after = student.state_dict()  # what a round changes crosses the wire as float16
@@ -191,9 +191,9 @@ def test_accuracy_of_the_same_training_budget(script: Scripts, monkeypatch: pyte
     assert coarse["cases"]["5"]["others"] != refined["cases"]["5"]["others"]
     assert refined["training_cpu_s"] == coarse["training_cpu_s"]
 
-    assert refined["steps"] == enlarged["steps"] == config.steps_per_stage
-    assert alone["coarse_channels"] == coarse["coarse_channels"] == list(config.coarse_channels)
-    assert enlarged["coarse_channels"] == shorter["coarse_channels"] > list(config.coarse_channels)
+    assert refined["steps"] == enlarged["steps"] == config.training.steps_per_stage
+    assert alone["coarse_channels"] == coarse["coarse_channels"] == list(config.network.coarse_channels)
+    assert enlarged["coarse_channels"] == shorter["coarse_channels"] > list(config.network.coarse_channels)
     assert enlarged["item_flops"] == pytest.approx(refined["item_flops"], rel=0.2)
     difference = refined["mean"]["others"]["dice"] - shorter["mean"]["others"]["dice"]
     assert shorter["refined_minus"]["others"]["dice"]["value"] == pytest.approx(difference)

@@ -15,11 +15,23 @@ from typer.core import TyperOption
 
 from fedserdiff.commands import options
 from fedserdiff.commands.main import COMMANDS, app, load
-from fedserdiff.config import ExperimentConfig, make_config
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 
 ROOT = Path(__file__).parents[1]
 CALL = "import sys; sys.argv[0] = 'fedserdiff'; from fedserdiff.commands.main import app; app()"  # as pip's script does
-IN_WORDS = ("sites", "method", "shared_error_maps", "gpus_per_site")
+FIELDS = {
+    "rounds": "training.rounds",
+    "batch_size": "training.batch_size",
+    "participation": "training.participation",
+    "lambda_kd": "method.lambda_kd",
+    "teacher": "method.teacher",
+    "shared_error_maps": "method.shared_error_maps",
+    "steps": "scoring.sampling_steps",
+    "dp_noise": "privacy.dp_noise",
+    "dp_clip": "privacy.dp_clip",
+    "retries": "machine.retries",
+}
 HEAVY = ("torch", "flwr", "ray", "monai", "matplotlib")
 
 
@@ -76,7 +88,7 @@ def test_the_script_for_bash_does_it_in_bash(tmp_path: Path) -> None:
     installed.write_text(f"#!{sys.executable}\n{CALL}\n")
     installed.chmod(0o700)
     *script, _ = fedserdiff("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").splitlines()
-    asked = ("COMP_WORDS=(fedserdiff simulate --fed) COMP_CWORD=2", "_fedserdiff_completion fedserdiff")
+    asked = ("COMP_WORDS=(fedserdiff simulate --resu) COMP_CWORD=2", "_fedserdiff_completion fedserdiff")
     done = subprocess.run(
         ["bash", "-c", "\n".join([*script, *asked, 'echo "${COMPREPLY[@]}"'])],
         env={"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:/usr/bin:/bin"},
@@ -84,7 +96,7 @@ def test_the_script_for_bash_does_it_in_bash(tmp_path: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert done.stdout == "--federation\n", done.stderr
+    assert done.stdout == "--resume\n", done.stderr
 
 
 def test_every_module_with_a_command_line_is_a_command_and_has_a_script() -> None:
@@ -116,16 +128,16 @@ def test_every_option_and_argument_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["simulate", "provision"])
 def test_defaults_that_help_tells_are_those_that_a_run_has(name: str) -> None:
-    fields, told = {"steps": "sampling_steps"}, 0
+    told = 0
     for _, parameter in parameters(load(name)):
-        field = fields.get(parameter.name or "", parameter.name or "")
+        setting = FIELDS.get(parameter.name or "")
         shown = getattr(parameter, "show_default", None)
-        if field in IN_WORDS or not isinstance(shown, str) or not hasattr(ExperimentConfig, field):
+        if setting is None or not isinstance(shown, str):
             continue
         first, *others = shown.split("; ")
         for profile, value in [("laptop", first), *(other.split(": ") for other in others)]:
-            actual = getattr(make_config(profile), field)
-            assert value in (str(actual), f"{actual:g}" if isinstance(actual, float) else ""), field
+            actual = make_settings(profile, method="ser-diff").value(setting)
+            assert value in (str(actual), f"{actual:g}" if isinstance(actual, float) else ""), setting
             told += 1
     assert told >= 7
 
@@ -137,11 +149,11 @@ def test_a_federation_is_deployed_by_the_method_that_is_simulated() -> None:
         assert isinstance(method, TyperOption)
         shown[name] = method.default or method.show_default
     assert shown == dict.fromkeys(shown, "ser-diff-plus")
-    assert ExperimentConfig().method == "ser-diff-plus"
+    assert Settings().method.name == "ser-diff-plus"
 
 
 def test_other_profiles_settings_are_told() -> None:
-    assert options.default_of("rounds") == "2; paper: 10"
+    assert options.default_of("training.rounds") == "2; workstation: 5; paper: 10"
     assert options.default_of("seed") == "0"
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.config import make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.sources import make_settings
 from sites.objectives.base import Objective
 from strategies.base import ArrivalStrategy
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_both_halves_of_a_method_can_be_made(name: str) -> None:
-    method, config = get_method(name), make_config("smoke", method=name)
+    method, config = get_method(name), make_settings("smoke", method=name)
     strategy = pkgutil.resolve_name(method.strategy)
     objective = pkgutil.resolve_name(method.objective)
     assert issubclass(strategy, ArrivalStrategy)
@@ -45,7 +45,7 @@ def test_only_methods_that_break_privacy_look_into_other_hospitals(name: str) ->
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown method 'magic': choose one of ser-diff, ser-diff-plus, fine-tune, .*pooled"
+        ConfigError, match=r"unknown method 'magic': choose one of distill, ewc, .*, ser-diff, ser-diff-plus"
     ):
         get_method("magic")
 

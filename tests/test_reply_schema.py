@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from traffic import SECRET, TYPES, change, handed_over, hashes, honest, packed
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import DivergedError, ReplyError
 from fedserdiff.methods import METHODS
 from fedserdiff.reply_schema import admit, check_update, reply_rules
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 
 KEEPERS = ("ser-diff", "ewc", "image-replay")
 """The methods that keep something of a stage."""
@@ -24,8 +25,8 @@ WEIGHTS = np.random.default_rng(1).normal(size=1000).astype(np.float32)
 SENT = ArrayRecord({"weights": Array(WEIGHTS)})
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", **changes)
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", changes)
 
 
 def admitted(message_type: str, content: RecordDict, **changes: Any) -> RecordDict:
@@ -49,7 +50,7 @@ def masks(count: int = 2, dims: int = 2) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("message_type", TYPES)
 def test_every_methods_honest_replies_are_admitted_as_they_are(message_type: str, method: str, dims: int) -> None:
-    config = smoke(method=method, spatial_dims=dims)
+    config = smoke(method=method, **{"data.spatial_dims": dims})
     if message_type == wire.CONSOLIDATE and method not in KEEPERS:
         with pytest.raises(ReplyError, match=r"^no reply to a train\.consolidate message was agreed$"):
             reply_rules(message_type, config, 0, SENT)
@@ -74,11 +75,13 @@ def test_no_reply_to_another_kind_of_message_is_agreed(message_type: str) -> Non
 
 
 def test_where_no_maps_are_shared_none_is_handed_over() -> None:
-    config = smoke(shared_error_maps="none")
+    config = smoke(**{"method.shared_error_maps": "none"})
     with pytest.raises(ReplyError, match="was agreed"):
         reply_rules(wire.CONSOLIDATE, config, 0, SENT)
     for kept in ("null", "mri"):
-        assert set(reply_rules(wire.CONSOLIDATE, smoke(shared_error_maps=kept), 0, SENT)) == {wire.ERROR_MAPS}
+        assert set(reply_rules(wire.CONSOLIDATE, smoke(**{"method.shared_error_maps": kept}), 0, SENT)) == {
+            wire.ERROR_MAPS
+        }
     assert set(reply_rules(wire.CONSOLIDATE, config.replace(method="ewc"), 0, SENT)) == {wire.FISHER}, "nothing to do"
 
 
@@ -178,12 +181,12 @@ def test_what_is_handed_over_and_is_not_finite_has_diverged(method: str, name: s
 
 @pytest.mark.parametrize("method", ["ser-diff", "image-replay"])
 def test_a_reply_of_as_many_samples_as_were_agreed_passes_and_of_one(method: str) -> None:
-    config = smoke(method=method, shared_maps=7)
+    config = smoke(method=method, **{"replay.shared_maps": 7})
     for samples in (1, 7):
         content = handed_over(config, SENT, samples)
-        assert admitted(wire.CONSOLIDATE, content, method=method, shared_maps=7) == content
+        assert admitted(wire.CONSOLIDATE, content, method=method, **{"replay.shared_maps": 7}) == content
     with pytest.raises(ReplyError, match="not from 1 to 7 samples"):
-        admitted(wire.CONSOLIDATE, handed_over(config, SENT, 8), method=method, shared_maps=7)
+        admitted(wire.CONSOLIDATE, handed_over(config, SENT, 8), method=method, **{"replay.shared_maps": 7})
 
 
 def test_the_importance_of_a_real_students_weights_fits() -> None:
@@ -238,11 +241,11 @@ def test_hashes_of_more_scans_than_any_hospital_has_are_turned_down() -> None:
 
 
 def test_where_overlap_is_allowed_an_introduction_holds_no_hashes() -> None:
-    alone = honest(MessageType.QUERY, smoke(allow_overlap=True), SENT)
+    alone = honest(MessageType.QUERY, smoke(**{"data.allow_overlap": True}), SENT)
     assert set(alone) == {wire.SITE}
-    assert admitted(MessageType.QUERY, alone, allow_overlap=True) == alone
+    assert admitted(MessageType.QUERY, alone, **{"data.allow_overlap": True}) == alone
     with pytest.raises(ReplyError, match=r"^records other than site$"):
-        introduced(hashes(3)["hashes"].numpy(), allow_overlap=True)
+        introduced(hashes(3)["hashes"].numpy(), **{"data.allow_overlap": True})
 
 
 @pytest.mark.parametrize(
@@ -278,42 +281,42 @@ def test_an_update_is_measured_over_all_weights_alike() -> None:
     content = RecordDict({wire.ARRAYS: arrays(**{str(i): values for i, values in enumerate(changes)})})
     rms = float(np.sqrt(np.mean(np.concatenate([c.ravel() for c in changes]).astype(float) ** 2)))
     assert 0.03 < rms < 0.1
-    check_update(content, smoke(max_update_rms=rms * (1 + 1e-9)))
+    check_update(content, smoke(**{"privacy.max_update_rms": rms * (1 + 1e-9)}))
     with pytest.raises(ReplyError, match=r"^arrays: the weights changed by more than max_update_rms = 0\.0"):
-        check_update(content, smoke(max_update_rms=rms * (1 - 1e-9)))
+        check_update(content, smoke(**{"privacy.max_update_rms": rms * (1 - 1e-9)}))
 
 
 def test_an_update_of_exactly_the_limit_is_within_it() -> None:
     eighth = np.where(np.arange(64) % 2, np.float16(0.125), np.float16(-0.125))
     content = RecordDict({wire.ARRAYS: arrays(weights=eighth)})
-    check_update(content, smoke(max_update_rms=0.125))
+    check_update(content, smoke(**{"privacy.max_update_rms": 0.125}))
     above = np.nextafter(np.float16(0.125), np.float16(1))
     content.array_records[wire.ARRAYS]["weights"] = Array(np.append(eighth[:-1], above))
     with pytest.raises(ReplyError, match="max_update_rms"):
-        check_update(content, smoke(max_update_rms=0.125))
+        check_update(content, smoke(**{"privacy.max_update_rms": 0.125}))
 
 
 def test_an_update_too_great_to_be_squared_in_half_precision_is_refused_not_lost() -> None:
     content = RecordDict({wire.ARRAYS: arrays(weights=np.full(64, np.finfo(np.float16).max))})
     with pytest.raises(ReplyError, match="max_update_rms"):
-        check_update(content, smoke(max_update_rms=65503.0))
-    check_update(content, smoke(max_update_rms=65504.0))
+        check_update(content, smoke(**{"privacy.max_update_rms": 65503.0}))
+    check_update(content, smoke(**{"privacy.max_update_rms": 65504.0}))
 
 
 def test_noise_that_was_agreed_on_is_no_change_too_great() -> None:
     draws = np.random.default_rng(4).normal(size=50_000)
     content = RecordDict({wire.ARRAYS: arrays(weights=(0.6 * draws).astype(np.float16))})  # 2 · 3 · 0.1
-    check_update(content, smoke(max_update_rms=0.1, dp_clip=3.0, dp_noise=0.1))
-    for changes in ({"dp_noise": 0.08}, {"dp_noise": 0.0}):
+    check_update(content, smoke(**{"privacy.max_update_rms": 0.1, "privacy.dp_clip": 3.0, "privacy.dp_noise": 0.1}))
+    for changes in ({"privacy.dp_noise": 0.08}, {"privacy.dp_noise": 0.0}):
         with pytest.raises(ReplyError, match="max_update_rms"):
-            check_update(content, smoke(max_update_rms=0.1, dp_clip=3.0, **changes))
+            check_update(content, smoke(**changes, **{"privacy.max_update_rms": 0.1, "privacy.dp_clip": 3.0}))
 
 
 def test_what_holds_no_student_is_no_update() -> None:
-    check_update(handed_over(smoke(), SENT), smoke(max_update_rms=1e-9))
-    check_update(honest(MessageType.EVALUATE, smoke(), SENT), smoke(max_update_rms=1e-9))
+    check_update(handed_over(smoke(), SENT), smoke(**{"privacy.max_update_rms": 1e-9}))
+    check_update(honest(MessageType.EVALUATE, smoke(), SENT), smoke(**{"privacy.max_update_rms": 1e-9}))
     with pytest.raises(ReplyError):
-        check_update(RecordDict({wire.ARRAYS: change(SENT)}), smoke(max_update_rms=1e-9))
+        check_update(RecordDict({wire.ARRAYS: change(SENT)}), smoke(**{"privacy.max_update_rms": 1e-9}))
 
 
 @pytest.mark.parametrize("by", [65_520.0, -1e9, np.inf])

@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from fedserdiff import locks
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiments.run_pool import RunPool
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from strategies.run_directory import CHECKPOINTS, RunDirectory
 
 SITES = tuple(Site(name, "brats2021", f"/scans/{name}", (f"{name}-1", f"{name}-2")) for name in ("north", "west"))
-CONFIG = make_config("smoke", method="fine-tune", sites=SITES)
+CONFIG = make_settings("smoke", method="fine-tune", sites=SITES)
 SCANS = {"north": "a", "west": "b"}
 ROLLED = {"north": "a", "west": "rolled"}
 
@@ -27,7 +28,7 @@ def pool(tmp_path: Path) -> RunPool:
     return RunPool(tmp_path, tmp_path / "cache", 1, Console(record=True, width=200, file=open(os.devnull, "w")), "ours")
 
 
-def write(folder: Path, config: ExperimentConfig = CONFIG, scans: dict[str, str] = SCANS, state: bool = False) -> Path:
+def write(folder: Path, config: Settings = CONFIG, scans: dict[str, str] = SCANS, state: bool = False) -> Path:
     """A run's folder, as far as a pool looks at it."""
     folder.mkdir(parents=True)
     RunDirectory(folder).write_config(config, {"name": "ours", "overlap": {}, "scans": scans})
@@ -36,14 +37,17 @@ def write(folder: Path, config: ExperimentConfig = CONFIG, scans: dict[str, str]
     return folder
 
 
-def place(pool: RunPool, folder: Path, config: ExperimentConfig, scans: dict[str, str]) -> str:
+def place(pool: RunPool, folder: Path, config: Settings, scans: dict[str, str]) -> str:
     """Return where a run that is missing would go."""
     pool._scans = {config: scans}
     return pool._folder(folder, config, set()).name
 
 
 def test_a_run_is_used_wherever_it_ran_and_wherever_its_scans_lay(pool: RunPool, tmp_path: Path) -> None:
-    run = write(tmp_path / "runs" / "fine-tune-seed0", CONFIG.replace(cpus_per_site=8, gpus_per_site=1, retries=0))
+    run = write(
+        tmp_path / "runs" / "fine-tune-seed0",
+        CONFIG.replace({"machine.cpus_per_site": 8, "machine.gpus_per_site": 1, "machine.retries": 0}),
+    )
     moved = CONFIG.replace(sites=tuple(Site(s.name, s.release, f"/moved/{s.name}", s.cases) for s in SITES))
     assert pool.complete({moved: SCANS}) == {moved: run}
 
@@ -115,4 +119,4 @@ def test_a_comparison_of_a_finished_run_reads_no_more_than_its_config(pool: RunP
     before = {p.name: p.stat().st_mtime_ns for p in run.iterdir()}
     pool.complete({CONFIG: SCANS})
     assert {p.name: p.stat().st_mtime_ns for p in run.iterdir()} == before
-    assert json.loads((run / "config.json").read_text())["data"]["scans"] == SCANS
+    assert json.loads((run / "config.json").read_text())["provenance"]["scans"] == SCANS

@@ -9,7 +9,6 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedserdiff.config import Site, make_config
 from fedserdiff.data.decathlon import read_dataset
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.site_cases import site_cases
@@ -20,6 +19,8 @@ from fedserdiff.federation import read_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.trackers import check_tracker
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 FEDERATION = '# Fédération\n[[site]]\nname = "north"\nrelease = "brats2021"\npath = "."\n'
 DATASET = {"modality": {"0": "T2"}, "labels": {"0": "background", "1": "PZ"}, "name": "Prostate d’été"}
@@ -88,7 +89,7 @@ def test_cases_of_any_name_are_found_by_a_name_that_can_be_shown_and_written(tmp
         for name in (BAD_NAME, "plain"):
             (tmp_path / folder / f"{name}.nii.gz").touch()
     (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
-    config = make_config("smoke", modalities=("T2",), regions=("PZ",))
+    config = make_settings("smoke", {"data.modalities": ("T2",), "data.regions": ("PZ",)})
     cases = site_cases(Site("north", "msd", str(tmp_path)), config)
     assert [case.name for case in cases] == [r"Patient_M\xfcller", "plain"]
     assert cases[0].patient.encode() == rb"Patient_M\xfcller"
@@ -106,7 +107,7 @@ def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, mo
     pytest.importorskip("tensorboard")
     with pytest.raises(ConfigError, match="tensorboard cannot write where a name is not UTF-8: give another --out"):
         check_tracker("tensorboard", tmp_path / BAD_NAME)
-    monkeypatch.setattr("sys.argv", ["simulate.py", "--federation", BAD_NAME])
+    monkeypatch.setattr("sys.argv", ["simulate.py", BAD_NAME])
     with pytest.raises(ConfigError, match="Ray takes no name that is not UTF-8") as error:
         simulate(ServerApp(), ClientApp(), 1, Resources(1), tmp_path / "flower.log", 1)
     assert str(error.value).startswith(BAD_NAME)
@@ -115,5 +116,5 @@ def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, mo
 def test_a_place_that_no_site_toml_can_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     site = Site("north", "brats2021", str(tmp_path / BAD_NAME))
     with pytest.raises(ConfigError, match=r"site north: path: .*: site\.toml is UTF-8 and cannot hold this name"):
-        provision(tmp_path / "out", make_config("smoke", method="ser-diff", sites=(site,)), "localhost:1", {})
+        provision(tmp_path / "out", make_settings("smoke", method="ser-diff", sites=(site,)), "localhost:1", {})
     assert not (tmp_path / "out").exists()

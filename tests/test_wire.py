@@ -12,11 +12,12 @@ from students import lively_student
 from traffic import packed
 
 from fedserdiff import wire
-from fedserdiff.config import Site, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import FederationError
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
-CONFIG = make_config("smoke", sites=tuple(Site(name, "brats2021", "") for name in ("north", "east")))
+CONFIG = make_settings("smoke", sites=tuple(Site(name, "brats2021", "") for name in ("north", "east")))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_a_student_comes_back_weight_for_weight(student: Student) -> None:
         lambda vector: {"weights": np.append(vector, np.float32(0))},
         lambda vector: {"weights": vector.reshape(2, -1)},
         lambda vector: {"weights": vector.astype(np.float64)},
-        lambda vector: {"teacher": vector},
+        lambda vector: {"method.teacher": vector},
         lambda vector: {"weights": vector, "more": vector},
         lambda vector: {},
     ],

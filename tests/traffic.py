@@ -20,8 +20,8 @@ from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_al
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
 
 TYPES = (MessageType.QUERY, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE)
 
@@ -88,14 +88,14 @@ def values_of(array: Array) -> NDArray[np.generic]:
     return np.frombuffer(bz2.decompress(array.data), array.dtype).reshape(array.shape)
 
 
-def honest(message_type: str, config: ExperimentConfig, sent: ArrayRecord, site: int = 0) -> RecordDict:
+def honest(message_type: str, config: Settings, sent: ArrayRecord, site: int = 0) -> RecordDict:
     """A reply as agreed, its values drawn where any do."""
     metrics: dict[str, MetricRecordValues]
     if message_type == MessageType.QUERY:
         about = RecordDict({wire.SITE: MetricRecord({"site": site, "training-cases": 10, "test-cases": 5})})
-        return about if config.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
+        return about if config.data.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
     if message_type == MessageType.TRAIN:
-        metrics = {f"loss-{term}": 0.5 for term in get_method(config.method).terms}
+        metrics = {f"loss-{term}": 0.5 for term in get_method(config.method.name).terms}
         return RecordDict({wire.ARRAYS: change(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
     if message_type == MessageType.EVALUATE:
         masks, regions = ("coarse", "refined"), ("tc", "wt", "et")
@@ -111,10 +111,10 @@ def hashes(seed: int, rows: int = 20) -> ArrayRecord:
     return ArrayRecord({"hashes": Array(drawn[np.lexsort(drawn.T[::-1])])})
 
 
-def handed_over(config: ExperimentConfig, sent: ArrayRecord, samples: int = 2) -> RecordDict:
+def handed_over(config: Settings, sent: ArrayRecord, samples: int = 2) -> RecordDict:
     """What the config's method hands over of a stage that has ended; nothing for a method that keeps nothing."""
     draws = np.random.default_rng(0)
-    grid = config.grid[: config.spatial_dims]
+    grid = config.data.grid[: config.data.spatial_dims]
     maps = draws.integers(-15, 16, (samples, 3, *grid), np.int8)
     images = draws.normal(size=(samples, 4, *grid)).astype(np.float16)
     known = {
@@ -122,7 +122,7 @@ def handed_over(config: ExperimentConfig, sent: ArrayRecord, samples: int = 2) -
         wire.SYNTHETIC_IMAGES: {"images": Array(images), "masks": packed((maps > 0).astype(np.uint8))},
         wire.FISHER: {name: Array(np.abs(array.numpy())) for name, array in sent.items()},
     }
-    name = get_method(config.method).hands_over
+    name = get_method(config.method.name).hands_over
     return RecordDict({name: ArrayRecord(known[name])} if name else {})
 
 

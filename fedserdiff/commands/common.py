@@ -6,15 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
 import typer
 from rich.markup import escape
 
 from fedserdiff.errors import ConfigError, FedSerDiffError, os_error_text
 from fedserdiff.report.console import open_console
-
-PROGRAM = "fedserdiff"
-"""The command that all command lines are parts of, and the name of what is installed."""
 
 
 @contextmanager
@@ -39,12 +35,6 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         _say("stopped", kept, go_on())
         sys.stdout.flush()
         os._exit(130)  # Flower's server thread would otherwise keep the process until its round times out
-
-
-def as_called(command: str) -> str:
-    """Return how to call one of the command lines, in the way in which the one that runs was called."""
-    called = click.get_current_context().find_root().info_name
-    return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"
 
 
 def listed(text: str, option: str) -> list[str]:

@@ -22,7 +22,7 @@ _MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=options.EPILOG)
 @options.takes_settings("allow_overlap", "batch_size", "cpus_per_site", "gpus_per_site", method=False)
 def main(
     chosen: Callable[[], options.Chosen],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=options.EPILOG)
 @options.takes_settings()
 def main(
     chosen: Callable[[], options.Chosen],

@@ -10,11 +10,12 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedserdiff.commands.common import PROGRAM
+from fedserdiff.report.console import PROGRAM
 
 COMMANDS = (
     "simulate",
     "compare",
+    "settings",
     "segment",
     "score",
     "export",

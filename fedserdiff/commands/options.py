@@ -14,8 +14,9 @@ from rich.console import Console
 from fedserdiff.experiment_file import layers_of_file
 from fedserdiff.methods import METHODS, label
 from fedserdiff.report.console import warn
-from fedserdiff.settings.experiment import DEFAULT_METHOD, settings_of
+from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, settings_of
 from fedserdiff.settings.sources import (
+    COMMAND_LINE,
     DEFAULT_PROFILE,
     Layers,
     layers_of,
@@ -75,7 +76,7 @@ class Chosen:
             if experiment is None
             else layers_of_file(experiment, self.profile)
         )
-        return below.on_top("the command line", self.values)
+        return below.on_top(COMMAND_LINE, self.values)
 
 
 def takes_settings(*shortcuts: str, method: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -158,6 +159,10 @@ def _option_of(shortcut: str) -> Any:
     return typer.Option(*filter(None, [option]), help=one.sentence, show_default=shown, rich_help_panel=panel)
 
 
+def _own_settings(method: str) -> list[str]:
+    return [one.name.partition(".")[2] for one in settings_of(method) if one.name.startswith("method.")]
+
+
 PROFILE = typer.Option(
     help=f"Size of scans, networks and stages: {', '.join(profile_names())}, or a file of your own.",
     show_default=DEFAULT_PROFILE,
@@ -182,6 +187,15 @@ SKIP_BAD = typer.Option(
     help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",
     rich_help_panel=DATA,
 )
+
+EPILOG = "\n\n".join(
+    [
+        "Settings for --set, which `fedserdiff settings` explains; a method's own are those of the method:",
+        *(f"{name}: {', '.join(group.model_fields)}" for name, group in GROUPS.items()),
+        *(f"method ({name}): {', '.join(own)}" for name in METHODS if (own := _own_settings(name))),
+    ]
+)
+"""Below the help of every command that takes settings."""
 
 Experiment = Annotated[
     Path | None,

@@ -18,7 +18,7 @@ _A_WEEK = 7 * 24.0  # hours: hospitals are people's, and people have week-ends
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=options.EPILOG)
 @options.takes_settings(
     "rounds", "batch_size", "participation", "lambda_kd", "teacher", "shared_error_maps", "dp_noise", "dp_clip"
 )

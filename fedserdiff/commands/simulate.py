@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 
 from fedserdiff.commands import options
-from fedserdiff.commands.common import as_called, clear_errors
+from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
-from fedserdiff.report.console import open_console
+from fedserdiff.report.console import as_called, open_console
 from fedserdiff.report.trackers import TRACKERS, check_tracker
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=options.EPILOG)
 @options.takes_settings(
     "allow_overlap", "rounds", "batch_size", "participation", "lambda_kd", "teacher", "steps", "shared_error_maps",
     "dp_noise", "dp_clip", "evaluate_every", "evaluate_sites", "retries", "site_failure", "cpus_per_site",

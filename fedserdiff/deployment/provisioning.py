@@ -178,7 +178,7 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
         if names:
             lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")
     lines += ["", "# This hospital may let out less than the experiment allows, which is:", "# [egress]"]
-    lines += [f"# {name} = {getattr(shared, name):g}" for name in EGRESS_LIMITS]
+    lines += [f"# {name} = {getattr(shared.privacy, name):g}" for name in EGRESS_LIMITS]
     return "\n".join(lines) + "\n"
 
 

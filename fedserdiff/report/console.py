@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, ProgressColumn, TaskID
@@ -13,6 +14,9 @@ from rich.segment import Segments
 from rich.table import Table
 
 from fedserdiff.text import spell_out
+
+PROGRAM = "fedserdiff"
+"""The command that all command lines are parts of, and the name of what is installed."""
 
 _ENDLESS = 1_000_000  # columns: a file has no right edge
 _REFRESHES_A_S = 4  # the hospitals at work want the CPUs more
@@ -105,3 +109,10 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
 def warn(console: Console, text: str) -> None:
     """Print a line that the person who started the command should not miss."""
     console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
+
+
+def as_called(command: str) -> str:
+    """Return how to call one of the command lines, in the way in which the one that runs, if any, was called."""
+    context = click.get_current_context(silent=True)
+    called = PROGRAM if context is None else context.find_root().info_name
+    return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"

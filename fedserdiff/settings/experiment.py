@@ -33,6 +33,8 @@ GROUPS: Mapping[str, type[Group]] = {
 DEFAULT_METHOD = "ser-diff-plus"
 """Keeps most without a raw scan: docs/explanation/retention.md."""
 
+_ALIKE = 0.75
+
 PROVENANCE = "provenance"
 """The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
 
@@ -93,10 +95,7 @@ class Settings(Group):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            faults = Faults(ConfigError)
-            for fault in error.errors():
-                faults.add(_in_words(fault))
-            faults.check()
+            raise ConfigError(*(line for fault in error.errors() for line in _in_words(fault).splitlines())) from None
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -119,7 +118,10 @@ class Settings(Group):
             raise ValueError(f"method: {error}") from None
         if foreign := sorted(set(own) - set(about.settings.model_fields)):
             raise ValueError("\n".join(_foreign(one, about) for one in foreign))
-        return about.settings(**{**info.data.get("methods", {}).get(name, {}), **own})
+        try:
+            return about.settings(**{**info.data.get("methods", {}).get(name, {}), **own})
+        except ValidationError as error:
+            raise ValueError("\n".join(_in_words(fault, "method", name) for fault in error.errors())) from None
 
     @field_serializer("sites")
     def _write_sites(self, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
@@ -173,17 +175,18 @@ class Settings(Group):
         return found
 
     @property
+    def by_name(self) -> dict[str, Any]:
+        """All settings by full name, but for the sites."""
+        found = {"profile": self.profile, "seed": self.seed}
+        for group in ("method", *GROUPS):
+            found |= {f"{group}.{name}": value for name, value in getattr(self, group)}
+        return found
+
+    @property
     def deciding(self) -> dict[str, Any]:
         """The settings that decide a run's result by full name, but for its sites: all but those of one machine."""
-        own = {f"method.{name}" for name in type(self.method).model_fields}
-        of_one_machine = {one.name for one in settings_of(self.method.name) if one.one_machine}
-        names = [
-            "profile",
-            "seed",
-            *(f"{g}.{n}" for g, kind in GROUPS.items() for n in kind.model_fields),
-            *sorted(own),
-        ]
-        return {name: self.value(name) for name in names if name not in of_one_machine}
+        of_one_machine = {one.name for one in settings_of() if one.one_machine}
+        return {name: value for name, value in self.by_name.items() if name not in of_one_machine}
 
     @property
     def shared_error_maps(self) -> str:
@@ -263,17 +266,28 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return made
 
 
+def differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Say, in words, in which settings by full name two experiments differ; of two methods only their names count."""
+    names = dict.fromkeys((*was, *wanted))
+    if was.get("method.name") != wanted.get("method.name"):
+        names = {name: None for name in names if name == "method.name" or not name.startswith("method.")}
+    return [
+        f"{name} was {was.get(name)!r}, is {wanted.get(name)!r}" for name in names if was.get(name) != wanted.get(name)
+    ]
+
+
 def unknown(name: str) -> str:
     """Say that a setting is unknown, and which are called alike."""
-    names = [*_every_name()]
-    close = difflib.get_close_matches(name, names, 3, 0.75)
-    leaf = name.rpartition(".")[2]
-    close += [one for one in names if one.rpartition(".")[2] == leaf and one not in close]
-    if not close:
-        close = difflib.get_close_matches(leaf, [one.rpartition(".")[2] for one in names], 2)
-        close = [one for one in names if one.rpartition(".")[2] in close]
+    alike = {one: _likeness(name, one) for one in _every_name()}
+    close = sorted((one for one in alike if alike[one] > _ALIKE), key=lambda one: -alike[one])[:3]
     meant = f"did you mean {' or '.join(close)}?" if close else "fedserdiff settings lists all"
     return f"{name}: unknown setting: {meant}"
+
+
+def _likeness(one: str, other: str) -> float:
+    """Return from 0 to 1 how much two names have in common, whole or without their groups."""
+    pairs = ((one, other), (one.rpartition(".")[2], other.rpartition(".")[2]))
+    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
 def _foreign(name: str, method: Method) -> str:
@@ -291,9 +305,12 @@ def _every_name() -> tuple[str, ...]:
     return tuple(dict.fromkeys(("profile", "method.name", *of_methods)))
 
 
-def _in_words(fault: ErrorDetails) -> str:
-    """Say in one line what is wrong with a value: the setting, the value, and what it takes."""
-    place = [str(part) for part in fault["loc"]]
+def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -> str:
+    """Say in one line what is wrong with a value: the setting, the value, and what it takes.
+
+    `group` is where the fault is of a group alone, `method` the method whose settings are in question.
+    """
+    place = [*filter(None, [group]), *map(str, fault["loc"])]
     text = str(fault.get("ctx", {}).get("error", fault["msg"]))
     grouped = bool(place) and place[0] in (*GROUPS, "method") and len(place) > 1
     name = ".".join(place[: 1 + grouped])
@@ -301,15 +318,11 @@ def _in_words(fault: ErrorDetails) -> str:
         return unknown(name)
     if not place or place == ["method"]:  # of settings that do not fit each other: the text names them
         return text
-    takes = text if fault["type"] == "value_error" else _takes(name, text)
+    ranges = {one.name: one.allowed for one in settings_of(method)}
+    takes = text if fault["type"] == "value_error" else ranges.get(name, text)
     if len(place) > 1 + grouped:  # an item of a list
         return f"{name}: holds {fault['input']!r}: it takes {takes}"
     return f"{name}: {fault['input']!r} is not {takes}"
-
-
-def _takes(name: str, otherwise: str) -> str:
-    every = (one for method in METHODS for one in settings_of(method))
-    return next((one.allowed for one in every if one.name == name), otherwise)
 
 
 def _site(values: Mapping[str, Any]) -> Site:

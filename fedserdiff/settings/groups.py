@@ -82,7 +82,9 @@ class Training(Group):
 
     rounds: int = setting(2, "Rounds of training and averaging a stage.", ge=1)
     participation: Participation = setting(
-        "arriving", "Who trains in a stage: `arriving` (the new site alone) or `cumulative` (all that have arrived)."
+        "arriving",
+        "Who trains in a stage: `arriving` (the new site alone) or `cumulative` (all that have arrived).",
+        after_first_stage=True,
     )
     steps_per_stage: int = setting(
         300,

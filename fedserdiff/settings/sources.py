@@ -18,6 +18,9 @@ from fedserdiff.text import read_text
 DEFAULT_PROFILE = "laptop"
 """The profile that leaves every default as it is."""
 
+DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
+"""Where a setting is from that no layer sets, and what the layer of a command's options is called."""
+
 _SUFFIX = ".toml"
 _OWN = ("profile", "seed", "method", "methods")
 _ABOUT = "summary"
@@ -68,7 +71,16 @@ class Layers:
                 values = changed(values, source.values)
             except ConfigError as error:
                 raise ConfigError(*(f"{source.name}: {fault}" for fault in error.faults)) from None
-        return Settings(**{**values, **own})
+        try:
+            return Settings(**{**values, **own})
+        except ConfigError as error:
+            raise ConfigError(*map(self._told_of_file, error.faults)) from None
+
+    def _told_of_file(self, fault: str) -> str:
+        """Return a fault behind the name of the source that the setting it begins with comes from."""
+        name = fault.partition(":")[0]
+        source = self.came_from(name)
+        return fault if source in (DEFAULT_SOURCE, COMMAND_LINE) else f"{source}: {fault}"
 
     def for_method(self, name: str) -> Settings:
         """Return the settings of one of several methods: what is set of a method holds for those that have it."""
@@ -103,7 +115,7 @@ class Layers:
     def came_from(self, name: str) -> str:
         """Say which layer a setting has its value from, for the method that is chosen."""
         group, _, leaf = name.partition(".")
-        found = "default"
+        found = DEFAULT_SOURCE
         for source in self.sources:
             if name in source.values or (group == "method" and leaf in source.methods.get(self.method, {})):
                 found = source.name

@@ -62,7 +62,7 @@ def test_a_run_that_was_scored_in_part_is_not_compared(
 ) -> None:
     path = write_run("fine-tune", 0, LEVELS).path
     about = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**about, **changes}))
+    (path / "config.json").write_text(json.dumps({**about, "scoring": {**about["scoring"], **changes}}))
     if not refused:
         load_run(path)
         return

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +11,14 @@ from fedserdiff.comparison.replay_studies import ABLATION, LAMBDA, TEACHER_NOISE
 from fedserdiff.comparison.stream_studies import STREAM_LENGTH, TEACHER_DATA, choose_patients, of_first_sites
 from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.verdicts import judge, said
-from fedserdiff.config import Site, make_config
 from fedserdiff.evaluation.bootstrap import StreamScores
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 
 WriteRun = Callable[..., RunRecord]
 OF_RUNS = (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
-CONFIG = make_config(
+CONFIG = make_settings(
     "smoke", method="ser-diff", sites=(Site("north", "brats2021", "/n"), Site("west", "brats2021", "/w"))
 )
 
@@ -42,8 +42,8 @@ def described(study: Study, write_run: WriteRun, levels: dict[str, list[list[flo
     for number, (name, config) in enumerate(study.variants(CONFIG, FIRST).items()):
         by_seed = {}
         for seed in (0, 1, 2):
-            record = write_run(f"{config.method}-{number}", seed, levels.get(name, LEVELS))
-            by_seed[seed] = replace(record, config=record.config.replace(method=config.method))
+            record = write_run(config.method.name, seed, levels.get(name, LEVELS), name=f"{number}-{seed}")
+            by_seed[seed] = record
         runs[name] = by_seed
     (judged,) = judge([study.describe(runs, True)])
     return {**judged, "sentences": said(judged["sentences"], judged)}
@@ -62,27 +62,32 @@ def test_a_study_has_a_row_for_each_variant_under_its_columns_and_a_plot_of_as_m
     assert len(result["rows"]) == len(study.variants(CONFIG, FIRST))  # of a stream of two sites there is one length
 
 
+def of_ser_diff(study: Study) -> list[Settings]:
+    return [config for config in study.variants(CONFIG, FIRST).values() if config.method.name == "ser-diff"]
+
+
 def test_what_differs_between_variants_is_what_the_study_is_about() -> None:
     changed = {
         study.name: {
             name
             for config in study.variants(CONFIG, FIRST).values()
-            for name, value in config.to_dict().items()
-            if value != CONFIG.to_dict()[name]
+            for name, value in {**config.by_name, "sites": config.sites}.items()
+            if value != {**CONFIG.by_name, "sites": CONFIG.sites}.get(name, value)
         }
         for study in OF_RUNS
     }
     assert changed == {
-        "ablation": {"method", "shared_error_maps"},
-        "adapter": {"method", "shared_error_maps", "lambda_kd", "inversion_steps"},
-        "lambda": {"method", "lambda_kd"},
-        "teacher-noise": {"method", "map_noise"},
+        "ablation": {"method.name", "method.shared_error_maps"},
+        "adapter": {"method.name", "method.teacher", "method.shared_error_maps", "method.lambda_kd"},
+        "lambda": {"method.name", "method.lambda_kd"},
+        "teacher-noise": {"method.name", "replay.map_noise"},
         "teacher-data": {"sites"},
-        "stream-length": {"method", "steps_per_stage"},
+        "stream-length": {"method.name", "training.steps_per_stage"},
     }
-    assert [c.lambda_kd for c in LAMBDA.variants(CONFIG, FIRST).values() if c.method == "ser-diff"] == [0.1, 0.5, 1, 2]
-    shared = {c.shared_error_maps for c in ABLATION.variants(CONFIG, FIRST).values() if c.method == "ser-diff"}
+    assert [c.value("method.lambda_kd") for c in of_ser_diff(LAMBDA)] == [0.1, 0.5, 1, 2]
+    shared = {c.shared_error_maps for c in of_ser_diff(ABLATION)}
     assert shared == {"null", "mri", "none"}
+    assert {c.value("method.inversion_steps") for c in ADAPTER.variants(CONFIG, FIRST).values()} == {2, 0}
 
 
 def test_a_study_says_in_words_where_error_maps_do_not_beat_what_they_are_compared_with(
@@ -98,8 +103,10 @@ def test_a_study_says_in_words_where_error_maps_do_not_beat_what_they_are_compar
 
 def test_the_figures_of_a_study_are_those_of_its_runs(write_run: WriteRun) -> None:
     result = described(LAMBDA, write_run, {"2": [[0.1, 0.1], [0.8, 0.2], [0.6, 0.6]]})
-    record = write_run("again", 0, [[0.1, 0.1], [0.8, 0.2], [0.6, 0.6]])
-    others = [write_run("again", seed, [[0.1, 0.1], [0.8, 0.2], [0.6, 0.6]]) for seed in (1, 2)]
+    record = write_run("ser-diff", 0, [[0.1, 0.1], [0.8, 0.2], [0.6, 0.6]], name="again-0")
+    others = [
+        write_run("ser-diff", seed, [[0.1, 0.1], [0.8, 0.2], [0.6, 0.6]], name=f"again-{seed}") for seed in (1, 2)
+    ]
     ends = np.mean([r.results["R"]["dice"]["mean"][-1] for r in (record, *others)], axis=0)
     first, last = 100 * ends
     row = next(row for row in result["rows"] if row[0] == "2")

@@ -130,7 +130,9 @@ def test_every_method_is_held_against_fine_tuning_once(write_run: WriteRun) -> N
 def test_a_page_of_runs_on_a_gpu_and_on_cpus_says_which_is_which(write_run: WriteRun) -> None:
     given = runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS})
     there = given["ser-diff"][1]
-    given["ser-diff"][1] = replace(there, config=there.config.replace(gpus_per_site=1, cpus_per_site=4))
+    given["ser-diff"][1] = replace(
+        there, config=there.config.replace({"machine.gpus_per_site": 1, "machine.cpus_per_site": 4})
+    )
     notes = compare_runs(given, PHANTOM)["notes"]
     assert "Computed on a GPU, the others on CPUs, which differs in the last digits: ser-diff-1." in notes
     assert any("computation on 1 or 4 CPUs a run" in note for note in notes)

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.config import Site
 from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.errors import DataError
+from fedserdiff.settings.experiment import Site
 
 _OLD_NAMES = ["t1", "t1ce", "t2", "flair"]
 _NEW_NAMES = ["t1n", "t1c", "t2w", "t2f"]

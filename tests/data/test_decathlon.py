@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedserdiff.config import Site, make_config
 from fedserdiff.data.cache import cached_cases
 from fedserdiff.data.decathlon import find_decathlon_cases, read_dataset
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.site_cases import passed_over_note, site_cases
 from fedserdiff.errors import DataError
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 DECATHLON = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ", "2": "TZ"}}
 NNUNET = {"channel_names": {"0": "ADC", "1": "T2"}, "labels": {"background": 0, "gland": [1, 2], "TZ": 2, "PZ": 1}}
@@ -58,7 +59,7 @@ def test_modalities_and_regions_go_by_name_however_the_dataset_numbers_them(
 ) -> None:
     declare(tmp_path, table)
     volumes = write("case_7", *order, split=split)
-    config = make_config("smoke", modalities=("T2", "ADC"), regions=("TZ", "PZ"))
+    config = make_settings("smoke", {"data.modalities": ("T2", "ADC"), "data.regions": ("TZ", "PZ")})
 
     (case,) = site_cases(Site("north", "msd", str(tmp_path)), config)
     prepared = prepare_case(case, GRID, 1.0)
@@ -119,7 +120,7 @@ def test_what_files_mean_is_part_of_what_a_prepared_case_is_known_by(tmp_path: P
     prepared = []
     for labels in (DECATHLON["labels"], {"0": "background", "1": "TZ", "2": "PZ"}):
         declare(tmp_path, {**DECATHLON, "labels": labels})
-        config = make_config("smoke", modalities=("T2", "ADC"), regions=("PZ", "TZ"))
+        config = make_settings("smoke", {"data.modalities": ("T2", "ADC"), "data.regions": ("PZ", "TZ")})
         cases = site_cases(Site("north", "msd", str(tmp_path)), config)
         prepared.append(cached_cases(cases, GRID, 1.0, tmp_path / "cache")[0].prepared)
     np.testing.assert_array_equal(prepared[0].truth, prepared[1].truth[::-1])
@@ -164,9 +165,9 @@ def test_what_a_hospital_lacks_of_what_was_agreed_is_named(tmp_path: Path, write
     write("a", "T2", "ADC")
     site = Site("north", "msd", str(tmp_path))
     with pytest.raises(DataError, match="msd has no modality DCE; it has T2, ADC"):
-        site_cases(site, make_config("smoke", modalities=("T2", "DCE"), regions=("PZ",)))
+        site_cases(site, make_settings("smoke", {"data.modalities": ("T2", "DCE"), "data.regions": ("PZ",)}))
     with pytest.raises(DataError, match="msd has no region gland; it has PZ, TZ"):
-        site_cases(site, make_config("smoke", modalities=("T2",), regions=("gland",)))
+        site_cases(site, make_settings("smoke", {"data.modalities": ("T2",), "data.regions": ("gland",)}))
 
 
 def test_a_file_with_fewer_modalities_than_declared_and_a_case_without_images_are_named(

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import Case, find_cases
 from fedserdiff.data.name_mapping import read_name_mapping
@@ -24,6 +23,7 @@ from fedserdiff.data.overlap import (
 from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.federation import phantom_federation
+from fedserdiff.settings.sources import make_settings
 
 Volumes = dict[str, NDArray[Any]]
 MakeSite = Callable[..., list[CachedCase]]
@@ -207,13 +207,13 @@ def test_what_stays_is_one_name_of_each_patient_at_the_first_site(
 
 
 def test_no_two_phantom_patients_are_one_at_any_hospital_or_seed(tmp_path: Path) -> None:
-    config = make_config("smoke")
+    config = make_settings("smoke")
     prepared = {}
     for seed in (0, 1):
         for site in phantom_federation(6, config.replace(seed=seed), tmp_path):
             release = RELEASES[site.release]
             cases = find_cases(Path(site.path), release)
-            found = cached_cases(cases, config.grid, config.spacing_mm, tmp_path / "cache")
+            found = cached_cases(cases, config.data.grid, config.data.spacing_mm, tmp_path / "cache")
             prepared[seed, site.name] = found
     for seed in (0, 1):
         assert find_overlap({name: cases for (of, name), cases in prepared.items() if of == seed}) == []

@@ -8,14 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from fedserdiff.commands import phantoms
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.data.phantom.prostate import MODALITIES, REGIONS, write_prostate_hospital
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.site_cases import site_cases
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import channels_of, read_federation
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 
-CONFIG = make_config("smoke", modalities=MODALITIES, regions=REGIONS)
+CONFIG = make_settings("smoke", {"data.modalities": MODALITIES, "data.regions": REGIONS})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_a_stream_of_prostates_is_read_as_any_federation_is(federation: Path) ->
 def test_zones_lie_side_by_side_in_a_gland_of_a_mans_size_and_look_as_their_tissues(federation: Path) -> None:
     for site in read_federation(federation):
         for case in site_cases(site, CONFIG):
-            prepared = prepare_case(case, CONFIG.grid, CONFIG.spacing_mm)
+            prepared = prepare_case(case, CONFIG.data.grid, CONFIG.data.spacing_mm)
             pz, tz = prepared.truth.astype(bool)
             assert not (pz & tz).any()
             assert 15 < float((pz | tz).sum()) * 8.0**3 / 1000 < 120  # millilitres
@@ -73,5 +74,5 @@ def test_brains_are_the_hospitals_of_simulate_and_numbers_begin_at_1(tmp_path: P
     (site,) = read_federation(tmp_path / "phantom-brains.toml")
     assert (site.name, site.release) == ("site-3", "brats2023-gli")
     assert channels_of(tmp_path / "phantom-brains.toml") == {}
-    assert ExperimentConfig(sites=(site,)).modalities == ("t1", "t1ce", "t2", "flair")
+    assert Settings(sites=(site,)).modalities == ("t1", "t1ce", "t2", "flair")
     assert "--first, --sites: are at least 1" in run(phantoms.app, [str(tmp_path), "--first", "0"]).output

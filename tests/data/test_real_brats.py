@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.overlap import VOXELS, Overlap, find_overlap
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.settings.sources import make_settings
 
 FOLDER = os.environ.get("FEDSERDIFF_BRATS")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="FEDSERDIFF_BRATS names no folder of real BraTS cases")
@@ -32,13 +32,13 @@ Sites = dict[str, list[CachedCase]]
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
-    config = make_config("laptop")
+    config = make_settings("laptop")
     assert FOLDER is not None
     prepared = {}
     for folder, name in RELEASE_OF.items():
         found = find_cases(Path(FOLDER) / folder, RELEASES[name])
         root = tmp_path_factory.mktemp(folder)
-        prepared[folder] = cached_cases(found, config.grid, config.spacing_mm, root)
+        prepared[folder] = cached_cases(found, config.data.grid, config.data.spacing_mm, root)
     return prepared
 
 

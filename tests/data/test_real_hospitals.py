@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fedserdiff.config import make_config
 from fedserdiff.experiments.opened_federation import Federation, open_federation
 from fedserdiff.federation import read_federation
+from fedserdiff.settings.sources import make_settings
 
 FOLDER = os.environ.get("FEDSERDIFF_REAL")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="FEDSERDIFF_REAL names no folder of real hospitals")
@@ -39,7 +39,7 @@ def federation(named: str, tmp_path_factory: pytest.TempPathFactory) -> Federati
     """The federation as a simulation opens it."""
     grid, spacing_mm, *_ = FILES[named]
     assert FOLDER is not None
-    config = make_config("smoke", grid=grid, spacing_mm=spacing_mm)
+    config = make_settings("smoke", {"data.grid": grid, "data.spacing_mm": spacing_mm})
     return open_federation(config, read_federation(Path(FOLDER) / f"{named}.toml"), tmp_path_factory.mktemp(named))
 
 

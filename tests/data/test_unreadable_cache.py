@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from hostile import CHANNELS, GRID, Spec, assert_right, draw_case, encode, path_of, write_files, zipped
 
-from fedserdiff.config import make_config
 from fedserdiff.data import cache, nifti
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.nifti import read_volume
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.errors import DataError, FedSerDiffError, StorageError
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import TrainingSet
 
 VOLUMES = draw_case()
@@ -77,7 +77,7 @@ def test_a_file_system_that_maps_no_files_is_read_without(
 
     assert _stamps(entry) == before
     assert_right(cached.prepared, VOLUMES)
-    config = make_config("smoke", grid=GRID)
+    config = make_settings("smoke", {"data.grid": GRID})
     sets = [TrainingSet([one], config, "cpu") for one in (cached, mapped)]  # type: ignore[arg-type]
     assert len(sets[0]) == len(sets[1])
     index = np.arange(len(sets[0]))

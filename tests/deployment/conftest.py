@@ -4,22 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.deployment.kit import Coordinator
 from fedserdiff.deployment.provisioning import provision
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 
 ADDRESS = "federation.example.org:8443"
 
 
 @pytest.fixture
-def experiment() -> ExperimentConfig:
+def experiment() -> Settings:
     """What whoever provisions knows: two hospitals, and where one keeps which scans."""
     north = Site("north", "brats2021", "", ("BraTS2021_00007", "BraTS2021_00008"), ("BraTS2021_00008",))
-    return make_config("smoke", sites=(north, Site("east", "brats2023-gli", "scans-of-east")), rounds=3, gamma=0.5)
+    return make_settings(
+        "smoke",
+        {"training.rounds": 3, "method.gamma": 0.5},
+        sites=(north, Site("east", "brats2023-gli", "scans-of-east")),
+    )
 
 
 @pytest.fixture
-def coordinator(tmp_path: Path, experiment: ExperimentConfig) -> Coordinator:
+def coordinator(tmp_path: Path, experiment: Settings) -> Coordinator:
     """The coordinator of the federation under ``tmp_path / "kits"``; both hospitals' scans are there."""
     (tmp_path / "scans-of-north").mkdir()
     (tmp_path / "kits").mkdir()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from fedserdiff.config import ExperimentConfig, Site
 from fedserdiff.deployment.certificates import make_node_key, node_key_bytes
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import Settings, Site
 
 Edit = Callable[[Any], None]
 
@@ -30,7 +30,7 @@ def edit_json(file: Path, edit: Edit) -> None:
 
 
 def test_coordinator_reads_what_was_provisioned_and_nothing_about_data(
-    kits: Path, coordinator: Coordinator, experiment: ExperimentConfig
+    kits: Path, coordinator: Coordinator, experiment: Settings
 ) -> None:
     read = Coordinator.load(kits / "coordinator")
     assert read == coordinator
@@ -44,7 +44,7 @@ def test_coordinator_reads_what_was_provisioned_and_nothing_about_data(
 
 
 def test_hospital_reads_the_experiment_with_its_own_data_alone(
-    kits: Path, coordinator: Coordinator, experiment: ExperimentConfig
+    kits: Path, coordinator: Coordinator, experiment: Settings
 ) -> None:
     kit = HospitalKit.load(kits / "sites" / "north")
     folder = kits / "sites" / "north"
@@ -95,7 +95,7 @@ def test_hospital_tightens_what_may_leave_it_and_never_widens_it(
     file = kits / "sites" / "north" / "site.toml"
     file.write_text(file.read_text() + table)
     config = HospitalKit.load(file).config
-    assert (config.max_update_rms, config.egress_quota_mb) == (rms, megabytes)
+    assert (config.privacy.max_update_rms, config.privacy.egress_quota_mb) == (rms, megabytes)
     assert config.fingerprint == Coordinator.load(kits / "coordinator").config.fingerprint
 
 
@@ -162,12 +162,12 @@ def test_another_sites_path_in_the_experiment_stays_unread(kits: Path) -> None:
 
 # How a good experiment is damaged, and what the error says after file and place.
 DAMAGE: list[tuple[Edit, str]] = [
-    (lambda e: e.update(rounds=0), "rounds: 0 is less than 1"),
-    (lambda e: e.update(patience=3), "unknown field patience"),
+    (lambda e: e["training"].update(rounds=0), "training.rounds: 0 is not a whole number of at least 1"),
+    (lambda e: e.update(patience=3), "patience: unknown setting"),
     (lambda e: e.update(method="pooled"), "method: pooled breaks privacy: it runs in a simulation only"),
-    (lambda e: e.update(method="magic"), "unknown method 'magic'"),
-    (lambda e: e.update(method={"ser-diff": 1}), "not as it was provisioned"),
-    (lambda e: e.update(grid="large"), "grid: "),
+    (lambda e: e.update(method="magic"), "method: unknown method 'magic'"),
+    (lambda e: e.update(method={"ser-diff": 1}), "method.name: name a method"),
+    (lambda e: e["data"].update(grid="large"), "data.grid: 'large' is not a list of 3"),
     (lambda e: e.update(sites=[]), "sites: name at least one hospital"),
     (lambda e: e.update(sites=3), "not as it was provisioned"),
     (lambda e: e["sites"].append("west"), "not as it was provisioned"),

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fedserdiff.commands import provision as provision_command
-from fedserdiff.config import Site, make_config
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 ROOT = Path(__file__).parents[2]
 FEDERATION = """\
@@ -57,19 +58,48 @@ def test_one_command_makes_a_federation_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "federation.toml").write_text(FEDERATION)
     done = provision(
-        tmp_path, "--federation", "federation.toml", "--coordinator", "192.0.2.7:8443", "--out", "kits", "--method",
-        "ewc", "--seed", "4", "--rounds", "1", "--lambda", "0.5", "--teacher", "latest", "--participation",
-        "cumulative", "--shared-error-maps", "mri", "--site-timeout", "1.5",
-    )  # fmt: skip
+        tmp_path,
+        "federation.toml",
+        "--coordinator",
+        "192.0.2.7:8443",
+        "--out",
+        "kits",
+        "--method",
+        "ser-diff",
+        "--seed",
+        "4",
+        "--rounds",
+        "1",
+        "--lambda",
+        "0.5",
+        "--teacher",
+        "latest",
+        "--participation",
+        "cumulative",
+        "--shared-error-maps",
+        "mri",
+        "--site-timeout",
+        "1.5",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     kits = tmp_path / "kits"
     coordinator = Coordinator.load(kits / "coordinator")
     named = (Site("north", "brats2021", ""), Site("east", "brats2023-gli", ""))
     assert coordinator.address == "192.0.2.7:8443"
-    assert coordinator.config == make_config(
-        "smoke", method="ewc", seed=4, rounds=1, lambda_kd=0.5, teacher="latest", participation="cumulative",
-        shared_error_maps="mri", sites=named, site_timeout_s=5400,
-    )  # fmt: skip
+    assert coordinator.config == make_settings(
+        "smoke",
+        {
+            "training.rounds": 1,
+            "method.lambda_kd": 0.5,
+            "method.teacher": "latest",
+            "training.participation": "cumulative",
+            "method.shared_error_maps": "mri",
+            "machine.site_timeout_s": 5400,
+        },
+        method="ser-diff",
+        seed=4,
+        sites=named,
+    )
     east = HospitalKit.load(kits / "sites" / "east").config.sites[1]
     assert east == Site("east", "brats2023-gli", str(tmp_path / "scans"), (), ("BraTS-GLI-00000-000",))
 
@@ -85,13 +115,13 @@ def test_what_hospitals_of_another_organ_share_reaches_each_of_them(tmp_path: Pa
     channels = 'modalities = ["T2", "ADC"]\nregions = ["PZ", "TZ"]\n'
     (tmp_path / "f.toml").write_text(f'{channels}[[site]]\nname = "north"\nrelease = "msd"\npath = "scans"\n')
     (tmp_path / "scans").mkdir()
-    arguments = ["--federation", "f.toml", "--coordinator", "localhost:8443", "--out", "kits", "--profile", "smoke"]
+    arguments = ["f.toml", "--coordinator", "localhost:8443", "--out", "kits", "--profile", "smoke"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         done = CliRunner().invoke(provision_command.app, arguments)
     assert done.exit_code == 0, done.output
     config = HospitalKit.load(tmp_path / "kits" / "sites" / "north").config
-    assert (config.modalities, config.regions) == (("T2", "ADC"), ("PZ", "TZ"))
+    assert (config.data.modalities, config.data.regions) == (("T2", "ADC"), ("PZ", "TZ"))
     assert config.sites == (Site("north", "msd", str(tmp_path / "scans")),)
 
 
@@ -112,15 +142,15 @@ def test_as_many_phantom_hospitals_as_asked_are_named_and_the_same_place_is_not_
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--coordinator", "host:1"), "--sites and --federation: give one of them"),
-        (("--coordinator", "host:1", "--sites", "2", "--federation", "f.toml"), "--sites and --federation: give one"),
+        (("--coordinator", "host:1"), "hospitals: name a file of them, or --sites for phantom ones"),
+        (("--coordinator", "host:1", "--sites", "2", "f.toml"), "f.toml: cannot be read (No such file"),
         (("--coordinator", "host:1", "--sites", "0"), "--sites: 0 is less than 1"),
         (("--coordinator", "host", "--sites", "1"), "coordinator: 'host' is not host:port"),
         (("--coordinator", "host:1", "--sites", "1", "--method", "pooled"), "method: pooled breaks privacy"),
-        (("--coordinator", "host:1", "--sites", "1", "--method", "magic"), "unknown method 'magic'"),
+        (("--coordinator", "host:1", "--sites", "1", "--method", "magic"), "method: unknown method 'magic'"),
         (("--coordinator", "host:1", "--sites", "1", "--profile", "desk"), "unknown profile 'desk'"),
-        (("--coordinator", "host:1", "--sites", "1", "--teacher", "last"), "teacher: 'last' is not one of"),
-        (("--coordinator", "host:1", "--federation", "f.toml"), "f.toml: cannot be read (No such file"),
+        (("--coordinator", "host:1", "--sites", "1", "--teacher", "last"), "method.teacher: 'last' is not one of"),
+        (("--coordinator", "host:1", "f.toml"), "f.toml: cannot be read (No such file"),
     ],
 )
 def test_mistake_is_one_clear_line_and_leaves_nothing(

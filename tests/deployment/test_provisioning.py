@@ -15,11 +15,12 @@ from flwr.common.config import parse_config_args
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
 from fedserdiff.deployment.provisioning import commands, provision
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import read_federation
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 
 ADDRESS = "federation.example.org:8443"
 
@@ -69,7 +70,7 @@ def test_keys_and_certificates_in_the_folders_belong_together(kits: Path, coordi
     assert "federation.example.org" in names.get_values_for_type(x509.DNSName)
 
 
-def test_only_their_owner_reads_private_files_whatever_the_umask(tmp_path: Path, experiment: ExperimentConfig) -> None:
+def test_only_their_owner_reads_private_files_whatever_the_umask(tmp_path: Path, experiment: Settings) -> None:
     before = os.umask(0)
     try:
         provision(tmp_path / "kits", experiment, ADDRESS, {})
@@ -93,7 +94,7 @@ def test_nobody_but_a_hospital_learns_where_its_scans_are_and_what_they_are_call
 
 
 def test_hospital_without_a_known_path_is_asked_for_it(tmp_path: Path) -> None:
-    provision(tmp_path / "kits", make_config("smoke", sites=(Site("west", "brats2020", ""),)), ADDRESS, {})
+    provision(tmp_path / "kits", make_settings("smoke", sites=(Site("west", "brats2020", ""),)), ADDRESS, {})
     file = tmp_path / "kits" / "sites" / "west" / "site.toml"
     assert tomllib.loads(file.read_text())["data"] == "/path/to/your/scans"
     with pytest.raises(ConfigError, match="data: /path/to/your/scans is not a directory: write where"):
@@ -104,7 +105,7 @@ def test_what_site_files_say_is_read_as_it_was_meant(tmp_path: Path) -> None:
     odd = tmp_path / 'a "quoted" \\ path # with\ttabs, \x7f and ünïcödé 🧠'
     odd.mkdir()
     site = Site("west", "brats2020", "not this", ('case "1"', "case\n2"))
-    provision(tmp_path / "kits", make_config("smoke", sites=(site,)), ADDRESS, {"west": str(odd)})
+    provision(tmp_path / "kits", make_settings("smoke", sites=(site,)), ADDRESS, {"west": str(odd)})
     read = HospitalKit.load(tmp_path / "kits" / "sites" / "west").config.sites[0]
     assert read == Site("west", "brats2020", str(odd), ('case "1"', "case\n2"))
 
@@ -115,10 +116,10 @@ def test_limits_shown_to_a_hospital_are_the_experiments_and_can_be_uncommented(k
     file.write_text(head + "[egress]" + table.replace("# ", ""))
     kit, federation = HospitalKit.load(file), Coordinator.load(kits / "coordinator")
     assert tomllib.loads(file.read_text())["egress"] == {
-        "max_update_rms": federation.config.max_update_rms,
-        "egress_quota_mb": federation.config.egress_quota_mb,
+        "max_update_rms": federation.config.privacy.max_update_rms,
+        "egress_quota_mb": federation.config.privacy.egress_quota_mb,
     }
-    assert kit.config.max_update_rms == federation.config.max_update_rms
+    assert kit.config.privacy.max_update_rms == federation.config.privacy.max_update_rms
 
 
 def test_commands_are_kept_and_name_every_hospital(kits: Path, coordinator: Coordinator) -> None:
@@ -135,7 +136,7 @@ def test_commands_are_kept_and_name_every_hospital(kits: Path, coordinator: Coor
 
 @pytest.mark.parametrize("name", ["kits", "kits of Bob's = $HOME \\ ünïcödé; #1"])
 def test_flower_takes_the_commands_whatever_the_folder_is_called(
-    tmp_path: Path, experiment: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, experiment: Settings, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     made = provision(tmp_path / name, experiment, ADDRESS, {})
     folder, text = tmp_path / name / "coordinator", commands(made)
@@ -182,13 +183,13 @@ def test_no_proxy_is_asked_on_the_way_to_the_coordinators_own_machine(
     assert (done.stdout, done.stderr) == (f"{expected}|{expected}\n", "")
 
 
-def test_server_listens_by_ipv6_where_hospitals_come_by_it(tmp_path: Path, experiment: ExperimentConfig) -> None:
+def test_server_listens_by_ipv6_where_hospitals_come_by_it(tmp_path: Path, experiment: Settings) -> None:
     made = provision(tmp_path / "kits", experiment, "[2001:db8::7]:8443", {})
     (superlink,) = words(commands(made), "flower-superlink")
     assert superlink[1:5] == ["--host", "::", "--port", "8443"]
 
 
-def test_directory_that_holds_something_is_left_alone(tmp_path: Path, experiment: ExperimentConfig) -> None:
+def test_directory_that_holds_something_is_left_alone(tmp_path: Path, experiment: Settings) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty: a federation is made in a new directory"):
         provision(tmp_path, experiment, ADDRESS, {})
@@ -198,16 +199,14 @@ def test_directory_that_holds_something_is_left_alone(tmp_path: Path, experiment
 
 
 @pytest.mark.parametrize("name", ['a "quoted" name', "two\nlines"])
-def test_directory_that_flower_could_not_be_told_is_refused(
-    tmp_path: Path, experiment: ExperimentConfig, name: str
-) -> None:
+def test_directory_that_flower_could_not_be_told_is_refused(tmp_path: Path, experiment: Settings, name: str) -> None:
     with pytest.raises(ConfigError, match="choose a directory without quotation marks"):
         provision(tmp_path / name, experiment, ADDRESS, {})
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: ExperimentConfig, there: bool) -> None:
+def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: Settings, there: bool) -> None:
     out = tmp_path / "kits"
     if there:
         out.mkdir()
@@ -223,7 +222,7 @@ def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: Experiment
     [
         ({"method": "pooled"}, ADDRESS, {}, "method: pooled breaks privacy: it runs in a simulation only"),
         ({"method": "rehearsal"}, ADDRESS, {}, "method: rehearsal breaks privacy"),
-        ({"method": "magic"}, ADDRESS, {}, "unknown method 'magic'"),
+        ({"method": "magic"}, ADDRESS, {}, "method: unknown method 'magic'"),
         ({"sites": ()}, ADDRESS, {}, "sites: name at least one hospital"),
         ({"sites": (Site("a", "brats2020", ""),) * 2}, ADDRESS, {}, "site 2: name: 'a' is taken by an earlier site"),
         ({"sites": (Site("../a", "brats2020", ""),)}, ADDRESS, {}, "site 1: name: '../a' may hold letters, digits"),
@@ -234,14 +233,14 @@ def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: Experiment
 )
 def test_what_cannot_be_deployed_is_refused_before_anything_is_written(
     tmp_path: Path,
-    experiment: ExperimentConfig,
+    experiment: Settings,
     changes: dict[str, object],
     address: str,
     data: dict[str, str],
     complaint: str,
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{complaint}"):
-        provision(tmp_path / "kits", experiment.replace(**changes), address, data)
+        provision(tmp_path / "kits", experiment.replace(changes), address, data)
     assert not any(tmp_path.iterdir())
 
 

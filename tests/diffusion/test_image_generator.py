@@ -3,26 +3,27 @@ from typing import Any
 import pytest
 import torch
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.image_generator import ImageGenerator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 
 
-def smoke(dims: int = 2, **changes: Any) -> ExperimentConfig:
-    return make_config("smoke", spatial_dims=dims, **changes)
+def smoke(dims: int = 2, **changes: Any) -> Settings:
+    return make_settings("smoke", {"data.spatial_dims": dims, **changes})
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def generator_of(config: ExperimentConfig) -> ImageGenerator:
+def generator_of(config: Settings) -> ImageGenerator:
     torch.manual_seed(0)
     return ImageGenerator(config)
 
 
-def scans(config: ExperimentConfig, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def scans(config: Settings, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Brains in the middle of the grid, of z-scores up to about 3, with a tumour in each."""
-    grid = config.grid[: config.spatial_dims]
+    grid = config.data.grid[: config.data.spatial_dims]
     brain, tumour = (tuple(slice(n // part, n - n // part) for n in grid) for part in (4, 3))
     image = torch.zeros(count, 4, *grid)
     image[(..., *brain)] = torch.randn(image[(..., *brain)].shape, generator=seeded(3))
@@ -42,7 +43,7 @@ class Known(torch.nn.Module):
         return self.answer
 
 
-def known(config: ExperimentConfig, answer: torch.Tensor) -> ImageGenerator:
+def known(config: Settings, answer: torch.Tensor) -> ImageGenerator:
     model = generator_of(config)
     model._network = Known(answer)  # type: ignore[assignment]
     return model
@@ -52,7 +53,7 @@ def known(config: ExperimentConfig, answer: torch.Tensor) -> ImageGenerator:
 def test_loss_is_the_mean_square_of_image_masks_and_brain_on_one_scale(dims: int) -> None:
     config = smoke(dims)
     image, truth = scans(config, 2)
-    zero = known(config, torch.zeros(2, 8, *config.grid[:dims]))
+    zero = known(config, torch.zeros(2, 8, *config.data.grid[:dims]))
     expected = (image.double() / 3).square().sum() + 4 * image[:, 0].numel()  # masks and brain are 1 or −1
     loss = zero.loss(image, truth, seeded())
     assert float(loss.detach()) == pytest.approx(float(expected) / (8 * image[:, 0].numel()), rel=1e-5)
@@ -74,7 +75,7 @@ def test_a_network_that_knows_the_scans_has_no_loss_and_its_samples_are_they(dim
 @pytest.mark.parametrize("dims", [2, 3])
 def test_outside_the_generated_brain_there_is_neither_image_nor_mask(dims: int) -> None:
     config = smoke(dims)
-    answer = torch.randn(3, 8, *config.grid[:dims], generator=seeded())
+    answer = torch.randn(3, 8, *config.data.grid[:dims], generator=seeded())
     images, masks = known(config, answer).sample(3, seeded())
     inside = (answer[:, -1:] > 0).expand_as(images)
     assert not images[~inside].any()
@@ -98,8 +99,8 @@ def test_a_few_dozen_steps_lower_the_loss_and_make_samples_with_brain(dims: int)
         losses.append(float(loss.detach()))
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
     images, masks = model.eval().sample(2, seeded())
-    assert images.shape == (2, 4, *config.grid[:dims])
-    assert masks.shape == (2, 3, *config.grid[:dims])
+    assert images.shape == (2, 4, *config.data.grid[:dims])
+    assert masks.shape == (2, 3, *config.data.grid[:dims])
     assert images.dtype == masks.dtype == torch.float32
     assert set(masks.unique().tolist()) <= {0.0, 1.0}
     inside = (images != 0).any(1)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from students import lively_student
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.losses import dice_bce_with_logits, matching_loss
 from fedserdiff.diffusion.objective import (
     Lesson,
@@ -18,10 +17,12 @@ from fedserdiff.diffusion.objective import (
 )
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.diffusion.schedule import alpha_bars
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 
 
-def smoke(**changes: object) -> ExperimentConfig:
-    return make_config("smoke", precision="fp32", **changes)
+def smoke(**changes: object) -> Settings:
+    return make_settings("smoke", {"network.precision": "fp32", **changes})
 
 
 @pytest.fixture
@@ -68,9 +69,9 @@ def distances(student: Student, lesson: Lesson) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims: int) -> None:
-    config = smoke(spatial_dims=dims)
+    config = smoke(**{"data.spatial_dims": dims})
     student = lively_student(config)
-    grid = config.grid[:dims]
+    grid = config.data.grid[:dims]
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, *grid, generator=rng), torch.rand(2, 3, *grid, generator=rng) * 2 - 1
     context = student.context(image, torch.rand(2, 3, *grid, generator=rng))

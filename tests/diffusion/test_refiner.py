@@ -3,17 +3,15 @@ import pytest
 import torch
 from students import lively_student
 
-from fedserdiff.config import make_config
 from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
 from fedserdiff.diffusion.refiner import (
-    DROP_CONTEXT,
-    DROP_OLD_MAP,
     Prediction,
     drop_context,
     new_student,
     perturb_boundary,
 )
 from fedserdiff.diffusion.schedule import ddim_step
+from fedserdiff.settings.sources import make_settings
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -23,12 +21,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_prediction_has_the_grid_of_its_image_and_bounded_values(dims: int, steps: int) -> None:
-    config = make_config("smoke", spatial_dims=dims)
+    config = make_settings("smoke", {"data.spatial_dims": dims})
     student = new_student(config)
-    image = torch.randn(2, 4, *config.grid[:dims], generator=seeded())
+    image = torch.randn(2, 4, *config.data.grid[:dims], generator=seeded())
     prediction = student.predict(image, steps, student.noise(2, seeded()))
     for field, low in ((prediction.coarse, 0), (prediction.error_map, -1), (prediction.refined, 0)):
-        assert field.shape == (2, 3, *config.grid[:dims])
+        assert field.shape == (2, 3, *config.data.grid[:dims])
         assert field.dtype == torch.float32
         assert low <= float(field.min())
         assert float(field.max()) <= 1
@@ -41,16 +39,16 @@ def test_refined_is_the_clipped_sum() -> None:
 
 def test_weights_follow_from_the_seed_alone() -> None:
     torch.manual_seed(123)
-    first = new_student(make_config("smoke", seed=4)).state_dict()
+    first = new_student(make_settings("smoke", seed=4)).state_dict()
     torch.manual_seed(321)
-    again = new_student(make_config("smoke", seed=4)).state_dict()
-    other = new_student(make_config("smoke", seed=5)).state_dict()
+    again = new_student(make_settings("smoke", seed=4)).state_dict()
+    other = new_student(make_settings("smoke", seed=5)).state_dict()
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
 def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
-    config = make_config("smoke")
+    config = make_settings("smoke")
     student = lively_student(config)
     context = student.null_context(2)
     assert context.shape == (2, 10, 16, 24)
@@ -62,23 +60,23 @@ def test_sampling_repeats_with_its_generator_and_depends_on_it() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> None:
-    config = make_config("smoke", spatial_dims=dims)
+    config = make_settings("smoke", {"data.spatial_dims": dims})
     student = new_student(config)
-    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
     image[..., :3] = 0
     prediction = predict_volume(student, image, 2, seeded())
-    assert prediction.refined.shape == (3, *config.grid)
+    assert prediction.refined.shape == (3, *config.data.grid)
     if dims == 2:
         assert not prediction.refined[..., :3].any()
         assert bool(prediction.coarse[..., 3:].all())
 
 
 def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_done_with_others() -> None:
-    config = make_config("smoke", precision="fp32")
+    config = make_settings("smoke", {"network.precision": "fp32"})
     student = lively_student(config)
     with torch.no_grad():
         student.coarse.unet.out[2].conv.bias.fill_(-12.0)  # no tumour anywhere, but for what a bright slice does
-    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
     nowhere = predict_volume(student, image, 2, seeded())
     assert float(nowhere.coarse.max()) < REFINED_FROM
     assert not nowhere.error_map.any()
@@ -97,7 +95,7 @@ def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_don
 
 def test_sampling_does_not_see_that_the_context_is_convolved_but_once() -> None:
     """DDIM by the student's own denoiser, the whole input at each step."""
-    student = lively_student(make_config("smoke", precision="fp32"))
+    student = lively_student(make_settings("smoke", {"network.precision": "fp32"}))
     context = torch.randn(2, 10, 16, 24, generator=seeded())
     noise = student.noise(2, seeded(1))
     expected = noise
@@ -111,23 +109,24 @@ def test_sampling_does_not_see_that_the_context_is_convolved_but_once() -> None:
 
 def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:
     """The slices' order in the volume is kept: a volume whose slices differ is put back together in place."""
-    config = make_config("smoke", precision="fp32", grid=(16, 24, 60))
+    config = make_settings("smoke", {"network.precision": "fp32", "data.grid": (16, 24, 60)})
     student = lively_student(config)
-    image = np.random.default_rng(0).standard_normal((4, *config.grid)).astype(np.float16)
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
     whole = predict_volume(student, image, 1, seeded()).coarse
     for z in (0, 47, 48, 59):
         alone = torch.sigmoid(student.coarse_logits(torch.from_numpy(image[..., z].astype(np.float32))[None]))
         assert torch.allclose(whole[..., z], alone[0], atol=1e-5)
 
 
-def test_context_dropout_rates_are_those_of_the_design() -> None:
+def test_context_dropout_rates_are_the_settings() -> None:
     context = torch.ones(20000, 10, 1, 1)
-    dropped = drop_context(context, 3, seeded())
+    rates = new_student(make_settings("smoke")).drop_rates
+    dropped = drop_context(context, 3, rates, seeded())
     whole = (dropped.sum((1, 2, 3)) == 0).float().mean()
     kept = dropped[dropped[:, 0, 0, 0] == 1]
     old = (kept[:, 7:].sum((1, 2, 3)) == 0).float().mean()
-    assert float(whole) == pytest.approx(DROP_CONTEXT, abs=0.01)
-    assert float(old) == pytest.approx(DROP_OLD_MAP, abs=0.01)
+    assert float(whole) == pytest.approx(0.1, abs=0.01)
+    assert float(old) == pytest.approx(0.2, abs=0.01)
     assert bool((kept[:, :7] == 1).all())
 
 

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fedserdiff.commands import compare, simulate
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.data.cases import split_patients
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.errors import FederationError
 from fedserdiff.experiments.run_pool import RunPool
+from fedserdiff.settings.experiment import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +105,7 @@ def test_a_bad_file_is_named_with_its_site_and_fault(
 ) -> None:
     file = file_of(hospital, channel)
     damage(file)
-    output = command("--federation", "federation.toml", "--out", "result").replace("\n", "")
+    output = command("federation.toml", "--out", "result").replace("\n", "")
     assert file.name in output
     assert "west" in output
     assert says in output
@@ -125,7 +125,7 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
     for path in bad[:2]:
         truncate(path)
     bad[2].unlink()
-    output = command("--federation", "federation.toml", "--out", "result")
+    output = command("federation.toml", "--out", "result")
     told = re.findall(r"site (\w+): \S*/(\S+): (?:truncated|segmentation)", output)
     assert told == [("west", bad[0].name), ("west", bad[1].name), ("east", bad[2].name)]
     assert output.rstrip().endswith("Mend them, or leave these cases out by --skip-bad")
@@ -135,7 +135,7 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
 def test_skipping_too_many_bad_cases_is_refused_with_every_reason(hospital: Path, command: Callable[..., str]) -> None:
     for case in sorted(hospital.iterdir())[:2]:
         truncate(case / f"{case.name}-t1n.nii.gz")
-    output = command("--federation", "federation.toml", "--skip-bad")
+    output = command("federation.toml", "--skip-bad")
     assert "too few cases can be used to train and to test on" in output
     assert output.count("truncated or damaged") == 2
 
@@ -144,9 +144,9 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     hospital: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The runs themselves are left out: each takes exactly the cases that its config names."""
-    asked: list[ExperimentConfig] = []
+    asked: list[Settings] = []
 
-    def complete(pool: RunPool, configs: list[ExperimentConfig]) -> list[Path]:
+    def complete(pool: RunPool, configs: list[Settings]) -> list[Path]:
         asked.extend(configs)
         if configs:
             raise FederationError("no run was made")
@@ -157,7 +157,7 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     _, test = split_patients([name[:-4] for name in whole], 0.2, "west")
     (spoilt,) = [name for name in whole if name[:-4] not in test][:1]
     truncate(hospital / spoilt / f"{spoilt}-t1n.nii.gz")
-    arguments = ["--profile", "smoke", "--federation", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
+    arguments = ["--profile", "smoke", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
     refused = CliRunner().invoke(compare.app, arguments)
     assert "leave these cases out by --skip-bad" in refused.output
     assert not asked
@@ -168,7 +168,7 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
 
 def test_an_unknown_label_suggests_the_release_that_has_it(hospital: Path, command: Callable[..., str]) -> None:
     edit(file_of(hospital, "seg"), with_value(4))
-    assert "brats2020" in command("--federation", "federation.toml")
+    assert "brats2020" in command("federation.toml")
 
 
 @pytest.mark.parametrize(
@@ -189,24 +189,24 @@ def test_a_mistake_in_the_federation_file_is_named_with_its_field(
 ) -> None:
     file = Path("federation.toml")
     file.write_text(file.read_text().replace(before, after))
-    output = command("--federation", "federation.toml", "--out", "result")
+    output = command("federation.toml", "--out", "result")
     assert says in output.replace("\n", "")
     assert not Path("result").exists()
 
 
 def test_brackets_in_a_message_are_printed_as_they_are(hospital: Path, command: Callable[..., str]) -> None:
     Path("federation.toml").write_text("")
-    assert "no [[site]]" in command("--federation", "federation.toml")
+    assert "no [[site]]" in command("federation.toml")
     folder = Path("scans[/old]")
     folder.mkdir(parents=True)
     Path("federation.toml").write_text(f'[[site]]\nname = "a"\nrelease = "brats2021"\npath = "{folder}"\n')
-    assert "scans[/old]" in command("--federation", "federation.toml").replace("\n", "")
+    assert "scans[/old]" in command("federation.toml").replace("\n", "")
 
 
 def test_an_empty_directory_is_named(hospital: Path, command: Callable[..., str]) -> None:
     shutil.rmtree(hospital)
     hospital.mkdir()
-    output = command("--federation", "federation.toml").replace("\n", "")
+    output = command("federation.toml").replace("\n", "")
     assert "the directory is empty" in output
     assert "data" in output
 
@@ -214,7 +214,7 @@ def test_an_empty_directory_is_named(hospital: Path, command: Callable[..., str]
 def test_a_site_whose_every_patient_came_before_is_named(hospital: Path, command: Callable[..., str]) -> None:
     file = Path("federation.toml")
     file.write_text(file.read_text() + file.read_text().replace("west", "again"))
-    output = command("--federation", "federation.toml").replace("\n", "")
+    output = command("federation.toml").replace("\n", "")
     assert "site again: an earlier site brought every one of its patients" in output
 
 
@@ -225,7 +225,7 @@ def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(
     file = Path("federation.toml")
     first = file.read_text() + f"cases = {others}\n"
     file.write_text(first + file.read_text().replace("west", "again"))
-    output = command("--federation", "federation.toml").replace("\n", "")
+    output = command("federation.toml").replace("\n", "")
     assert "site again: 1 patient cannot be split" in output
     assert all(f"again: {case} is {case}, which west brought first" in output for case in others)
     assert f"{kept} is" not in output
@@ -234,7 +234,7 @@ def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(
 def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]) -> None:
     for case in sorted(hospital.iterdir())[1:]:
         shutil.rmtree(case)
-    assert "site west: 1 patient cannot be split" in command("--federation", "federation.toml").replace("\n", "")
+    assert "site west: 1 patient cannot be split" in command("federation.toml").replace("\n", "")
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]
         (["--seed", "-1"], "seed: -1"),
         (["--lambda", "-0.5"], "lambda"),
         (["--steps", "0"], "sampling_steps: 0 is less than 1"),
-        (["--sites", "2", "--federation", "federation.toml"], "--sites and --federation"),
-        (["--federation", "nowhere.toml"], "nowhere.toml"),
+        (["--sites", "2", "federation.toml"], "--sites and --federation"),
+        (["nowhere.toml"], "nowhere.toml"),
         (["--cpus-per-site", "4096"], "--cpus-per-site"),
         (["--out", "data"], "not empty"),
         (["--out", "federation.toml/run"], "cannot be a run directory"),

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.certificates import make_node_key
 from fedserdiff.errors import FederationError
 from fedserdiff.experiments.local_federation import LocalFederation
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import Fault
 from sites.ledger import read_ledger
 
@@ -54,7 +54,7 @@ def deployed(
     tmp_path_factory: pytest.TempPathFactory, ser_diff: dict[str, Any], workplace: Path, behind_a_proxy: None
 ) -> Iterator[LocalFederation]:
     """The simulation's federation, deployed: all that can happen to it happens in one run."""
-    config = ExperimentConfig.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
+    config = Settings.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
     with LocalFederation(tmp_path_factory.mktemp("deployed") / "federation", config) as federation:
         federation.start_coordinator()
         federation.start_hospital("site-1")

@@ -212,20 +212,23 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
 
     there = write_phantom_hospital(tmp_path, 1, 3, 8.0, seed=0)
     killed = run(
-        "--profile", "smoke", "--federation", federation("there.toml", there), "--out", "moved", cwd=workplace,
+        "--profile", "smoke", federation("there.toml", there), "--out", "moved", cwd=workplace,
         point="before-ray",
     )  # fmt: skip
     assert killed.returncode == KILLED, killed.stderr
-    on_a_gpu = config() | {"gpus_per_site": 1.0, "cpus_per_site": 500}  # as another machine had begun it
+    on_a_gpu = config() | {
+        "machine.gpus_per_site": 1.0,
+        "machine.cpus_per_site": 500,
+    }  # as another machine had begun it
     (workplace / "moved" / "config.json").write_text(json.dumps(on_a_gpu))
     here = there.rename(tmp_path / "here")
 
     lost = run("--resume", "moved", cwd=workplace)
     assert lost.returncode == 1
     assert f"site west: {there}: no such directory: if its scans have moved" in lost.stderr
-    assert "simulate --resume moved --federation FILE" in lost.stderr
+    assert "simulate FILE --resume moved" in lost.stderr
 
-    killed = run("--resume", "moved", "--federation", federation("here.toml", here), cwd=workplace, point="before-ray")
+    killed = run("--resume", "moved", federation("here.toml", here), cwd=workplace, point="before-ray")
     assert killed.returncode == KILLED, killed.stderr
     assert config()["sites"][0]["path"] == str(here)
     assert config()["gpus_per_site"] == 0
@@ -234,7 +237,7 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
     assert killed.returncode == KILLED, killed.stderr
 
     (tmp_path / "strange.toml").write_text((tmp_path / "here.toml").read_text().replace('"west"', '"east"'))
-    strange = run("--resume", "moved", "--federation", str(tmp_path / "strange.toml"), cwd=workplace)
+    strange = run("--resume", "moved", str(tmp_path / "strange.toml"), cwd=workplace)
     assert f"{tmp_path}/strange.toml: has no site west, which the run has" in strange.stderr
 
     scan = sorted(here.glob("*/*_seg.nii.gz"))[0]

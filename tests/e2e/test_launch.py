@@ -13,11 +13,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.errors import ConfigError, DataError, FederationError
 from fedserdiff.federation import phantom_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from sites.client_app import Premises, make_client_app
 from sites.egress import Door, GuardedApp
 from strategies.run_directory import RunDirectory
@@ -28,8 +29,8 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> ExperimentConfig:
-    config = make_config("smoke", rounds=1, site_timeout_s=15)
+def config(tmp_path: Path) -> Settings:
+    config = make_settings("smoke", {"training.rounds": 1, "machine.site_timeout_s": 15})
     return config.replace(sites=phantom_federation(2, config, tmp_path / "phantom"))
 
 
@@ -43,7 +44,7 @@ def rows(run: RunDirectory) -> int:
 
 
 def behind_the_guard(
-    handler: Callable[[Message, Context], Message], tmp_path: Path, config: ExperimentConfig, site: int
+    handler: Callable[[Message, Context], Message], tmp_path: Path, config: Settings, site: int
 ) -> GuardedApp:
     """A hospital that trains by another handler."""
     door = Door(tmp_path / "hospitals" / config.sites[site].name, config, site)
@@ -53,7 +54,7 @@ def behind_the_guard(
 
 
 def test_a_stage_whose_site_has_bad_data_fails_by_name_and_the_reason_stays_in_the_hospital(
-    config: ExperimentConfig, tmp_path: Path
+    config: Settings, tmp_path: Path
 ) -> None:
     real = make_client_app(config, premises(tmp_path))
 
@@ -77,7 +78,7 @@ def test_a_stage_whose_site_has_bad_data_fails_by_name_and_the_reason_stays_in_t
     assert rows(run) == 1, "the untrained student's"
 
 
-def test_a_hospital_that_cannot_open_its_own_folder_tells_no_path(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_hospital_that_cannot_open_its_own_folder_tells_no_path(config: Settings, tmp_path: Path) -> None:
     occupied = tmp_path / "patient-007"
     occupied.write_text("a file where the records should be")
     client = make_client_app(config, Premises(tmp_path / "cache", occupied))
@@ -89,7 +90,7 @@ def test_a_hospital_that_cannot_open_its_own_folder_tells_no_path(config: Experi
     assert "patient-007" not in log.read_text()
 
 
-def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_site_that_hangs_ends_the_run_by_name(config: Settings, tmp_path: Path) -> None:
     """The engine would wait for the busy worker: the run must end without it."""
     real = make_client_app(config, premises(tmp_path))
 
@@ -101,13 +102,13 @@ def test_a_site_that_hangs_ends_the_run_by_name(config: ExperimentConfig, tmp_pa
         return real(message, context)
 
     run = RunDirectory.new(tmp_path / "run")
-    server = make_server_app(config.replace(stage_timeout_s=30), run, RunEvents())
+    server = make_server_app(config.replace({"machine.stage_timeout_s": 30}), run, RunEvents())
     with pytest.raises(FederationError, match="site-1 did not answer in time"):
         simulate(server, never_trains, 2, Resources(1), tmp_path / "flower.log", 30)  # type: ignore[arg-type]
 
 
-def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: ExperimentConfig, tmp_path: Path) -> None:
-    config = config.replace(participation="cumulative", site_failure="go-on")
+def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Settings, tmp_path: Path) -> None:
+    config = config.replace({"training.participation": "cumulative", "machine.site_failure": "go-on"})
     real = make_client_app(config, premises(tmp_path))
 
     def handler(message: Message, context: Context) -> Message:
@@ -135,15 +136,13 @@ def test_a_round_goes_on_without_a_site_that_failed_and_says_so(config: Experime
     simulate(server, second_cannot_train, 2, Resources(1), tmp_path / "flower.log", LIMIT_S)  # type: ignore[arg-type]
     why = "answered MEMORY (code 212), its own log says why"
     assert heard.failures == [f"site-2 {why}"]
-    assert heard.again == [("site-2", why)] * config.retries
+    assert heard.again == [("site-2", why)] * config.machine.retries
     results = json.loads((run.path / "results.json").read_text())
     assert results["absences"] == [{"stage": 2, "round": 1, "site": "site-2", "why": why}]
     assert rows(run) == 3
 
 
-def test_a_student_that_is_not_finite_fails_its_stage_and_is_not_scored(
-    config: ExperimentConfig, tmp_path: Path
-) -> None:
+def test_a_student_that_is_not_finite_fails_its_stage_and_is_not_scored(config: Settings, tmp_path: Path) -> None:
     real = make_client_app(config, premises(tmp_path))
 
     def diverges(message: Message, context: Context) -> Message:
@@ -161,9 +160,9 @@ def test_a_student_that_is_not_finite_fails_its_stage_and_is_not_scored(
     assert rows(run) == 1, "the untrained student's"
 
 
-def test_a_site_that_never_comes_is_named_after_the_timeout(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_site_that_never_comes_is_named_after_the_timeout(config: Settings, tmp_path: Path) -> None:
     run = RunDirectory.new(tmp_path / "run")
-    server = make_server_app(config.replace(site_timeout_s=3), run, RunEvents())
+    server = make_server_app(config.replace({"machine.site_timeout_s": 3}), run, RunEvents())
     client = make_client_app(config, premises(tmp_path))
     with pytest.raises(FederationError, match="waited 3 s for site-2"):
         simulate(server, client, 1, Resources(1), tmp_path / "flower.log", LIMIT_S)
@@ -175,7 +174,7 @@ def test_more_resources_than_any_machine_has_are_refused(tmp_path: Path) -> None
     assert not ray.is_initialized()
 
 
-def test_a_hospital_at_work_yields_to_nobody_else_on_its_machine(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_hospital_at_work_yields_to_nobody_else_on_its_machine(config: Settings, tmp_path: Path) -> None:
     """Ray would have its workers give way to whatever else is busy, for minutes where that takes every CPU."""
     real = make_client_app(config, premises(tmp_path))
 

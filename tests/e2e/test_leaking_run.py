@@ -35,7 +35,7 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
             )
         )
     )
-    options = ("--federation", "overlapping.toml", "--method", "fine-tune", "--allow-overlap", "--out", "leaking")
+    options = ("overlapping.toml", "--method", "fine-tune", "--allow-overlap", "--out", "leaking")
 
     done = simulate(*options, "--skip-bad")
 
@@ -46,7 +46,7 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     assert results["overlap"] == {"leaks": True, "left_out": {}, "kept": {"west": 1}, "cases": cases}
     assert {site: sum(count.values()) for site, count in results["cases"].items()} == {"north": 3, "west": 2}
     config = json.loads((workplace / "leaking" / "config.json").read_text())
-    assert config["allow_overlap"] is True
+    assert config["data"]["allow_overlap"] is True
     assert {site["name"]: site["cases"] for site in config["sites"]} == sites
     reasons = [f"{missing}: modality t2 of case {bad[0]} is missing", f"{spoilt}: truncated or damaged ("]
     skipped = results["skipped"]

@@ -14,11 +14,11 @@ import torch
 from scipy.stats import entropy
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.experiments import simulation
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from sites.adapters import load_adapter
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import open_hospital
@@ -49,7 +49,7 @@ def go(workplace: Path) -> Go:
     """Run a config in this process, as a comparison does; return its ``results.json``, in the directory ``NAME``."""
     cache = workplace / "cache" / "cases"
 
-    def call(name: str, config: ExperimentConfig, **how: Any) -> Results:
+    def call(name: str, config: Settings, **how: Any) -> Results:
         hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
         run, federation = RunDirectory.new(workplace / name), simulation.Federation(config, hospitals, ())
         results: Results = simulation.run_simulation(federation, run, cache, RunEvents(), ray_cpus=1, **how)
@@ -59,8 +59,8 @@ def go(workplace: Path) -> Go:
     return call
 
 
-def config_of(run: Path) -> ExperimentConfig:
-    return ExperimentConfig.from_dict(json.loads((run / "config.json").read_text()))
+def config_of(run: Path) -> Settings:
+    return Settings.from_dict(json.loads((run / "config.json").read_text()))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -137,7 +137,7 @@ def test_fisher_information_weighs_as_much_as_a_student_and_images_by_their_voxe
 
 
 def test_weight_0_makes_ewc_fine_tuning_to_the_last_digit(fine_tune: Results, go: Go, workplace: Path) -> None:
-    ours = go("ewc-0", config_of(workplace / "fine-tune").replace(method="ewc", ewc_weight=0.0))
+    ours = go("ewc-0", config_of(workplace / "fine-tune").replace({"method.weight": 0.0}, method="ewc"))
     assert ours["R"] == fine_tune["R"]
     assert ours["R_coarse"] == fine_tune["R_coarse"]
     assert ours["losses"] == fine_tune["losses"]

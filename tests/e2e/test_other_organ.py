@@ -38,7 +38,7 @@ def compared(workplace: Path) -> Path:
     """A comparison on two phantom hospitals' prostates: of SER-Diff's maps, of images and masks, and of adapters."""
     call(workplace, "phantoms", "men", "--organ", "prostate", "--profile", "smoke", "--sites", "2")
     methods = ("--methods", "ser-diff,image-replay,ser-diff-plus", "--seeds", "0", "--profile", "smoke")
-    call(workplace, "compare", "--federation", "men/phantom-prostates.toml", *methods, "--out", "organs")
+    call(workplace, "compare", "men/phantom-prostates.toml", *methods, "--out", "organs")
     return workplace / "organs"
 
 
@@ -52,7 +52,7 @@ def test_every_method_trains_and_scores_the_declared_regions(compared: Path, met
         assert by_region[0].shape == (3, 2)
         np.testing.assert_allclose(np.mean(by_region, 0), results["R"][metric]["mean"])
     config = json.loads((run / "config.json").read_text())
-    assert (config["modalities"], config["regions"]) == (["T2", "ADC"], ["PZ", "TZ"])
+    assert (config["data"]["modalities"], config["data"]["regions"]) == (["T2", "ADC"], ["PZ", "TZ"])
 
 
 def test_the_page_says_that_these_are_no_brains_it_knows(compared: Path) -> None:

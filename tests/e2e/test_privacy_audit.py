@@ -65,7 +65,7 @@ def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
     run = workplace / "on-gpu"
     shutil.copytree(workplace / "fine-tune", run, ignore=shutil.ignore_patterns("privacy.*"))
     about = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(about | {"gpus_per_site": 1.0}))
+    (run / "config.json").write_text(json.dumps(about | {"machine.gpus_per_site": 1.0}))
     monkeypatch.chdir(workplace)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

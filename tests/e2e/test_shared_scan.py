@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.federation import phantom_federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from sites.client_app import Premises, make_client_app
 from strategies.run_directory import RunDirectory
 from strategies.server_app import make_server_app
@@ -24,9 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(folder: Path) -> ExperimentConfig:
+def config(folder: Path) -> Settings:
     """Two hospitals, the second of which holds a scan of the first under a name of its own release."""
-    config = make_config("smoke", rounds=1, site_timeout_s=60)
+    config = make_settings("smoke", {"training.rounds": 1, "machine.site_timeout_s": 60})
     first, second = phantom_federation(2, config, folder / "phantom")
     scan = sorted(Path(first.path).iterdir())[0]
     for file in scan.iterdir():
@@ -36,7 +37,7 @@ def config(folder: Path) -> ExperimentConfig:
     return config.replace(sites=(first, second))
 
 
-def results_of(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+def results_of(config: Settings, folder: Path) -> dict[str, Any]:
     """Run the two halves, joined by nothing but the wire."""
     run = RunDirectory.new(folder / "run")
     simulate(
@@ -52,12 +53,12 @@ def results_of(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def shared(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+def shared(config: Settings, folder: Path) -> dict[str, Any]:
     return results_of(config, folder / "shared")
 
 
 def test_a_scan_of_two_hospitals_counts_at_the_first_alone(
-    shared: dict[str, Any], config: ExperimentConfig, folder: Path
+    shared: dict[str, Any], config: Settings, folder: Path
 ) -> None:
     """The later hospital trains and scores as if the scan had never been in its folder."""
     first, second = config.sites
@@ -71,7 +72,7 @@ def test_a_scan_of_two_hospitals_counts_at_the_first_alone(
 
 
 def test_results_say_how_many_scans_were_left_out_and_name_none(
-    shared: dict[str, Any], config: ExperimentConfig, folder: Path
+    shared: dict[str, Any], config: Settings, folder: Path
 ) -> None:
     assert shared["overlap"] == {"leaks": False, "left_out": {"site-2": 1}, "kept": {}, "cases": []}
     for file in (folder / "shared" / "run").iterdir():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedserdiff.config import ExperimentConfig
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.settings.experiment import Settings
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., dict[str, Any]]
@@ -67,8 +67,8 @@ def test_stream_scores_follow_from_the_matrix_that_stands_beside_them(ser_diff: 
 def test_the_run_directory_repeats_and_restores_the_run(ser_diff: dict[str, Any], workplace: Path) -> None:
     folder = workplace / "ser-diff"
     about = json.loads((folder / "config.json").read_text())
-    assert {"flwr", "torch", "monai", "python", "fedserdiff"} <= set(about.pop("versions"))
-    config = ExperimentConfig.from_dict(about)
+    assert {"flwr", "torch", "monai", "python", "fedserdiff"} <= set(about["provenance"]["versions"])
+    config = Settings.from_dict(about)
     assert [site.name for site in config.sites] == ser_diff["sites"]
     assert all(site.cases for site in config.sites)
     Student(config).load_state_dict(torch.load(folder / "student.pt", weights_only=True))
@@ -108,7 +108,7 @@ def test_what_leaves_a_hospital_is_changes_of_weights_metrics_and_the_teachers_p
 
 
 def test_what_left_is_held_against_the_bytes_of_each_sites_own_scans(ser_diff: dict[str, Any], workplace: Path) -> None:
-    config = ExperimentConfig.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
+    config = Settings.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
     raw = {site.name: sum(file.stat().st_size for file in Path(site.path).glob("*/*.nii*")) for site in config.sites}
     assert ser_diff["raw_nifti_bytes"] == raw
 

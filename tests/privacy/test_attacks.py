@@ -6,15 +6,26 @@ from typing import Any
 import pytest
 import torch
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiments.privacy_audit import attacks, models, updates
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital
 
-CONFIG = make_config(
-    "smoke", method="ser-diff", grid=(24, 32, 24), spacing_mm=6.0, steps_per_stage=100, rounds=1, batch_size=8,
-    learning_rate=4e-3, shared_maps=16, precision="fp32",
-)  # fmt: skip
+CONFIG = make_settings(
+    "smoke",
+    {
+        "data.grid": (24, 32, 24),
+        "data.spacing_mm": 6.0,
+        "training.steps_per_stage": 100,
+        "training.rounds": 1,
+        "training.batch_size": 8,
+        "training.learning_rate": 4e-3,
+        "replay.shared_maps": 16,
+        "network.precision": "fp32",
+    },
+    method="ser-diff",
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +116,16 @@ def test_a_stages_weights_are_attacked_by_each_loss_in_both_ways(
     found = by_name(attacks.attack_weights(target, target.before, shadows, CONFIG))
     for channel in ("student of stage 1", "last student", attacks.GREEDY):
         assert {attack for c, attack in found if c == channel} == {
-            "coarse loss", "refined loss", "coarse loss, calibrated", "refined loss, calibrated"
-        }  # fmt: skip
+            "coarse loss",
+            "refined loss",
+            "coarse loss, calibrated",
+            "refined loss, calibrated",
+        }
     assert all((one.members, one.others) == (4, 24) for one in found.values())
 
 
 def test_training_is_repeatable_and_leaves_its_start_alone(target: Any) -> None:
-    config: ExperimentConfig = CONFIG.replace(steps_per_stage=2)
+    config: Settings = CONFIG.replace({"training.steps_per_stage": 2})
     before = {name: weight.clone() for name, weight in target.before.state_dict().items()}
     first, second = (models.train(target.before, target.hospital.training, config, "a") for _ in range(2))
     assert all(torch.equal(w, second.state_dict()[name]) for name, w in first.state_dict().items())

@@ -5,13 +5,16 @@ from types import ModuleType
 import pytest
 import torch
 
-from fedserdiff.config import make_config
 from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.privacy.gaussian import epsilon
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, TrainingSet
 
-CONFIG = make_config("smoke", grid=(24, 32, 24), spacing_mm=6.0, steps_per_stage=3, precision="fp32")
+CONFIG = make_settings(
+    "smoke",
+    {"data.grid": (24, 32, 24), "data.spacing_mm": 6.0, "training.steps_per_stage": 3, "network.precision": "fp32"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_what_is_spent_where_every_slice_is_in_every_step_is_that_of_as_many_gau
     study: ModuleType, training_set: TrainingSet
 ) -> None:
     _, spent = study.train_privately(training_set, CONFIG, 4.0, 0.1, 10_000)
-    exact = epsilon(4.0, CONFIG.steps_per_stage, 1e-4)
+    exact = epsilon(4.0, CONFIG.training.steps_per_stage, 1e-4)
     assert exact <= spent <= 1.25 * exact  # Opacus bounds it by Rényi divergences
 
 

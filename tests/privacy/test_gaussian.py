@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedserdiff.config import Site, make_config
 from fedserdiff.privacy.gaussian import epsilon, spent
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 
 def delta_of(eps: float, noise: float, releases: int) -> float:
@@ -36,9 +37,9 @@ def test_next_to_no_noise_has_an_epsilon_that_is_as_large_as_that(noise: float) 
 
 def test_a_run_spends_by_how_often_each_hospital_trains() -> None:
     sites = tuple(Site(name, "brats2021", "") for name in ("north", "east"))
-    config = make_config("smoke", sites=sites, rounds=3, dp_noise=4.0)
-    assert spent(config.replace(dp_noise=0.0)) is None
-    arriving, cumulative = spent(config), spent(config.replace(participation="cumulative"))
+    config = make_settings("smoke", {"training.rounds": 3, "privacy.dp_noise": 4.0}, sites=sites)
+    assert spent(config.replace({"privacy.dp_noise": 0.0})) is None
+    arriving, cumulative = spent(config), spent(config.replace({"training.participation": "cumulative"}))
     assert arriving is not None
     assert cumulative is not None
     assert arriving["releases"] == {"north": 3, "east": 3}

@@ -3,11 +3,11 @@ import pytest
 import torch
 from students import lively_student
 
-from fedserdiff.config import make_config
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.privacy.membership import LOSSES, calibrated, losses
+from fedserdiff.settings.sources import make_settings
 
-CONFIG = make_config("smoke", precision="fp32")
+CONFIG = make_settings("smoke", {"network.precision": "fp32"})
 
 
 def scans(count: int) -> tuple[torch.Tensor, torch.Tensor]:

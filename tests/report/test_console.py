@@ -147,6 +147,6 @@ def test_help_and_results_can_be_printed_whatever_the_encoding(encoding: str) ->
 def test_in_a_log_an_error_is_one_line_with_its_whole_path(tmp_path: Path) -> None:
     path = tmp_path / ("long name " * 20) / "federation.toml"
     for module, option in ((simulate, ()), (compare, ("--seeds", "0"))):
-        done = CliRunner().invoke(module.app, ["--federation", str(path), "--profile", "smoke", *option])
+        done = CliRunner().invoke(module.app, [str(path), "--profile", "smoke", *option])
         assert done.exit_code == 1
         assert f"{path}: cannot be read" in done.output

@@ -9,14 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from fedserdiff.commands.main import load
-from fedserdiff.config import Site, make_config
 from fedserdiff.errors import ConfigError
 from fedserdiff.report.events import AllOf, RunEvents
 from fedserdiff.report.trackers import TRACKERS, TrackedRun, open_tracker
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 
 Series = Mapping[str, list[tuple[int, float]]]
 
-CONFIG = make_config(
+CONFIG = make_settings(
     "smoke",
     method="ewc",
     seed=3,
@@ -110,7 +111,7 @@ def test_every_loss_score_and_setting_of_a_run_is_there_once(tracked: Any) -> No
     assert series["bytes out/west"] == [(2, 0)]
     assert not [name for name in series if "fwt" in name], "a score that a stream does not have is left out"
     assert len(series) == 1 + 2 * 8 + 6 + 2
-    for line in ("| method | ewc |", "| seed | 3 |", "| data | phantom |", "| lambda_kd | 1.0 |"):
+    for line in ("| method.name | ewc |", "| seed | 3 |", "| data | phantom |", "| method.weight | 10000.0 |"):
         assert line in settings
     assert "| sites | north (brats2021), west (brats2023-gli) |" in settings
     assert "secret" not in settings
@@ -121,7 +122,7 @@ def test_a_run_that_goes_on_goes_on_in_the_same_place(tracked: Any) -> None:
     name, read, folder = tracked
     with pytest.raises(KeyboardInterrupt), TrackedRun(open_tracker(name, folder), CONFIG, "phantom") as run:
         tell(run, range(1, 3), fails=True)
-    with TrackedRun(open_tracker(name, folder), CONFIG.replace(retries=5), "phantom") as run:
+    with TrackedRun(open_tracker(name, folder), CONFIG.replace({"machine.retries": 5}), "phantom") as run:
         tell(run, range(2, 3))
         run.finished(RESULTS)
     assert read()[0]["loss/segmentation"] == [(1, 11), (3, 21), (4, 22)]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from scene import Scene
 
-from fedserdiff.config import make_config
 from fedserdiff.federation import phantom_federation
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, open_hospital
 
 
@@ -14,7 +14,7 @@ from sites.hospital import Hospital, open_hospital
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     """The first phantom hospital at smoke size: two training patients, one test patient."""
     folder: Path = tmp_path_factory.mktemp("hospital")
-    config = make_config("smoke")
+    config = make_settings("smoke")
     (site,) = phantom_federation(1, config, folder / "phantom")
     return open_hospital(site, config, folder / "cache")
 
@@ -23,7 +23,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Hospital]:
     """The first two phantom hospitals at smoke size."""
     folder: Path = tmp_path_factory.mktemp("hospitals")
-    config = make_config("smoke")
+    config = make_settings("smoke")
     sites = phantom_federation(2, config, folder / "phantom")
     return [open_hospital(site, config, folder / "cache") for site in sites]
 

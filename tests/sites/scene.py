@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from traffic import SALT, request
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from sites.client_app import Premises, make_client_app
 from sites.hospital import Hospital, open_hospital
 
@@ -66,8 +67,8 @@ class Scene:
             for case, seed in cases.items():
                 write(folder / "scans" / name, self._volumes(seed, release), release, name=case)
             told.append(Site(name, release, str(folder / "scans" / name)))
-        small = {"method": "ser-diff", "grid": (16, 16, 16), "spacing_mm": 1.0, "rounds": 1}
-        self.config = make_config("smoke", **{**small, "sites": tuple(told), **changes})
+        small = {"method": "ser-diff", "data.grid": (16, 16, 16), "data.spacing_mm": 1.0, "training.rounds": 1}
+        self.config = make_settings("smoke", {**small, "sites": tuple(told), **changes})
 
     def _volumes(self, seed: int, release: str = "brats2021") -> Volumes:
         return self._draw(seed=seed, enhancing=3 if "gli" in release else 4)
@@ -82,10 +83,10 @@ class Scene:
     def log(self, site: str) -> str:
         return (self.records(site) / "hospital.log").read_text()
 
-    def own(self, site: str, **changes: Any) -> ExperimentConfig:
+    def own(self, site: str, **changes: Any) -> Settings:
         """The experiment as this hospital has it, which knows of no other's data."""
         others = (s if s.name == site else Site(s.name, s.release, "") for s in self.config.sites)
-        return self.config.replace(sites=tuple(others), **changes)
+        return self.config.replace(changes, sites=tuple(others))
 
     def open(self, site: str) -> Hospital:
         number = [s.name for s in self.config.sites].index(site)

@@ -9,8 +9,8 @@ import torch
 from students import lively_student
 
 from fedserdiff import wire
-from fedserdiff.config import make_config
 from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, TrainingSet
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, run_round
@@ -26,12 +26,12 @@ def baselines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_without_adapters_a_stage_is_the_methods_own(baselines: ModuleType, hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="rehearsal", sites=tuple(h.site for h in hospitals))
+    config = make_settings("smoke", method="rehearsal", sites=tuple(h.site for h in hospitals))
     by_site = {h.site: h for h in hospitals}
     ours, theirs = lively_student(config), lively_student(config)
     cases = {"site-1": buffer(hospitals[0], config), "site-2": hospitals[1].training}
     baselines._train(ours, 2, 1, cases, {}, "site-2", config)
-    for server_round in range(1, config.rounds + 1):
+    for server_round in range(1, config.training.rounds + 1):
         received = wire.weights_to_record(theirs)
         run_round(theirs, Order(2, server_round), hospitals[1], by_site.__getitem__, config)
         wire.load_weights(theirs, wire.changed(received, wire.change_to_record(theirs, received)))
@@ -39,7 +39,7 @@ def test_without_adapters_a_stage_is_the_methods_own(baselines: ModuleType, hosp
 
 
 def test_each_scan_goes_through_the_adapter_of_its_own_site(baselines: ModuleType, hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="rehearsal")
+    config = make_settings("smoke", method="rehearsal")
     adapter = SiteAdapter(4)
     adapter.signs.fill_(-1)
     cases = {h.site.name: h.training for h in hospitals}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from traffic import TYPES, on_the_wire, request
 
 from fedserdiff import wire
-from fedserdiff.config import Site, make_config
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from sites.client_app import Premises, make_client_app
 from sites.ledger import LEDGER_FILE, read_ledger
@@ -38,7 +39,9 @@ def file(tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Calla
 def ask(tmp_path: Path, file: Path) -> Ask:
     """Ask that hospital for an answer of any type, in good order."""
     site = Site(SITE, "brats2021", str(tmp_path / "scans"))
-    config = make_config("smoke", grid=(16, 16, 16), spacing_mm=1.0, sites=(site,), method="image-replay")
+    config = make_settings(
+        "smoke", {"data.grid": (16, 16, 16), "data.spacing_mm": 1.0}, sites=(site,), method="image-replay"
+    )
     app = make_client_app(config, Premises(tmp_path / "cache", tmp_path / "records"), 0)
 
     def ask(message_type: str) -> Message:

@@ -6,11 +6,12 @@ import torch
 from losses import terms_of
 from students import lively_student
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import feature_distance
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.diffusion.schedule import add_noise
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Batch, Hospital, TrainingSet
 from sites.objectives.distill import DistillObjective
 from sites.objectives.fine_tune import FineTuneObjective
@@ -18,17 +19,17 @@ from sites.objectives.fine_tune import FineTuneObjective
 CPU = torch.device("cpu")
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", precision="fp32", **changes)
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", {"network.precision": "fp32", **changes})
 
 
-def batch_of(hospital: Hospital, config: ExperimentConfig) -> Batch:
+def batch_of(hospital: Hospital, config: Settings) -> Batch:
     training_set = TrainingSet(hospital.training, config, CPU)
     return training_set.batch(training_set.draw(4, torch.Generator().manual_seed(5)))
 
 
 def terms(
-    config: ExperimentConfig, student: Student, teacher: Student | None, batch: Batch, server_round: int = 1
+    config: Settings, student: Student, teacher: Student | None, batch: Batch, server_round: int = 1
 ) -> dict[str, torch.Tensor]:
     objective = DistillObjective(config, teacher)
     objective.begin(None, "site-2", 2, server_round)  # type: ignore[arg-type] - it looks at batches only
@@ -38,7 +39,7 @@ def terms(
 
 @pytest.mark.parametrize(
     ("changes", "taught"),
-    [({}, False), ({"lambda_kd": 0.0}, True), ({"replay_batch": 0}, True)],
+    [({}, False), ({"method.lambda_kd": 0.0}, True), ({"replay.batch_size": 0}, True)],
     ids=["no teacher", "lambda 0", "nothing replayed"],
 )
 def test_without_distillation_the_loss_is_that_of_fine_tuning(
@@ -54,14 +55,14 @@ def test_without_distillation_the_loss_is_that_of_fine_tuning(
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_student_that_equals_its_teacher_distils_nothing_and_another_does(hospital: Hospital, dims: int) -> None:
-    config = smoke(spatial_dims=dims)
+    config = smoke(**{"data.spatial_dims": dims})
     student, batch = lively_student(config), batch_of(hospital, config)
     assert float(terms(config, student, copy.deepcopy(student), batch)["distillation"]) == 0
     assert float(terms(config, student, new_student(config.replace(seed=3)), batch)["distillation"]) > 0.01
 
 
 def test_distillation_is_the_features_distance_at_the_teachers_true_errors(hospital: Hospital) -> None:
-    config = smoke(lambda_kd=0.7, gamma=0.5, replay_batch=3)
+    config = smoke(**{"method.lambda_kd": 0.7, "method.gamma": 0.5, "replay.batch_size": 3})
     student, teacher = lively_student(config), new_student(config.replace(seed=3)).eval()
     batch = batch_of(hospital, config)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def test_distillation_is_the_features_distance_at_the_teachers_true_errors(hospi
 
 def test_the_errors_are_those_of_the_truth_at_hand(hospital: Hospital) -> None:
     """Unlike generated maps, they need the truth: an inverted one is distilled at inverted errors."""
-    config = smoke(replay_batch=2)
+    config = smoke(**{"replay.batch_size": 2})
     student, teacher = lively_student(config), new_student(config.replace(seed=3))
     batch = batch_of(hospital, config)
     inverted = Batch(batch.image, 1 - batch.truth, batch.index)

@@ -235,7 +235,7 @@ def test_on_a_full_disk_nothing_is_sent_until_there_is_room(door: Door, monkeypa
 
 def test_the_quota_counts_all_that_left_and_outlives_a_restart(tmp_path: Path) -> None:
     size = sum(payload(honest_reply(Door(tmp_path, smoke(), SITE), "train")).values())
-    config = smoke(egress_quota_mb=(2 * size + 40) / 1e6)
+    config = smoke(**{"privacy.egress_quota_mb": (2 * size + 40) / 1e6})
 
     def restarted() -> Door:
         return Door(tmp_path / "east", config, SITE)
@@ -254,7 +254,7 @@ def test_the_quota_counts_all_that_left_and_outlives_a_restart(tmp_path: Path) -
 
 
 def test_a_full_gpu_is_told_to_the_hospital_with_what_fits(tmp_path: Path) -> None:
-    door = Door(tmp_path / "east", smoke(method="fine-tune", batch_size=16), SITE)
+    door = Door(tmp_path / "east", smoke(method="fine-tune", **{"training.batch_size": 16}), SITE)
 
     def handler(message: Message, context: Context) -> Message:
         raise torch.OutOfMemoryError(
@@ -265,4 +265,6 @@ def test_a_full_gpu_is_told_to_the_hospital_with_what_fits(tmp_path: Path) -> No
     assert_fault(ask(door, MessageType.TRAIN, handler), Fault.GPU_MEMORY)
     log = (door.records / "hospital.log").read_text()
     assert "Tried to allocate 60.00 GiB" in log
-    assert "ERROR the GPU's memory does not suffice: lower batch_size (now 16) to 6\n" in log, "30 of 80 GiB fit"
+    assert "ERROR the GPU's memory does not suffice: lower training.batch_size (now 16) to 6\n" in log, (
+        "30 of 80 GiB fit"
+    )

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import sites.evaluation
-from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Prediction, new_student
 from fedserdiff.seeding import generator
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import evaluate, score_prediction
 from sites.hospital import Hospital
 
-CONFIG = make_config("smoke")
+CONFIG = make_settings("smoke")
 THREADS = 2  # that score
 
 pytestmark = pytest.mark.usefixtures("one_cpu_afterwards")

@@ -8,10 +8,11 @@ from losses import terms_of
 from students import lively_student
 
 import sites.objectives.ewc
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import FISHER
 from sites.hospital import Batch, Hospital, TrainingSet
 from sites.objectives.ewc import EwcObjective
@@ -21,11 +22,11 @@ CPU = torch.device("cpu")
 Fisher = dict[str, torch.Tensor]
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", precision="fp32", **changes)
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", {"network.precision": "fp32", **changes}, method="ewc")
 
 
-def batch_of(hospital: Hospital, config: ExperimentConfig) -> Batch:
+def batch_of(hospital: Hospital, config: Settings) -> Batch:
     return TrainingSet(hospital.training, config, CPU).batch(torch.arange(4))
 
 
@@ -46,7 +47,7 @@ def test_fisher_is_the_mean_square_of_batch_gradients(
 ) -> None:
     batches = 4
     monkeypatch.setattr(sites.objectives.ewc, "_FISHER_BATCHES", batches)
-    config = smoke(spatial_dims=dims, batch_size=3)
+    config = smoke(**{"data.spatial_dims": dims, "training.batch_size": 3})
     student, training_set = lively_student(config), TrainingSet(hospital.training, config, CPU)
     (fisher,) = EwcObjective(config).consolidate(copy.deepcopy(student), training_set, "site-1", 2).values()
 
@@ -85,7 +86,7 @@ def test_fisher_repeats_and_depends_on_seed_and_hospital(
 
 
 def test_penalty_is_half_the_weighted_square_of_what_moved(hospital: Hospital) -> None:
-    config = smoke(ewc_weight=30.0)
+    config = smoke(**{"method.weight": 30.0})
     student, anchor = lively_student(config), new_student(config)
     fisher = random_fisher(student)
     found = terms(EwcObjective(config, anchor, {FISHER: fisher}), student, batch_of(hospital, config))
@@ -100,7 +101,7 @@ def test_penalty_is_half_the_weighted_square_of_what_moved(hospital: Hospital) -
 
 
 def test_the_penaltys_gradient_pulls_each_weight_to_the_anchor_by_its_importance(hospital: Hospital) -> None:
-    config = smoke(ewc_weight=30.0)
+    config = smoke(**{"method.weight": 30.0})
     student, anchor = lively_student(config), new_student(config)
     fisher = random_fisher(student)
     anchor.requires_grad_(False)
@@ -131,7 +132,7 @@ def test_a_student_that_has_not_moved_pays_nothing(hospital: Hospital) -> None:
 def test_without_a_past_or_weight_the_loss_is_that_of_fine_tuning(
     hospital: Hospital, weight: float, anchored: bool, kept: bool
 ) -> None:
-    config = smoke(ewc_weight=weight)
+    config = smoke(**{"method.weight": weight})
     student, batch = lively_student(config), batch_of(hospital, config)
     memory = {FISHER: random_fisher(student)} if kept else {}
     ours = terms(EwcObjective(config, new_student(config) if anchored else None, memory), student, batch)

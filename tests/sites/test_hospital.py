@@ -8,16 +8,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import BadCasesError, DataError
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, TrainingSet, open_hospital
 
 Volumes = dict[str, NDArray[Any]]
-CONFIG = make_config("smoke", grid=(16, 16, 16), spacing_mm=1.0)  # holds the tiny volumes at their own size
-CONFIG_3D = CONFIG.replace(spatial_dims=3)
+CONFIG = make_settings(
+    "smoke", {"data.grid": (16, 16, 16), "data.spacing_mm": 1.0}
+)  # holds the tiny volumes at their own size
+CONFIG_3D = CONFIG.replace({"data.spatial_dims": 3})
 
 
-def _training_set(hospital: Hospital, config: ExperimentConfig = CONFIG) -> TrainingSet:
+def _training_set(hospital: Hospital, config: Settings = CONFIG) -> TrainingSet:
     return TrainingSet(hospital.training, config, torch.device("cpu"))
 
 
@@ -42,7 +45,7 @@ def test_no_patient_is_in_both_lists_and_no_case_in_neither(hospital: Hospital) 
 
 def test_follow_up_scans_stay_on_one_side_whatever_the_share(hospital: Hospital, tmp_path: Path) -> None:
     for share in (0.2, 0.4, 0.6, 0.8):
-        opened = open_hospital(hospital.site, CONFIG.replace(test_share=share), tmp_path / "cache")
+        opened = open_hospital(hospital.site, CONFIG.replace({"data.test_share": share}), tmp_path / "cache")
         test = [cached.case.name for cached in opened.test if cached.case.patient == "BraTS-GLI-00001"]
         assert len(test) in (0, 3)
 
@@ -58,7 +61,7 @@ def test_cases_of_the_site_restrict_what_is_opened(hospital: Hospital, tmp_path:
 def test_named_test_cases_are_held_out_whatever_the_share(hospital: Hospital, tmp_path: Path, share: float) -> None:
     held_out = ("BraTS-GLI-00003-000", "BraTS-GLI-00001-001", "BraTS-GLI-00001-000", "BraTS-GLI-00001-002")
     site = Site("north", "brats2023-gli", hospital.site.path, (), held_out)
-    opened = open_hospital(site, CONFIG.replace(test_share=share), tmp_path / "cache")
+    opened = open_hospital(site, CONFIG.replace({"data.test_share": share}), tmp_path / "cache")
     assert sorted(cached.case.name for cached in opened.test) == sorted(held_out)
     assert sorted(cached.case.name for cached in opened.training) == [f"BraTS-GLI-0000{n}-000" for n in (0, 2, 4)]
 
@@ -129,7 +132,7 @@ def test_who_is_tested_on_stays_so_where_bad_cases_are_skipped(hospital: Hospita
     """A hospital of five patients, two of whom are held out, loses a scan of one of them, and one of another's."""
     folder = Path(hospital.site.path)
     site = Site("north", "brats2023-gli", str(folder))
-    config = CONFIG.replace(test_share=0.4)
+    config = CONFIG.replace({"data.test_share": 0.4})
     whole = open_hospital(site, config, tmp_path / "cache")
     tested, trained = ([cached.case.name for cached in cases] for cases in (whole.test, whole.training))
     assert len({cached.case.patient for cached in whole.test}) == 2
@@ -232,7 +235,7 @@ def test_draw_from_patients_without_tumour_is_from_everywhere(
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG_3D], ids=["2D", "3D"])
-def test_mirror_turns_left_and_right_of_image_and_truth_only(hospital: Hospital, config: ExperimentConfig) -> None:
+def test_mirror_turns_left_and_right_of_image_and_truth_only(hospital: Hospital, config: Settings) -> None:
     batch = _training_set(hospital, config).batch(torch.tensor([1, 3]))
 
     mirrored = batch.mirror()

@@ -5,9 +5,10 @@ import torch
 from losses import terms_of
 from students import lively_student
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import SYNTHETIC_IMAGES
 from sites.hospital import Batch, Hospital, TrainingSet
 from sites.objectives.fine_tune import FineTuneObjective
@@ -17,25 +18,25 @@ CPU = torch.device("cpu")
 Images = dict[str, torch.Tensor]
 
 
-def smoke(dims: int = 2, **changes: Any) -> ExperimentConfig:
-    return make_config("smoke", spatial_dims=dims, **changes)
+def smoke(dims: int = 2, **changes: Any) -> Settings:
+    return make_settings("smoke", {"data.spatial_dims": dims, **changes}, method="image-replay")
 
 
-def shared(hospital: Hospital, config: ExperimentConfig, site: str = "site-1") -> Images:
+def shared(hospital: Hospital, config: Settings, site: str = "site-1") -> Images:
     training_set = TrainingSet(hospital.training, config, CPU)
     memory = ImageReplayObjective(config).consolidate(lively_student(config), training_set, site, 1)
     assert set(memory) == {SYNTHETIC_IMAGES}
     return dict(memory[SYNTHETIC_IMAGES])
 
 
-def kept(config: ExperimentConfig) -> Images:
+def kept(config: Settings) -> Images:
     """Seven samples of the bank, as they travel."""
-    draws, grid = torch.Generator().manual_seed(4), config.grid[: config.spatial_dims]
+    draws, grid = torch.Generator().manual_seed(4), config.data.grid[: config.data.spatial_dims]
     masks = torch.rand(7, 3, *grid, generator=draws) < 0.2
     return {"images": torch.randn(7, 4, *grid, generator=draws).half(), "masks": masks.to(torch.uint8)}
 
 
-def terms(config: ExperimentConfig, hospital: Hospital, memory: Images | None) -> dict[str, float]:
+def terms(config: Settings, hospital: Hospital, memory: Images | None) -> dict[str, float]:
     objective = ImageReplayObjective(config, None, {} if memory is None else {SYNTHETIC_IMAGES: memory})
     training_set = TrainingSet(hospital.training, config, CPU)
     objective.begin(training_set, "site-2", 2, 1)
@@ -44,7 +45,7 @@ def terms(config: ExperimentConfig, hospital: Hospital, memory: Images | None) -
     return {name: float(value.detach()) for name, value in found.items()}
 
 
-def plain(config: ExperimentConfig, hospital: Hospital) -> dict[str, float]:
+def plain(config: Settings, hospital: Hospital) -> dict[str, float]:
     batch: Batch = TrainingSet(hospital.training, config, CPU).batch(torch.tensor([0, 1]))
     objective = FineTuneObjective(config)
     found = terms_of(objective, lively_student(config), batch)
@@ -53,13 +54,21 @@ def plain(config: ExperimentConfig, hospital: Hospital) -> dict[str, float]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_leaves_is_half_precision_images_with_masks_inside_their_brain(hospital: Hospital, dims: int) -> None:
-    config = smoke(dims, steps_per_stage=25, learning_rate=5e-3, shared_maps=5, batch_size=2)  # two chunks
+    config = smoke(
+        dims,
+        **{
+            "training.steps_per_stage": 25,
+            "training.learning_rate": 5e-3,
+            "replay.shared_maps": 5,
+            "training.batch_size": 2,
+        },
+    )  # two chunks
     found = shared(hospital, config)
     images, masks = found["images"], found["masks"]
     assert set(found) == {"images", "masks"}
     assert (images.dtype, masks.dtype) == (torch.float16, torch.uint8)
-    assert images.shape == (5, 4, *config.grid[:dims])
-    assert masks.shape == (5, 3, *config.grid[:dims])
+    assert images.shape == (5, 4, *config.data.grid[:dims])
+    assert masks.shape == (5, 3, *config.data.grid[:dims])
     assert set(masks.unique().tolist()) <= {0, 1}
     inside = (images != 0).any(1, keepdim=True)
     assert 0 < float(inside.float().mean()) < 1, "there is brain, and not everywhere"
@@ -70,7 +79,7 @@ def test_what_leaves_is_half_precision_images_with_masks_inside_their_brain(hosp
 def test_images_repeat_with_seed_hospital_and_stage_and_leave_torchs_own_draws_alone(
     hospitals: list[Hospital],
 ) -> None:
-    config = smoke(steps_per_stage=12, learning_rate=5e-3)
+    config = smoke(**{"training.steps_per_stage": 12, "training.learning_rate": 5e-3})
     torch.manual_seed(1)
     one = shared(hospitals[0], config)
     torch.manual_seed(2)
@@ -86,7 +95,7 @@ def test_images_repeat_with_seed_hospital_and_stage_and_leave_torchs_own_draws_a
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_replay_is_the_segmentation_loss_of_a_draw_from_the_bank(hospital: Hospital, dims: int) -> None:
-    config = smoke(dims, precision="fp32", lambda_kd=0.4, replay_batch=3)
+    config = smoke(dims, **{"network.precision": "fp32", "method.lambda_kd": 0.4, "replay.batch_size": 3})
     bank = kept(config)
     found = terms(config, hospital, bank)
     draws = generator(config.seed, "replay", "site-2", 2, 1)
@@ -101,7 +110,7 @@ def test_replay_is_the_segmentation_loss_of_a_draw_from_the_bank(hospital: Hospi
 
 @pytest.mark.parametrize(
     ("changes", "with_bank"),
-    [({}, False), ({"lambda_kd": 0.0}, True), ({"replay_batch": 0}, True)],
+    [({}, False), ({"method.lambda_kd": 0.0}, True), ({"replay.batch_size": 0}, True)],
     ids=["no bank", "lambda 0", "nothing replayed"],
 )
 def test_without_replay_the_loss_is_that_of_fine_tuning(

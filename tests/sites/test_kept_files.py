@@ -14,14 +14,15 @@ from scene import NORTH, Scene
 from students import lively_student
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.files import write_whole
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from sites.evaluation import evaluate, score_case
 from sites.hospital import Hospital
 
-CONFIG = make_config("smoke")
+CONFIG = make_settings("smoke")
 
 
 def disk_full(descriptor: int) -> None:
@@ -156,7 +157,7 @@ def kept(scene: Scene) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in scene.records("north").glob("teacher*")}
 
 
-def other_teacher(config: ExperimentConfig) -> Student:
+def other_teacher(config: Settings) -> Student:
     return new_student(config.replace(seed=5))
 
 

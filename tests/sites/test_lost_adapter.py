@@ -18,7 +18,7 @@ from fedserdiff.wire import Fault
 from sites.adapters import load_adapter, save_adapter
 
 WEST = {f"BraTS2021_0005{n}": 50 + n for n in range(5)}
-OTHERS = ({"participation": "cumulative"}, {"site_failure": "go-on"})
+OTHERS = ({"training.participation": "cumulative"}, {"machine.site_failure": "go-on"})
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def make_stream(make_scene: Callable[..., Scene]) -> Callable[..., Scene]:
 
     def make(**changes: object) -> Scene:
         sites = {"north": NORTH, "west": WEST, "east": EAST}
-        return make_scene(sites, **{"method": "ser-diff-plus", "rounds": 2, **changes})
+        return make_scene(sites, **{"method": "ser-diff-plus", "training.rounds": 2, **changes})
 
     return make
 
@@ -96,7 +96,7 @@ def test_a_round_without_the_adapter_of_the_one_before_is_not_trained(
 
 
 def test_nothing_is_handed_over_of_a_stage_without_its_adapter(make_stream: Callable[..., Scene]) -> None:
-    scene = make_stream(shared_error_maps="mri")
+    scene = make_stream(**{"method.shared_error_maps": "mri"})
     keep(scene, "west", (2, 1))
     assert_fault(ask(scene, "west", wire.CONSOLIDATE, stage=2), Fault.RECORDS)
     keep(scene, "west", (2, 2))
@@ -106,7 +106,7 @@ def test_nothing_is_handed_over_of_a_stage_without_its_adapter(make_stream: Call
 def test_of_a_cumulative_stream_the_adapter_of_the_newest_stage_is_asked_for(
     make_stream: Callable[..., Scene],
 ) -> None:
-    scene = make_stream(participation="cumulative")
+    scene = make_stream(**{"training.participation": "cumulative"})
     keep(scene, "west", (2, 1), (2, 2))
     assert ask(scene, "west", MessageType.EVALUATE, stage=2).has_content()
     assert_fault(ask(scene, "west", MessageType.EVALUATE, stage=3), Fault.RECORDS)
@@ -116,7 +116,7 @@ def test_of_a_cumulative_stream_the_adapter_of_the_newest_stage_is_asked_for(
 
 def test_a_hospital_that_failed_at_its_rounds_scores_by_what_it_has(make_stream: Callable[..., Scene]) -> None:
     """Where a stage goes on without it: its ledger says which rounds it did train in."""
-    scene = make_stream(participation="cumulative", site_failure="go-on")
+    scene = make_stream(**{"training.participation": "cumulative", "machine.site_failure": "go-on"})
     for row in (1, 2):
         assert ask(scene, "west", MessageType.EVALUATE, stage=row).has_content(), "it never trained"
     assert ask(scene, "west", MessageType.TRAIN, **{"stage": 3, "server-round": 1}).has_content()
@@ -127,7 +127,7 @@ def test_a_hospital_that_failed_at_its_rounds_scores_by_what_it_has(make_stream:
 
 @pytest.mark.parametrize(
     ("site", "changes"),
-    [("north", {}), ("east", {}), ("west", {"inversion_steps": 0}), ("west", {"method": "distill"})],
+    [("north", {}), ("east", {}), ("west", {"method.inversion_steps": 0}), ("west", {"method": "distill"})],
 )
 def test_who_has_no_adapter_by_the_plan_needs_none(
     make_stream: Callable[..., Scene], site: str, changes: dict[str, object]

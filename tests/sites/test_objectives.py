@@ -3,10 +3,11 @@ import torch
 from losses import terms_of
 from students import lively_student
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.diffusion.schedule import alpha_bars
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import ERROR_MAPS
 from sites.hospital import Hospital, TrainingSet
 from sites.objectives.pooled import PooledObjective
@@ -15,7 +16,7 @@ from sites.objectives.ser_diff import SerDiffObjective
 CPU = torch.device("cpu")
 
 
-def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor:
+def shared(config: Settings, hospital: Hospital) -> torch.Tensor:
     training_set = TrainingSet(hospital.training, config, CPU)
     memory = SerDiffObjective(config).consolidate(lively_student(config), training_set, "any", 1)
     assert set(memory) == {ERROR_MAPS}
@@ -24,26 +25,28 @@ def shared(config: ExperimentConfig, hospital: Hospital) -> torch.Tensor:
 
 
 def test_null_maps_are_the_same_whatever_scans_the_hospital_holds(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff")
+    config = make_settings("smoke", method="ser-diff")
     maps = [shared(config, hospital) for hospital in hospitals]
-    assert maps[0].shape == (config.shared_maps, 3, 16, 24)
+    assert maps[0].shape == (config.replay.shared_maps, 3, 16, 24)
     assert maps[0].dtype == torch.int8
     assert torch.equal(maps[0], maps[1])
     assert float(maps[0].float().std()) > 0
 
 
 def test_mri_maps_show_the_hospitals_scans_and_none_are_none(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff", shared_error_maps="mri")
+    config = make_settings("smoke", {"method.shared_error_maps": "mri"}, method="ser-diff")
     maps = [shared(config, hospital) for hospital in hospitals]
-    assert maps[0].shape == (config.shared_maps, 3, 16, 24)
+    assert maps[0].shape == (config.replay.shared_maps, 3, 16, 24)
     assert not torch.equal(maps[0], maps[1])
-    none = make_config("smoke", method="ser-diff", shared_error_maps="none")
+    none = make_settings("smoke", {"method.shared_error_maps": "none"}, method="ser-diff")
     training_set = TrainingSet(hospitals[0].training, none, CPU)
     assert not SerDiffObjective(none).consolidate(lively_student(none), training_set, "any", 1)
 
 
 def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff", conditional_maps=3, map_steps=1, precision="fp32")
+    config = make_settings(
+        "smoke", {"replay.conditional_maps": 3, "replay.map_steps": 1, "network.precision": "fp32"}, method="ser-diff"
+    )
     teacher = lively_student(config)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective = SerDiffObjective(config, teacher)
@@ -63,7 +66,7 @@ def test_an_old_map_follows_its_slice_and_is_empty_outside_the_pool(hospitals: l
 def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: list[Hospital]) -> None:
     terms = []
     for weight in (1.0, 0.25):
-        config = make_config("smoke", method="ser-diff", lambda_kd=weight, precision="fp32")
+        config = make_settings("smoke", {"method.lambda_kd": weight, "network.precision": "fp32"}, method="ser-diff")
         bank = {ERROR_MAPS: {"maps": torch.zeros(4, 3, 16, 24, dtype=torch.int8)}}
         objective = SerDiffObjective(config, lively_student(config), bank)
         training_set = TrainingSet(hospitals[0].training, config, CPU)
@@ -78,7 +81,7 @@ def test_with_a_teacher_the_loss_has_two_terms_and_lambda_scales_one(hospitals: 
 
 
 def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff", sites=tuple(h.site for h in hospitals))
+    config = make_settings("smoke", method="ser-diff", sites=tuple(h.site for h in hospitals))
     by_site: dict[Site, Hospital] = {h.site: h for h in hospitals}
     cases = PooledObjective(config).training_cases(hospitals[0], 1, by_site.__getitem__)
     names = {c.case.name for c in cases}
@@ -90,8 +93,10 @@ def test_pooling_trains_on_every_sites_training_cases_and_on_no_test_case(hospit
 def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_with_theirs(
     hospitals: list[Hospital], dims: int
 ) -> None:
-    config = make_config("smoke", method="ser-diff", spatial_dims=dims, replay_batch=2, conditional_maps=2)
-    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.grid[:dims]), 8, dtype=torch.int8)}}
+    config = make_settings(
+        "smoke", {"data.spatial_dims": dims, "replay.batch_size": 2, "replay.conditional_maps": 2}, method="ser-diff"
+    )
+    bank = {ERROR_MAPS: {"maps": torch.full((4, 3, *config.data.grid[:dims]), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     objective.begin(training_set, "site-1", stage=2, server_round=1)
@@ -106,7 +111,7 @@ def test_maps_of_the_bank_replay_with_the_empty_context_and_the_hospitals_own_wi
     assert torch.equal(replay.context[0, :4], replay.image[0])
 
 
-def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
+def begun(config: Settings, hospital: Hospital, server_round: int = 1) -> SerDiffObjective:
     """SER-Diff's objective, a round begun, with a bank of maps at 8/15."""
     bank = {ERROR_MAPS: {"maps": torch.full((4, 3, 16, 24), 8, dtype=torch.int8)}}
     objective = SerDiffObjective(config, lively_student(config), bank)
@@ -115,23 +120,23 @@ def begun(config: ExperimentConfig, hospital: Hospital, server_round: int = 1) -
 
 
 def test_without_noise_maps_are_the_teachers_own_and_the_banks_as_they_came(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff", precision="fp32")
+    config = make_settings("smoke", {"network.precision": "fp32"}, method="ser-diff")
     objective = begun(config, hospitals[0])
     training_set = TrainingSet(hospitals[0].training, config, CPU)
     draws = generator(config.seed, "conditional-maps", "site-1", 2)
-    pool = torch.randperm(len(training_set), generator=draws)[: config.conditional_maps]
+    pool = torch.randperm(len(training_set), generator=draws)[: config.replay.conditional_maps]
     image = training_set.batch(pool).image  # fewer than one chunk
     teacher = lively_student(config)
-    maps = teacher.predict(image, config.map_steps, teacher.noise(len(image), draws)).error_map
+    maps = teacher.predict(image, config.replay.map_steps, teacher.noise(len(image), draws)).error_map
     assert torch.equal(objective._maps, maps)
     assert objective._bank is not None
     assert bool((objective._bank == 8 / 15).all())
 
 
 def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals: list[Hospital]) -> None:
-    config = make_config("smoke", method="ser-diff", precision="fp32")
+    config = make_settings("smoke", {"network.precision": "fp32"}, method="ser-diff")
     clean = begun(config, hospitals[0])
-    slightly, much = (begun(config.replace(map_noise=deviation), hospitals[0]) for deviation in (0.01, 5.0))
+    slightly, much = (begun(config.replace({"replay.map_noise": deviation}), hospitals[0]) for deviation in (0.01, 5.0))
     for spoilt, original in ((slightly._maps, clean._maps), (slightly._bank, clean._bank)):
         assert spoilt is not None
         assert original is not None
@@ -141,13 +146,13 @@ def test_noise_spoils_every_replayed_map_by_its_deviation_and_clips_it(hospitals
     for maps in (much._maps, much._bank):
         assert maps is not None
         assert (float(maps.min()), float(maps.max())) == (-1, 1)
-    assert torch.equal(begun(config.replace(map_noise=5.0), hospitals[0], server_round=2)._maps, much._maps)
+    assert torch.equal(begun(config.replace({"replay.map_noise": 5.0}), hospitals[0], server_round=2)._maps, much._maps)
 
 
 def test_noise_changes_the_loss_and_without_it_nothing_does(hospitals: list[Hospital]) -> None:
     terms = []
     for noise in (0.0, 0.0, 0.5):
-        config = make_config("smoke", method="ser-diff", precision="fp32", map_noise=noise)
+        config = make_settings("smoke", {"network.precision": "fp32", "replay.map_noise": noise}, method="ser-diff")
         objective = begun(config, hospitals[0])
         batch = TrainingSet(hospitals[0].training, config, CPU).batch(torch.arange(4))
         found = terms_of(objective, new_student(config), batch, perturb=False)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import sites.evaluation
-from fedserdiff.config import make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, new_student
+from fedserdiff.settings.sources import make_settings
 from sites.evaluation import score_case
 from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.objectives.ser_diff import SerDiffObjective
@@ -25,7 +25,7 @@ def poisoned(cached: CachedCase) -> CachedCase:
 
 
 def test_scoring_predicts_the_same_whatever_the_truth(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config("smoke")
+    config = make_settings("smoke")
     seen: list[Prediction] = []
 
     def watched(*arguments: object) -> Prediction:
@@ -41,7 +41,7 @@ def test_scoring_predicts_the_same_whatever_the_truth(hospital: Hospital, monkey
 
 
 def test_the_teachers_conditional_maps_are_the_same_whatever_the_truth(hospital: Hospital) -> None:
-    config = make_config("smoke")
+    config = make_settings("smoke")
     teacher = new_student(config.replace(seed=3)).eval()
     maps = []
     for cases in (hospital.training, tuple(poisoned(c) for c in hospital.training)):
@@ -52,5 +52,5 @@ def test_the_teachers_conditional_maps_are_the_same_whatever_the_truth(hospital:
 
 
 def test_a_path_is_all_that_opening_a_hospital_needs(hospital: Hospital, tmp_path: Path) -> None:
-    again = open_hospital(hospital.site, make_config("smoke", seed=5), tmp_path)
+    again = open_hospital(hospital.site, make_settings("smoke", seed=5), tmp_path)
     assert [c.case.name for c in again.test] == [c.case.name for c in hospital.test]

@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.cases import Case
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital
 from sites.objectives.rehearsal import RehearsalObjective, buffer
 
@@ -15,8 +16,8 @@ SITES = tuple(Site(name, "brats2021", f"/scans/{name}") for name in NAMES)
 Rehearsal = dict[Site, Hospital]
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", method="rehearsal", sites=SITES, **changes)
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", changes, method="rehearsal", sites=SITES)
 
 
 def hospital(site: Site, patients: int) -> Hospital:
@@ -51,7 +52,7 @@ def trained_on(hospitals: Rehearsal, site: Site, stage: int, **changes: Any) -> 
 )
 def test_a_site_leaves_its_share_of_patients_with_all_of_their_scans(patients: int, share: float, kept: int) -> None:
     one = hospital(SITES[0], patients)
-    left = buffer(one, smoke(rehearsal_share=share))
+    left = buffer(one, smoke(**{"method.share": share}))
     who = {cached.case.patient for cached in left}
     assert len(who) == kept
     assert left == [cached for cached in one.training if cached.case.patient in who]
@@ -72,7 +73,7 @@ def test_a_stage_trains_on_every_earlier_sites_buffer_and_its_own_cases(hospital
 def test_neither_a_test_case_nor_a_later_sites_is_ever_taken(hospitals: Rehearsal) -> None:
     held_out = {name for one in hospitals.values() for name in names(one.test)}
     for stage, site in enumerate(SITES, 1):
-        taken = set(trained_on(hospitals, site, stage, rehearsal_share=1.0))
+        taken = set(trained_on(hospitals, site, stage, **{"method.share": 1.0}))
         assert not taken & held_out
         expected = {name for earlier in SITES[:stage] for name in names(hospitals[earlier].training)}
         assert taken == expected
@@ -81,7 +82,7 @@ def test_neither_a_test_case_nor_a_later_sites_is_ever_taken(hospitals: Rehearsa
 def test_an_earlier_site_that_trains_again_meets_its_own_cases_once(hospitals: Rehearsal) -> None:
     """Cumulative participation: the buffers are those of the other sites."""
     own = names(hospitals[SITES[0]].training)
-    taken = trained_on(hospitals, SITES[0], 3, participation="cumulative")
+    taken = trained_on(hospitals, SITES[0], 3, **{"training.participation": "cumulative"})
     assert taken == names(buffer(hospitals[SITES[1]], smoke())) + own
     assert len(taken) == len(set(taken))
 

@@ -3,10 +3,11 @@ from collections import Counter
 import pytest
 import torch
 
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from sites.hospital import Batch, Hospital, TrainingSet
 from sites.sampling import Sampling
 from sites.training import Order, consolidate, run_round
@@ -14,9 +15,15 @@ from sites.training import Order, consolidate, run_round
 CPU = torch.device("cpu")
 
 
-def epochs(**changes: object) -> ExperimentConfig:
-    settings = {"method": "fine-tune", "steps_per_stage": 0, "epochs_per_stage": 2, "rounds": 2, "batch_size": 5}
-    return make_config("smoke", **(settings | changes))
+def epochs(**changes: object) -> Settings:
+    settings = {
+        "method": "fine-tune",
+        "training.steps_per_stage": 0,
+        "training.epochs_per_stage": 2,
+        "training.rounds": 2,
+        "training.batch_size": 5,
+    }
+    return make_settings("smoke", settings | changes)
 
 
 def shows_tumour(training_set: TrainingSet) -> torch.Tensor:
@@ -40,7 +47,7 @@ def test_an_epoch_passes_over_every_item_once(hospital: Hospital, monkeypatch: p
     """Two epochs in two rounds: each item is learnt from twice. Draws with replacement would reach 63 % of them."""
     config = epochs()
     items = len(TrainingSet(hospital.training, config, CPU))
-    assert items % config.batch_size  # the last batch of a pass is smaller
+    assert items % config.training.batch_size  # the last batch of a pass is smaller
     counts = visited(hospital, monkeypatch)
     student = new_student(config)
     for server_round in (1, 2):
@@ -60,7 +67,7 @@ def test_the_order_is_drawn_anew_each_epoch_from_seed_site_and_stage(hospital: H
     config = epochs()
     training_set = TrainingSet(hospital.training, config, CPU)
 
-    def order(config: ExperimentConfig, site: str, stage: int) -> list[list[int]]:
+    def order(config: Settings, site: str, stage: int) -> list[list[int]]:
         sampling = Sampling(training_set, config, site, stage)
         return [sampling.items(step, torch.Generator()).tolist() for step in range(sampling.steps)]
 
@@ -75,7 +82,7 @@ def test_the_order_is_drawn_anew_each_epoch_from_seed_site_and_stage(hospital: H
 
 
 def test_a_balanced_epoch_is_half_of_tumour_and_passes_over_everything(hospital: Hospital) -> None:
-    config = epochs(balance_epochs=True)
+    config = epochs(**{"training.balance_epochs": True})
     training_set = TrainingSet(hospital.training[:1], config, CPU)
     tumour = shows_tumour(training_set)
     assert 0 < tumour.sum() < len(tumour) / 2, "there is something to balance"
@@ -94,7 +101,7 @@ def test_a_balanced_epoch_is_half_of_tumour_and_passes_over_everything(hospital:
 
 
 def test_a_stage_of_steps_draws_half_of_each_batch_from_tumour(hospital: Hospital) -> None:
-    config = make_config("smoke", steps_per_stage=20, batch_size=7)
+    config = make_settings("smoke", {"training.steps_per_stage": 20, "training.batch_size": 7})
     training_set = TrainingSet(hospital.training, config, CPU)
     tumour = shows_tumour(training_set)
     sampling = Sampling(training_set, config, "site-1", 1)
@@ -108,4 +115,4 @@ def test_a_stage_of_steps_draws_half_of_each_batch_from_tumour(hospital: Hospita
 
 def test_balance_is_a_setting_of_epochs_alone() -> None:
     with pytest.raises(ConfigError, match="balance_epochs"):
-        make_config("smoke", balance_epochs=True)
+        make_settings("smoke", {"training.balance_epochs": True})

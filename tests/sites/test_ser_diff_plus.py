@@ -7,11 +7,11 @@ import torch
 from losses import terms_of
 from students import lively_student
 
-from fedserdiff.config import make_config
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.settings.sources import make_settings
 from sites.adapters import load_adapter, save_adapter
 from sites.hospital import Batch, Hospital, TrainingSet
 from sites.inversion import invert_contrast
@@ -20,7 +20,7 @@ from sites.objectives.ser_diff_plus import SerDiffPlusObjective
 from sites.training import Order, run_round
 
 CPU = torch.device("cpu")
-CONFIG = make_config("smoke", method="ser-diff-plus", precision="fp32")
+CONFIG = make_settings("smoke", {"network.precision": "fp32"}, method="ser-diff-plus")
 
 
 def lively_adapter(seed: int = 0) -> SiteAdapter:
@@ -64,7 +64,14 @@ class _Inverted(TrainingSet):
 
 def test_inversion_finds_the_contrast_that_the_teacher_knows(hospital: Hospital) -> None:
     """A teacher is right on its own scanner; on another one its loss comes back to that, and signs are found."""
-    config = CONFIG.replace(steps_per_stage=200, rounds=1, learning_rate=4e-3, inversion_steps=20)
+    config = CONFIG.replace(
+        {
+            "training.steps_per_stage": 200,
+            "training.rounds": 1,
+            "training.learning_rate": 4e-3,
+            "method.inversion_steps": 20,
+        }
+    )
     teacher = new_student(config)
     run_round(teacher, Order(1, 1), hospital, lambda site: hospital, config)
     teacher = frozen(teacher)
@@ -100,7 +107,7 @@ def test_the_first_hospital_needs_no_adapter_when_it_trains_again(hospital: Hosp
 
 
 def test_with_nothing_distilled_and_no_inversion_it_is_fine_tuning(hospital: Hospital) -> None:
-    config = CONFIG.replace(lambda_kd=0, inversion_steps=0)
+    config = CONFIG.replace({"method.lambda_kd": 0, "method.inversion_steps": 0})
     teacher, student = frozen(lively_student(config)), lively_student(config.replace(seed=3))
     training_set = TrainingSet(hospital.training, config, CPU)
     batch = training_set.batch(torch.arange(4))

@@ -12,10 +12,10 @@ from scene import EAST, NORTH, ORDER, WEST, Orders, Scene
 from traffic import SALT, on_the_wire, request
 
 from fedserdiff import wire
-from fedserdiff.config import Site
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiments.opened_federation import open_federation
 from fedserdiff.reply_schema import admit, reply_rules
+from fedserdiff.settings.experiment import Site
 from fedserdiff.wire import Fault
 from sites.client_app import Premises, make_client_app
 from strategies.overlap import SharedScans
@@ -262,12 +262,12 @@ def test_an_order_that_names_scans_out_of_protocol_is_refused(
 
 def test_where_overlap_is_allowed_nothing_is_left_out(scene: Scene) -> None:
     """Not even the scan that has two names in one hospital; and a coordinator that wants it is refused."""
-    reply = scene.order("west", EVALUATE, allow_overlap=True)
+    reply = scene.order("west", EVALUATE, **{"data.allow_overlap": True})
     assert reply.has_content()
     (held_out,) = {cached.case.name for cached in scene.open("west").test}
     assert scored(scene, "west") == [held_out]
     assert not (scene.records("west") / "left-out.json").exists()
-    assert_fault(scene.order("west", EVALUATE, left_out(scene, 11), allow_overlap=True), Fault.PROTOCOL)
+    assert_fault(scene.order("west", EVALUATE, left_out(scene, 11), **{"data.allow_overlap": True}), Fault.PROTOCOL)
 
 
 def test_a_record_of_what_is_settled_that_is_damaged_stops_the_hospital(make_scene: MakeScene) -> None:

@@ -245,12 +245,14 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
     values = np.random.default_rng(draw(st.integers(0, 2**32)))
     for name, array in (item for record in content.array_records.values() for item in list(record.items())):
         if name == "maps":
-            drawn = values.integers(-15, 16, (draw(st.integers(1, CONFIG.shared_maps)), 3, 16, 24), np.int8)
+            drawn = values.integers(-15, 16, (draw(st.integers(1, CONFIG.replay.shared_maps)), 3, 16, 24), np.int8)
             content.array_records[wire.ERROR_MAPS][name] = packed(drawn)
         elif name == "hashes":
             content[wire.SCANS] = hashes(draw(st.integers(0, 2**32)), 5 * draw(st.integers(1, 40)))
         else:
-            step = values.uniform(-CONFIG.max_update_rms, CONFIG.max_update_rms, array.shape).astype(np.float16)
+            step = values.uniform(-CONFIG.privacy.max_update_rms, CONFIG.privacy.max_update_rms, array.shape).astype(
+                np.float16
+            )
             content.array_records[wire.ARRAYS][name] = Array(step)
     for record in content.metric_records.values():
         for name in record:

@@ -107,7 +107,7 @@ def test_a_coordinator_does_not_widen_what_may_leave_by_what_it_sends(door: Door
     """What was agreed is in the hospital's own experiment: a student of that shape, and no other."""
     zeros = ArrayRecord({"weights": Array(np.zeros((4, 16, 24, 16), np.int16))})
     small = ArrayRecord({"weights": Array((VOLUME["weights"].numpy() % 2).astype(np.int16))})  # within max_update_rms
-    config = door.config.replace(max_update_rms=1.0)
+    config = door.config.replace({"privacy.max_update_rms": 1.0})
     generous = Door(door.records, config, SITE)
     app = make_app(generous, lambda message, _: trained(generous, small, message))
     assert_fault(app(order(MessageType.TRAIN, zeros), context()), Fault.BLOCKED)

@@ -11,7 +11,7 @@ from scene import NORTH, WEST, Scene, salted, voxels
 from traffic import SALT, SECRET, on_the_wire
 
 from fedserdiff import wire
-from fedserdiff.config import Site
+from fedserdiff.settings.experiment import Site
 from fedserdiff.wire import Fault
 from sites.egress import Door
 
@@ -126,7 +126,7 @@ def test_a_query_of_another_experiment_is_told_no_hash(scene: Scene) -> None:
 
 @pytest.mark.parametrize("salt", [None, SALT])
 def test_where_overlap_is_allowed_nothing_is_told_of_scans_though_it_is_asked(scene: Scene, salt: bytes | None) -> None:
-    reply = scene.query("west", salt, allow_overlap=True)
+    reply = scene.query("west", salt, **{"data.allow_overlap": True})
     assert set(reply.content) == {wire.SITE}
     assert not (scene.records("west") / "decoys.key").exists()
 

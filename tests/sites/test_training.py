@@ -6,10 +6,11 @@ import torch
 from students import lively_student
 
 import sites.objectives.ewc
-from fedserdiff.config import ExperimentConfig, make_config
 from fedserdiff.diffusion.objective import Terms
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
@@ -17,7 +18,7 @@ from sites.training import Order, consolidate, run_round, weighted_terms
 from strategies.base import make_strategy
 
 
-def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
+def trained(config: Settings, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
     student = new_student(config)
     steps: list[int] = []
     for server_round in rounds:
@@ -27,13 +28,17 @@ def trained(config: ExperimentConfig, hospital: Hospital, rounds: tuple[int, ...
 
 
 def test_rounds_share_a_stages_steps_without_gap_or_overlap(hospital: Hospital) -> None:
-    config = make_config("smoke", method="fine-tune", rounds=3, steps_per_stage=7)
+    config = make_settings("smoke", {"training.rounds": 3, "training.steps_per_stage": 7}, method="fine-tune")
     _, steps = trained(config, hospital, (1, 2, 3))
     assert steps == list(range(1, 8))
 
 
 def test_epochs_count_passes_over_the_sites_slices(hospital: Hospital) -> None:
-    config = make_config("smoke", method="fine-tune", rounds=1, steps_per_stage=0, epochs_per_stage=1, batch_size=8)
+    config = make_settings(
+        "smoke",
+        {"training.rounds": 1, "training.steps_per_stage": 0, "training.epochs_per_stage": 1, "training.batch_size": 8},
+        method="fine-tune",
+    )
     slices = sum(int((c.prepared.image != 0).any((0, 1, 2)).sum()) for c in hospital.training)
     _, steps = trained(config, hospital, (1,))
     assert len(steps) == -(-slices // 8)
@@ -41,8 +46,11 @@ def test_epochs_count_passes_over_the_sites_slices(hospital: Hospital) -> None:
 
 def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospital: Hospital) -> None:
     """Two imaginary sites that hold the same cases: the pooled stage is as long as their two stages together."""
-    for length in ({"steps_per_stage": 3}, {"steps_per_stage": 0, "epochs_per_stage": 1, "batch_size": 1}):
-        config = make_config("smoke", method="pooled", rounds=1, sites=(hospital.site,) * 2, **length)
+    for length in (
+        {"training.steps_per_stage": 3},
+        {"training.steps_per_stage": 0, "training.epochs_per_stage": 1, "training.batch_size": 1},
+    ):
+        config = make_settings("smoke", {"training.rounds": 1, **length}, method="pooled", sites=(hospital.site,) * 2)
         counts = []
         (plan,) = make_strategy(config, RunEvents()).stages([hospital.site.name] * 2)
         for method, order in (("fine-tune", Order(1, 1)), ("pooled", Order(1, 1, length=plan.length))):
@@ -55,10 +63,12 @@ def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospit
         assert counts[1] == 2 * counts[0]
 
 
-@pytest.mark.parametrize("length", [{"steps_per_stage": 3}, {"steps_per_stage": 0, "epochs_per_stage": 1}])
+@pytest.mark.parametrize(
+    "length", [{"training.steps_per_stage": 3}, {"training.steps_per_stage": 0, "training.epochs_per_stage": 1}]
+)
 def test_a_stage_four_times_as_long_takes_four_times_the_steps(hospital: Hospital, length: dict[str, int]) -> None:
     """What the audit's memoriser and an attacker that trains for longer ask for, whatever a stage is counted in."""
-    config = make_config("smoke", method="fine-tune", rounds=1, **length)
+    config = make_settings("smoke", {"training.rounds": 1, **length}, method="fine-tune")
     counts = []
     for order in (Order(1, 1), Order(1, 1, length=4)):
         steps: list[int] = []
@@ -70,7 +80,7 @@ def test_a_stage_four_times_as_long_takes_four_times_the_steps(hospital: Hospita
 
 def test_what_several_lessons_distil_adds_up() -> None:
     """The loss that is minimised has every lesson's distillation, each weighted by λ."""
-    config = make_config("smoke", lambda_kd=0.5)
+    config = make_settings("smoke", {"method.lambda_kd": 0.5})
     lessons = {
         "segmentation": Terms(torch.tensor(1.0), torch.tensor(2.0)),
         "replay": Terms(torch.tensor(4.0), torch.tensor(16.0)),
@@ -86,7 +96,7 @@ def test_what_several_lessons_distil_adds_up() -> None:
 
 
 def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) -> None:
-    config = make_config("smoke", method="fine-tune")
+    config = make_settings("smoke", method="fine-tune")
     one, again = (trained(config, hospital, (1, 2))[0].state_dict() for _ in range(2))
     other = trained(config.replace(seed=1), hospital, (1, 2))[0].state_dict()
     assert all(torch.equal(one[k], again[k]) for k in one)
@@ -98,7 +108,7 @@ def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
     hospital: Hospital, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sites.objectives.ewc, "_FISHER_BATCHES", 2)
-    config = make_config("smoke", method=method)
+    config = make_settings("smoke", method=method)
     results = []
     for cpus in (1, 2):
         use_cpus(cpus)
@@ -118,8 +128,15 @@ def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
 @pytest.mark.parametrize("dims", [2, 3])
 def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp_path: Path) -> None:
     """The loss falls well below that of the first steps: both networks train, in 2D and in 3D."""
-    config = make_config(
-        "smoke", method="fine-tune", rounds=1, steps_per_stage=40, learning_rate=4e-3, spatial_dims=dims
+    config = make_settings(
+        "smoke",
+        {
+            "training.rounds": 1,
+            "training.steps_per_stage": 40,
+            "training.learning_rate": 4e-3,
+            "data.spatial_dims": dims,
+        },
+        method="fine-tune",
     )
     losses: list[float] = []
     run_round(
@@ -138,8 +155,8 @@ def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp
     [
         ({"method": "ser-diff"}, {"error-maps"}),
         ({"method": "ser-diff-plus"}, set()),
-        ({"method": "ser-diff-plus", "shared_error_maps": "null"}, {"error-maps"}),
-        ({"method": "ser-diff", "shared_error_maps": "none"}, set()),
+        ({"method": "ser-diff-plus", "method.shared_error_maps": "null"}, {"error-maps"}),
+        ({"method": "ser-diff", "method.shared_error_maps": "none"}, set()),
         ({"method": "ewc"}, {"fisher"}),
         ({"method": "image-replay"}, {"synthetic-images"}),
         *(({"method": name}, set()) for name in ("fine-tune", "distill", "local", "rehearsal", "pooled")),
@@ -149,7 +166,7 @@ def test_a_stage_that_ended_leaves_what_its_method_keeps_and_the_student_as_it_w
     hospital: Hospital, changes: dict[str, str], kept: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sites.objectives.ewc, "_FISHER_BATCHES", 2)
-    config = make_config("smoke", **changes)
+    config = make_settings("smoke", changes)
     student = lively_student(config)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     memory = consolidate(student, 1, hospital, config)
@@ -158,8 +175,8 @@ def test_a_stage_that_ended_leaves_what_its_method_keeps_and_the_student_as_it_w
 
 
 def test_the_maps_of_a_stage_are_as_the_coordinator_expects_them(hospital: Hospital) -> None:
-    config = make_config("smoke", method="ser-diff", rounds=1)
+    config = make_settings("smoke", {"training.rounds": 1}, method="ser-diff")
     maps = consolidate(lively_student(config), 1, hospital, config)["error-maps"]["maps"]
     assert maps.dtype == torch.int8
-    assert maps.shape == (config.shared_maps, 3, 16, 24)
+    assert maps.shape == (config.replay.shared_maps, 3, 16, 24)
     assert maps.unique().numel() > 1

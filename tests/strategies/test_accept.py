@@ -10,9 +10,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 from traffic import SECRET, answer, change, handed_over, honest
 
 from fedserdiff import wire
-from fedserdiff.config import Site, make_config
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.base import ArrivalStrategy, Stage
 from strategies.faults import in_words
@@ -40,7 +41,7 @@ class Heard(RunEvents):
 def strategy(kind: type[ArrivalStrategy] = FineTune, method: str = "fine-tune", **changes: Any) -> ArrivalStrategy:
     """A strategy in stage 2, of three participants, that has sent them its student."""
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in SITES)
-    begun = kind(make_config("smoke", method=method, sites=sites, **changes), Heard())
+    begun = kind(make_settings("smoke", changes, method=method, sites=sites), Heard())
     begun.begin_stage(2, Stage("east", SITES), {site: node for node, site in NODES.items()})
     begun.standing = SENT
     return begun
@@ -140,11 +141,11 @@ def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_si
 
 
 def test_a_full_gpu_is_told_with_the_setting_to_lower_and_by_how_much() -> None:
-    begun = strategy(batch_size=6)
+    begun = strategy(**{"training.batch_size": 6})
     _, failed = begun.accept([answer(11, TRAIN, Error(int(Fault.GPU_MEMORY), SECRET))], TRAIN, SENT, {11: "north"})
     assert in_words(failed) == (
-        "north answered GPU_MEMORY (code 217), its GPU's memory does not suffice: lower batch_size (now 6) to 3 "
-        "or less (its hospital.log has the figures)"
+        "north answered GPU_MEMORY (code 217), its GPU's memory does not suffice: lower training.batch_size (now 6) to "
+        "3 or less (its hospital.log has the figures)"
     )
 
 
@@ -172,7 +173,7 @@ def test_maps_and_scores_are_checked_on_arrival_too(message_type: str) -> None:
     begun = strategy(SerDiff, method="ser-diff")
     good, bad = (honest(message_type, begun.config, SENT) for _ in range(2))
     if message_type == wire.CONSOLIDATE:
-        bad = handed_over(begun.config, SENT, begun.config.shared_maps + 1)
+        bad = handed_over(begun.config, SENT, begun.config.replay.shared_maps + 1)
     else:
         bad.metric_records[wire.METRICS]["refined.dice.wt"] = 1.01
     replies = [answer(11, message_type, good), answer(12, message_type, bad)]
@@ -195,7 +196,7 @@ def test_maps_that_another_build_packed_otherwise_are_heard_and_counted_as_they_
 
 
 def test_a_round_goes_on_with_those_whose_students_were_agreed_and_says_who_failed() -> None:
-    begun = strategy(site_failure="go-on")
+    begun = strategy(**{"machine.site_failure": "go-on"})
     replies = [trained(begun, 13, by=0.04, cases=30), spoilt(begun, 11, weights(np.nan)), trained(begun, 12, cases=10)]
     arrays, _ = begun.aggregate_train(1, replies)
     assert arrays is not None
@@ -237,7 +238,7 @@ def test_a_round_without_one_student_that_was_agreed_fails_by_stage_and_site() -
 
 
 def test_a_site_whose_reply_was_dropped_is_sent_the_teacher_again() -> None:
-    begun = strategy(SerDiff, method="ser-diff", site_failure="go-on")
+    begun = strategy(SerDiff, method="ser-diff", **{"machine.site_failure": "go-on"})
     begun.teacher, begun.teacher_stage = SENT, 1
     begun.aggregate_train(1, [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), trained(begun, 13)])
     assert [wire.TEACHER in begun.records_for(site, 2) for site in SITES] == [False, True, False]
@@ -245,7 +246,7 @@ def test_a_site_whose_reply_was_dropped_is_sent_the_teacher_again() -> None:
 
 def test_sites_that_tell_unlike_losses_are_averaged_all_the_same() -> None:
     """A loss that a stage may lack is agreed either way: Flower's own check of replies must not end the run."""
-    begun = strategy(SerDiff, method="ser-diff", site_failure="go-on")
+    begun = strategy(SerDiff, method="ser-diff", **{"machine.site_failure": "go-on"})
     lacking = spoilt(begun, 12, lambda content: content.metric_records[wire.METRICS].pop("loss-distillation"))
     arrays, _ = begun.aggregate_train(1, [trained(begun, 11, by=0.03), lacking])
     assert arrays is not None

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from fedserdiff.config import make_config
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.sources import make_settings
 from strategies.base import ArrivalStrategy
 from strategies.distill import Distill
 from strategies.ewc import Ewc
@@ -19,13 +19,13 @@ SITES = ["north", "east", "west"]
 
 
 def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
-    return kind(make_config("smoke", **{"method": "ser-diff", **changes}), RunEvents())
+    return kind(make_settings("smoke", {"method": "ser-diff", **changes}), RunEvents())
 
 
 def test_arriving_sites_train_alone_and_cumulative_ones_together() -> None:
     alone = strategy(FineTune).stages(SITES)
     assert [s.participants for s in alone] == [("north",), ("east",), ("west",)]
-    together = strategy(FineTune, participation="cumulative").stages(SITES)
+    together = strategy(FineTune, **{"training.participation": "cumulative"}).stages(SITES)
     assert [s.participants for s in together] == [("north",), ("north", "east"), ("north", "east", "west")]
     assert [s.name for s in together] == SITES
 
@@ -40,12 +40,12 @@ def test_pooling_is_one_stage_as_long_as_the_stream() -> None:
     ("changes", "asked"),
     [
         ({}, [1]),
-        ({"teacher": "latest"}, [1, 2, 3]),
-        ({"shared_error_maps": "none", "teacher": "latest"}, []),
+        ({"method.teacher": "latest"}, [1, 2, 3]),
+        ({"method.shared_error_maps": "none", "method.teacher": "latest"}, []),
     ],
 )
 def test_maps_are_asked_for_when_a_student_becomes_a_teacher(changes: dict[str, object], asked: list[int]) -> None:
-    ser_diff = strategy(SerDiff, rounds=2, **changes)
+    ser_diff = strategy(SerDiff, **changes, **{"training.rounds": 2})
     seen = []
     for stage, plan in enumerate(ser_diff.stages(SITES), 1):
         ser_diff.begin_stage(stage, plan, {plan.name: stage})
@@ -54,20 +54,20 @@ def test_maps_are_asked_for_when_a_student_becomes_a_teacher(changes: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "teacher", "asked"),
+    ("kind", "settings", "asked"),
     [
-        (Ewc, "first", [1, 2, 3]),
-        (ImageReplay, "first", [1]),
-        (ImageReplay, "latest", [1, 2, 3]),
-        (Distill, "latest", []),
-        (FineTune, "latest", []),
-        (Local, "latest", []),
+        (Ewc, {"method": "ewc"}, [1, 2, 3]),
+        (ImageReplay, {"method": "image-replay"}, [1]),
+        (ImageReplay, {"method": "image-replay", "method.teacher": "latest"}, [1, 2, 3]),
+        (Distill, {"method": "distill", "method.teacher": "latest"}, []),
+        (FineTune, {"method": "fine-tune"}, []),
+        (Local, {"method": "local"}, []),
     ],
 )
 def test_hospitals_hand_over_what_a_method_keeps_and_no_more(
-    kind: type[ArrivalStrategy], teacher: str, asked: list[int]
+    kind: type[ArrivalStrategy], settings: dict[str, str], asked: list[int]
 ) -> None:
-    method = strategy(kind, teacher=teacher)
+    method = strategy(kind, **settings)
     seen = []
     for stage, plan in enumerate(method.stages(SITES), 1):
         method.begin_stage(stage, plan, {plan.name: stage})
@@ -91,5 +91,5 @@ def test_a_site_uses_the_last_student_or_where_there_is_no_federation_its_own() 
 
 
 def test_local_sites_train_alone_whatever_the_participation() -> None:
-    stages = strategy(Local, participation="cumulative").stages(SITES)
+    stages = strategy(Local, **{"training.participation": "cumulative"}).stages(SITES)
     assert [s.participants for s in stages] == [("north",), ("east",), ("west",)]

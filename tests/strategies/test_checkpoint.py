@@ -14,9 +14,10 @@ from superlink import SuperLink
 from traffic import handed_over
 
 from fedserdiff import origin, wire
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.overlap import SharedScans
@@ -31,9 +32,9 @@ AFTER_TWO = Position(3)
 FILE, PREVIOUS = CHECKPOINTS
 
 
-def smoke(method: str = "ser-diff", **changes: Any) -> ExperimentConfig:
+def smoke(method: str = "ser-diff", **changes: Any) -> Settings:
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in SITES)
-    return make_config("smoke", **{"method": method, "sites": sites, **changes})
+    return make_settings("smoke", {"method": method, "sites": sites, **changes})
 
 
 def student(number: int) -> ArrayRecord:
@@ -49,9 +50,9 @@ def row(*sites: str) -> dict[str, dict[str, float]]:
 class Coordinator:
     """The parts of a run that a checkpoint holds."""
 
-    def __init__(self, config: ExperimentConfig, link: SuperLink) -> None:
+    def __init__(self, config: Settings, link: SuperLink) -> None:
         self.strategy = make_strategy(config, RunEvents())
-        self.results = Results(config.method, config.seed, SITES, [3, 3, 3], {})
+        self.results = Results(config.method.name, config.seed, SITES, [3, 3, 3], {})
         self.scoring = Scoring(link.grid, self.strategy, self.results)
         self.scans = SharedScans(config)
 
@@ -59,7 +60,7 @@ class Coordinator:
         save_checkpoint(run, position, student(STANDING), self.strategy, self.results, self.scoring, self.scans)
 
 
-def of_two_stages(config: ExperimentConfig, link: SuperLink) -> Coordinator:
+def of_two_stages(config: Settings, link: SuperLink) -> Coordinator:
     """A coordinator after two stages: north alone, then east alone or both; west has not come yet."""
     lived = Coordinator(config, link)
     for stage, plan in enumerate(lived.strategy.stages(SITES)[:2], 1):
@@ -81,7 +82,7 @@ def of_two_stages(config: ExperimentConfig, link: SuperLink) -> Coordinator:
     return lived
 
 
-def restored(config: ExperimentConfig, link: SuperLink, run: RunDirectory) -> tuple[Checkpoint, Coordinator]:
+def restored(config: Settings, link: SuperLink, run: RunDirectory) -> tuple[Checkpoint, Coordinator]:
     """What another process makes of a run directory's checkpoint."""
     fresh = Coordinator(config, link)
     checkpoint = Checkpoint.load(run, config)
@@ -105,12 +106,16 @@ def run(tmp_path: Path) -> RunDirectory:
     ("method", "changes", "travels"),
     [
         ("ser-diff", {}, {wire.TEACHER, wire.ERROR_MAPS}),
-        ("ser-diff", {"teacher": "latest", "participation": "cumulative"}, {wire.TEACHER, wire.ERROR_MAPS}),
-        ("ser-diff", {"shared_error_maps": "none"}, {wire.TEACHER}),
+        (
+            "ser-diff",
+            {"method.teacher": "latest", "training.participation": "cumulative"},
+            {wire.TEACHER, wire.ERROR_MAPS},
+        ),
+        ("ser-diff", {"method.shared_error_maps": "none"}, {wire.TEACHER}),
         ("distill", {}, {wire.TEACHER}),
-        ("image-replay", {"teacher": "latest"}, {wire.SYNTHETIC_IMAGES}),
+        ("image-replay", {"method.teacher": "latest"}, {wire.SYNTHETIC_IMAGES}),
         ("ewc", {}, {wire.TEACHER, wire.FISHER}),
-        ("ewc", {"participation": "cumulative"}, {wire.TEACHER, wire.FISHER}),
+        ("ewc", {"training.participation": "cumulative"}, {wire.TEACHER, wire.FISHER}),
         ("fine-tune", {}, set()),
         ("local", {}, set()),
     ],
@@ -130,7 +135,7 @@ def test_the_next_site_is_sent_what_it_would_have_been_sent_bit_for_bit(
     assert fresh.strategy.teacher_stage == lived.strategy.teacher_stage
 
 
-@pytest.mark.parametrize(("method", "changes"), [("ewc", {}), ("image-replay", {"teacher": "latest"})])
+@pytest.mark.parametrize(("method", "changes"), [("ewc", {}), ("image-replay", {"method.teacher": "latest"})])
 def test_what_is_kept_after_going_on_is_added_to_what_was_kept_before(
     link: SuperLink, run: RunDirectory, method: str, changes: dict[str, Any]
 ) -> None:
@@ -197,8 +202,8 @@ def test_where_no_stage_has_ended_there_is_nothing_to_go_on_with(run: RunDirecto
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"method": "ewc"}, "method was 'ser-diff', is 'ewc'"),
-        ({"seed": 1, "lambda_kd": 0.5}, "lambda_kd was 1.0, is 0.5; seed was 0, is 1"),
+        ({"method": "ewc"}, "method.name was 'ser-diff', is 'ewc'"),
+        ({"seed": 1, "method.lambda_kd": 0.5}, "seed was 0, is 1; method.lambda_kd was 1.0, is 0.5"),
         ({"sites": smoke().sites[:2]}, "is [['north', 'brats2021'], ['east', 'brats2021']]"),
     ],
     ids=["method", "numbers", "sites"],
@@ -226,7 +231,7 @@ def test_a_checkpoint_of_other_software_is_refused_with_the_versions_that_differ
 def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: SuperLink, run: RunDirectory) -> None:
     of_two_stages(smoke(), link).save(run)
     moved = tuple(Site(site.name, site.release, f"/elsewhere/{site.name}") for site in smoke().sites)
-    assert Checkpoint.load(run, smoke(sites=moved, stage_timeout_s=5)) is not None
+    assert Checkpoint.load(run, smoke(sites=moved, **{"machine.stage_timeout_s": 5})) is not None
 
 
 @pytest.mark.parametrize(
@@ -236,10 +241,10 @@ def test_a_run_goes_on_with_other_paths_and_limits_than_it_began_with(link: Supe
 def test_a_run_that_goes_on_on_another_device_says_so(
     link: SuperLink, run: RunDirectory, before: float, now: float, told: str
 ) -> None:
-    of_two_stages(smoke(gpus_per_site=before), link).save(run)
-    checkpoint = Checkpoint.load(run, smoke(gpus_per_site=now))
+    of_two_stages(smoke(**{"machine.gpus_per_site": before}), link).save(run)
+    checkpoint = Checkpoint.load(run, smoke(**{"machine.gpus_per_site": now}))
     assert checkpoint is not None
-    assert checkpoint.moved_to(smoke(gpus_per_site=now)) == told
+    assert checkpoint.moved_to(smoke(**{"machine.gpus_per_site": now})) == told
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

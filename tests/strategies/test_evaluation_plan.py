@@ -4,17 +4,18 @@ from typing import Any
 
 import pytest
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from strategies.base import make_strategy
 from strategies.evaluation_plan import EvaluationPlan, evaluated_sites, plan_evaluation
 
 NAMES = [f"site-{number}" for number in range(1, 8)]
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
+def smoke(**changes: Any) -> Settings:
     sites = tuple(Site(name, "brats2021", f"/scans/{name}") for name in NAMES)
-    return make_config("smoke", **{"method": "fine-tune", "sites": sites, **changes})
+    return make_settings("smoke", {"method": "fine-tune", "sites": sites, **changes})
 
 
 def plan(**changes: Any) -> EvaluationPlan:
@@ -26,7 +27,10 @@ def numbers(planned: EvaluationPlan) -> list[list[int]]:
     return [[NAMES.index(site) + 1 for site in row] for row in planned.rows]
 
 
-@pytest.mark.parametrize("changes", [{}, {"participation": "cumulative"}, {"evaluate_sites": 7}, {"evaluate_sites": 9}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"training.participation": "cumulative"}, {"scoring.evaluate_sites": 7}, {"scoring.evaluate_sites": 9}],
+)
 def test_unless_asked_otherwise_every_site_scores_every_student(changes: dict[str, Any]) -> None:
     assert numbers(plan(**changes)) == [[*range(1, 8)]] * 8
     assert plan(**changes).sites == tuple(NAMES)
@@ -35,13 +39,13 @@ def test_unless_asked_otherwise_every_site_scores_every_student(changes: dict[st
 @pytest.mark.parametrize("participation", ["arriving", "cumulative"])
 def test_between_whole_rows_the_site_that_has_arrived_and_the_next_score(participation: str) -> None:
     everyone = [*range(1, 8)]
-    planned = plan(evaluate_every=3, participation=participation)
+    planned = plan(**{"scoring.evaluate_every": 3, "training.participation": participation})
     assert numbers(planned) == [everyone, [1, 2], [2, 3], everyone, [4, 5], [5, 6], everyone, everyone]
     assert planned.whole == (0, 3, 6, 7)
 
 
 def test_a_sample_scores_whole_rows_and_others_only_where_a_score_comes_of_it() -> None:
-    planned = plan(evaluate_every=3, evaluate_sites=3)
+    planned = plan(**{"scoring.evaluate_every": 3, "scoring.evaluate_sites": 3})
     sample = {NAMES.index(site) + 1 for site in planned.sites}
     assert len(sample) == 3
     for row, scored in enumerate(numbers(planned)):
@@ -52,27 +56,29 @@ def test_a_sample_scores_whole_rows_and_others_only_where_a_score_comes_of_it() 
 
 
 def test_the_sample_is_the_seeds() -> None:
-    drawn = [evaluated_sites(smoke(evaluate_sites=3, seed=seed)) for seed in range(20)]
-    assert drawn == [evaluated_sites(smoke(evaluate_sites=3, seed=seed, method="local")) for seed in range(20)]
+    drawn = [evaluated_sites(smoke(seed=seed, **{"scoring.evaluate_sites": 3})) for seed in range(20)]
+    assert drawn == [
+        evaluated_sites(smoke(seed=seed, method="local", **{"scoring.evaluate_sites": 3})) for seed in range(20)
+    ]
     assert len(set(drawn)) > 10
     assert {site for sample in drawn for site in sample} == set(NAMES)
     assert all(list(sample) == sorted(sample) for sample in drawn)
 
 
 def test_poolings_one_stage_is_the_last_and_no_sites_own() -> None:
-    planned = plan(method="pooled", evaluate_every=5, evaluate_sites=2)
+    planned = plan(method="pooled", **{"scoring.evaluate_every": 5, "scoring.evaluate_sites": 2})
     assert planned.rows == (planned.sites, planned.sites)
     assert len(planned.sites) == 2
 
 
 def test_a_site_with_a_student_of_its_own_always_scores_that_one() -> None:
-    config = smoke(method="local", evaluate_every=4, evaluate_sites=1)
+    config = smoke(method="local", **{"scoring.evaluate_every": 4, "scoring.evaluate_sites": 1})
     deployed = make_strategy(config, RunEvents()).deployed(NAMES)
-    rows = plan(method="local", evaluate_every=4, evaluate_sites=1).rows
+    rows = plan(method="local", **{"scoring.evaluate_every": 4, "scoring.evaluate_sites": 1}).rows
     assert all(site in rows[row] for site, row in zip(NAMES, deployed, strict=True))
 
 
 def test_a_run_of_fewer_stages_than_evaluate_every_ends_with_a_whole_row() -> None:
     everyone = [*range(1, 8)]
-    assert numbers(plan(evaluate_every=100))[::7] == [everyone, everyone]
-    assert plan(evaluate_every=100).whole == (0, 7)
+    assert numbers(plan(**{"scoring.evaluate_every": 100}))[::7] == [everyone, everyone]
+    assert plan(**{"scoring.evaluate_every": 100}).whole == (0, 7)

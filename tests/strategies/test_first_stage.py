@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedserdiff.config import ExperimentConfig, Site, make_config
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS
+from fedserdiff.methods.method import NoSettings
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import load_weights
 from strategies.first_stage import FirstStage, begins_with_first_stage
 from strategies.results import Results
@@ -19,8 +21,8 @@ BRATS_REGIONS = ("tc", "wt", "et")
 SCANS = {"north": "a", "west": "b"}
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", **{"sites": SITES, **changes})
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", {"sites": SITES, **changes})
 
 
 def scores(stage: int) -> dict[str, dict[str, float]]:
@@ -57,7 +59,7 @@ def first(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_but_pooling_begins_with_the_first_site_alone(method: str) -> None:
     for participation in ("arriving", "cumulative"):
-        config = smoke(method=method, participation=participation)
+        config = smoke(method=method, **{"training.participation": participation})
         assert begins_with_first_stage(config) == (method != "pooled")
 
 
@@ -67,11 +69,17 @@ def test_every_method_but_pooling_begins_with_the_first_site_alone(method: str) 
         {},
         {"method": "fine-tune"},
         {"method": "local"},
-        {"method": "rehearsal", "rehearsal_share": 0.5},
-        {"method": "ewc", "ewc_weight": 3.0},
-        {"method": "image-replay", "shared_maps": 9, "lambda_kd": 0.3},
-        {"teacher": "latest", "participation": "cumulative", "shared_error_maps": "mri", "map_noise": 0.2},
-        {"gamma": 0.0, "replay_batch": 0, "conditional_maps": 3},
+        {"method": "rehearsal", "method.share": 0.5},
+        {"method": "ewc", "method.weight": 3.0},
+        {"method": "image-replay", "replay.shared_maps": 9, "method.lambda_kd": 0.3},
+        {
+            "method": "ser-diff",
+            "method.teacher": "latest",
+            "training.participation": "cumulative",
+            "method.shared_error_maps": "mri",
+            "replay.map_noise": 0.2,
+        },
+        {"method.gamma": 0.0, "replay.batch_size": 0, "replay.conditional_maps": 3},
     ],
     ids=str,
 )
@@ -93,14 +101,14 @@ def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first:
     [
         {"method": "pooled"},
         {"seed": 1},
-        {"rounds": 1},
-        {"steps_per_stage": 5},
-        {"learning_rate": 1e-3},
-        {"precision": "fp32"},
-        {"inertia": 0.5},
-        {"sampling_steps": 3},
-        {"test_share": 0.4},
-        {"coarse_channels": (8, 8)},
+        {"training.rounds": 1},
+        {"training.steps_per_stage": 5},
+        {"training.learning_rate": 1e-3},
+        {"network.precision": "fp32"},
+        {"training.inertia": 0.5},
+        {"scoring.sampling_steps": 3},
+        {"data.test_share": 0.4},
+        {"network.coarse_channels": (8, 8)},
         {"sites": SITES[::-1]},
         {"sites": SITES[:1]},
         {"sites": (SITES[0], Site("west", "brats2021", "/scans/west", ("west-1",)))},
@@ -121,32 +129,43 @@ def test_a_first_stage_of_other_scans_is_refused(first: Path) -> None:
 
 def test_a_first_stage_is_shared_wherever_it_ran_and_wherever_scans_lie(first: Path) -> None:
     moved = tuple(Site(site.name, site.release, f"/elsewhere/{site.name}", site.cases) for site in SITES)
-    elsewhere = smoke(sites=moved, cpus_per_site=2, gpus_per_site=1, stage_timeout_s=60.0, retries=0)
+    elsewhere = smoke(
+        sites=moved,
+        **{
+            "machine.cpus_per_site": 2,
+            "machine.gpus_per_site": 1,
+            "machine.stage_timeout_s": 60.0,
+            "machine.retries": 0,
+        },
+    )
     assert FirstStage.load(first, elsewhere, SCANS).rows == (scores(0), scores(1))
 
 
 def test_a_run_that_did_more_than_a_first_stage_is_none(first: Path) -> None:
     about = json.loads((first / "config.json").read_text())
-    (first / "config.json").write_text(json.dumps({**about, "method": "ser-diff-plus"}))
+    (first / "config.json").write_text(json.dumps({**about, "method": {"name": "ser-diff-plus"}}))
     with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff-plus run"):
         FirstStage.load(first, smoke(), SCANS)
 
 
 def test_what_the_first_stage_does_not_depend_on_is_at_its_default() -> None:
-    config = smoke(method="ewc", ewc_weight=3.0, map_noise=0.5, rehearsal_share=1.0, seed=3, learning_rate=0.1)
+    config = smoke(
+        method="ewc",
+        seed=3,
+        **{"method.weight": 3.0, "replay.map_noise": 0.5, "training.learning_rate": 0.1},
+    )
     first = config.of_first_stage()
-    default = ExperimentConfig()
-    assert first.method == "fine-tune"
-    assert (first.ewc_weight, first.map_noise) == (default.ewc_weight, default.map_noise)
-    assert first.rehearsal_share == default.rehearsal_share
-    assert (first.seed, first.learning_rate, first.sites) == (3, 0.1, SITES)
+    default = Settings()
+    assert first.method == NoSettings(name="fine-tune")
+    assert first.replay == default.replay
+    assert (first.seed, first.training.learning_rate, first.sites) == (3, 0.1, SITES)
     assert first.of_first_stage() == first
 
 
 def test_a_first_stage_that_was_scored_in_part_is_gone_on_from_with_what_was_scored(first: Path) -> None:
     partly = {"evaluate_every": 2, "evaluate_sites": 1}
     about = json.loads((first / "config.json").read_text())
-    (first / "config.json").write_text(json.dumps({**about, **partly}))
+    (first / "config.json").write_text(json.dumps({**about, "scoring": {**about["scoring"], **partly}}))
     results = json.loads((first / "results.json").read_text())
     for key in ("R", "R_coarse"):
         for by_region in results[key].values():
@@ -155,5 +174,5 @@ def test_a_first_stage_that_was_scored_in_part_is_gone_on_from_with_what_was_sco
     (first / "results.json").write_text(json.dumps(results))
     with pytest.raises(ConfigError, match="its stage 1 is not that"):
         FirstStage.load(first, smoke(), SCANS)
-    shared = FirstStage.load(first, smoke(**partly), SCANS)
+    shared = FirstStage.load(first, smoke(**{f"scoring.{name}": value for name, value in partly.items()}), SCANS)
     assert shared.rows == ({"north": scores(0)["north"]}, scores(1))

@@ -12,21 +12,21 @@ from superlink import Answer, SuperLink, SuperNode
 from traffic import SECRET, hashes, honest
 
 from fedserdiff import wire
-from fedserdiff.config import Site, make_config
 from fedserdiff.deployment.certificates import make_node_key, node_key_bytes
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.overlap import SharedScans
 from strategies.patient_grid import PatientGrid
 from strategies.roster import Roster
 
 NORTH, EAST, WEST = SITES = ("north", "east", "west")
-CONFIG = make_config(
+CONFIG = make_settings(
     "smoke",
+    {"machine.site_timeout_s": 1, "machine.stage_timeout_s": 20},
     sites=tuple(Site(name, "brats2021", f"/scans/{name}") for name in SITES),
-    site_timeout_s=1,
-    stage_timeout_s=20,
 )
 KEYS = {name: node_key_bytes(make_node_key()[1]) for name in SITES}
 
@@ -58,7 +58,7 @@ def heard() -> Heard:
 def make_roster(
     link: SuperLink, heard: Heard, keys: Mapping[str, bytes] | None = KEYS, site_timeout_s: float = 1
 ) -> Roster:
-    return Roster(PatientGrid(link.grid), CONFIG.replace(site_timeout_s=site_timeout_s), heard, keys)
+    return Roster(PatientGrid(link.grid), CONFIG.replace({"machine.site_timeout_s": site_timeout_s}), heard, keys)
 
 
 def introduction(site: int) -> RecordDict:
@@ -119,7 +119,7 @@ def test_hashes_that_sites_told_settle_what_is_left_out_whoever_comes_first(link
 
 
 def test_where_overlap_is_allowed_no_site_is_asked_for_hashes(link: SuperLink, heard: Heard) -> None:
-    config = CONFIG.replace(allow_overlap=True)
+    config = CONFIG.replace({"data.allow_overlap": True})
     roster = Roster(PatientGrid(link.grid), config, heard, KEYS)
     only = RecordDict({wire.SITE: about()[wire.SITE]})
     east = join(link, EAST, lambda node, message: only)
@@ -285,7 +285,7 @@ def test_a_fault_that_does_not_pass_is_told_after_so_many_retries(link: SuperLin
     node = link.node(lambda node, message: Error(int(Fault.MEMORY), SECRET)).start()
     with pytest.raises(FederationError, match=rf"^node {node.id} answered MEMORY"):
         make_roster(link, heard, keys=None).meet()
-    assert len(node.seen) == 1 + CONFIG.retries
+    assert len(node.seen) == 1 + CONFIG.machine.retries
 
 
 def test_a_known_site_that_went_away_is_waited_for_and_not_asked_again(link: SuperLink, heard: Heard) -> None:
@@ -329,7 +329,9 @@ def test_a_site_that_leaves_before_it_introduced_itself_does_not_hold_up_the_oth
     link: SuperLink, heard: Heard
 ) -> None:
     """An introduction may take as long as a stage, a week by default: those who are there need not wait that long."""
-    roster = Roster(PatientGrid(link.grid), CONFIG.replace(site_timeout_s=1, stage_timeout_s=5), heard, KEYS)
+    roster = Roster(
+        PatientGrid(link.grid), CONFIG.replace({"machine.site_timeout_s": 1, "machine.stage_timeout_s": 5}), heard, KEYS
+    )
     north = join(link, NORTH)
     join(link, EAST, lambda node, message: node.end())
     started = time.monotonic()

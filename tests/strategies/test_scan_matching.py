@@ -11,14 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.config import ExperimentConfig, Site, make_config
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 from strategies.overlap import SharedScans
 
 SITES = ("south", "north", "east", "west")  # not in the order of the alphabet
 
 
-def smoke(**changes: Any) -> ExperimentConfig:
-    return make_config("smoke", sites=tuple(Site(name, "brats2021", "") for name in SITES), **changes)
+def smoke(**changes: Any) -> Settings:
+    return make_settings("smoke", changes, sites=tuple(Site(name, "brats2021", "") for name in SITES))
 
 
 def rows(scans: Iterable[int]) -> NDArray[np.uint8]:
@@ -132,7 +133,7 @@ def test_a_run_that_goes_on_from_before_anybody_came_asks_by_the_same_salt() -> 
 
 
 def test_where_overlap_is_allowed_nobody_is_asked_or_awaited() -> None:
-    scans = SharedScans(smoke(allow_overlap=True))
+    scans = SharedScans(smoke(**{"data.allow_overlap": True}))
     assert scans.question() == {}
     assert scans.awaited(SITES) == []
     assert all(scans.settled(site) and scans.record_for(site) == {} for site in SITES)

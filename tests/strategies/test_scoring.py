@@ -9,9 +9,10 @@ from superlink import Answer, SuperLink, SuperNode
 from traffic import SECRET, honest
 
 from fedserdiff import wire
-from fedserdiff.config import Site, make_config
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.evaluation_plan import EvaluationPlan
 from strategies.fine_tune import FineTune
@@ -20,11 +21,11 @@ from strategies.results import Results, Scores
 from strategies.scoring import Scoring
 
 SITES = ("north", "east", "west")
-CONFIG = make_config(
+CONFIG = make_settings(
     "smoke",
+    {"machine.stage_timeout_s": 20},
     method="fine-tune",
     sites=tuple(Site(name, "brats2021", f"/scans/{name}") for name in SITES),
-    stage_timeout_s=20,
 )
 
 
@@ -191,7 +192,7 @@ def test_a_site_that_fails_ends_the_run_by_name_and_leaves_no_score(stream: Scor
 
 def test_a_site_that_does_not_answer_in_time_ends_the_run_by_name(link: SuperLink) -> None:
     stream = Scored(link)
-    stream.strategy.config = CONFIG.replace(stage_timeout_s=1)
+    stream.strategy.config = CONFIG.replace({"machine.stage_timeout_s": 1})
     stream.join("north")
     stream.join("east", lambda node, message: None)
     stream.add()

@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from traffic import packed, values_of
 
 from fedserdiff import wire
-from fedserdiff.config import make_config
 from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.sources import make_settings
 from strategies.base import ArrivalStrategy, Stage
 from strategies.distill import Distill
 from strategies.ewc import Ewc
@@ -23,7 +23,7 @@ NOTHING = RecordDict()
 
 
 def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
-    return kind(make_config("smoke", **{"method": "ser-diff", **changes}), RunEvents())
+    return kind(make_settings("smoke", {"method": "ser-diff", **changes}), RunEvents())
 
 
 def weights(value: float) -> ArrayRecord:
@@ -69,9 +69,11 @@ def test_the_first_student_teaches_for_ever_and_reaches_each_site_once(kind: typ
     assert method.teacher_stage == 1
 
 
-@pytest.mark.parametrize(("kind", "teacher"), [(SerDiff, "latest"), (Distill, "latest"), (SerDiffPlus, "first")])
-def test_the_latest_student_teaches_the_next_stage_and_travels_again(kind: type[ArrivalStrategy], teacher: str) -> None:
-    method = strategy(kind, teacher=teacher)
+@pytest.mark.parametrize(
+    ("kind", "name"), [(SerDiff, "ser-diff"), (Distill, "distill"), (SerDiffPlus, "ser-diff-plus")]
+)
+def test_the_latest_student_teaches_the_next_stage_and_travels_again(kind: type[ArrivalStrategy], name: str) -> None:
+    method = strategy(kind, method=name, **{"method.teacher": "latest"})
     for stage in (1, 2, 3):
         begin(method, stage, "north")
         assert teacher_in(method, "north") == (None if stage == 1 else stage - 1)
@@ -94,7 +96,7 @@ def test_the_bank_travels_with_every_round_to_every_site() -> None:
 
 
 def test_the_bank_of_ser_diff_plus_holds_the_latest_stage_alone() -> None:
-    method = strategy(SerDiffPlus, method="ser-diff-plus", shared_error_maps="null")
+    method = strategy(SerDiffPlus, method="ser-diff-plus", **{"method.shared_error_maps": "null"})
     for stage, sites in enumerate((("north",), ("north", "east")), 1):
         begin(method, stage, *sites)
         for site in sites:
@@ -110,7 +112,7 @@ def test_hospitals_share_error_maps_where_their_method_does_unless_told_otherwis
         method = strategy(kind, method=name)
         begin(method, 1, "north")
         assert method.consolidates() is asked
-        told = strategy(kind, method=name, shared_error_maps="none" if asked else "null")
+        told = strategy(kind, method=name, **{"method.shared_error_maps": "none" if asked else "null"})
         begin(told, 1, "north")
         assert told.consolidates() is not asked
 
@@ -135,7 +137,7 @@ def test_a_bank_travels_as_it_was_handed_over_from_the_first_sample_on() -> None
 
 @pytest.mark.parametrize("teacher", ["first", "latest"])
 def test_weights_are_anchored_to_the_last_student_by_the_sum_of_earlier_stages(teacher: str) -> None:
-    method = strategy(Ewc, teacher=teacher)
+    method = strategy(Ewc, **{"method.teacher": teacher})
     begin(method, 1, "north")
     assert method.records_for("north", 1) == {}
     method.keep("north", fisher(a=np.arange(6).reshape(2, 3), b=[1, 2, 3, 4]))
@@ -156,7 +158,7 @@ def test_weights_are_anchored_to_the_last_student_by_the_sum_of_earlier_stages(t
 
 
 def test_sites_of_one_stage_share_its_fisher_information() -> None:
-    method = strategy(Ewc, participation="cumulative")
+    method = strategy(Ewc, **{"training.participation": "cumulative"})
     begin(method, 1, "north")
     none = np.zeros((2, 3))
     method.keep("north", fisher(a=none, b=[1, 1, 1, 1]))
@@ -171,7 +173,7 @@ def test_sites_of_one_stage_share_its_fisher_information() -> None:
 def test_what_is_kept_of_weights_importance_does_not_grow_with_the_stream() -> None:
     """And is, to the last bit, the sum of stages' means as float32 has it, one stage after the other."""
     draws = np.random.default_rng(5)
-    method = strategy(Ewc, participation="cumulative")
+    method = strategy(Ewc, **{"training.participation": "cumulative"})
     total = np.zeros(4, np.float32)
     sizes = set()
     for stage in range(1, 41):

@@ -15,6 +15,7 @@ from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.experiments.privacy_audit.attacks import CALIBRATED, CANARIES, IMAGES, LAST
 from fedserdiff.experiments.privacy_audit.report import with_ends, write_study
 from fedserdiff.methods import get_method
+from fedserdiff.report.console import as_called
 from fedserdiff.report.tables import print_study
 from fedserdiff.settings.experiment import Settings
 from strategies.run_directory import RunDirectory
@@ -105,7 +106,7 @@ def _worst(record: RunRecord) -> _Worst:
         return _Worst(Interval(0.5, None, None), "nothing")
     file = record.path / PRIVACY
     if not file.is_file():
-        raise ConfigError(f"{record.path}: holds no {PRIVACY}: run audit privacy {record.path} first")
+        raise ConfigError(f"{record.path}: holds no {PRIVACY}: run {as_called('audit')} privacy {record.path} first")
     found = [
         one
         for one in json.loads(file.read_bytes())["findings"]

@@ -1,0 +1,56 @@
+"""Print all settings as a file to begin an experiment with: value, default, range, and where each comes from."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+
+from fedserdiff.commands import options
+from fedserdiff.commands.common import clear_errors
+from fedserdiff.report.console import open_console
+from fedserdiff.settings.experiment import GROUPS, Settings, settings_of
+from fedserdiff.settings.sources import Layers
+
+_WIDTH = 118
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(epilog=options.EPILOG)
+@options.takes_settings()
+def main(chosen: Callable[[], options.Chosen], experiment: options.Experiment = None) -> None:
+    """Print all settings as TOML, to read or to begin an experiment's file with."""
+    with clear_errors("nothing is written"):
+        layers = chosen().layers(experiment)
+        text = "\n".join(_lines(layers.settings(), layers))
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(settings: Settings, layers: Layers) -> Iterator[str]:
+    about = type(settings.method).__doc__ or ""
+    tables = {"": "", "method": about, **{name: group.__doc__ or "" for name, group in GROUPS.items()}}
+    yield f"profile = {_toml(settings.profile)}"
+    for table, sentence in tables.items():
+        if table:
+            yield f"\n[{table}]  # {sentence.partition(chr(10))[0]}"
+        if table == "method":
+            yield f"name = {_toml(settings.method.name)}  # from {layers.came_from('method')}"
+        for one in settings_of(settings.method.name):
+            group, _, name = one.name.rpartition(".")
+            if group == table:
+                source = layers.came_from(one.name)
+                told = f"{one.sentence} Takes {one.allowed}; default {_toml(one.default)}; here from {source}."
+                yield ""
+                yield from textwrap.wrap(told, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+                yield f"{name} = {_toml(settings.value(one.name))}"
+
+
+def _toml(value: Any) -> str:
+    """Return a setting's value as TOML has it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,58 @@
+"""For every setting a value that is allowed and is not its own: tests that enumerate settings set it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fedserdiff.methods import METHODS
+from fedserdiff.settings.declaration import Declared
+from fedserdiff.settings.experiment import Settings, settings_of
+
+_OTHERS: dict[str, Any] = {
+    "data.modalities": ("T2", "ADC"),
+    "data.regions": ("PZ", "TZ"),
+    "data.spatial_dims": 3,
+    "data.grid": (32, 48, 32),
+    "network.coarse_channels": (16, 24),
+    "network.refiner_channels": (24, 16),
+    "network.stem_factor": 4,
+    "network.precision": "fp32",
+    "training.participation": "cumulative",
+    "method.teacher": "latest",
+    "method.shared_error_maps": "mri",
+    "machine.site_failure": "go-on",
+}
+
+_WITH: dict[str, dict[str, Any]] = {
+    "training.epochs_per_stage": {"training.steps_per_stage": 0, "training.rounds": 1},
+    "training.balance_epochs": {"training.steps_per_stage": 0, "training.epochs_per_stage": 4},
+}
+"""Settings that others have to follow."""
+
+
+def every_setting() -> Iterator[tuple[str, Declared]]:
+    """Yield each setting with a method that has it."""
+    seen = set()
+    for method in METHODS:
+        for one in settings_of(method):
+            key = one.name if not one.name.startswith("method.") else (method, one.name)
+            if key not in seen:
+                seen.add(key)
+                yield method, one
+
+
+def other_value(settings: Settings, name: str) -> Any:
+    """Return an allowed value that a setting does not have; None where it has one alone."""
+    was = settings.value(name)
+    if name in _OTHERS:
+        return None if was == _OTHERS[name] else _OTHERS[name]
+    if isinstance(was, bool):
+        return not was
+    if isinstance(was, int):
+        return was + 1
+    return was + 1 if name.startswith("machine.") else was / 2 or 0.5
+
+
+def changes_for(settings: Settings, name: str) -> dict[str, Any] | None:
+    """Return the changes by which a setting, and what has to follow it, takes another value."""
+    value = other_value(settings, name)
+    return None if value is None else {**_WITH.get(name, {}), name: value}
