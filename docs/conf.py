@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
 from fedserdiff.commands.main import COMMANDS, load
-from fedserdiff.config import PROFILES, ExperimentConfig
+from fedserdiff.methods import METHODS
 from fedserdiff.report.console import PROGRAM
+from fedserdiff.settings.declaration import Declared
+from fedserdiff.settings.experiment import GROUPS, settings_of
+from fedserdiff.settings.sources import DEFAULT_PROFILE, make_settings, profile_names, profile_summary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,18 +67,55 @@ def _modules(package: str) -> str:
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
 
 
+def _table(rows: Iterable[Sequence[str]], *heads: str) -> str:
+    cells = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in cells)
+
+
+def _settings() -> str:
+    """Return a table of every setting by group, as Markdown."""
+    pages = []
+    for group, kind in GROUPS.items():
+        own = [one for one in settings_of() if one.name.startswith(f"{group}.")]
+        pages.append(f"## {group}\n\n{kind.__doc__}\n\n{_of_group(own)}\n")
+    pages.append("## method\n\nA method has settings of its own; `method.name`, or `--method`, chooses it.\n")
+    for name in METHODS:
+        own = [one for one in settings_of(name) if one.name.startswith("method.")]
+        if own:
+            pages.append(f"### {name}\n\n{_of_group(own)}\n")
+    alone = [one for one in settings_of() if "." not in one.name]
+    return "\n".join([_of_group(alone), "", *pages])
+
+
+def _of_group(own: Iterable[Declared]) -> str:
+    rows = [
+        [f"`{one.name}`", f"{one.default}", one.allowed, one.sentence + (" *" if one.one_machine else "")]
+        for one in own
+    ]
+    return _table(rows, "setting", "default", "takes", "what it does")
+
+
 def _profiles() -> str:
     """Return a table of the settings in which profiles differ, as Markdown."""
-    fields = sorted({field for settings in PROFILES.values() for field in settings})
-    others = [name for name, settings in PROFILES.items() if settings]
-    rows = [["setting", "`laptop`", *(f"`{name}`" for name in others)], ["---"] * (2 + len(others))]
-    for field in fields:
-        told = [str(PROFILES[name][field]) if field in PROFILES[name] else "" for name in others]
-        rows.append([f"`{field}`", str(getattr(ExperimentConfig, field)), *told])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    names = sorted(profile_names(), key=lambda name: (name != DEFAULT_PROFILE, profile_names().index(name)))
+    by_profile = {name: make_settings(name).by_name for name in names}
+    default = by_profile[DEFAULT_PROFILE]
+    differing = [one for one in default if one != "profile" and len({str(of[one]) for of in by_profile.values()}) > 1]
+    rows = [
+        [
+            f"`{one}`",
+            *(
+                str(of[one]) if name == DEFAULT_PROFILE or of[one] != default[one] else ""
+                for name, of in by_profile.items()
+            ),
+        ]
+        for one in differing
+    ]
+    about = "\n".join(f"- `{name}`: {profile_summary(name)}" for name in names)
+    return f"{about}\n\n{_table(rows, 'setting', *(f'`{name}`' for name in names))}"
 
 
-_GENERATED = {"<!-- commands -->": _commands, "<!-- profiles -->": _profiles}
+_GENERATED = {"<!-- commands -->": _commands, "<!-- profiles -->": _profiles, "<!-- settings -->": _settings}
 
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:

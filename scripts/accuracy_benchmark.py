@@ -221,9 +221,9 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
         print_table(console, table)
     console.print(
         f"The refined mask takes K = {config['scoring']['sampling_steps']} steps. GFLOPs are those of one item's "
-        "prediction (slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a refiner of "
-        "8 features a level, whose cost is in their CPU seconds. Differences are Dice points, paired by case, with "
-        "95 % intervals over seeds and patients."
+        "prediction (slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a "
+        "refiner of 8 features a level, whose cost is in their CPU seconds. Differences are Dice points, paired by "
+        "case, with 95 % intervals over seeds and patients."
     )
 
 
