@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.errors import ConfigError
-from fedserdiff.experiment_file import layers_of_file
 from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.report.page import render_page
+from fedserdiff.settings.sources import make_settings
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., str]
@@ -236,12 +236,12 @@ def test_comparison_and_its_runs_say_what_was_left_out_or_leaks(
     monkeypatch.setattr(module, "examples", lambda *_: [])
     monkeypatch.setattr(module, "plot_methods", lambda shown, title, file: titles.append(title))
     console = Console(record=True, width=200)
-    layers = layers_of_file(overlapping, "smoke").on_top("test", {"data.allow_overlap": allowed})
+    config = make_settings("smoke", {"data.allow_overlap": allowed})
     cache = Cache(folder / "cache")
-    of = partial(module.Setting, layers, [0], overlapping, 2, console, cache)
+    of = partial(module.Setting, config, [0], overlapping, 2, console, cache)
     settings = [of(show_cases=shown) for shown in (True, False)]
 
-    made = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
+    made, _ = module.compare_methods(Pool(), settings[0], ["fine-tune"], folder)
     (comparison,) = module.write_page(folder, settings[0], [made])
 
     sentences = [
@@ -282,7 +282,7 @@ def test_comparisons_with_and_without_overlap_do_not_share_a_folder(
     module = script("comparison")
     clean, leaking = (
         module.Setting(
-            layers_of_file(overlapping, "smoke").on_top("test", {"data.allow_overlap": allowed}),
+            make_settings("smoke", {"data.allow_overlap": allowed}),
             [0],
             overlapping,
             3,

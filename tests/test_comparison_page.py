@@ -12,7 +12,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.experiments.comparison import Setting, write_page
 from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.origin import installed_versions
-from fedserdiff.settings.sources import layers_of
+from fedserdiff.settings.sources import make_settings
 
 SCANS = {"0": {"north": "a", "west": "b"}}
 ONCE = {"first": "a", "second": "b", "value": 5.0, "low": 1.0, "high": 9.0, "seeds": 3, "patients": 9, "p": 0.02}
@@ -34,7 +34,7 @@ def page_of(folder: Path, made: dict[str, Any], phantom: bool = False) -> tuple[
     (folder / "studies").mkdir(exist_ok=True)
     console = Console(record=True, quiet=False, width=300, file=(folder / "said.txt").open("w"))
     federation = None if phantom else Path("ours.toml")
-    write_page(folder, Setting(layers_of("smoke"), [0], federation, 2, console, Cache(folder / "cache")), [made])
+    write_page(folder, Setting(make_settings("smoke"), [0], federation, 2, console, Cache(folder / "cache")), [made])
     return (folder / "report.html").read_text(), console.export_text()
 
 

@@ -90,19 +90,19 @@ def main(
         from fedserdiff.report.tables import print_comparison, print_study
 
         layers = chosen().layers(experiment)
-        for name in names:
-            layers.for_method(name)
-        own = {"machine.gpus_per_site": on_what_there_is(console, layers.without_method()).machine.gpus_per_site}
+        config = layers.for_methods(METHODS if studies else names)
+        config = on_what_there_is(console, config, layers)
         if not layers.sets("machine.cpus_per_site", by_profile=False):
-            own["machine.cpus_per_site"] = 1.0  # a small model fills one core, and gains little from two
+            config = config.replace(
+                {"machine.cpus_per_site": 1}
+            )  # a small model fills one core, and gains little from two
         setting = Setting(
-            layers,
+            config,
             seeds_of(seeds or ("0" if studies else "0,1,2")),
             hospitals_of(experiment),
             sites or phantoms_of(experiment) or PHANTOM_SITES,
             console,
             Cache(),
-            own,
             skip_bad,
             show_cases,
         )
@@ -119,7 +119,7 @@ def main(
         made = (
             run_studies(pool, setting, [get_study(name) for name in studies])
             if studies
-            else [compare_methods(pool, setting, names, folder)]
+            else [compare_methods(pool, setting, names, folder)[0]]
         )
         for result in write_page(folder, setting, made):
             (print_study if studies else print_comparison)(console, result)

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from fedserdiff.comparison.studies import FirstHospital, Study
 from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.comparison.verdicts import judge
 from fedserdiff.errors import ConfigError
-from fedserdiff.experiments.opened_federation import Cache, Federation, open_named, scans_of
+from fedserdiff.experiment_file import PHANTOM
+from fedserdiff.experiments.opened_federation import Cache, Federation, Hospitals, data_name, open_named, scans_of
 from fedserdiff.experiments.run_pool import RunPool
 from fedserdiff.experiments.simulation import examples
 from fedserdiff.experiments.studies import STUDIES
@@ -28,9 +28,7 @@ from fedserdiff.report.overlap import leak_warning, skipped_notes
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
 from fedserdiff.report.volumes import VOLUMES, write_volumes
-from fedserdiff.settings.experiment import PLAIN_METHOD, Settings
-from fedserdiff.settings.sources import Layers
-from fedserdiff.text import readable
+from fedserdiff.settings.experiment import Settings
 from strategies.run_directory import RunDirectory
 
 _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
@@ -38,30 +36,19 @@ _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared on: settings in layers without method and seed, and where the hospitals come from.
+    """What is compared on: settings as `Layers.for_methods` has them, and where the hospitals come from.
 
-    `show_cases` asks for pictures of cases, as `open_named` has it. `own` are settings that hold whatever the layers
-    say: those of the machine.
+    `show_cases` asks for pictures of cases, as `open_named` has it.
     """
 
-    layers: Layers
+    config: Settings
     seeds: Sequence[int]
-    federation: Path | None
+    federation: Hospitals
     sites: int
     console: Console
     cache: Cache
-    own: Mapping[str, Any] = field(default_factory=dict)
     skip_bad: bool = False
     show_cases: bool = False
-
-    @cached_property
-    def config(self) -> Settings:
-        """The settings without any method's own."""
-        return self.of(PLAIN_METHOD)
-
-    def of(self, method: str) -> Settings:
-        """Return the settings of one of the methods."""
-        return self.layers.for_method(method).replace(self.own)
 
     @property
     def phantom(self) -> bool:
@@ -71,12 +58,12 @@ class Setting:
     @property
     def data(self) -> str:
         """What the data are called in tables."""
-        return "phantom" if self.federation is None else readable(self.federation.name)
+        return data_name(self.federation)
 
     @property
     def folder(self) -> str:
         """What the data are called in a folder's name."""
-        name = f"phantom{self.sites}" if self.federation is None else readable(self.federation.stem)
+        name = f"{PHANTOM}{self.sites}" if self.federation is None else Path(self.data).stem
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
@@ -117,12 +104,26 @@ def claim(folder: Path, setting: Setting) -> None:
     _write_json(file, about)
 
 
-def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Have every method and seed run, draw cases if they are shown, and return what ``comparison.json`` holds."""
+Records = dict[str, dict[int, RunRecord]]
+"""Finished runs by method and seed."""
+
+
+def compare_methods(
+    pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], Records]:
+    """Have every method and seed run, and draw cases if they are shown.
+
+    Returns
+    -------
+    dict
+        What ``comparison.json`` holds.
+    Records
+        The runs.
+    """
     opened = setting.open()
-    wanted = {(m, s): setting.of(m).replace(seed=s, sites=f.config.sites) for m in methods for s, f in opened.items()}
+    wanted = {(m, seed): f.config.replace(method=m) for m in methods for seed, f in opened.items()}
     records = _records(wanted, opened, pool.complete(_scans(wanted, opened)))
-    runs = {method: {seed: records[method, seed] for seed in opened} for method in methods}
+    runs: Records = {method: {seed: records[method, seed] for seed in opened} for method in methods}
     first = opened[setting.seeds[0]]
     leak = leak_warning(first.overlap_of(first.config))
     overlaps = tuple(str(overlap) for overlap in first.overlaps)
@@ -144,7 +145,7 @@ def compare_methods(pool: RunPool, setting: Setting, methods: Sequence[str], fol
         plot_methods(wrapped, title if leak is None else f"{title}\n{leak}", folder / _CASES)
         facts = f"{about}, profile {setting.config.profile}, students at the end of the stream"
         write_volumes(shown, facts, setting.phantom, leak, folder / VOLUMES)
-    return comparison
+    return comparison, runs
 
 
 def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> list[dict[str, Any]]:

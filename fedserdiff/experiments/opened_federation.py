@@ -43,6 +43,12 @@ class Cache:
         return self.root / PHANTOM
 
 
+Hospitals = Path | tuple[Site, ...] | None
+"""Who has scans of their own: hospitals of an experiment's file, or named one by one; None for phantoms."""
+
+OWN = "own"
+"""What data are called that no file names."""
+
 PHANTOM_SITES = 3
 """How many phantom hospitals there are where nobody says so."""
 
@@ -149,13 +155,13 @@ def open_federation(
 def open_named(
     console: Console,
     config: Settings,
-    federation: Path | None,
+    named: Hospitals,
     sites: int | None,
     cache: Cache,
     skip_bad: bool | None = None,
     show_cases: bool = False,
 ) -> Federation:
-    """Open the hospitals of an experiment's file, or else `sites` phantom ones, 3 by default, and tell of progress.
+    """Open hospitals that are named, or else `sites` phantom ones, 3 by default, and tell of progress.
 
     `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise.
 
@@ -165,23 +171,25 @@ def open_named(
         As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and where a federation
         file is called as phantoms' data are.
     """
-    if federation is not None and federation.name == PHANTOM:
-        raise ConfigError(f"{federation}: {PHANTOM} is what phantoms' data are called: give the file another name")
+    if isinstance(named, Path) and named.name == PHANTOM:
+        raise ConfigError(f"{named}: {PHANTOM} is what phantoms' data are called: give the file another name")
+    same_patient: dict[str, str] = {}
     with progress_bars(console) as show:
-        if federation is None:
-            same_patient: dict[str, str] = {}
-            named = phantom_federation(
+        if named is None:
+            of_all = phantom_federation(
                 PHANTOM_SITES if sites is None else sites,
                 config,
                 cache.phantoms,
                 lambda s, d, t: show(f"scanning phantoms of {s}", d, t),
             )
+        elif isinstance(named, Path):
+            of_all, same_patient = read_federation(named), same_patient_of(named)
         else:
-            named, same_patient = read_federation(federation), same_patient_of(federation)
+            of_all = named
         try:
             opened = open_federation(
                 config,
-                named,
+                of_all,
                 cache.cases,
                 lambda s, d, t: show(f"preparing cases of {s}", d, t),
                 same_patient,
@@ -199,9 +207,16 @@ def open_named(
         site, counts = hospital.site, opened.cases[hospital.site.name]
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
-    for note in filter(None, map(passed_over_note, named)):
+    for note in filter(None, map(passed_over_note, of_all)):
         warn(console, note)
-    return replace(opened, data=PHANTOM if federation is None else readable(federation.name), show_cases=show_cases)
+    return replace(opened, data=data_name(named), show_cases=show_cases)
+
+
+def data_name(named: Hospitals) -> str:
+    """Return what the data of hospitals are called in tables."""
+    if named is None:
+        return PHANTOM
+    return readable(named.name) if isinstance(named, Path) else OWN
 
 
 def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings | None = None) -> Federation:

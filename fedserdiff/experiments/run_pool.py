@@ -211,7 +211,8 @@ class RunPool:
 
     def _start(self, job: _Job) -> SpawnProcess:
         process = multiprocessing.get_context("spawn").Process(target=_run, args=(job, self._data, self._cache))
-        process.start()
+        with _alone_in_main():  # a job is ours: the script of a user's that asks for it need not run again in it
+            process.start()
         return process
 
     def _end(self, job: _Job, process: SpawnProcess) -> list[str]:
@@ -231,6 +232,19 @@ class RunPool:
         error = partial / _ERROR
         text = error.read_text(encoding="utf-8") if error.is_file() else f"its process ended with {process.exitcode}"
         return [f"{job.folder.name}: {text} (see {partial})"]
+
+
+@contextlib.contextmanager
+def _alone_in_main() -> Iterator[None]:
+    """Have a process that starts import no more than its function, and not the program's main module."""
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 def _partial(folder: Path) -> Path:

@@ -58,20 +58,24 @@ def begin(
     hospitals = hospitals_of(experiment)
     if hospitals is not None and sites is not None:
         raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
-    config = on_what_there_is(console, layers, ray_address is not None)
+    config = on_what_there_is(console, layers.settings(), layers, ray_address is not None)
     opened = open_named(
         console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases
     )
-    folder = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method.name}-seed{config.seed}"
-    return opened, RunDirectory.new(folder)
+    return opened, RunDirectory.new(out or new_folder(config))
 
 
-def on_what_there_is(console: Console, layers: Layers, cluster: bool = False) -> Settings:
+def new_folder(config: Settings) -> Path:
+    """Return a run's directory that nobody named: by the time, the method and the seed."""
+    method = config.method.name.replace(":", ".")
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{config.seed}"
+
+
+def on_what_there_is(console: Console, settings: Settings, layers: Layers, cluster: bool = False) -> Settings:
     """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
 
     `cluster` is for a Ray cluster, whose resources only Ray knows.
     """
-    settings = layers.settings()
     gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
     if gpus is None or not cluster:
         gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))

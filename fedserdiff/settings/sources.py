@@ -10,9 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fedserdiff.errors import ConfigError
+from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import get_method
-from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, Settings, changed, settings_of
+from fedserdiff.settings.declaration import declared
+from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, PLAIN_METHOD, Settings, changed
 from fedserdiff.text import read_text
 
 DEFAULT_PROFILE = "laptop"
@@ -82,22 +83,38 @@ class Layers:
         source = self.came_from(name)
         return fault if source in (DEFAULT_SOURCE, COMMAND_LINE) else f"{source}: {fault}"
 
-    def for_method(self, name: str) -> Settings:
-        """Return the settings of one of several methods: what is set of a method holds for those that have it."""
-        known = {one.name for one in settings_of(name)}
-        sources = tuple(
-            Source(
-                source.name,
-                {
-                    key: value
-                    for key, value in source.values.items()
-                    if key != "method" and (not key.startswith("method.") or key in known)
-                },
-                source.methods,
-            )
-            for source in self.sources
+    def for_methods(self, names: Iterable[str]) -> Settings:
+        """Return the settings of several methods: `Settings.replace` with one's name gives its own.
+
+        What the layers set of a method holds for each of those that have such a setting.
+
+        Raises
+        ------
+        ConfigError
+            As `settings`, and where a layer sets what none of the methods has.
+        """
+        own = {
+            name: {one.name.partition(".")[2] for one in declared(get_method(name).settings, "method.")}
+            for name in names
+        }
+        methods = {name: dict(values) for name, values in self._methods().items()}
+        faults = Faults(ConfigError)
+        for source in self.sources:
+            for key, value in source.values.items():
+                group, _, leaf = key.partition(".")
+                having = [name for name in own if group == "method" and leaf in own[name]]
+                if group == "method" and leaf and not having:
+                    faults.add(f"{key}: is a setting of none of {', '.join(own)}")
+                for name in having:
+                    methods.setdefault(name, {})[leaf] = value
+        faults.check()
+        plain = Source("methods", {}, methods)
+        settings = replace(self.without_method(), sources=(*self.without_method().sources, plain)).settings(
+            method=PLAIN_METHOD
         )
-        return Layers(self.profile, (Source("", {"method": name}), *sources)).settings()
+        for name in own:
+            settings.replace(method=name)
+        return settings
 
     def sets(self, name: str, by_profile: bool = True) -> bool:
         """Say whether a layer sets a value, one of the user's or the profile, too."""
@@ -158,6 +175,18 @@ def layers_of(profile: str = DEFAULT_PROFILE) -> Layers:
         f"unknown profile {profile!r}: {meant}choose one of {', '.join(profile_names())}, or name a file "
         f"PROFILE{_SUFFIX} of your own"
     )
+
+
+def layers_of_settings(settings: Settings) -> Layers:
+    """Return settings as one layer; of the method's own, those that are not its defaults."""
+    declares = {one.name: one.default for one in declared(type(settings.method), "method.")}
+    own = {name: value for name, value in declares.items() if settings.value(name) != value}
+    values = {
+        "method" if name == "method.name" else name: value
+        for name, value in settings.by_name.items()
+        if name != "profile" and (name not in declares or name in own)
+    }
+    return Layers(settings.profile, (Source("settings", values, settings.methods),))
 
 
 def make_settings(profile: str = DEFAULT_PROFILE, changes: Mapping[str, Any] | None = None, /, **own: Any) -> Settings:
