@@ -61,7 +61,10 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     if PROVENANCE in tables and profile is None:  # which holds every setting
         below = Layers(named, ())
     else:
-        below = layers_of(profile or _beside(file, named))
+        try:
+            below = layers_of(profile or _beside(file, named))
+        except ConfigError as error:
+            raise error if profile else ConfigError(f"{file}: {error}") from None
     return Layers(below.profile, (*below.sources, replace(source, values=values)))
 
 

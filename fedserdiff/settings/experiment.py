@@ -320,7 +320,7 @@ def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -
         return text
     ranges = {one.name: one.allowed for one in settings_of(method)}
     takes = text if fault["type"] == "value_error" else ranges.get(name, text)
-    if len(place) > 1 + grouped:  # an item of a list
+    if len(place) > 1 + grouped and fault["type"] != "missing":  # an item of a list
         return f"{name}: holds {fault['input']!r}: it takes {takes}"
     return f"{name}: {fault['input']!r} is not {takes}"
 

@@ -178,8 +178,9 @@ def layers_of(profile: str = DEFAULT_PROFILE) -> Layers:
 
 
 def layers_of_settings(settings: Settings) -> Layers:
-    """Return settings as one layer; of the method's own, those that are not its defaults."""
-    declares = {one.name: one.default for one in declared(type(settings.method), "method.")}
+    """Return settings as one layer; of the method's own, those that are neither its defaults nor its profile's."""
+    of_profile = {f"method.{name}": value for name, value in settings.methods.get(settings.method.name, {}).items()}
+    declares = {one.name: one.default for one in declared(type(settings.method), "method.")} | of_profile
     own = {name: value for name, value in declares.items() if settings.value(name) != value}
     values = {
         "method" if name == "method.name" else name: value
@@ -219,8 +220,10 @@ def source_of(tables: Mapping[str, Any], name: str) -> Source:
             continue
         if key == "methods" and isinstance(value, Mapping):
             for method, own in value.items():
-                get_method(method)
-                methods[method] = own
+                try:
+                    methods[get_method(method).name] = own
+                except ConfigError as error:
+                    raise ConfigError(f"{name}: methods: {error}") from None
         elif key in (*GROUPS, "method") and isinstance(value, Mapping):
             own = dict(value)
             if key == "method" and "name" in own:
