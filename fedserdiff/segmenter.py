@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from fedserdiff.data.nifti import Volume
 from fedserdiff.data.preprocess import Geometry, prepare_scan
 from fedserdiff.data.releases import Convention
-from fedserdiff.data.scans import Scan, named_scan
+from fedserdiff.data.scans import Scan, find_scans, named_scan
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
+from fedserdiff.errors import DataError
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 
@@ -104,6 +105,20 @@ class Segmenter:
     def segment_files(self, name: str, **images: Path) -> Segmentation:
         """Segment the scan whose modalities' files are given by name, such as ``t1=…, t1ce=…, t2=…, flair=…``."""
         return self.segment(named_scan(name, {m: Path(file) for m, file in images.items()}, self.convention.modalities))
+
+    def segment_folder(self, folder: Path | str) -> Segmentation:
+        """Segment the one scan of a case's folder, whose files have the names of any BraTS release or of its dataset.
+
+        Raises
+        ------
+        DataError
+            Where the folder holds no scan, or more than one.
+        """
+        found = find_scans([Path(folder)], self.convention.modalities, self.channels)
+        if len(found.scans) != 1:
+            why = "; ".join(found.left) or f"holds {len(found.scans)} scans"
+            raise DataError(f"{folder}: {why}: name the folder of one case")
+        return self.segment(found.scans[0])
 
     def to(self, device: torch.device) -> "Segmenter":
         """Move student and adapter to a device, and return the segmenter."""

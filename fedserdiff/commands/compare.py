@@ -100,7 +100,7 @@ def main(
             config,
             seeds_of(seeds or ("0" if studies else "0,1,2")),
             hospitals_of(experiment),
-            sites or phantoms_of(experiment) or PHANTOM_SITES,
+            (phantoms_of(experiment) or PHANTOM_SITES) if sites is None else sites,
             console,
             Cache(),
             skip_bad,

@@ -49,8 +49,11 @@ def words_of(text: str) -> Iterator[list[str]]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
         lexer.whitespace_split = True
         words: list[str] = []
+        redirected = False
         for word in [*lexer, "&&"]:
-            if word in ("&&", "||", "|", ";"):
+            if redirected or word == ">":  # the shell's own, and the file it names
+                redirected = word == ">"
+            elif word in ("&&", "||", "|", ";"):
                 if words:
                     yield words
                 words = []

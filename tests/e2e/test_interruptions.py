@@ -216,10 +216,8 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
         point="before-ray",
     )  # fmt: skip
     assert killed.returncode == KILLED, killed.stderr
-    on_a_gpu = config() | {
-        "machine.gpus_per_site": 1.0,
-        "machine.cpus_per_site": 500,
-    }  # as another machine had begun it
+    on_a_gpu = config()  # as another machine had begun it
+    on_a_gpu["machine"] |= {"gpus_per_site": 1.0, "cpus_per_site": 500}
     (workplace / "moved" / "config.json").write_text(json.dumps(on_a_gpu))
     here = there.rename(tmp_path / "here")
 
@@ -231,8 +229,8 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
     killed = run("--resume", "moved", federation("here.toml", here), cwd=workplace, point="before-ray")
     assert killed.returncode == KILLED, killed.stderr
     assert config()["sites"][0]["path"] == str(here)
-    assert config()["gpus_per_site"] == 0
-    assert config()["cpus_per_site"] <= (os.cpu_count() or 1)
+    assert config()["machine"]["gpus_per_site"] == 0
+    assert config()["machine"]["cpus_per_site"] <= (os.cpu_count() or 1)
     killed = run("--resume", "moved", "--cpus-per-site", "1", cwd=workplace, point="before-ray")
     assert killed.returncode == KILLED, killed.stderr
 

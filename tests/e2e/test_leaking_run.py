@@ -81,5 +81,5 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     after = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
     assert set(after) - set(before) == pictures
     assert {file.name for file in before if after[file] != before[file]} == {"config.json"}, "nothing is run again"
-    assert json.loads(after[run / "config.json"])["data"]["show_cases"] is True
+    assert json.loads(after[run / "config.json"])["provenance"]["show_cases"] is True
     assert "leaking is finished" in simulate("--resume", "leaking").stdout
