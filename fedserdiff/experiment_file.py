@@ -30,7 +30,9 @@ def read_experiment(file: Path) -> dict[str, Any]:
         Where the file cannot be read, or is no valid TOML or JSON.
     """
     if file.suffix != _JSON:
-        return read_toml(file)
+        if not (tables := read_toml(file)):
+            raise ConfigError(f"{file}: is empty: it names no [[site]] and no setting")
+        return tables
     try:
         tables = json.loads(read_text(file))
     except OSError as error:

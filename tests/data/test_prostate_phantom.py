@@ -12,7 +12,8 @@ from fedserdiff.data.phantom.prostate import MODALITIES, REGIONS, write_prostate
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.site_cases import site_cases
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import channels_of, read_federation
+from fedserdiff.experiment_file import layers_of_file
+from fedserdiff.federation import read_federation
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 
@@ -28,7 +29,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_stream_of_prostates_is_read_as_any_federation_is(federation: Path) -> None:
-    assert channels_of(federation) == {"modalities": ("T2", "ADC"), "regions": ("PZ", "TZ")}
+    data = layers_of_file(federation).settings().data
+    assert (data.modalities, data.regions) == (("T2", "ADC"), ("PZ", "TZ"))
     sites = read_federation(federation)
     assert [site.release for site in sites] == ["msd", "msd"]
     names = [[case.name for case in site_cases(site, CONFIG)] for site in sites]
@@ -73,6 +75,6 @@ def test_brains_are_the_hospitals_of_simulate_and_numbers_begin_at_1(tmp_path: P
     assert done.exit_code == 0, done.output
     (site,) = read_federation(tmp_path / "phantom-brains.toml")
     assert (site.name, site.release) == ("site-3", "brats2023-gli")
-    assert channels_of(tmp_path / "phantom-brains.toml") == {}
+    assert layers_of_file(tmp_path / "phantom-brains.toml").settings().data == make_settings().data
     assert Settings(sites=(site,)).modalities == ("t1", "t1ce", "t2", "flair")
     assert "--first, --sites: are at least 1" in run(phantoms.app, [str(tmp_path), "--first", "0"]).output

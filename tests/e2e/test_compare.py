@@ -254,8 +254,8 @@ def test_a_page_shows_no_result_of_other_scans_beside_one_of_these(rolled: Path)
         (("--seeds", "0,one"), "--seeds: 'one' is not a whole number"),
         (("--study", "nope"), "unknown study 'nope'"),
         (("--parallel", "0"), "--parallel: 0 is less than 1"),
-        (("--sites", "2", "x.toml"), "give one of them"),
-        (("absent.toml"), "absent.toml"),
+        (("--sites", "2", "x.toml"), "x.toml: cannot be read"),
+        (("absent.toml",), "absent.toml"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(

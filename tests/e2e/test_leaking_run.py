@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fedserdiff.data.phantom.generate import write_phantom_hospital
-from fedserdiff.experiments.opened_federation import reopen
+from fedserdiff.experiments.opened_federation import Cache, reopen
 from strategies.run_directory import RunDirectory
 
 NO_PICTURE = "No file shows a case of your data. To have pictures:"
@@ -63,7 +63,7 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     )
     assert config["sites"][0]["test_cases"] == [names[0]]
     monkeypatch.chdir(workplace)
-    going_on = reopen(Console(file=io.StringIO()), RunDirectory(workplace / "leaking"))
+    going_on = reopen(Console(file=io.StringIO()), RunDirectory(workplace / "leaking"), Cache(workplace / "cache"))
     assert {site.name: list(site.cases) for site in going_on.config.sites} == sites
     assert going_on.skipped_of(going_on.config) == skipped
     assert "Leaking: 1 case (1 of west) is of patients who are in the federation already" in done.stdout
