@@ -40,7 +40,7 @@ from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
 from strategies.pooled import Pooled
 
-from direct_training import in_rounds
+from benchmarks.direct_training import in_rounds
 
 _ADAPTERS_RATE = 0.5  # as a share of the networks', as in SER-Diff+
 

@@ -18,11 +18,11 @@ from fedserdiff.settings.sources import make_settings
 from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
 
-from accuracy_benchmark import accuracy
-from inference_benchmark import inference
-from overhead_benchmark import overhead
-from stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
-from step_benchmark import step
+from benchmarks.accuracy import accuracy
+from benchmarks.inference import inference
+from benchmarks.overhead import overhead
+from benchmarks.stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
+from benchmarks.step import step
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(inference)

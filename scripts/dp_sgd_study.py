@@ -35,7 +35,7 @@ from sites.evaluation import score_case
 from sites.hospital import TrainingSet, open_hospital
 from sites.training import anneal
 
-from machine import machine
+from benchmarks.machine import machine
 
 _DELTA = 1e-4  # some tenth of one over the slices of a hospital
 _OTHERS_SEED, _OTHERS = 1000, 12  # of patients of the same scanner whom nobody trains on, and no study is tested on

@@ -58,7 +58,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
 def test_windows_lie_where_half_an_overlap_puts_them(
     script: Scripts, roi: int, shape: tuple[int, ...], starts: list[list[int]]
 ) -> None:
-    windows = script("peer_networks").sliding_windows(shape, roi)
+    windows = script("benchmarks.peer_networks").sliding_windows(shape, roi)
     expected = [(x, y, z) for x in starts[0] for y in starts[1] for z in starts[2]]
     assert sorted(tuple(s.start for s in window) for window in windows) == expected
     assert all(s.stop - s.start == roi for window in windows for s in window)
@@ -70,7 +70,7 @@ def test_windows_lie_where_half_an_overlap_puts_them(
 def test_peers_map_a_window_to_three_masks(script: Scripts, name: str) -> None:
     if name == "nnunet":
         pytest.importorskip("dynamic_network_architectures")
-    peer = script("peer_networks").PEERS[name]
+    peer = script("benchmarks.peer_networks").PEERS[name]
     with FakeTensorMode(), torch.no_grad():
         window = torch.zeros(1, peer.channels, *(peer.roi,) * 3)
         assert peer.network()(window).shape == (1, 3, *(peer.roi,) * 3)
@@ -80,7 +80,7 @@ def test_peers_map_a_window_to_three_masks(script: Scripts, name: str) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_wider_coarse_network_costs_what_the_refined_prediction_costs(script: Scripts, dims: int) -> None:
-    module = script("enlarged_coarse")
+    module = script("benchmarks.enlarged_coarse")
     config = make_settings("smoke", {"data.spatial_dims": dims, "scoring.sampling_steps": 4})
     coarse, refined = module.coarse_flops(config), module.refined_flops(config)
     one, two = (module.refined_flops(config.replace({"scoring.sampling_steps": steps})) for steps in (1, 2))
@@ -94,7 +94,7 @@ def test_a_wider_coarse_network_costs_what_the_refined_prediction_costs(script: 
 
 
 def measurement(script: Scripts, method: str, **changes: int) -> tuple[ModuleType, object]:
-    benchmark = script("inference_benchmark")
+    benchmark = script("benchmarks.inference")
     config = make_settings("smoke", {"network.precision": "fp32"})
     folder = write_phantom_hospital(Path("phantom"), 0, 1, config.data.spacing_mm, 0)
     case = find_cases(folder, get_release("brats2020"))[0]
@@ -107,7 +107,7 @@ def test_own_flops_are_those_of_the_slices_that_show_brain(script: Scripts) -> N
     cost = benchmark.measure(task)
     case = cached_cases([task.case], task.config.data.grid, task.config.data.spacing_mm, Path("c"))[0]
     occupied = int(np.any(case.prepared.image != 0, axis=(0, 1, 2)).sum())
-    counts = script("enlarged_coarse")
+    counts = script("benchmarks.enlarged_coarse")
     assert cost.flops == occupied * counts.refined_flops(task.config)
     assert (len(cost.timed), cost.seconds) == (3, statistics.median(cost.timed))
     assert not cost.extrapolated
@@ -118,7 +118,7 @@ def test_own_flops_are_those_of_the_slices_that_show_brain(script: Scripts) -> N
 def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
     script: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peers = script("peer_networks")
+    peers = script("benchmarks.peer_networks")
     tiny = peers.Peer("tiny", "", 8, 40, 7, lambda: nn.Conv3d(7, 3, 3, padding=1), lambda: nn.Conv3d(4, 1, 1))
     monkeypatch.setitem(peers.PEERS, "tiny", tiny)
     benchmark, task = measurement(script, "tiny")
@@ -142,7 +142,7 @@ def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
 def test_ratios_compare_at_equal_precision(script: Scripts) -> None:
     seconds = {("refined", "fp32"): 4.0, ("refined", "bf16"): 2.0, ("nnunet", "fp32"): 40.0, ("nnunet", "bf16"): 30.0}
     rows = [{"method": m, "precision": p, "seconds": s} for (m, p), s in seconds.items()]
-    (only,) = script("inference_benchmark").ratios(rows)
+    (only,) = script("benchmarks.inference").ratios(rows)
     assert only == {"own": "refined", "peer": "nnunet", "fp32": 10.0, "bf16": 15.0}
 
 
@@ -155,7 +155,7 @@ def test_a_missing_package_is_told_before_anything_is_timed(script: Scripts, mon
 
 
 def test_a_process_of_its_own_has_a_peak_of_its_own(script: Scripts) -> None:
-    run_apart = script("separate_process").run_apart
+    run_apart = script("benchmarks.separate_process").run_apart
     answer, large = run_apart(eval, "len(b'x' * (300 << 20))", "large", 60)
     assert answer == 300 << 20
     small = run_apart(eval, "len(b'x')", "small", 60)[1]
@@ -167,7 +167,7 @@ def test_a_process_of_its_own_has_a_peak_of_its_own(script: Scripts) -> None:
 
 
 def test_accuracy_of_the_same_training_budget(script: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script("accuracy_benchmark"), "_OTHERS", 2)
+    monkeypatch.setattr(script("benchmarks.accuracy"), "_OTHERS", 2)
     answer = CliRunner().invoke(
         script("benchmark").app, ["accuracy", "--profile", "smoke", "--seeds", "5", "--out", "a.json"]
     )

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def stage_costs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("stage_costs")
+    return importlib.import_module("benchmarks.stage_costs")
 
 
 def costs(stages: int, out: int = 0, into: int = 0) -> list[dict[str, float]]:

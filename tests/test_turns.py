@@ -21,7 +21,7 @@ CHILD = "import sys, time\nfor _ in range(60):\n    open(sys.argv[1], 'a').write
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("turns")
+    return importlib.import_module("benchmarks.turns")
 
 
 def writes(track: Any, argument: tuple[str, Path]) -> None:

@@ -24,9 +24,9 @@ from fedserdiff.threads import use_cpus
 from sites.evaluation import evaluate
 from strategies.run_directory import RunDirectory
 
-from direct_training import train_stage
-from machine import machine
-from turns import Track, take_turns
+from benchmarks.direct_training import train_stage
+from benchmarks.machine import machine
+from benchmarks.turns import Track, take_turns
 
 _TURN_S = 10.0  # a virtual machine changes its speed within half a minute
 _WEIGHTS, _START_UP = "student.pt", "start-up.txt"

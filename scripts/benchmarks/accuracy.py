@@ -29,9 +29,9 @@ from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
 
-from direct_training import train_stage
-from enlarged_coarse import coarse_flops, coarse_only, enlarged_coarse, refined_flops
-from machine import machine
+from benchmarks.direct_training import train_stage
+from benchmarks.enlarged_coarse import coarse_flops, coarse_only, enlarged_coarse, refined_flops
+from benchmarks.machine import machine
 
 _OTHERS_SEED, _OTHERS = 2000, 12  # the settings were chosen on seed 1000: these were never looked at
 _WARM_UP, _TIMED = 5, 20  # steps of a pilot

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fedserdiff.errors import FedSerDiffError
 
-from process_memory import peaks
+from benchmarks.process_memory import peaks
 
 T = TypeVar("T")
 R = TypeVar("R")

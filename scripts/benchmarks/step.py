@@ -26,8 +26,8 @@ from fedserdiff.threads import each, use_cpus
 from sites.hospital import Hospital, TrainingSet, open_hospital
 from sites.training import Order, consolidate, run_round
 
-from direct_training import no_other
-from machine import machine, seconds_of
+from benchmarks.direct_training import no_other
+from benchmarks.machine import machine, seconds_of
 
 _WARM_UP = 5
 _SQUARE, _PRODUCTS = 1024, 8  # of matrices whose products tell what the cores can do

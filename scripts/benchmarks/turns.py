@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from fedserdiff.errors import FedSerDiffError
 
-from process_memory import below
+from benchmarks.process_memory import below
 
 T = TypeVar("T")
 

@@ -38,10 +38,10 @@ from fedserdiff.settings.groups import Precision
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 
-from enlarged_coarse import enlarged_coarse
-from machine import machine, seconds_of
-from peer_networks import PEERS, Peer
-from separate_process import run_apart
+from benchmarks.enlarged_coarse import enlarged_coarse
+from benchmarks.machine import machine, seconds_of
+from benchmarks.peer_networks import PEERS, Peer
+from benchmarks.separate_process import run_apart
 
 GRID = (160, 192, 160)
 """Voxels of 1 mm that hold a whole brain."""

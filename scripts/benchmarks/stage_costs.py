@@ -9,7 +9,7 @@ from typing import Any
 from fedserdiff.report.events import RunEvents
 from strategies.run_directory import RunDirectory
 
-from process_memory import peaks
+from benchmarks.process_memory import peaks
 
 Cost = Mapping[str, Any]
 """Of one stage, by the names of `UNITS`, and its number as ``stage``."""
