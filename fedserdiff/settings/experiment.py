@@ -153,8 +153,8 @@ class Settings(Group):
         ConfigError
             Naming every setting that is unknown, with those that are called alike, and every value out of its range.
         """
-        values = {name: getattr(self, name) for name in type(self).model_fields} | own
-        return Settings(**changed(values, changes or {}))
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return Settings(**changed(values, {**own, **(changes or {})}))
 
     def of_first_stage(self) -> "Settings":
         """Return what stage 1 depends on, everything else at its default.
@@ -254,6 +254,8 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     faults = Faults(ConfigError)
     for name, value in changes.items():
         group, _, field = name.partition(".")
+        if name == "method" and value == _name_of(made.get("method")):
+            continue  # whose settings stay
         if not field and group in ("seed", "method", "profile", "sites", "methods"):
             made[group] = value
         elif group in (*GROUPS, "method") and field:
@@ -264,6 +266,13 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
             faults.add(unknown(name))
     faults.check()
     return made
+
+
+def _name_of(method: Any) -> Any:
+    """Return the name of a method that is given by it, by a table, or by its settings."""
+    if isinstance(method, MethodSettings):
+        return method.name
+    return method.get("name") if isinstance(method, Mapping) else method
 
 
 def differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

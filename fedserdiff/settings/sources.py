@@ -24,6 +24,13 @@ DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
 
 _SUFFIX = ".toml"
 _OWN = ("profile", "seed", "method", "methods")
+_NOT_SET = {
+    "profile": "name it by --profile",
+    "sites": "name hospitals in an experiment's file",
+    "methods": "name one method's setting, as method.NAME",
+}
+"""What an experiment has beside its settings, by how it is given."""
+
 _ABOUT = "summary"
 """A profile's sentence about itself."""
 
@@ -251,6 +258,8 @@ def parsed(assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
         name, _, text = (part.strip() for part in assignment.partition("="))
         if not name or not text:
             raise ConfigError(f"{option}: {assignment!r} is not NAME=VALUE, such as training.batch_size=2")
+        if name in _NOT_SET:
+            raise ConfigError(f"{option}: {name}: {_NOT_SET[name]}")
         found[name] = parsed_value(text)
     return found
 

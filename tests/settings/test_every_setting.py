@@ -94,6 +94,17 @@ def test_later_sources_win_and_each_is_named(tmp_path: Path) -> None:
     assert layers_of_file(file, "laptop").settings().data.spacing_mm == 3.0
 
 
+def test_naming_the_method_that_is_chosen_already_keeps_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text('[method]\nname = "ser-diff"\nlambda_kd = 0.25\n')
+    layers = layers_of_file(file, "smoke")
+    assert layers.on_top("command line", {"method": "ser-diff"}).settings().value("method.lambda_kd") == 0.25
+    assert layers.on_top("command line", {"method": "distill"}).settings().value("method.lambda_kd") == 1.0
+    settings = layers.settings()
+    assert settings.replace(method="ser-diff") == settings
+    assert settings.replace({"method": "ser-diff", "method.gamma": 0.5}).value("method.lambda_kd") == 0.25
+
+
 def test_a_profile_may_be_a_file_of_the_users_beside_the_experiments(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[data]\nspacing_mm = 2.5\n[methods.ewc]\nweight = 7.0\n")
     (tmp_path / "experiment.toml").write_text('profile = "mine.toml"\nmethod = "ewc"\n')
@@ -148,6 +159,7 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text: str, says: str, tmp_pa
         ("network.precision=fp16", "network.precision: 'fp16' is not one of auto, bf16, fp32"),
         ("method.weight=1", "method.weight: ser-diff-plus has no such setting: it has lambda_kd"),
         ("data.allow_overlap=1", "data.allow_overlap: 1 is not true or false"),
+        ("profile=paper", "--set: profile: name it by --profile"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(assignment: str, says: str) -> None:
