@@ -38,7 +38,10 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 nitpick_ignore = [("py:class", f"fedserdiff.threads.{name}") for name in "TR"]  # type variables
-nitpick_ignore_regex = [("py:.*", r"(?!fedserdiff|sites|strategies).*")]  # other projects' pages are not at hand
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!fedserdiff|sites|strategies).*"),  # other projects' pages are not at hand
+    ("py:class", r"fedserdiff\.(settings|methods)\.\w+\.(Annotated|_\w+)"),  # what checks a value
+]
 
 _ELSEWHERE = {
     "README.md": "index.md",
@@ -63,7 +66,8 @@ def _commands() -> str:
 def _modules(package: str) -> str:
     """Return what documents every module of a package that has something public."""
     paths = [str(ROOT / package)]
-    names = [package, *(m.name for m in pkgutil.walk_packages(paths, f"{package}.") if not m.ispkg)]
+    found = [m.name for m in pkgutil.walk_packages(paths, f"{package}.") if not m.ispkg]
+    names = [package, *(name for name in found if not name.startswith("fedserdiff.commands."))]  # a page of their own
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
 
 

@@ -48,7 +48,7 @@ def scale(
         config = make_settings(profile, {"machine.cpus_per_site": 1, **scoring}, method=method, seed=seed)
         with console.status("scanning phantoms"):
             named = phantom_federation(stages, config, Cache().phantoms)
-        federation = open_federation(config, named, Cache().cases)
+        federation = open_federation(config, named, Cache().prepared)
         there = len(make_strategy(federation.config, RunEvents()).stages([site.name for site in named]))
         if there < LEAST_STAGES:
             raise ConfigError(f"{method} on {stages} sites has {there} stages, fewer than {LEAST_STAGES}: what grows?")
@@ -59,7 +59,7 @@ def scale(
         )
         console.print(f"What each stage costs: {about}", highlight=False, soft_wrap=True)
         watch = StageCosts(run, lambda cost: console.print(f"  {in_words(cost)}", highlight=False, soft_wrap=True))
-        run_simulation(federation, run, Cache().cases, watch)
+        run_simulation(federation, run, Cache().prepared, watch)
         run.write_json("scale.json", {"about": about, "stages": watch.costs, "medians": medians(watch.costs)})
         for line in growth(watch.costs):
             console.print(line, highlight=False, soft_wrap=True)

@@ -64,7 +64,7 @@ def main(
         config = make_settings(profile, {"network.precision": "fp32"})
         use_cpus(1)
         site = phantom_federation(1, config, Cache().phantoms)[0]
-        training_set = TrainingSet(open_hospital(site, config, Cache().cases).training, config, torch.device("cpu"))
+        training_set = TrainingSet(open_hospital(site, config, Cache().prepared).training, config, torch.device("cpu"))
         others = _others(config)
         rows = []
         for noise in multipliers:
@@ -88,7 +88,7 @@ def _others(config: Settings) -> Sequence[CachedCase]:
     site = phantom_federation(1, config, Cache().phantoms)[0]
     folder = write_phantom_hospital(Cache().phantoms, 0, _OTHERS, config.data.spacing_mm, _OTHERS_SEED)
     return open_hospital(
-        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().cases
+        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().prepared
     ).cases
 
 

@@ -111,7 +111,7 @@ def main(
         claim(folder, setting)
         pool = RunPool(
             folder,
-            setting.cache.cases,
+            setting.cache.prepared,
             parallel or _parallel(machine.cpus_per_site, machine.gpus_per_site),
             console,
             setting.data,

@@ -67,12 +67,12 @@ class Run:
 
     @property
     def sites(self) -> list[str]:
-        """Names of the hospitals in order of arrival: the columns of R."""
+        """Names of the hospitals in order of arrival, which are the columns of R."""
         return list(self.results["sites"])
 
     @property
     def R(self) -> NDArray[np.float64]:
-        """Mean Dice of refined masks, in [0, 1]: row k after stage k (0: untrained), a column a hospital."""
+        """Mean Dice of refined masks in [0, 1], a row a stage from 0, untrained, and a column a hospital."""
         return self.matrix()
 
     def matrix(self, metric: str = "dice", region: str = "mean", mask: str = "refined") -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ class Run:
 
     @cached_property
     def scores(self) -> Any:
-        """Scores of every test case, a row a stage, site and case: a pandas frame where pandas is there, else dicts.
+        """Every test case's scores, a row a stage, site and case, as a pandas frame where pandas is there, else dicts.
 
         Columns are ``stage``, ``site``, ``case`` and ``refined.dice.wt`` and so on: Dice in [0, 1], HD95 in mm.
         """
@@ -138,7 +138,7 @@ class Comparison:
 
     @property
     def table(self) -> Any:
-        """A row a method, as ``comparison.csv`` has it: a pandas frame where pandas is there, else dicts."""
+        """A row a method, as ``comparison.csv`` has it, in a pandas frame where pandas is there, else dicts."""
         rows = list(_table(self.path / "comparison.csv"))
         try:
             return importlib.import_module("pandas").DataFrame(rows).apply(_numeric)
@@ -240,7 +240,7 @@ def compare(
     setting = Setting(config, list(seeds), named, sites, console, _cache(cache), False, show_cases)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{setting.folder}-{config.profile}"
     claim(folder, setting)
-    pool = RunPool(folder, setting.cache.cases, parallel, console, setting.data)
+    pool = RunPool(folder, setting.cache.prepared, parallel, console, setting.data)
     made, records = compare_methods(pool, setting, methods, folder)
     (result,) = write_page(folder, setting, [made])
     runs = {name: {seed: Run(one.path) for seed, one in by_seed.items()} for name, by_seed in records.items()}

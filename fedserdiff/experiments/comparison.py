@@ -279,7 +279,7 @@ def _first(federation: Federation) -> FirstHospital:
 
 
 def _about(setting: Setting, opened: dict[int, Federation]) -> str:
-    cases = [sum(count["test"] for count in federation.cases.values()) for federation in opened.values()]
+    cases = [sum(count["test"] for count in federation.case_counts.values()) for federation in opened.values()]
     seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
     sites = len(next(iter(opened.values())).hospitals)
     return (

@@ -72,7 +72,7 @@ def rehearse(
     console.print("the same in a simulation:")
     simulated = RunDirectory.new(folder / "simulation")
     with LiveView(console, simulated.hospitals) as view:
-        run_simulation(opened, simulated, cache.cases, view)
+        run_simulation(opened, simulated, cache.prepared, view)
     largest = _largest_difference(results, json.loads((simulated.path / "results.json").read_text()))
     console.print(f"largest difference between R of the deployment and of the simulation: {largest:.3g}")
     if largest > _TOLERANCE or any(differences):

@@ -33,7 +33,7 @@ class Cache:
     root: Path = Path("cache")
 
     @property
-    def cases(self) -> Path:
+    def prepared(self) -> Path:
         """Prepared cases."""
         return self.root / "cases"
 
@@ -89,7 +89,7 @@ class Federation:
         )
 
     @property
-    def cases(self) -> dict[str, dict[str, int]]:
+    def case_counts(self) -> dict[str, dict[str, int]]:
         """Exact case counts by site."""
         return {h.site.name: {"training": len(h.training), "test": len(h.test)} for h in self.hospitals}
 
@@ -190,7 +190,7 @@ def open_named(
             opened = open_federation(
                 config,
                 of_all,
-                cache.cases,
+                cache.prepared,
                 lambda s, d, t: show(f"preparing cases of {s}", d, t),
                 same_patient,
                 bool(skip_bad),
@@ -204,7 +204,7 @@ def open_named(
     for overlap in opened.overlaps:
         console.print(f"{what} {escape(str(overlap))}")
     for hospital in opened.hospitals:
-        site, counts = hospital.site, opened.cases[hospital.site.name]
+        site, counts = hospital.site, opened.case_counts[hospital.site.name]
         about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
         console.print(about)
     for note in filter(None, map(passed_over_note, of_all)):
@@ -251,7 +251,7 @@ def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings |
                     f"scans are now in a federation file, and go on by simulate FILE --resume {run.path}"
                 )
         hospitals = tuple(
-            open_hospital(site, config, cache.cases, partial(show, f"preparing cases of {site.name}"))
+            open_hospital(site, config, cache.prepared, partial(show, f"preparing cases of {site.name}"))
             for site in config.sites
         )
     changed = origin.difference(config, scans_of(hospitals))

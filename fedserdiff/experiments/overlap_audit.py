@@ -61,7 +61,7 @@ def _cases(site: Site, config: Settings, progress: Callable[[int, int], None]) -
     bad: BadCases = {}
     try:
         cases = site_cases(site, config, bad)
-        ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, Cache().cases, progress, bad)
+        ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, Cache().prepared, progress, bad)
         settle(bad, None)
     except DataError as error:
         raise DataError(*(f"site {site.name}: {fault}" for fault in error.faults)) from None

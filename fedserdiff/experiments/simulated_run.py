@@ -178,7 +178,7 @@ def carry_out(
     else:
         tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
         with LiveView(console, run.hospitals) as view, tracked:
-            results = run_simulation(opened, run, cache.cases, AllOf(view, tracked), ray_address)
+            results = run_simulation(opened, run, cache.prepared, AllOf(view, tracked), ray_address)
             tracked.finished(results)
         print_results(console, results, opened.data)
     if opened.shows_cases:

@@ -74,7 +74,7 @@ def run_simulation(
     run.write_config(config, made_of.provenance)
     try:
         simulate(
-            make_server_app(config, run, events, federation.cases, shared, only_first),
+            make_server_app(config, run, events, federation.case_counts, shared, only_first),
             make_client_app(config, Premises(cache.resolve(), run.hospitals.resolve())),
             sites=len(config.sites),
             resources=Resources(config.machine.cpus_per_site, config.machine.gpus_per_site, ray_address, ray_cpus),

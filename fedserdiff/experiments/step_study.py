@@ -107,7 +107,7 @@ def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
     seconds = []
     for site in config.sites:
         cases = []
-        for cached in sorted(open_hospital(site, config, Cache().cases).test, key=lambda cached: cached.case.name):
+        for cached in sorted(open_hospital(site, config, Cache().prepared).test, key=lambda cached: cached.case.name):
             started = time.monotonic()
             prediction = predict_case(student, cached, config)
             seconds.append(time.monotonic() - started)

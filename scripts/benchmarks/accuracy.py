@@ -134,7 +134,7 @@ def _step_s(config: Settings, hospital: Hospital) -> float:
 
 
 def _hospital(config: Settings) -> Hospital:
-    return open_hospital(phantom_federation(1, config, Cache().phantoms)[0], config, Cache().cases)
+    return open_hospital(phantom_federation(1, config, Cache().phantoms)[0], config, Cache().prepared)
 
 
 def _train(config: Settings, hospital: Hospital) -> tuple[Student, float]:

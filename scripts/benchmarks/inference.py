@@ -279,7 +279,7 @@ def _real(folder: Path, release: str) -> Case:
 
 
 def _prepared(case: Case, release: str, config: Settings) -> CachedCase:
-    return cached_cases([case], config.data.grid, config.data.spacing_mm, Cache().cases)[0]
+    return cached_cases([case], config.data.grid, config.data.spacing_mm, Cache().prepared)[0]
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:

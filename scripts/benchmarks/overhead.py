@@ -59,7 +59,7 @@ def overhead(
         config = make_settings(profile, method="fine-tune", seed=seed)
         with console.status("preparing phantoms"):
             named = phantom_federation(sites, config, Cache().phantoms)
-            config = open_federation(config, named, Cache().cases).config
+            config = open_federation(config, named, Cache().prepared).config
         root = RunDirectory.new(out)
         streams = [
             [_Stream(config, root.path / f"{how}-{repeat}", how == "directly") for how in ("directly", "through")]
@@ -92,13 +92,13 @@ def overhead(
 
 
 def _run(track: Track, stream: _Stream) -> None:
-    federation = open_federation(stream.config, stream.config.sites, Cache().cases)
+    federation = open_federation(stream.config, stream.config.sites, Cache().prepared)
     run = RunDirectory.new(stream.folder)
     if stream.directly:
         _directly(track, federation, run)
     else:
         timed = _Timed(track, stages=len(stream.config.sites))
-        run_simulation(federation, run, Cache().cases, timed)
+        run_simulation(federation, run, Cache().prepared, timed)
         (run.path / _START_UP).write_text(f"{timed.start_up_s:.1f}")
 
 

@@ -51,7 +51,7 @@ def step(
         )
         with console.status("preparing phantoms"):
             sites = phantom_federation(2, config, Cache().phantoms)
-            hospitals = [open_hospital(site, config, Cache().cases) for site in sites]
+            hospitals = [open_hospital(site, config, Cache().prepared) for site in sites]
         use_cpus(1)  # arithmetic is counted in the thread that does it
         flops = [_flops(config, hospitals[0], _first()), _flops(config, hospitals[1], _second(config, hospitals[0]))]
         use_cpus(config.machine.cpus_per_site)

@@ -120,7 +120,7 @@ def _strangers(config: Settings, stage: int, members: int) -> Sequence[CachedCas
     seed = _STRANGERS_SEED + config.seed
     folder = write_phantom_hospital(Cache().phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
     found = open_hospital(
-        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().cases
+        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().prepared
     ).cases
     # Phantom hospitals number their patients alike.
     return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]
