@@ -158,7 +158,7 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
             seen["overlap"], seen["cases"] = opened.overlap_of(opened.config), opened.config.sites
             return {
                 "method": "fine-tune", "seed": 0, "sites": names, "stages": ["untrained", "all"],
-                "deployed": [1] * len(names), "cases": opened.cases, "R": by_metric, "R_coarse": by_metric,
+                "deployed": [1] * len(names), "cases": opened.case_counts, "R": by_metric, "R_coarse": by_metric,
                 **dict.fromkeys(("bwt", "fwt", "forgetting", "forgetting_rate"), none),
                 "bytes_out": {name: {} for name in names}, "seconds": {}, "absences": [], "interruptions": [],
                 "overlap": seen["overlap"], "evaluation": {"every": 1, "sites": names, "rows": [0, 1]},
