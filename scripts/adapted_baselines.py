@@ -27,7 +27,6 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.experiments.opened_federation import Cache, open_named
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
-from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
@@ -155,7 +154,7 @@ def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], conf
         rows = [_scores(student, hospitals, adapters, config)]
         adapters = {h.site.name: _new_adapter(h, config) for h in hospitals[1:]}
         everything = {h.site.name: h.training for h in hospitals}
-        (plan,) = Pooled(config, RunEvents()).stages(list(everything))
+        (plan,) = Pooled(config).stages(list(everything))
         _train(student, 1, plan.length, everything, adapters, hospitals[0].site.name, config)
         return [*rows, _scores(student, hospitals, adapters, config)]
     student = deepcopy(start)

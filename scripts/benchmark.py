@@ -12,11 +12,10 @@ from fedserdiff.experiments.opened_federation import Cache, open_federation
 from fedserdiff.experiments.simulation import run_simulation
 from fedserdiff.federation import phantom_federation
 from fedserdiff.report.console import open_console
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import DEFAULT_METHOD
 from fedserdiff.settings.sources import make_settings
-from strategies.base import make_strategy
 from strategies.run_directory import RunDirectory
+from strategies.stream import make_stream
 
 from benchmarks.accuracy import accuracy
 from benchmarks.inference import inference
@@ -49,7 +48,7 @@ def scale(
         with console.status("scanning phantoms"):
             named = phantom_federation(stages, config, Cache().phantoms)
         federation = open_federation(config, named, Cache().prepared)
-        there = len(make_strategy(federation.config, RunEvents()).stages([site.name for site in named]))
+        there = len(make_stream(federation.config).stages([site.name for site in named]))
         if there < LEAST_STAGES:
             raise ConfigError(f"{method} on {stages} sites has {there} stages, fewer than {LEAST_STAGES}: what grows?")
         run = RunDirectory.new(out)

@@ -12,7 +12,6 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.privacy.gaussian import spent
 from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
-from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.evaluation_plan import plan_evaluation
 from strategies.first_stage import FirstStage
@@ -22,6 +21,8 @@ from strategies.results import Results
 from strategies.roster import Roster
 from strategies.run_directory import RunDirectory
 from strategies.scoring import Scoring
+from strategies.stage_runner import StageRunner
+from strategies.stream import ArrivalStream, Stage
 
 
 def run_stream(
@@ -65,13 +66,13 @@ def run_stream(
     StorageError
         Where the run directory cannot be written.
     """
-    stream = _Stream(grid, config, run, events, cases, keys)
-    stream.go_on()
-    stream.run(first_stage, only_first)
-    return stream.results
+    parts = _Run(grid, config, run, events, cases, keys)
+    parts.go_on()
+    parts.run(first_stage, only_first)
+    return parts.results
 
 
-class _Stream:
+class _Run:
     """The parts of one run, joined."""
 
     def __init__(
@@ -85,23 +86,24 @@ class _Stream:
     ) -> None:
         self._config, self._directory, self._events, self._cases = config, run, events, cases
         self._sites = [site.name for site in config.sites]
-        self._strategy = make_strategy(config, events)
+        self._runner = StageRunner(config, events)
+        self._stream = self._runner.stream
         self._grid = PatientGrid(grid, config.machine.retries, self._told_again)
         self._scans = SharedScans(config)
         self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans)
-        self._strategy.left_out = self._scans.record_for
+        self._runner.outbox.left_out = self._scans.record_for
         self.results = Results(
             config.method.name,
             config.seed,
             self._sites,
-            self._strategy.deployed(self._sites),
+            self._stream.deployed(self._sites),
             cases or {},
-            plan_evaluation(config, self._strategy.stages(self._sites)),
+            plan_evaluation(config, self._stream.stages(self._sites)),
             config.data.regions,
         )
         self.results.overlap_allowed = config.data.allow_overlap
         self.results.differential_privacy = spent(config)
-        self._scoring = Scoring(self._grid, self._strategy, self.results)
+        self._scoring = Scoring(self._grid, self._runner, self.results)
         self._arrays = self._untrained = wire.weights_to_record(new_student(config))
         self._at = Position()
 
@@ -110,18 +112,18 @@ class _Stream:
         before = Checkpoint.load(self._directory, self._config)
         if before is None:
             return
-        before.restore(self._strategy, self.results, self._scoring, self._scans)
+        before.restore(self._runner, self.results, self._scoring, self._scans)
         self._arrays, self._at = before.arrays, before.position
         moved = before.moved_to(self._config)
         self._events.went_on(str(self._at), before.damaged, moved)
-        if self._at.stage <= len(self._strategy.stages(self._sites)):
+        if self._at.stage <= len(self._stream.stages(self._sites)):
             self.results.interruptions.append(f"after {self._at}{moved and f', {moved}'}")
             self._save(self._at)  # an interruption is told of, whatever comes
 
     def run(self, first_stage: FirstStage | None, only_first: bool) -> None:
         """Run the stages that are left, and write state and results after each step."""
         results = self.results
-        plans = self._strategy.stages(self._sites)
+        plans = self._stream.stages(self._sites)
         if not results.stages:
             results.stages.append("untrained")
             if first_stage is None:
@@ -136,33 +138,33 @@ class _Stream:
         self._save(self._at)
 
     def _run_stage(self, stage: int, plans: Sequence[Stage], first_stage: FirstStage | None, only_first: bool) -> None:
-        plan, strategy, results = plans[stage - 1], self._strategy, self.results
+        plan, runner, results = plans[stage - 1], self._runner, self.results
         there = self._wait_for(plan.participants)
         self._catch_up()
         if len(results.stages) == stage:  # not that of a run that goes on within it
             results.stages.append(plan.name)
-        strategy.begin_stage(stage, plan, there)
+        runner.begin_stage(stage, plan, there)
         if stage == 1 and first_stage is not None:
             self._arrays = first_stage.arrays
-            _go_on_from(first_stage, strategy, results)
+            _go_on_from(first_stage, runner, results)
         elif not self._at.scored:
             self._train(stage, len(plans), plan)
         if stage < len(plans) and not only_first:
             with _timed(results, f"consolidation {stage}"):
-                results.absences += strategy.consolidate(self._grid, self._arrays)
-        strategy.end_stage(self._arrays)
-        _save_weights(self._directory, self._config, strategy, self._arrays)
+                results.absences += runner.consolidate(self._grid, self._arrays)
+        self._stream.end_stage(self._arrays)
+        _save_weights(self._directory, self._config, self._stream, self._arrays)
         self._save(Position(stage + 1))
 
     def _train(self, stage: int, stages: int, plan: Stage) -> None:
         """Do the rounds that are left of a stage, and score what comes of them."""
-        strategy, results, config = self._strategy, self.results, self._config
+        results, config = self.results, self._config
         self._events.stage_started(stage, stages, plan.name, plan.participants)
         if self._at.rounds == 0:
-            self._arrays = strategy.initial(self._untrained, self._arrays)
+            self._arrays = self._stream.initial(self._untrained, self._arrays)
         for server_round in range(self._at.rounds + 1, config.training.rounds + 1):
             with _timed(results, f"stage {stage}"):
-                self._arrays, losses, absences = strategy.run_round(self._grid, self._arrays, server_round)
+                self._arrays, losses, absences = self._runner.run_round(self._grid, self._arrays, server_round)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
             self._save(Position(stage, server_round))
@@ -193,19 +195,19 @@ class _Stream:
         self._at = position
         told = self._cases or self._roster.cases
         self.results.cases |= {site: dict(told[site]) for site in self._sites if site in told}
-        self.results.bytes_out, self.results.bytes_in = self._strategy.bytes_out, self._strategy.bytes_in
+        self.results.bytes_out = self._runner.inbox.bytes_out
+        self.results.bytes_in = self._runner.outbox.bytes_in
         self.results.left_out = {site: count for site, count in self._scans.counts().items() if count}
-        save_checkpoint(
-            self._directory, position, self._arrays, self._strategy, self.results, self._scoring, self._scans
-        )
+        save_checkpoint(self._directory, position, self._arrays, self._runner, self.results, self._scoring, self._scans)
         self._directory.write_results(self.results)
 
     def _told_again(self, node: int, why: str) -> None:
         self._events.sent_again(self._roster.name(node), why)
 
     def _count_introduction(self, site: str, content: RecordDict) -> None:
-        if wire.SITE not in self._strategy.bytes_out[site]:  # a run that goes on has counted it
-            self._strategy.count(self._strategy.bytes_out, site, content)
+        inbox = self._runner.inbox
+        if wire.SITE not in inbox.bytes_out[site]:  # a run that goes on has counted it
+            inbox.count(site, content)
 
 
 @contextmanager
@@ -216,28 +218,29 @@ def _timed(results: Results, name: str) -> Iterator[None]:
     results.seconds[name] = results.seconds.get(name, 0.0) + time.monotonic() - started
 
 
-def _go_on_from(first: FirstStage, strategy: ArrivalStrategy, results: Results) -> None:
+def _go_on_from(first: FirstStage, runner: StageRunner, results: Results) -> None:
     """Enter another run's stage 1 as if it had been this run's, its costs included."""
     results.rows.extend({site: dict(scores) for site, scores in row.items()} for row in first.rows)
     results.losses.append(dict(first.losses))
     results.seconds.update(first.seconds)
-    for ledger, entries in ((strategy.bytes_out, first.bytes_out), (strategy.bytes_in, first.bytes_in)):
+    inbox, outbox = runner.inbox, runner.outbox
+    for ledger, entries in ((inbox.bytes_out, first.bytes_out), (outbox.bytes_in, first.bytes_in)):
         ledger.clear()  # the other run has counted discovery already
         for site, kinds in entries.items():
             ledger[site].update(kinds)
 
 
-def _save_weights(run: RunDirectory, config: Settings, strategy: ArrivalStrategy, arrays: ArrayRecord) -> None:
+def _save_weights(run: RunDirectory, config: Settings, stream: ArrivalStream, arrays: ArrayRecord) -> None:
     """Write a stage's student, as the last one and under its number, and the teacher, where there is one."""
     student = Student(config)
     wire.load_weights(student, arrays)
-    for name in ("student", f"student-of-stage-{strategy.stage}"):
+    for name in ("student", f"student-of-stage-{stream.stage}"):
         run.write_weights(name, student.state_dict())
-    deployed = strategy.deployed([site.name for site in config.sites])
+    deployed = stream.deployed([site.name for site in config.sites])
     if len(set(deployed)) > 1:  # sites keep students of their own
         for site, stage in zip(config.sites, deployed, strict=True):
-            if stage == strategy.stage:
+            if stage == stream.stage:
                 run.write_weights(f"student-{site.name}", student.state_dict())
-    if strategy.teacher is not None:
-        wire.load_weights(student, strategy.teacher)
+    if stream.teacher is not None:
+        wire.load_weights(student, stream.teacher)
         run.write_weights("teacher", student.state_dict())

@@ -13,13 +13,13 @@ from flwr.app import Array, ArrayRecord
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import installed_versions, other_versions
 from fedserdiff.settings.experiment import Settings, differences
-from strategies.base import ArrivalStrategy
 from strategies.overlap import SharedScans
 from strategies.results import Results
 from strategies.run_directory import CHECKPOINTS, RunDirectory
 from strategies.scoring import Scoring
+from strategies.stage_runner import StageRunner
 
-_MAGIC = b"fedserdiff checkpoint 1\n"
+_MAGIC = b"fedserdiff checkpoint 2\n"
 _SEAL = len(_MAGIC) + 64 + 1  # magic, SHA-256 in hexadecimal, newline
 _OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences")
 
@@ -54,7 +54,8 @@ class Position:
 class Checkpoint:
     """The state after a step of a run: where it was, the standing student, and everything else by name.
 
-    Adam starts afresh each round and every generator is seeded by stage and round, so no state of theirs is needed.
+    A hospital's Adam starts afresh each round and every generator is seeded by stage and round, so no state of theirs
+    is needed.
     """
 
     position: Position
@@ -94,17 +95,20 @@ class Checkpoint:
             return ""
         return "on a GPU, before on CPUs" if config.machine.gpus_per_site else "on CPUs, before on a GPU"
 
-    def restore(self, strategy: ArrivalStrategy, results: Results, scoring: Scoring, scans: SharedScans) -> None:
+    def restore(self, runner: StageRunner, results: Results, scoring: Scoring, scans: SharedScans) -> None:
         """Put everything back as it was."""
         for name, value in json.loads(self.rest["results"]).items():
             setattr(results, name, value)
         scoring.students = {int(row): _record(student) for row, student in self.rest["students"].items()}
+        stream = runner.stream
         if self.rest["teacher"] is not None:
-            strategy.teacher = _record(self.rest["teacher"])
-            strategy.teacher_stage = self.rest["teacher_stage"]
-        strategy.take_back(self.rest["kept"])
-        scans.take_back(json.loads(self.rest["scans"]))
-        for ledger, saved in ((strategy.bytes_out, "bytes_out"), (strategy.bytes_in, "bytes_in")):
+            stream.teacher = _record(self.rest["teacher"])
+            stream.teacher_stage = self.rest["teacher_stage"]
+        stream.load_state_dict(self.rest["method"])
+        runner.aggregator.load_state_dict(self.rest["aggregation"])
+        scans.load_state_dict(json.loads(self.rest["scans"]))
+        ledgers = ((runner.inbox.bytes_out, "bytes_out"), (runner.outbox.bytes_in, "bytes_in"))
+        for ledger, saved in ledgers:
             for site, kinds in self.rest[saved].items():
                 ledger[site].update(kinds)
 
@@ -113,7 +117,7 @@ def save_checkpoint(
     run: RunDirectory,
     position: Position,
     arrays: ArrayRecord,
-    strategy: ArrivalStrategy,
+    runner: StageRunner,
     results: Results,
     scoring: Scoring,
     scans: SharedScans,
@@ -125,20 +129,22 @@ def save_checkpoint(
     StorageError
         Where it cannot be written.
     """
+    config, stream = runner.config, runner.stream
     state = {
-        "experiment": json.dumps(strategy.config.agreed),
+        "experiment": json.dumps(config.agreed),
         "versions": installed_versions(),
         "position": asdict(position),
-        "on_gpu": strategy.config.machine.gpus_per_site > 0,
+        "on_gpu": config.machine.gpus_per_site > 0,
         "arrays": _tensors(arrays),
         "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
-        "teacher": None if strategy.teacher is None else _tensors(strategy.teacher),
-        "teacher_stage": strategy.teacher_stage,
-        "kept": strategy.kept(),
-        "scans": json.dumps(scans.kept()),
+        "teacher": None if stream.teacher is None else _tensors(stream.teacher),
+        "teacher_stage": stream.teacher_stage,
+        "method": stream.state_dict(),
+        "aggregation": runner.aggregator.state_dict(),
+        "scans": json.dumps(scans.state_dict()),
         "results": json.dumps({name: getattr(results, name) for name in _OF_RESULTS}),
-        "bytes_out": {site: dict(kinds) for site, kinds in strategy.bytes_out.items()},
-        "bytes_in": {site: dict(kinds) for site, kinds in strategy.bytes_in.items()},
+        "bytes_out": {site: dict(kinds) for site, kinds in runner.inbox.bytes_out.items()},
+        "bytes_in": {site: dict(kinds) for site, kinds in runner.outbox.bytes_in.items()},
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -7,7 +7,7 @@ import torch
 
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from strategies.base import Stage
+from strategies.stream import Stage
 
 
 @dataclass(frozen=True)

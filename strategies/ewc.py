@@ -1,6 +1,5 @@
 """Elastic weight consolidation at the coordinator: the Fisher information of all earlier stages, summed."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,23 +8,22 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
-from strategies.base import Stage
-from strategies.teaching import TeachingStrategy
+from strategies.stream import Stage
+from strategies.teaching import TeachingStream
 
 Fisher = dict[str, NDArray[np.float32]]
 
 
-class Ewc(TeachingStrategy):
+class Ewc(TeachingStream):
     """Send each hospital the last stage's student, as anchor, and the importance of each of its weights.
 
     The sum over stages of their participants' mean is kept, and nothing of a single stage: what is kept, and what a
     message costs, does not grow with the stream.
     """
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self._fisher: ArrayRecord | None = None
         self._of_stage: Fisher = {}  # the sum over the stage's participants
         self._participants = 0
@@ -38,9 +36,9 @@ class Ewc(TeachingStrategy):
         """Ask for the Fisher information of every stage."""
         return True
 
-    def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
+    def begin_stage(self, stage: int, plan: Stage) -> None:
         """Begin the stage's sum anew: a stage that is gone on with asks its participants again."""
-        super().begin_stage(stage, plan, nodes)
+        super().begin_stage(stage, plan)
         self._of_stage, self._participants = {}, 0
 
     def keep(self, site: str, content: RecordDict) -> None:
@@ -59,18 +57,18 @@ class Ewc(TeachingStrategy):
             )
             self._fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the sum over the stages that have ended, too."""
         fisher = None
         if self._fisher is not None:
             fisher = {name: torch.from_numpy(array.numpy().copy()) for name, array in self._fisher.items()}
-        return super().kept() | {"fisher": fisher}
+        return super().state_dict() | {"fisher": fisher}
 
-    def take_back(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sum over the stages that had ended."""
-        super().take_back(kept)
-        if kept["fisher"] is not None:
-            self._fisher = ArrayRecord({name: Array(values.numpy()) for name, values in kept["fisher"].items()})
+        super().load_state_dict(state)
+        if state["fisher"] is not None:
+            self._fisher = ArrayRecord({name: Array(values.numpy()) for name, values in state["fisher"].items()})
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the anchor where it is due, and the Fisher information of the stages that have ended."""

@@ -1,7 +1,7 @@
 """Fine-tuning at the coordinator: hand the student on."""
 
-from strategies.base import ArrivalStrategy
+from strategies.stream import ArrivalStream
 
 
-class FineTune(ArrivalStrategy):
+class FineTune(ArrivalStream):
     """Each stage trains the student it is handed; nothing beside weights crosses the wire."""

@@ -12,11 +12,10 @@ from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import Scans
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
-from strategies.base import Stage, make_strategy
 from strategies.results import METRICS, Scores
 from strategies.run_directory import RunDirectory
+from strategies.stream import Stage, make_stream
 
 _SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
 
@@ -72,6 +71,5 @@ class FirstStage:
 
 def begins_with_first_stage(config: Settings) -> bool:
     """Say whether the config's method begins with one stage of the first site alone."""
-    strategy = make_strategy(config, RunEvents())
     sites = [site.name for site in config.sites]
-    return strategy.stages(sites)[0] == Stage(sites[0], (sites[0],))
+    return make_stream(config).stages(sites)[0] == Stage(sites[0], (sites[0],))

@@ -6,17 +6,16 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.methods.image_replay import ImageReplaySettings
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
-from strategies.base import ArrivalStrategy
 from strategies.replay_bank import ReplayBank
+from strategies.stream import ArrivalStream
 
 
-class ImageReplay(ArrivalStrategy):
+class ImageReplay(ArrivalStream):
     """Keep the images of the first site's generator, or, with ``teacher = "latest"``, of every site's."""
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
@@ -27,13 +26,13 @@ class ImageReplay(ArrivalStrategy):
         """Add a site's images to the bank."""
         self.bank.add(site, content.array_records[wire.SYNTHETIC_IMAGES])
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the bank's samples."""
         return {"bank": self.bank.samples}
 
-    def take_back(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Fill the bank."""
-        self.bank = ReplayBank(kept["bank"])
+        self.bank = ReplayBank(state["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the bank."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from flwr.app import ArrayRecord
 
-from strategies.base import ArrivalStrategy, Stage
+from strategies.stream import ArrivalStream, Stage
 
 
-class Local(ArrivalStrategy):
+class Local(ArrivalStream):
     """What a hospital has without the others: the lower bound of any collaboration."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:

@@ -95,13 +95,13 @@ class SharedScans:
         """Return how many scans each settled site shares with earlier ones, in order of arrival."""
         return {site: len(self.left_out(site)) for site in self._sites if self.settled(site)}
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a process that goes on with the run needs, as JSON can write it."""
         told = {site: b"".join(sorted(hashes)).hex() for site, hashes in self._told.items()}
         return {"salt": self.salt.hex(), "told": told}
 
-    def take_back(self, kept: Mapping[str, Any]) -> None:
-        """Go on with what `kept` returned in a process that has ended: sites that told need not come back for it."""
-        self.salt = bytes.fromhex(kept["salt"])
-        for site, text in kept["told"].items():
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `state_dict` returned in a process that has ended: sites that told need not tell again."""
+        self.salt = bytes.fromhex(state["salt"])
+        for site, text in state["told"].items():
             self.add(site, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, wire.HASH_BYTES))

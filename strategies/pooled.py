@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from strategies.base import ArrivalStrategy, Stage
+from strategies.stream import ArrivalStream, Stage
 
 
-class Pooled(ArrivalStrategy):
+class Pooled(ArrivalStream):
     """One imaginary hospital (played by the first site) trains as many steps as the whole stream would."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:

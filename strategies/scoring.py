@@ -8,9 +8,9 @@ from flwr.serverapp import Grid
 
 from fedserdiff import wire
 from fedserdiff.errors import FederationError
-from strategies.base import ArrivalStrategy
 from strategies.faults import in_words
 from strategies.results import Results
+from strategies.stage_runner import StageRunner
 
 
 class Scoring:
@@ -22,9 +22,9 @@ class Scoring:
         By row, the students that some site has yet to score.
     """
 
-    def __init__(self, grid: Grid, strategy: ArrivalStrategy, results: Results) -> None:
+    def __init__(self, grid: Grid, runner: StageRunner, results: Results) -> None:
         self._grid = grid
-        self._strategy = strategy
+        self._runner = runner
         self._results = results
         self.students: dict[int, ArrayRecord] = {}
 
@@ -69,23 +69,24 @@ class Scoring:
             raise FederationError(f"R is not whole, sites failed to score: {told}")
 
     def _score(self, row: int, student: ArrayRecord, nodes: Mapping[str, int]) -> None:
-        strategy = self._strategy
-        strategy.events.evaluation_started(row, list(nodes))
+        runner = self._runner
+        events, config = runner.events, runner.config
+        events.evaluation_started(row, list(nodes))
         records: dict[str, ArrayRecord | ConfigRecord] = {
             wire.ARRAYS: student,
             wire.CONFIG: ConfigRecord({"stage": row}),
         }
-        messages = [strategy.message_to(site, node, MessageType.EVALUATE, records) for site, node in nodes.items()]
-        replies = self._grid.send_and_receive(messages, timeout=strategy.config.machine.stage_timeout_s)
+        messages = [runner.outbox.message_to(site, node, MessageType.EVALUATE, records) for site, node in nodes.items()]
+        replies = self._grid.send_and_receive(messages, timeout=config.machine.stage_timeout_s)
         by_node = {node: site for site, node in nodes.items()}
-        answers, failed = strategy.accept(replies, MessageType.EVALUATE, student, by_node)
-        if failed and strategy.config.machine.site_failure == "fail":
+        answers, failed = runner.inbox.accept(replies, MessageType.EVALUATE, student, by_node)
+        if failed and config.machine.site_failure == "fail":
             raise FederationError(f"evaluation after stage {row}: {in_words(failed)}")
         if failed:
-            strategy.events.sites_failed(in_words(failed))
+            events.sites_failed(in_words(failed))
         fresh = {}
         for site in [site for site in nodes if site in answers]:  # in order of arrival, whoever was first to answer
             metrics = answers[site].metric_records[wire.METRICS]
             fresh[site] = {k: float(str(v)) for k, v in metrics.items() if k != wire.WEIGHT}
         self._results.rows[row].update(fresh)
-        strategy.events.stage_evaluated(row, fresh)
+        events.stage_evaluated(row, fresh)

@@ -5,17 +5,16 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from strategies.replay_bank import ReplayBank
-from strategies.teaching import TeachingStrategy
+from strategies.teaching import TeachingStream
 
 
-class SerDiff(TeachingStrategy):
+class SerDiff(TeachingStream):
     """Replay the teacher's synthetic error maps in later stages (arXiv 2510.06283)."""
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self.bank = ReplayBank()
 
     def consolidates(self) -> bool:
@@ -26,14 +25,14 @@ class SerDiff(TeachingStrategy):
         """Add a site's maps to the bank."""
         self.bank.add(site, content.array_records[wire.ERROR_MAPS])
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the bank's samples, too."""
-        return super().kept() | {"bank": self.bank.samples}
+        return super().state_dict() | {"bank": self.bank.samples}
 
-    def take_back(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Fill the bank."""
-        super().take_back(kept)
-        self.bank = ReplayBank(kept["bank"])
+        super().load_state_dict(state)
+        self.bank = ReplayBank(state["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the teacher where it is due, and the bank."""

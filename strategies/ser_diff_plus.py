@@ -2,7 +2,6 @@
 
 from flwr.app import RecordDict
 
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from strategies.replay_bank import ReplayBank
 from strategies.ser_diff import SerDiff
@@ -14,8 +13,8 @@ class SerDiffPlus(SerDiff):
     Nothing that it keeps grows with the stream. Adapters stay in their hospitals.
     """
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self._bank_of = 0
 
     def keep(self, site: str, content: RecordDict) -> None:

@@ -6,20 +6,19 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.methods.method import Distilling
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
-from strategies.base import ArrivalStrategy
+from strategies.stream import ArrivalStream
 
 
-class TeachingStrategy(ArrivalStrategy):
+class TeachingStream(ArrivalStream):
     """Freeze a stage's student as teacher, and send it to each hospital once.
 
     With ``teacher = "first"`` the student of stage 1 teaches for ever, as in the paper; with ``"latest"`` that of each
     stage teaches the next.
     """
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self._teacher_at: dict[str, int] = {}
 
     def becomes_teacher(self) -> bool:
@@ -32,17 +31,17 @@ class TeachingStrategy(ArrivalStrategy):
             return {}
         return {wire.TEACHER: self.teacher}
 
-    def receive(self, site: str, content: RecordDict) -> None:
+    def on_fit_reply(self, site: str, content: RecordDict) -> None:
         """Remember that the site has the teacher."""
         self._teacher_at[site] = self.teacher_stage
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return which teacher each site has."""
         return {"teacher_at": dict(self._teacher_at)}
 
-    def take_back(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remember which teacher each site has: it keeps it on its own disk."""
-        self._teacher_at = dict(kept["teacher_at"])
+        self._teacher_at = dict(state["teacher_at"])
 
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Freeze the stage's student where it becomes the teacher."""

@@ -17,6 +17,7 @@ _OTHERS: dict[str, Any] = {
     "network.stem_factor": 4,
     "network.precision": "fp32",
     "training.participation": "cumulative",
+    "aggregation.strategy": "FedAdam",
     "method.teacher": "latest",
     "method.shared_error_maps": "mri",
     "machine.site_failure": "go-on",

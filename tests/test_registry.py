@@ -7,10 +7,9 @@ import pytest
 
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods import METHODS, get_method
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.sources import make_settings
 from sites.objectives.base import Objective
-from strategies.base import ArrivalStrategy
+from strategies.stream import ArrivalStream
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -18,9 +17,9 @@ def test_both_halves_of_a_method_can_be_made(name: str) -> None:
     method, config = get_method(name), make_settings("smoke", method=name)
     strategy = pkgutil.resolve_name(method.strategy)
     objective = pkgutil.resolve_name(method.objective)
-    assert issubclass(strategy, ArrivalStrategy)
+    assert issubclass(strategy, ArrivalStream)
     assert issubclass(objective, Objective)
-    assert isinstance(strategy(config, RunEvents()), strategy)
+    assert isinstance(strategy(config), strategy)
     assert isinstance(objective(config), objective), "it is no abstract class"
     assert method.strategy.startswith("strategies.")
     assert method.objective.startswith("sites.objectives.")

@@ -34,11 +34,11 @@ from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital
 from sites.ledger import LEDGER_FILE
 from sites.objectives.base import Objective
-from strategies.base import make_strategy
 from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
 from strategies.run_directory import FLOWER_LOG, RunDirectory
 from strategies.server_app import make_server_app
+from strategies.stream import make_stream
 
 _SHOWN = "flair"  # which shows the whole of a glioma; of other datasets their first modality
 _AROUND = "start and stop of Flower and Ray"
@@ -117,10 +117,9 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     config = federation.config
     by_site = {hospital.site: hospital for hospital in federation.hospitals}
     names = {hospital.site.name: hospital for hospital in federation.hospitals}
-    strategy = make_strategy(config, RunEvents())
     objective: Objective = pkgutil.resolve_name(get_method(config.method.name).objective)(config)
     abroad = set()
-    for stage, plan in enumerate(strategy.stages([site.name for site in config.sites]), 1):
+    for stage, plan in enumerate(make_stream(config).stages([site.name for site in config.sites]), 1):
         for participant in plan.participants:
             hospital = names[participant]
             own = hospital.training if plan.name in names else ()  # an imaginary hospital owns nothing

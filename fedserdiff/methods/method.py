@@ -62,7 +62,7 @@ class Method:
     summary : str
         One line for help texts and reports.
     strategy : str
-        The coordinator's half, ``module:class``, a subclass of `strategies.base.ArrivalStrategy`.
+        The coordinator's half, ``module:class``, a subclass of `strategies.stream.ArrivalStream`.
     objective : str
         The hospital's half, ``module:class``, a subclass of `sites.objectives.base.Objective`. Halves are named as
         strings and imported by their own side, so that neither side ever imports the other.

@@ -17,12 +17,13 @@ from fedserdiff.methods import METHODS, get_method
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_grid, check_length, check_noise
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
-from fedserdiff.settings.groups import Data, Machine, Network, Privacy, Replay, Scoring, Training
+from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay, Scoring, Training
 
 GROUPS: Mapping[str, type[Group]] = {
     "data": Data,
     "network": Network,
     "training": Training,
+    "aggregation": Aggregation,
     "replay": Replay,
     "privacy": Privacy,
     "scoring": Scoring,
@@ -74,7 +75,7 @@ class Settings(Group):
         The method's name and its own settings.
     methods : mapping
         Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
-    data, network, training, replay, privacy, scoring, machine
+    data, network, training, aggregation, replay, privacy, scoring, machine
         The groups of `fedserdiff.settings.groups`.
     """
 
@@ -86,6 +87,7 @@ class Settings(Group):
     data: Data = Data()
     network: Network = Network()
     training: Training = Training()
+    aggregation: Aggregation = Aggregation()
     replay: Replay = Replay()
     privacy: Privacy = Privacy()
     scoring: Scoring = Scoring()

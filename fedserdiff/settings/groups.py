@@ -12,6 +12,7 @@ MOST_REGIONS = 8
 
 Participation = Literal["arriving", "cumulative"]
 Precision = Literal["auto", "bf16", "fp32"]
+Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
 
 
@@ -117,8 +118,50 @@ class Training(Group):
         ge=0,
         le=1,
     )
+
+
+class Aggregation(Group):
+    """How one student is made of those that a round's participants send back."""
+
+    strategy: Strategy = setting(
+        "FedAvg",
+        "Flower's strategy of that name. All weigh hospitals by their cases but `FedMedian` and `FedTrimmedAvg`, to "
+        "which each counts the same.",
+    )
     inertia: float = setting(
-        0.0, "β, the share of the standing student kept at each aggregation; 0 is FedAvg.", ge=0, lt=1
+        0.0, "β, the share of the standing student kept at each aggregation, whatever the strategy.", ge=0, lt=1
+    )
+    server_learning_rate: float = setting(
+        1.0, "`FedAvgM` alone: the share of the mean change, with its momentum, that is made.", gt=0
+    )
+    server_momentum: float = setting(
+        0.0, "`FedAvgM` alone: the share of the last round's momentum that the next one keeps.", ge=0, lt=1
+    )
+    eta: float = setting(
+        0.0,
+        "`FedAdagrad`, `FedAdam` and `FedYogi` alone: η, the coordinator's learning rate, and roughly what a round "
+        "moves a weight by; 0 is Flower's default, 0.1, for `FedYogi` 0.01.",
+        ge=0,
+    )
+    eta_l: float = setting(
+        0.0,
+        "`FedAdagrad`, `FedAdam` and `FedYogi` alone, which compute nothing from it: hospitals train by "
+        "`training.learning_rate`; 0 is Flower's default, 0.1, for `FedYogi` 0.0316.",
+        ge=0,
+    )
+    beta_1: float = setting(0.9, "`FedAdam` and `FedYogi` alone: β₁, the decay of the first moment.", ge=0, lt=1)
+    beta_2: float = setting(0.99, "`FedAdam` and `FedYogi` alone: β₂, the decay of the second moment.", ge=0, lt=1)
+    tau: float = setting(
+        1e-3,
+        "`FedAdagrad`, `FedAdam` and `FedYogi` alone: τ, added to the root of the second moment: a weight that changes "
+        "by much less hardly moves.",
+        gt=0,
+    )
+    beta: float = setting(
+        0.2,
+        "`FedTrimmedAvg` alone: the share of hospitals left out at either end, weight by weight, rounded down.",
+        ge=0,
+        lt=0.5,
     )
 
 

@@ -46,7 +46,7 @@ def test_commands_and_interfaces_are_told_from_the_code(site: Path) -> None:
     interfaces = "".join(
         (site / "reference" / "api" / f"{name}.html").read_text() for name in ("fedserdiff", "sites", "strategies")
     )
-    for told in ("fedserdiff.settings.experiment.Settings", "sites.ledger.Ledger", "strategies.base.ArrivalStrategy"):
+    for told in ("fedserdiff.settings.experiment.Settings", "sites.ledger.Ledger", "strategies.stream.ArrivalStream"):
         assert f'id="{told}"' in interfaces
 
 

@@ -43,13 +43,13 @@ class Point:
 
 
 def at(stage: int, server_round: int) -> Condition:
-    """In this round of this stage; the function is a strategy's method."""
-    return lambda strategy, *args, **options: (strategy.stage, strategy.server_round) == (stage, server_round)
+    """In this round of this stage; the function is `StageRunner`'s."""
+    return lambda runner, *args, **options: (runner.stream.stage, runner.server_round) == (stage, server_round)
 
 
 def runs(stage: int, server_round: int) -> Condition:
     """As `run_round` is asked for this round of this stage."""
-    return lambda strategy, grid, arrays, asked: (strategy.stage, asked) == (stage, server_round)
+    return lambda runner, grid, arrays, asked: (runner.stream.stage, asked) == (stage, server_round)
 
 
 def saves(stage: int, rounds: int, scored: bool = False) -> Condition:
@@ -64,6 +64,11 @@ def writes(name: str, stage: int, rounds: int, scored: bool = False) -> Conditio
     return lambda run, written, *args, **options: written == name and _saved == [(stage, rounds, scored)]
 
 
+def follows(stage: int, rounds: int) -> Condition:
+    """After the state of this position was written, and before the next is."""
+    return lambda *args, **options: _saved == [(stage, rounds, False)]
+
+
 def half_a_file(run: Any, name: str, content: bytes, *args: Any, **options: Any) -> None:
     (run.path / f"{name}.partial").write_bytes(content[: len(content) // 2])
 
@@ -73,7 +78,7 @@ def between_two_names(run: Any, name: str, content: bytes, *args: Any, keep: str
     (run.path / name).replace(run.path / keep)
 
 
-STRATEGY, WRITE = "strategies.base:ArrivalStrategy", "strategies.run_directory:RunDirectory.write_file"
+RUNNER, WRITE = "strategies.stage_runner:StageRunner", "strategies.run_directory:RunDirectory.write_file"
 STREAM = "strategies.arrival"
 
 POINTS: dict[str, Point] = {
@@ -82,10 +87,10 @@ POINTS: dict[str, Point] = {
         "the untrained student's scores have come, none is written", "strategies.scoring:Scoring._score", after=True
     ),
     "round-out": Point(
-        "stage 1, round 1: messages about to leave", f"{STRATEGY}.configure_train", after=True, when=at(1, 1)
+        "stage 1, round 1: messages about to leave", f"{RUNNER}.train_messages", after=True, when=at(1, 1)
     ),
     "before-aggregation": Point(
-        "stage 1, round 2: students have come, before aggregation", f"{STRATEGY}.aggregate_train", when=at(1, 2)
+        "stage 1, round 2: students have come, before aggregation", f"{RUNNER}.aggregate", when=at(1, 2)
     ),
     "scoring": Point(
         "stage 1: trained, scores have come, none is written",
@@ -103,11 +108,11 @@ POINTS: dict[str, Point] = {
     ),
     "during-aggregation": Point(
         "stage 2, round 1: students are summed, the sum is not taken over",
-        f"{STRATEGY}._with_inertia",
-        when=at(2, 1),
+        "strategies.aggregation:Aggregator._with_inertia",
+        when=follows(2, 0),
     ),
     "after-aggregation": Point(
-        "stage 2, round 1: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=runs(2, 1)
+        "stage 2, round 1: aggregated, state not written", f"{RUNNER}.run_round", after=True, when=runs(2, 1)
     ),
     "half-checkpoint": Point(
         "stage 2, round 1: half of the checkpoint is on disk",
@@ -131,7 +136,7 @@ POINTS: dict[str, Point] = {
         damage=half_a_file,
     ),
     "stage-3": Point(
-        "stage 3, round 2: aggregated, state not written", f"{STRATEGY}.run_round", after=True, when=runs(3, 2)
+        "stage 3, round 2: aggregated, state not written", f"{RUNNER}.run_round", after=True, when=runs(3, 2)
     ),
     "last-scores": Point(
         "stage 3: scored and written, the stage not closed", f"{STREAM}:save_checkpoint", after=True,

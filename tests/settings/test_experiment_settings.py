@@ -94,8 +94,16 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("machine.retries", -1),
         ("machine.retries", 0.5),
         ("machine.site_failure", "ignore"),
-        ("training.inertia", 1),
-        ("training.inertia", -0.1),
+        ("aggregation.inertia", 1),
+        ("aggregation.inertia", -0.1),
+        ("aggregation.strategy", "fedavg"),
+        ("aggregation.server_learning_rate", 0),
+        ("aggregation.server_momentum", 1),
+        ("aggregation.eta", -0.1),
+        ("aggregation.beta_1", 1),
+        ("aggregation.beta_2", 1),
+        ("aggregation.tau", 0),
+        ("aggregation.beta", 0.5),
         ("data.test_share", 0),
         ("data.test_share", 1),
         ("scoring.sampling_steps", 0),
@@ -186,8 +194,8 @@ def test_stored_configuration_with_a_strange_field_is_refused() -> None:
 
 def test_stored_configuration_with_a_bad_value_is_refused() -> None:
     stored = make_settings("smoke").to_dict()
-    stored["training"]["inertia"] = 2
-    with pytest.raises(ConfigError, match=r"training.inertia: 2 is not a number of at least 0 and less than 1"):
+    stored["aggregation"]["inertia"] = 2
+    with pytest.raises(ConfigError, match=r"aggregation.inertia: 2 is not a number of at least 0 and less than 1"):
         Settings.from_dict(stored)
 
 

@@ -8,14 +8,13 @@ from students import lively_student
 import sites.objectives.ewc
 from fedserdiff.diffusion.objective import Terms
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
 from sites.training import Order, consolidate, run_round, weighted_terms
-from strategies.base import make_strategy
+from strategies.stream import make_stream
 
 
 def trained(config: Settings, hospital: Hospital, rounds: tuple[int, ...]) -> tuple[Student, list[int]]:
@@ -52,7 +51,7 @@ def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospit
     ):
         config = make_settings("smoke", {"training.rounds": 1, **length}, method="pooled", sites=(hospital.site,) * 2)
         counts = []
-        (plan,) = make_strategy(config, RunEvents()).stages([hospital.site.name] * 2)
+        (plan,) = make_stream(config).stages([hospital.site.name] * 2)
         for method, order in (("fine-tune", Order(1, 1)), ("pooled", Order(1, 1, length=plan.length))):
             steps: list[int] = []
             one = config.replace(method=method)

@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MessageType
 from superlink import SuperLink
-from traffic import handed_over
+from traffic import answer, change, handed_over, honest
 
 from fedserdiff import origin, wire
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from strategies.base import ArrivalStrategy, Stage, make_strategy
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.overlap import SharedScans
 from strategies.results import Results
 from strategies.run_directory import CHECKPOINTS, RunDirectory
 from strategies.scoring import Scoring
+from strategies.stage_runner import StageRunner
+from strategies.stream import ArrivalStream, Stage
 
 SITES = ("north", "east", "west")
 NODES = {"north": 11, "east": 12, "west": 13}
@@ -47,27 +48,28 @@ def row(*sites: str) -> dict[str, dict[str, float]]:
     return {site: {name: (n + len(site)) / 30 for n, name in enumerate(names)} for site in sites}
 
 
-class Coordinator:
+class Lived:
     """The parts of a run that a checkpoint holds."""
 
     def __init__(self, config: Settings, link: SuperLink) -> None:
-        self.strategy = make_strategy(config, RunEvents())
+        self.runner = StageRunner(config, RunEvents())
+        self.stream = self.runner.stream
         self.results = Results(config.method.name, config.seed, SITES, [3, 3, 3], {})
-        self.scoring = Scoring(link.grid, self.strategy, self.results)
+        self.scoring = Scoring(link.grid, self.runner, self.results)
         self.scans = SharedScans(config)
 
     def save(self, run: RunDirectory, position: Position = AFTER_TWO) -> None:
-        save_checkpoint(run, position, student(STANDING), self.strategy, self.results, self.scoring, self.scans)
+        save_checkpoint(run, position, student(STANDING), self.runner, self.results, self.scoring, self.scans)
 
 
-def of_two_stages(config: Settings, link: SuperLink) -> Coordinator:
+def of_two_stages(config: Settings, link: SuperLink) -> Lived:
     """A coordinator after two stages: north alone, then east alone or both; west has not come yet."""
-    lived = Coordinator(config, link)
-    for stage, plan in enumerate(lived.strategy.stages(SITES)[:2], 1):
-        lived.strategy.begin_stage(stage, plan, {site: NODES[site] for site in plan.participants})
-        for site in plan.participants if lived.strategy.consolidates() else ():
-            lived.strategy.keep(site, handed_over(config, student(10 * stage + NODES[site]), samples=stage + 1))
-        lived.strategy.end_stage(student(stage))
+    lived = Lived(config, link)
+    for stage, plan in enumerate(lived.stream.stages(SITES)[:2], 1):
+        lived.runner.begin_stage(stage, plan, {site: NODES[site] for site in plan.participants})
+        for site in plan.participants if lived.stream.consolidates() else ():
+            lived.stream.keep(site, handed_over(config, student(10 * stage + NODES[site]), samples=stage + 1))
+        lived.stream.end_stage(student(stage))
     lived.results.stages += ["untrained", "north", "east"]
     lived.results.rows += [row("north", "east"), row("north", "east", "west"), row("north", "east")]
     lived.results.losses += [{"segmentation": 1 / 3}, {"segmentation": 0.1 + 0.2, "distillation": 1e-17}]
@@ -77,24 +79,33 @@ def of_two_stages(config: Settings, link: SuperLink) -> Coordinator:
     lived.results.absences = [{"stage": 2, "round": 1, "site": "east", "why": "did not answer in time"}]
     lived.scoring.students = {0: student(0), 2: student(2)}
     for site, size in (("north", 100), ("east", 200)):
-        lived.strategy.bytes_out[site][wire.ARRAYS] += size
-        lived.strategy.bytes_in[site][wire.TEACHER] += 3 * size
+        lived.runner.inbox.bytes_out[site][wire.ARRAYS] += size
+        lived.runner.outbox.bytes_in[site][wire.TEACHER] += 3 * size
     return lived
 
 
-def restored(config: Settings, link: SuperLink, run: RunDirectory) -> tuple[Checkpoint, Coordinator]:
+def restored(config: Settings, link: SuperLink, run: RunDirectory) -> tuple[Checkpoint, Lived]:
     """What another process makes of a run directory's checkpoint."""
-    fresh = Coordinator(config, link)
+    fresh = Lived(config, link)
     checkpoint = Checkpoint.load(run, config)
     assert checkpoint is not None
-    checkpoint.restore(fresh.strategy, fresh.results, fresh.scoring, fresh.scans)
+    checkpoint.restore(fresh.runner, fresh.results, fresh.scoring, fresh.scans)
     return checkpoint, fresh
 
 
-def sent_to_west(strategy: ArrivalStrategy) -> dict[str, ArrayRecord]:
-    """What the strategy adds to the student for a site that arrives in stage 3."""
-    strategy.begin_stage(3, Stage("west", ("west",)), {"west": NODES["west"]})
-    return strategy.records_for("west", 1)
+def sent_to_west(stream: ArrivalStream) -> dict[str, ArrayRecord]:
+    """What the method adds to the student for a site that arrives in stage 3."""
+    stream.begin_stage(3, Stage("west", ("west",)))
+    return stream.records_for("west", 1)
+
+
+def next_round(runner: StageRunner, sent: ArrayRecord, server_round: int) -> ArrayRecord:
+    """The student of a round in which west's weights change, each round otherwise."""
+    runner.server_round = server_round
+    content = honest(MessageType.TRAIN, runner.config, sent)
+    content[wire.ARRAYS] = change(sent, 0.01 * server_round)
+    arrays, _, _ = runner.aggregate(sent, [answer(NODES["west"], MessageType.TRAIN, content)])
+    return arrays
 
 
 @pytest.fixture
@@ -129,10 +140,10 @@ def test_the_next_site_is_sent_what_it_would_have_been_sent_bit_for_bit(
     checkpoint, fresh = restored(config, link, run)
     assert checkpoint.position == AFTER_TWO
     assert checkpoint.arrays == student(STANDING)
-    expected = sent_to_west(lived.strategy)
+    expected = sent_to_west(lived.stream)
     assert set(expected) == travels
-    assert sent_to_west(fresh.strategy) == expected
-    assert fresh.strategy.teacher_stage == lived.strategy.teacher_stage
+    assert sent_to_west(fresh.stream) == expected
+    assert fresh.stream.teacher_stage == lived.stream.teacher_stage
 
 
 @pytest.mark.parametrize(("method", "changes"), [("ewc", {}), ("image-replay", {"method.teacher": "latest"})])
@@ -143,12 +154,30 @@ def test_what_is_kept_after_going_on_is_added_to_what_was_kept_before(
     lived = of_two_stages(config, link)
     lived.save(run)
     _, fresh = restored(config, link, run)
-    for strategy in (lived.strategy, fresh.strategy):
-        before = sent_to_west(strategy)
-        strategy.keep("west", handed_over(config, student(99), samples=4))
-        strategy.end_stage(student(3))
-        assert sent_to_west(strategy) != before
-    assert sent_to_west(fresh.strategy) == sent_to_west(lived.strategy)
+    for stream in (lived.stream, fresh.stream):
+        before = sent_to_west(stream)
+        stream.keep("west", handed_over(config, student(99), samples=4))
+        stream.end_stage(student(3))
+        assert sent_to_west(stream) != before
+    assert sent_to_west(fresh.stream) == sent_to_west(lived.stream)
+
+
+@pytest.mark.parametrize("name", ["FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"])
+def test_a_stage_that_is_gone_on_with_is_aggregated_by_the_moments_that_it_had(
+    link: SuperLink, run: RunDirectory, name: str
+) -> None:
+    config = smoke("fine-tune", **{"aggregation.strategy": name, "aggregation.server_momentum": 0.9})
+    lived = of_two_stages(config, link)
+    lived.runner.begin_stage(3, Stage("west", ("west",)), {"west": NODES["west"]})
+    after_one = next_round(lived.runner, student(STANDING), 1)
+    lived.save(run, Position(3, 1))
+    _, fresh = restored(config, link, run)
+    fresh.runner.begin_stage(3, Stage("west", ("west",)), {"west": NODES["west"]})
+    expected = next_round(lived.runner, after_one, 2)
+    assert next_round(fresh.runner, after_one, 2) == expected
+    without = Lived(config, link)
+    without.runner.begin_stage(3, Stage("west", ("west",)), {"west": NODES["west"]})
+    assert next_round(without.runner, after_one, 2) != expected
 
 
 def test_results_ledgers_and_students_that_a_late_site_has_to_score_come_back(
@@ -160,12 +189,12 @@ def test_results_ledgers_and_students_that_a_late_site_has_to_score_come_back(
     for name in ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences"):
         assert getattr(fresh.results, name) == getattr(lived.results, name)
     assert fresh.scoring.students == {0: student(0), 2: student(2)}
-    assert fresh.strategy.bytes_out == {"north": {wire.ARRAYS: 100}, "east": {wire.ARRAYS: 200}}
-    assert fresh.strategy.bytes_in == {"north": {wire.TEACHER: 300}, "east": {wire.TEACHER: 600}}
-    for coordinator in (lived, fresh):
-        coordinator.strategy.count(coordinator.strategy.bytes_out, "west", handed_over(smoke(), student(1)))
-        coordinator.results.bytes_out = coordinator.strategy.bytes_out
-        coordinator.results.bytes_in = coordinator.strategy.bytes_in
+    assert fresh.runner.inbox.bytes_out == {"north": {wire.ARRAYS: 100}, "east": {wire.ARRAYS: 200}}
+    assert fresh.runner.outbox.bytes_in == {"north": {wire.TEACHER: 300}, "east": {wire.TEACHER: 600}}
+    for one in (lived, fresh):
+        one.runner.inbox.count("west", handed_over(smoke(), student(1)))
+        one.results.bytes_out = one.runner.inbox.bytes_out
+        one.results.bytes_in = one.runner.outbox.bytes_in
     assert fresh.results.to_dict() == lived.results.to_dict()
     assert fresh.results.table() == lived.results.table()
 
@@ -190,7 +219,7 @@ def test_a_checkpoint_of_a_checkpoint_is_the_same(link: SuperLink, run: RunDirec
     again = RunDirectory.new(tmp_path / "again")
     fresh.save(again)
     _, third = restored(config, link, again)
-    assert sent_to_west(third.strategy) == sent_to_west(fresh.strategy)
+    assert sent_to_west(third.stream) == sent_to_west(fresh.stream)
     assert third.scoring.students == fresh.scoring.students
     assert third.results.rows == fresh.results.rows
 
@@ -270,7 +299,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_with(
     checkpoint, fresh = restored(smoke(), link, run)
     assert checkpoint.position == Position(2, 1)
     assert checkpoint.damaged.startswith(f"{file}: is damaged: it")
-    assert sent_to_west(fresh.strategy) == sent_to_west(lived.strategy)
+    assert sent_to_west(fresh.stream) == sent_to_west(lived.stream)
     (run.path / PREVIOUS).write_bytes(b"")
     with pytest.raises(ConfigError) as caught:
         Checkpoint.load(run, smoke())

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from strategies.base import make_strategy
 from strategies.evaluation_plan import EvaluationPlan, evaluated_sites, plan_evaluation
+from strategies.stream import make_stream
 
 NAMES = [f"site-{number}" for number in range(1, 8)]
 
@@ -20,7 +19,7 @@ def smoke(**changes: Any) -> Settings:
 
 def plan(**changes: Any) -> EvaluationPlan:
     config = smoke(**changes)
-    return plan_evaluation(config, make_strategy(config, RunEvents()).stages(NAMES))
+    return plan_evaluation(config, make_stream(config).stages(NAMES))
 
 
 def numbers(planned: EvaluationPlan) -> list[list[int]]:
@@ -73,7 +72,7 @@ def test_poolings_one_stage_is_the_last_and_no_sites_own() -> None:
 
 def test_a_site_with_a_student_of_its_own_always_scores_that_one() -> None:
     config = smoke(method="local", **{"scoring.evaluate_every": 4, "scoring.evaluate_sites": 1})
-    deployed = make_strategy(config, RunEvents()).deployed(NAMES)
+    deployed = make_stream(config).deployed(NAMES)
     rows = plan(method="local", **{"scoring.evaluate_every": 4, "scoring.evaluate_sites": 1}).rows
     assert all(site in rows[row] for site, row in zip(NAMES, deployed, strict=True))
 

@@ -105,7 +105,7 @@ def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first:
         {"training.steps_per_stage": 5},
         {"training.learning_rate": 1e-3},
         {"network.precision": "fp32"},
-        {"training.inertia": 0.5},
+        {"aggregation.inertia": 0.5},
         {"scoring.sampling_steps": 3},
         {"data.test_share": 0.4},
         {"network.coarse_channels": (8, 8)},

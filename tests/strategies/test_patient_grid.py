@@ -273,7 +273,7 @@ def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLin
 def test_a_message_that_expires_is_not_sent_anew_to_a_node_that_is_at_work_on_it(
     link: SuperLink, grid: PatientGrid, told: list[int]
 ) -> None:
-    """A strategy makes its messages, as long-lived as it waits, a moment before they are sent."""
+    """A coordinator makes its messages, as long-lived as it waits, a moment before they are sent."""
     node = link.node(lambda node, message: None).start()
     message = to(node, ttl_s=1)
     time.sleep(0.5)

@@ -116,7 +116,7 @@ def test_every_run_draws_a_salt_of_its_own() -> None:
 def test_a_run_that_goes_on_knows_what_was_told_by_sites_that_do_not_come_back() -> None:
     before = told(OWN, order=[0, 1, 3])
     after = SharedScans(smoke())
-    after.take_back(json.loads(json.dumps(before.kept())))
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     assert after.salt == before.salt
     assert after.settled("north")
     assert after.awaited(["west"]) == ["east"]
@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_knows_what_was_told_by_sites_that_do_not_come_back()
 
 def test_a_run_that_goes_on_from_before_anybody_came_asks_by_the_same_salt() -> None:
     before, after = SharedScans(smoke()), SharedScans(smoke())
-    after.take_back(before.kept())
+    after.load_state_dict(before.state_dict())
     assert after.question() == before.question()
     assert after.awaited(["south"]) == ["south"]
 

@@ -11,14 +11,14 @@ from traffic import SECRET, honest
 from fedserdiff import wire
 from fedserdiff.errors import FederationError
 from fedserdiff.report.events import RunEvents
-from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.evaluation_plan import EvaluationPlan
-from strategies.fine_tune import FineTune
 from strategies.patient_grid import PatientGrid
 from strategies.results import Results, Scores
 from strategies.scoring import Scoring
+from strategies.stage_runner import StageRunner
 
 SITES = ("north", "east", "west")
 CONFIG = make_settings(
@@ -68,12 +68,12 @@ def scorer(place: int) -> Answer:
 class Scored:
     """A stream of three sites whose rows are being measured."""
 
-    def __init__(self, link: SuperLink) -> None:
+    def __init__(self, link: SuperLink, config: Settings = CONFIG) -> None:
         self.link = link
         self.heard = Heard()
-        self.strategy = FineTune(CONFIG, self.heard)
+        self.runner = StageRunner(config, self.heard)
         self.results = Results("fine-tune", 0, SITES, [3, 3, 3], {})
-        self.scoring = Scoring(PatientGrid(link.grid), self.strategy, self.results)
+        self.scoring = Scoring(PatientGrid(link.grid), self.runner, self.results)
         self.nodes: dict[str, SuperNode] = {}
 
     def join(self, site: str, answer: Answer | None = None) -> SuperNode:
@@ -144,14 +144,14 @@ def test_the_bytes_and_the_seconds_of_late_scores_are_counted_too(stream: Scored
     stream.join("north", slow(0))
     stream.add()
     stream.catch_up()
-    sent = dict(stream.strategy.bytes_in["north"])
+    sent = dict(stream.runner.outbox.bytes_in["north"])
     first = stream.results.seconds["evaluation 0"]
     assert first > 0.5
     stream.join("east", slow(1))
     stream.catch_up()
     assert stream.results.seconds["evaluation 0"] > first + 0.5
-    assert stream.strategy.bytes_in["east"] == sent
-    assert stream.strategy.bytes_out["east"] == stream.strategy.bytes_out["north"]
+    assert stream.runner.outbox.bytes_in["east"] == sent
+    assert stream.runner.inbox.bytes_out["east"] == stream.runner.inbox.bytes_out["north"]
     assert sent[wire.ARRAYS] > 40
 
 
@@ -191,8 +191,7 @@ def test_a_site_that_fails_ends_the_run_by_name_and_leaves_no_score(stream: Scor
 
 
 def test_a_site_that_does_not_answer_in_time_ends_the_run_by_name(link: SuperLink) -> None:
-    stream = Scored(link)
-    stream.strategy.config = CONFIG.replace({"machine.stage_timeout_s": 1})
+    stream = Scored(link, CONFIG.replace({"machine.stage_timeout_s": 1}))
     stream.join("north")
     stream.join("east", lambda node, message: None)
     stream.add()

@@ -1,12 +1,10 @@
-"""The strategies' own decisions; that Flower carries them out is tested in tests/e2e on the real engine."""
+"""What methods decide of the stream; that Flower carries them out is tested in tests/e2e on the real engine."""
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.sources import make_settings
-from strategies.base import ArrivalStrategy
 from strategies.distill import Distill
 from strategies.ewc import Ewc
 from strategies.fine_tune import FineTune
@@ -14,24 +12,25 @@ from strategies.image_replay import ImageReplay
 from strategies.local import Local
 from strategies.pooled import Pooled
 from strategies.ser_diff import SerDiff
+from strategies.stream import ArrivalStream
 
 SITES = ["north", "east", "west"]
 
 
-def strategy(kind: type[ArrivalStrategy], **changes: object) -> ArrivalStrategy:
-    return kind(make_settings("smoke", {"method": "ser-diff", **changes}), RunEvents())
+def stream(kind: type[ArrivalStream], **changes: object) -> ArrivalStream:
+    return kind(make_settings("smoke", {"method": "ser-diff", **changes}))
 
 
 def test_arriving_sites_train_alone_and_cumulative_ones_together() -> None:
-    alone = strategy(FineTune).stages(SITES)
+    alone = stream(FineTune).stages(SITES)
     assert [s.participants for s in alone] == [("north",), ("east",), ("west",)]
-    together = strategy(FineTune, **{"training.participation": "cumulative"}).stages(SITES)
+    together = stream(FineTune, **{"training.participation": "cumulative"}).stages(SITES)
     assert [s.participants for s in together] == [("north",), ("north", "east"), ("north", "east", "west")]
     assert [s.name for s in together] == SITES
 
 
 def test_pooling_is_one_stage_as_long_as_the_stream() -> None:
-    (stage,) = strategy(Pooled).stages(SITES)
+    (stage,) = stream(Pooled).stages(SITES)
     assert stage.length == len(SITES)
     assert len(stage.participants) == 1
 
@@ -45,10 +44,10 @@ def test_pooling_is_one_stage_as_long_as_the_stream() -> None:
     ],
 )
 def test_maps_are_asked_for_when_a_student_becomes_a_teacher(changes: dict[str, object], asked: list[int]) -> None:
-    ser_diff = strategy(SerDiff, **changes, **{"training.rounds": 2})
+    ser_diff = stream(SerDiff, **changes, **{"training.rounds": 2})
     seen = []
     for stage, plan in enumerate(ser_diff.stages(SITES), 1):
-        ser_diff.begin_stage(stage, plan, {plan.name: stage})
+        ser_diff.begin_stage(stage, plan)
         seen += [stage] if ser_diff.consolidates() else []
     assert seen == asked
 
@@ -65,31 +64,31 @@ def test_maps_are_asked_for_when_a_student_becomes_a_teacher(changes: dict[str, 
     ],
 )
 def test_hospitals_hand_over_what_a_method_keeps_and_no_more(
-    kind: type[ArrivalStrategy], settings: dict[str, str], asked: list[int]
+    kind: type[ArrivalStream], settings: dict[str, str], asked: list[int]
 ) -> None:
-    method = strategy(kind, **settings)
+    method = stream(kind, **settings)
     seen = []
     for stage, plan in enumerate(method.stages(SITES), 1):
-        method.begin_stage(stage, plan, {plan.name: stage})
+        method.begin_stage(stage, plan)
         seen += [stage] if method.consolidates() else []
     assert seen == asked
 
 
 def test_a_hospital_alone_starts_from_the_untrained_student_and_others_from_the_standing_one() -> None:
     untrained, standing = (ArrayRecord({"w": Array(np.full(2, value, np.float32))}) for value in (0, 1))
-    for stage, plan in enumerate(strategy(Local).stages(SITES), 1):
+    for stage, plan in enumerate(stream(Local).stages(SITES), 1):
         for kind, start in ((Local, untrained), (FineTune, standing), (SerDiff, standing), (Ewc, standing)):
-            method = strategy(kind)
-            method.begin_stage(stage, plan, {plan.name: stage})
+            method = stream(kind)
+            method.begin_stage(stage, plan)
             assert method.initial(untrained, standing) is start
 
 
 def test_a_site_uses_the_last_student_or_where_there_is_no_federation_its_own() -> None:
-    assert strategy(Local).deployed(SITES) == [1, 2, 3]
-    assert strategy(SerDiff).deployed(SITES) == [3, 3, 3]
-    assert strategy(Pooled).deployed(SITES) == [1, 1, 1]
+    assert stream(Local).deployed(SITES) == [1, 2, 3]
+    assert stream(SerDiff).deployed(SITES) == [3, 3, 3]
+    assert stream(Pooled).deployed(SITES) == [1, 1, 1]
 
 
 def test_local_sites_train_alone_whatever_the_participation() -> None:
-    stages = strategy(Local, **{"training.participation": "cumulative"}).stages(SITES)
+    stages = stream(Local, **{"training.participation": "cumulative"}).stages(SITES)
     assert [s.participants for s in stages] == [("north",), ("east",), ("west",)]

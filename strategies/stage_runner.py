@@ -1,0 +1,162 @@
+"""A stage's rounds over Flower's grid, of three parts that know nothing of each other.
+
+The stream says who trains and what else is sent, the inbox what may come back, the aggregation what becomes of it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.serverapp import Grid
+
+from fedserdiff import wire
+from fedserdiff.errors import FederationError
+from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from strategies.aggregation import Aggregator
+from strategies.faults import in_words
+from strategies.inbox import Inbox
+from strategies.outbox import Outbox
+from strategies.stream import Stage, make_stream
+
+Absences = list[dict[str, str | int]]
+"""Which sites a stage went on without: stage, round, site, and why."""
+
+
+class StageRunner:
+    """Runs rounds, and fails loudly where one has no student of every site that has to train.
+
+    Parameters
+    ----------
+    config : Settings
+        The experiment.
+    events : RunEvents
+        Hears of rounds and losses.
+
+    Attributes
+    ----------
+    stream : ArrivalStream
+        The method's half: stages, and what goes with the student.
+    inbox, outbox : Inbox, Outbox
+        What comes from sites and goes to them, with its bytes.
+    aggregator : Aggregator
+        What makes one student of a round's.
+    server_round : int
+        The round at work, from 1.
+    """
+
+    def __init__(self, config: Settings, events: RunEvents) -> None:
+        self.config = config
+        self.events = events
+        self.stream = make_stream(config)
+        self.inbox = Inbox(config)
+        self.outbox = Outbox(config)
+        self.aggregator = Aggregator(config.aggregation)
+        self.server_round = 0
+        self._nodes: dict[int, str] = {}
+
+    def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
+        """Take the stage's number (from 1), its plan and the node of each participant, in order of arrival."""
+        self._nodes = {node: site for site, node in nodes.items()}
+        self.stream.begin_stage(stage, plan)
+
+    def run_round(
+        self, grid: Grid, arrays: ArrayRecord, server_round: int
+    ) -> tuple[ArrayRecord, dict[str, float], Absences]:
+        """Do one round of the stage, from 1; return its student, its mean losses, and who was absent.
+
+        Raises
+        ------
+        FederationError
+            As `aggregate`.
+        """
+        self.server_round = server_round
+        self.events.round_started(server_round, self.config.training.rounds)
+        replies = grid.send_and_receive(self.train_messages(arrays), timeout=self.config.machine.stage_timeout_s)
+        return self.aggregate(arrays, replies)
+
+    def train_messages(self, arrays: ArrayRecord) -> list[Message]:
+        """Address the stage's participants, in order of arrival."""
+        stream, messages = self.stream, []
+        for node, site in self._nodes.items():
+            order = ConfigRecord(
+                {
+                    "stage": stream.stage,
+                    "server-round": self.server_round,
+                    "length": stream.plan.length,
+                    "teacher-stage": stream.teacher_stage,
+                }
+            )
+            records: dict[str, ArrayRecord | ConfigRecord] = {
+                wire.ARRAYS: arrays,
+                wire.CONFIG: order,
+                **stream.records_for(site, self.server_round),
+            }
+            messages.append(self.outbox.message_to(site, node, MessageType.TRAIN, records))
+        return messages
+
+    def aggregate(
+        self, sent: ArrayRecord, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, dict[str, float], Absences]:
+        """Make one student of the replies to a round in which a student was sent, as `run_round` returns it.
+
+        Raises
+        ------
+        FederationError
+            Where no participant returned a student that was agreed on, or, unless the config's `site_failure` is to go
+            on, where one did not: the stage has failed.
+        """
+        order = {node: place for place, node in enumerate(self._nodes)}
+        answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
+        accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._nodes)
+        for site, content in accepted.items():
+            self.stream.on_fit_reply(site, content)
+        where = f"stage {self.stream.stage} ({self.stream.plan.name}), round {self.server_round}"
+        if not accepted:
+            raise FederationError(f"{where}: no student came back: {in_words(failed)}")
+        absences = self._go_on_without(failed, where)
+        kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
+        for message in kept:
+            message.content = accepted[self._nodes[message.metadata.src_node_id]]
+        arrays, losses = self.aggregator.aggregate(self.server_round, sent, kept)
+        self.events.round_finished(losses)
+        return arrays, losses, absences
+
+    def consolidate(self, grid: Grid, arrays: ArrayRecord) -> Absences:
+        """Ask the stage's participants for what the method keeps of it, if anything; return who was absent.
+
+        Raises
+        ------
+        FederationError
+            Where no participant, or not every one that has to, handed over what was agreed.
+        """
+        stream = self.stream
+        if not stream.consolidates():
+            return []
+        self.events.consolidation_started(stream.stage, list(self._nodes.values()))
+        records: dict[str, ArrayRecord | ConfigRecord] = {
+            wire.ARRAYS: arrays,
+            wire.CONFIG: ConfigRecord({"stage": stream.stage}),
+        }
+        messages = [self.outbox.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
+        replies = list(grid.send_and_receive(messages, timeout=self.config.machine.stage_timeout_s))
+        answers, failed = self.inbox.accept(replies, wire.CONSOLIDATE, arrays, self._nodes)
+        where = f"stage {stream.stage} ({stream.plan.name}), consolidation"
+        if not answers:
+            raise FederationError(f"{where}: {in_words(failed)}")
+        absences = self._go_on_without(failed, where)
+        for site in self._nodes.values():
+            if site in answers:
+                stream.keep(site, answers[site])
+        return absences
+
+    def _go_on_without(self, failed: Mapping[str, str], where: str) -> Absences:
+        """Go on without sites that failed, saying so, where the config allows it; return them."""
+        if not failed:
+            return []
+        if self.config.machine.site_failure == "fail":
+            raise FederationError(f"{where}: {in_words(failed)}")
+        self.events.sites_failed(in_words(failed))
+        return [
+            {"stage": self.stream.stage, "round": self.server_round, "site": site, "why": why}
+            for site, why in failed.items()
+        ]
