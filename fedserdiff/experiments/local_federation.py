@@ -21,7 +21,7 @@ from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.processes import end_with
 from fedserdiff.settings.experiment import Settings
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 """The checkout, from whose sources ``flwr run`` makes its app."""
 
 _START_S = 90
