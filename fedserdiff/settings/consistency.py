@@ -1,6 +1,6 @@
 """Settings that have to fit each other. Each check raises a ValueError whose text begins with their names."""
 
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
@@ -38,7 +38,8 @@ def check_noise(privacy: Privacy, method: MethodSettings) -> None:
     if privacy.dp_noise == 0:
         return
     about = get_method(method.name)
-    if about.breaks_privacy or about.hands_over not in _COVERED:
+    foreign = bool(about.hands_over) and is_foreign(method.name)
+    if about.breaks_privacy or foreign or about.hands_over not in _COVERED:
         raise ValueError(
             f"privacy.dp_noise: {method.name} shares more of its patients than the noise on weights covers"
         )

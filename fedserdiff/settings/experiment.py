@@ -13,7 +13,7 @@ from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_seri
 from pydantic_core import ErrorDetails
 
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods import METHODS, get_method, is_foreign
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_grid, check_length, check_noise
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
@@ -108,8 +108,8 @@ class Settings(Group):
         """Take a method by name, or as a table of its name and settings, for the class that declares them."""
         if isinstance(method, MethodSettings):
             return method
-        own = {"name": method} if isinstance(method, str) else dict(method)
-        name = own.get("name")
+        own = {"name": method} if isinstance(method, str) else method
+        name = own.get("name") if isinstance(own, Mapping) else None
         if not isinstance(name, str):
             raise ValueError("method.name: name a method")
         try:
@@ -301,7 +301,8 @@ def _foreign(name: str, method: Method) -> str:
 
 @cache
 def _every_name() -> tuple[str, ...]:
-    of_methods = (one.name for method in METHODS for one in settings_of(method))
+    own = (method for method in METHODS if not is_foreign(method))  # others' may be broken
+    of_methods = (one.name for method in own for one in settings_of(method))
     return tuple(dict.fromkeys(("profile", "method.name", *of_methods)))
 
 
