@@ -20,6 +20,7 @@ from fedserdiff.experiments.opened_federation import Cache, Federation, open_nam
 from fedserdiff.experiments.simulation import examples, run_simulation
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import label
+from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.console import warn
 from fedserdiff.report.events import AllOf
 from fedserdiff.report.live import LiveView
@@ -52,13 +53,14 @@ def begin(
     Raises
     ------
     FedSerDiffError
-        As `Layers.settings`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
-        given, too.
+        As `Layers.settings`, `check_coarse`, `open_named` and `RunDirectory.new`, and where a file names the hospitals
+        and `sites` is given, too.
     """
     hospitals = hospitals_of(experiment)
     if hospitals is not None and sites is not None:
         raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
     config = on_what_there_is(console, layers, ray_address is not None)
+    check_coarse(config)
     opened = open_named(
         console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases
     )

@@ -2,6 +2,7 @@
 
 from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
+from fedserdiff.networks import UNET
 from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
 _COVERED = ("", "error-maps")
@@ -22,8 +23,9 @@ def check_length(training: Training) -> None:
 
 
 def check_grid(data: Data, network: Network) -> None:
-    """See that the grid can be halved as often as the networks have levels."""
-    for field in ("coarse_channels", "refiner_channels"):
+    """See that the grid can be halved as often as the networks have levels, where it is settings that say how often."""
+    fields = ("coarse_channels", "refiner_channels") if network.coarse == UNET else ("refiner_channels",)
+    for field in fields:
         levels = len(getattr(network, field))
         factor = network.stem_factor * 2 ** (levels - 1)
         if any(n % factor for n in data.grid[: data.spatial_dims]):
