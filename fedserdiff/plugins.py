@@ -7,7 +7,7 @@ import difflib
 import pkgutil
 from collections.abc import Collection
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 
 from fedserdiff.errors import ConfigError
 
@@ -16,6 +16,15 @@ from fedserdiff.errors import ConfigError
 def installed(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name, none of them loaded."""
     return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def package_of(name: str, group: str) -> tuple[str, str] | None:
+    """Return name and version of the installed package that a foreign name is of; None where it is of none."""
+    if ":" not in name:
+        about = installed(group)[name].dist
+        return None if about is None else (about.name, about.version)
+    packages = packages_distributions().get(name.partition(":")[0].partition(".")[0])
+    return (packages[0], version(packages[0])) if packages else None
 
 
 def is_foreign(name: str, group: str, own: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError, ReplyError
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.methods.method import TAKEN, Method
+from fedserdiff.origin import installed_versions, other_versions
 from fedserdiff.reply_schema import ArrayRule, admit, reply_rules
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
@@ -193,3 +194,21 @@ def test_the_names_that_are_taken_are_those_of_the_wire() -> None:
 def test_noise_on_weights_does_not_cover_what_others_methods_hand_over(on_the_path: None) -> None:
     with pytest.raises(ConfigError, match=r"privacy.dp_noise: .* shares more of its patients"):
         settings(**{"privacy.dp_noise": 1.0})
+
+
+def test_the_version_of_a_package_is_part_of_the_experiment(
+    tmp_path: Path, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_settings("smoke", {"network.coarse": "plain"}, method="size-prior")
+    before, plain = config.fingerprint, make_settings("smoke").fingerprint
+    made = installed_versions(config)
+    assert made["fedserdiff-example"] == "1.0"
+    assert other_versions(made) == []
+    assert "fedserdiff-example" not in installed_versions(make_settings("smoke"))
+
+    (info,) = (tmp_path / "installed").iterdir()
+    (info / "METADATA").write_text((info / "METADATA").read_text().replace("Version: 1.0", "Version: 1.1"))
+    forget()
+    assert config.fingerprint != before
+    assert make_settings("smoke").fingerprint == plain
+    assert other_versions(made) == ["fedserdiff-example 1.0 then, 1.1 now"]

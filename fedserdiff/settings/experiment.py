@@ -17,6 +17,7 @@ from fedserdiff.methods import METHODS, get_method, is_foreign
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_grid, check_length, check_noise
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
+from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import Data, Machine, Network, Privacy, Replay, Scoring, Training
 
 GROUPS: Mapping[str, type[Group]] = {
@@ -109,7 +110,9 @@ class Settings(Group):
         if isinstance(method, MethodSettings):
             return method
         own = {"name": method} if isinstance(method, str) else method
-        name = own.get("name") if isinstance(own, Mapping) else None
+        if not isinstance(own, Mapping):
+            raise TypeError(f"method: {method!r} is neither a name nor a table")
+        name = own.get("name")
         if not isinstance(name, str):
             raise ValueError("method.name: name a method")
         try:
@@ -214,7 +217,8 @@ class Settings(Group):
     @property
     def fingerprint(self) -> int:
         """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
-        text = json.dumps([version("fedserdiff"), self.agreed], sort_keys=True)
+        others = packages(self.to_dict())
+        text = json.dumps([version("fedserdiff"), self.agreed, *([others] if others else [])], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def to_dict(self) -> dict[str, Any]:

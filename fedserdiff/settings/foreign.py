@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fedserdiff import methods, networks
+from fedserdiff.plugins import package_of
 
 
 def foreign(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -25,6 +26,13 @@ def foreign(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for what, name, is_foreign in named:
         if isinstance(name, str) and is_foreign(name):
             yield what, name
+
+
+def packages(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the installed packages that an experiment's code of others is of, by their names."""
+    groups = {"method": methods.ENTRY_POINTS, "network": networks.ENTRY_POINTS}
+    found = (package_of(name, groups[what]) for what, name in foreign(values))
+    return dict(sorted(package for package in found if package is not None))
 
 
 def not_allowed(values: Mapping[str, Any], allow: Collection[str]) -> str | None:
