@@ -53,14 +53,13 @@ def begin(
     Raises
     ------
     FedSerDiffError
-        As `Layers.settings`, `check_coarse`, `open_named` and `RunDirectory.new`, and where a file names the hospitals
-        and `sites` is given, too.
+        As `on_what_there_is`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
+        given, too.
     """
     hospitals = hospitals_of(experiment)
     if hospitals is not None and sites is not None:
         raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
     config = on_what_there_is(console, layers, ray_address is not None)
-    check_coarse(config)
     opened = open_named(
         console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases
     )
@@ -71,9 +70,11 @@ def begin(
 def on_what_there_is(console: Console, layers: Layers, cluster: bool = False) -> Settings:
     """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
 
-    `cluster` is for a Ray cluster, whose resources only Ray knows.
+    `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
+    here, before anything is prepared; raises as `Layers.settings`, `check_coarse` and `settle_gpus`.
     """
     settings = layers.settings()
+    check_coarse(settings)
     gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
     if gpus is None or not cluster:
         gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))
