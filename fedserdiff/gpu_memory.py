@@ -8,6 +8,7 @@ from flwr.app import MessageType
 
 from fedserdiff import wire
 from fedserdiff.methods import get_method
+from fedserdiff.networks import UNET
 from fedserdiff.settings.experiment import Settings
 
 _LEAST_CHANNELS = 8
@@ -49,7 +50,9 @@ def what_to_lower(config: Settings, message_type: str, share: float = 0.5) -> st
             f"raise machine.gpus_per_site (now {config.machine.gpus_per_site:g}) to 1: a hospital then has a whole GPU",
         )
     if not advice:
-        halved = {name: _halved(config.value(name)) for name in ("network.coarse_channels", "network.refiner_channels")}
+        widths = ["network.coarse_channels"] if config.network.coarse == UNET else []
+        widths.append("network.refiner_channels")
+        halved = {name: _halved(config.value(name)) for name in widths}
         advice = [
             f"lower {name} (now {config.value(name)}) to {to}" for name, to in halved.items() if to is not None
         ] or [f"raise data.spacing_mm (now {config.data.spacing_mm:g}) and lower data.grid (now {config.data.grid})"]

@@ -1,6 +1,10 @@
-"""A trained model as one file to hand on: tensors in safetensors, config and labels as metadata. Nothing in it runs."""
+"""A trained model as one file to hand on: tensors in safetensors, config and labels as metadata. Nothing in it runs.
+
+It names its network, though. Others' code runs where it is allowed by name, and nowhere else.
+"""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +21,7 @@ from fedserdiff.errors import ConfigError, DataError, StorageError
 from fedserdiff.files import write_whole
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.foreign import not_allowed
 
 _FORMAT = "fedserdiff model 1"
 _STUDENT, _ADAPTER = "student.", "adapter."
@@ -71,18 +76,28 @@ def save_model(file: Path, model: Segmenter) -> None:
         ),
         "about": json.dumps(dict(model.about)),
     }
-    content = save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, metadata)
+    # copies, as safetensors takes no two tensors that a network shares
+    content = save({name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}, metadata)
     try:
         write_whole(file, lambda opened: opened.write(content))
     except OSError as error:
         raise StorageError(f"{file}: cannot be written ({error.strerror})") from None
 
 
-def load_model(file: Path | str, device: torch.device | str = "cpu") -> Segmenter:
+def load_model(file: Path | str, device: torch.device | str = "cpu", allow: Collection[str] = ()) -> Segmenter:
     """Load a model that `save_model` wrote; neither Flower nor Ray is needed.
+
+    Parameters
+    ----------
+    file : Path
+    device : torch.device, optional
+    allow : collection of str, optional
+        Names of methods and networks that do not come with fedserdiff and may run here: a file may name any.
 
     Raises
     ------
+    ConfigError
+        Where the file names others.
     DataError
         Where the file cannot be read, or is no such model.
     """
@@ -96,6 +111,12 @@ def load_model(file: Path | str, device: torch.device | str = "cpu") -> Segmente
         raise DataError(
             f"{file}: not a model of this software: {metadata.get('format', 'safetensors of another kind')}"
         )
+    try:
+        refused = not_allowed(json.loads(metadata["config"]), allow)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{file}: damaged, or of another version of this software ({error})") from None
+    if refused:
+        raise ConfigError(f"{file}: {refused}: where you have read and trust it, allow it by its name: --allow NAME")
     try:
         return _model(metadata, tensors).to(torch.device(device))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:

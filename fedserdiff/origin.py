@@ -6,12 +6,14 @@ here first.
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import PROVENANCE, Settings, differences
+from fedserdiff.settings.foreign import packages
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
 
@@ -128,14 +130,18 @@ def _named(config: Settings) -> str:
     return ", ".join(f"{site.name} ({site.release})" for site in config.sites)
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of all that a run's result may depend on."""
-    return {**{name: version(name) for name in _VERSIONED}, "python": platform.python_version()}
+def installed_versions(config: Settings | None = None) -> dict[str, str]:
+    """Return the versions of all that a run's result may depend on, packages of others that a config names included."""
+    others = {} if config is None else packages(config.to_dict())
+    return {**{name: version(name) for name in _VERSIONED}, **others, "python": platform.python_version()}
 
 
 def other_versions(versions: Mapping[str, str]) -> list[str]:
     """Say which of `versions` are not the installed ones; Python's own does not count: it changes no sum."""
     now = installed_versions()
+    for name in versions:
+        with suppress(PackageNotFoundError):
+            now.setdefault(name, version(name))
     return [
         f"{name} {made} then, {now.get(name, 'none')} now"
         for name, made in versions.items()

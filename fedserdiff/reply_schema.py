@@ -121,22 +121,41 @@ def _like(student: ArrayRecord, dtype: str, least: float = -np.inf) -> dict[str,
     return {name: ArrayRule(dtype, tuple(array.shape), least=least) for name, array in student.items()}
 
 
+def error_maps(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    """Return what synthetic error maps may be: none where the settings share none."""
+    if config.shared_error_maps == "none":
+        return {}
+    most = config.replay.shared_maps
+    return {"maps": ArrayRule("int8", _masks(config), most, -wire.LEVELS, wire.LEVELS, packed=True)}
+
+
+def synthetic_images(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    """Return what synthetic images and their masks may be."""
+    regions, *grid = _masks(config)
+    most = config.replay.shared_maps
+    return {
+        "images": ArrayRule("float16", (len(config.data.modalities), *grid), most),
+        "masks": ArrayRule("uint8", (regions, *grid), most, 0, 1, packed=True),
+    }
+
+
+def fisher(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    """Return what the importance of weights may be: one number for each, none below 0."""
+    return _like(student, "float32", least=0)
+
+
+def _masks(config: Settings) -> tuple[int, ...]:
+    return (len(config.data.regions), *config.data.grid[: config.data.spatial_dims])
+
+
 def _handed_over(config: Settings, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
     """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
-    grid = config.data.grid[: config.data.spatial_dims]
-    masks = (len(config.data.regions), *grid)
-    most = config.replay.shared_maps
-    maps = {"maps": ArrayRule("int8", masks, most, -wire.LEVELS, wire.LEVELS, packed=True)}
-    known: dict[str, dict[str, ArrayRule]] = {
-        wire.ERROR_MAPS: maps if config.shared_error_maps != "none" else {},
-        wire.SYNTHETIC_IMAGES: {
-            "images": ArrayRule("float16", (len(config.data.modalities), *grid), most),
-            "masks": ArrayRule("uint8", masks, most, 0, 1, packed=True),
-        },
-        wire.FISHER: _like(student, "float32", least=0),
-    }
-    name = get_method(config.method.name).hands_over
-    return {name: known[name]} if known.get(name) else {}
+    method = get_method(config.method.name)
+    rules = wire.rules_of(method, config, student)
+    for array, rule in rules.items():
+        if not isinstance(rule, ArrayRule):
+            raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
+    return {method.hands_over: rules} if rules else {}
 
 
 def admit(content: RecordDict, rules: Rules) -> RecordDict:

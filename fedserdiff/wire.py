@@ -2,8 +2,10 @@
 
 import bz2
 import math
+import pkgutil
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import FederationError
+from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.methods import get_method
+from fedserdiff.methods.method import Method
+from fedserdiff.plugins import one_line
 from fedserdiff.settings.experiment import Settings
 
 # Coordinator to hospital
@@ -21,7 +26,7 @@ CONFIG = "config"  # stage, server-round, length, teacher-stage; in a query the 
 LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: salted hashes, and their salt
 
 # Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it
-# consolidates a stage; the coordinator sends what it made of it with each later round.
+# consolidates a stage; the coordinator sends what it made of it with each later round. Others' methods name their own.
 ERROR_MAPS = "error-maps"  # synthetic maps, int8, packed
 SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes, plain, with masks, packed
 FISHER = "fisher"  # importance of each weight
@@ -74,12 +79,15 @@ class Fault(IntEnum):
 
 
 def weights_to_record(student: Student) -> ArrayRecord:
-    """Return a student's weights as a record of one vector, float32, in the order of its state.
+    """Return a student's weights as a record of one vector, float32, in the order of its parameters.
+
+    Nothing else of it crosses the wire: what more a network may hold is the same wherever it is built
+    (`fedserdiff.networks.coarse`).
 
     One, because Flower sends each array as objects of their own: over TLS the 308 arrays of profile ``laptop`` took
     half a minute a message, the vector takes a second.
     """
-    return _vector(student.state_dict())
+    return _vector(dict(student.named_parameters()))
 
 
 def load_weights(student: Student, record: ArrayRecord) -> None:
@@ -90,7 +98,7 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
     FederationError
         Where names or numbers differ: the two sides run different configurations.
     """
-    student.load_state_dict(_by_name(record, student.state_dict()))
+    student.load_state_dict(_by_name(record, dict(student.named_parameters())), strict=False)
 
 
 def change_to_record(student: Student, received: ArrayRecord) -> ArrayRecord:
@@ -181,6 +189,22 @@ def samples_of(record: ArrayRecord) -> dict[str, torch.Tensor]:
     }
 
 
+def rules_of(method: Method, config: Settings, student: ArrayRecord) -> dict[str, Any]:
+    """Return what a method agrees on of the record that it hands over: an `ArrayRule` an array, by name.
+
+    Raises
+    ------
+    ConfigError
+        Where the function that says it cannot be imported, or fails.
+    """
+    if not method.records:
+        return {}
+    try:
+        return dict(pkgutil.resolve_name(method.records)(config, student))
+    except Exception as error:  # noqa: BLE001 - others' code may raise anything
+        raise ConfigError(f"method {method.name}: records: {method.records} fails ({one_line(error)})") from None
+
+
 def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
     """Return a method's memory as records."""
     return {name: _vector(kept) if name == FISHER else samples_to_record(kept) for name, kept in memory.items()}
@@ -199,7 +223,11 @@ def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[s
     """
     records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, TEACHER, LEFT_OUT)}
     channels = max(len(config.data.modalities), len(config.data.regions))
-    room = len(config.sites) * config.replay.shared_maps * channels * math.prod(student.spatial_shape)
+    samples = config.replay.shared_maps * channels * math.prod(student.spatial_shape)
+    method = get_method(config.method.name)
+    agreed = rules_of(method, config, weights_to_record(student)).values() if method.hands_over in records else ()
+    of_one = max([samples, *(max(rule.most, 1) * math.prod(rule.shape) for rule in agreed)])
+    room = len(config.sites) * of_one
     if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):
         raise FederationError("the coordinator sent more samples than all sites together share")
     return {

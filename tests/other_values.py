@@ -16,6 +16,8 @@ _OTHERS: dict[str, Any] = {
     "network.refiner_channels": (24, 16),
     "network.stem_factor": 4,
     "network.precision": "fp32",
+    "network.coarse": "segresnet",
+    "network.coarse_arguments": {"init_filters": 16},
     "training.participation": "cumulative",
     "aggregation.strategy": "FedAdam",
     "method.teacher": "latest",

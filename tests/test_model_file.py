@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from example_plugin import NETWORK, SOURCES
 from safetensors import safe_open
 from safetensors.torch import save_file
 from students import lively_student
@@ -16,7 +17,7 @@ from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.releases import get_release
 from fedserdiff.data.scans import find_scans
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.errors import DataError
+from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.model_file import load_model, save_model
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.experiment import Settings, Site
@@ -124,3 +125,24 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="cannot be written"):
         save_model(tmp_path / "file" / "model.safetensors", model())
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_model_of_another_network_is_saved_and_loaded_whole(tmp_path: Path, case: Path) -> None:
+    config = CONFIG.replace({"network.coarse": "segresnet", "network.coarse_arguments": {"init_filters": 16}})
+    original = model(config)
+    save_model(tmp_path / "model.safetensors", original)
+    (scan,) = find_scans([case], CONFIG.data.modalities, {}).scans
+    loaded = load_model(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(loaded.segment(scan).probabilities, original.segment(scan).probabilities)
+
+
+def test_a_file_that_names_code_of_others_is_refused_unless_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SOURCES))
+    config = CONFIG.replace({"network.coarse": NETWORK})
+    save_model(tmp_path / "model.safetensors", model(config))
+    with pytest.raises(ConfigError, match=f"the network {NETWORK} does not come with fedserdiff.*--allow NAME"):
+        load_model(tmp_path / "model.safetensors", allow=["another"])
+    loaded = load_model(tmp_path / "model.safetensors", allow=[NETWORK])
+    assert loaded.student.coarse.state_dict().keys() == model(config).student.coarse.state_dict().keys()

@@ -54,6 +54,10 @@ def main(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A network or method of others that the model's file names and that may run here."),
+    ] = None,
 ) -> None:
     """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
     console = open_console()
@@ -63,7 +67,7 @@ def main(
         from fedserdiff.experiments.opened_model import open_model
         from fedserdiff.report.overlay import plot_overlay
 
-        segmenter = open_model(model, site).to(_device(console, device))
+        segmenter = open_model(model, site, allow or ()).to(_device(console, device))
         convention = _convention(release, segmenter)
         found = _scans(segmenter, scans or [], image or [], name)
         taken = [scan.name for scan in found.scans if (out / f"{scan.name}.nii.gz").exists()]

@@ -13,6 +13,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.federation import cases_of, check_fields, check_site
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.foreign import not_allowed
 from fedserdiff.settings.sources import read_toml
 from fedserdiff.text import read_text
 
@@ -38,7 +39,7 @@ _FEDERATION_FIELDS = {"experiment": dict, "address": str, "sites": list}
 _KEY_FIELDS = {"name": str, "release": str, "public_key": str}
 _SITE_FIELDS = {
     "name": str, "release": str, "coordinator": str, "data": str, "cache": str, "cases": list, "test_cases": list,
-    "cpus": int, "gpus": int, "egress": dict,
+    "cpus": int, "gpus": int, "egress": dict, "allow": list,
 }  # fmt: skip
 _SITE_REQUIRED = ("name", "release", "coordinator", "data")
 
@@ -148,13 +149,23 @@ class HospitalKit:
         ------
         ConfigError
             Naming file and field of the first mistake found; also where the scans, the key or the certificate are not
-            there.
+            there, and where the experiment names code of others that ``site.toml`` does not allow: none of it is
+            imported.
         """
         file = file_or_folder / SITE_FILE if file_or_folder.is_dir() else file_or_folder
         folder = file.parent.resolve()
         entry = read_toml(file)
         check_fields(entry, _SITE_FIELDS, _SITE_REQUIRED, str(file))
-        config = _experiment(_read_json(folder / EXPERIMENT_FILE), str(folder / EXPERIMENT_FILE))
+        values = _read_json(folder / EXPERIMENT_FILE)
+        allow = entry.get("allow", [])
+        if not all(isinstance(name, str) for name in allow):
+            raise ConfigError(f"{file}: allow: every method or network is named by a string")
+        if refused := not_allowed(values, allow):
+            raise ConfigError(
+                f"{file}: allow: {refused}, beside this hospital's scans: where you have read and trust it, write its "
+                'name into the list, allow = ["NAME"]'
+            )
+        config = _experiment(values, str(folder / EXPERIMENT_FILE))
         number = _place(entry, config, file)
         cases, test_cases = cases_of(entry, str(file))
         split_address(entry["coordinator"], f"{file}: coordinator")

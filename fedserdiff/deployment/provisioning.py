@@ -21,7 +21,9 @@ from fedserdiff.deployment.kit import (
     deployable,
 )
 from fedserdiff.errors import ConfigError
+from fedserdiff.networks import UNET
 from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.foreign import foreign
 from fedserdiff.text import readable
 
 COMMANDS_FILE = "COMMANDS.txt"
@@ -57,12 +59,17 @@ def provision(out: Path, config: Settings, address: str, data: Mapping[str, str]
     Raises
     ------
     ConfigError
-        Where `out` holds something, the address is none, or the experiment cannot run between real hospitals.
+        Where `out` holds something, the address is none, the experiment cannot run between real hospitals, or its
+        coarse network cannot be used.
     OSError
         Where the disk refuses.
     """
     host, _ = split_address(address, "coordinator")
     shared = deployable(config)
+    if config.network.coarse != UNET or config.network.coarse_arguments:
+        from fedserdiff.networks.coarse import check_coarse  # with torch, for which nothing else here waits
+
+        check_coarse(config)
     for name in data:
         if name not in (site.name for site in config.sites):
             raise ConfigError(f"data: {name!r} is no site of the experiment")
@@ -174,6 +181,12 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
         f"# cpus = {shared.machine.cpus_per_site:g}  # threads of training; another number gives slightly other sums",
         f"# gpus = {shared.machine.gpus_per_site:g}  # 1 trains on this machine's GPU",
     ]
+    if others := sorted({name for _, name in foreign(shared.to_dict())}):
+        lines += [
+            "# The experiment names code that does not come with fedserdiff and would run here, beside the scans.",
+            "# Where you have read and trust it, take the # from the next line:",
+            f"# allow = [{', '.join(map(_toml_string, others))}]",
+        ]
     for field, names in (("cases", site.cases), ("test_cases", site.test_cases)):
         if names:
             lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")

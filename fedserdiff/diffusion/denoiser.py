@@ -1,4 +1,4 @@
-"""The network that both the coarse segmenter and the residual diffusion are made of."""
+"""The network that the residual diffusion is made of, and the coarse segmenter where no other is chosen."""
 
 from collections.abc import Sequence
 
@@ -51,13 +51,13 @@ class StemmedUNet(nn.Module):
             num_head_channels=channels[-1],
         )
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Map (B, in_channels, *grid) at timesteps (B,) to (B, out_channels, *grid)."""
+    def forward(self, x: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Map (B, in_channels, *grid) at timesteps (B,), all 0 by default, to (B, out_channels, *grid)."""
         return self.with_features(x, t)[0]
 
-    def with_features(self, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def with_features(self, x: torch.Tensor, t: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return `forward` and the outputs of the middle block and of every up block, deepest first."""
-        return self.from_entry(self.entry(x), t)
+        return self.from_entry(self.entry(x), torch.zeros(len(x), device=x.device) if t is None else t)
 
     def entry(self, x: torch.Tensor, first: int = 0, bias: bool = True) -> torch.Tensor:
         """Return what the first convolution makes of the input channels from `first` on, of shape (B, *, *grid).

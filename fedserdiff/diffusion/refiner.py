@@ -9,6 +9,7 @@ from torch import nn
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
+from fedserdiff.networks.coarse import build_coarse, with_features
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 
@@ -48,7 +49,7 @@ class Student(nn.Module):
         dims, factor = config.data.spatial_dims, config.network.stem_factor
         image, self._masks = len(config.data.modalities), len(config.data.regions)
         self._context_channels = image + 2 * self._masks  # of the context (c, P, Ê_old)
-        self.coarse = StemmedUNet(dims, image, self._masks, config.network.coarse_channels, factor)
+        self.coarse = build_coarse(config)
         self.refiner = StemmedUNet(
             dims, self._masks + self._context_channels, self._masks, config.network.refiner_channels, factor
         )
@@ -58,9 +59,9 @@ class Student(nn.Module):
         return self.coarse_features(image)[0]
 
     def coarse_features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the logits of P and g's middle and up-block features."""
+        """Return the logits of P and the features at which g is distilled."""
         with self._autocast(image):
-            logits, features = self.coarse.with_features(image, torch.zeros(len(image), device=image.device))
+            logits, features = with_features(self.coarse, image)
         return logits.float(), features
 
     def denoise_features(

@@ -16,10 +16,12 @@ from types import TracebackType
 from typing import IO, Any
 
 from fedserdiff.deployment.address import NO_PROXY
+from fedserdiff.deployment.kit import SITE_FILE
 from fedserdiff.deployment.provisioning import provision
 from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.processes import end_with
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.foreign import foreign
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout, from whose sources ``flwr run`` makes its app."""
@@ -52,7 +54,8 @@ class LocalFederation:
     folder : Path
         New or empty: certificates, keys, every hospital's records, and the log of every process.
     config : Settings
-        Its sites name their data and cases; each hospital is told its own alone.
+        Its sites name their data and cases; each hospital is told its own alone. They allow the code of others that it
+        names.
     """
 
     def __init__(self, folder: Path, config: Settings) -> None:
@@ -61,6 +64,10 @@ class LocalFederation:
             self.port = int(probe.getsockname()[1])
         self.coordinator = provision(folder, config, f"localhost:{self.port}", {})
         self.folder = folder.resolve()
+        if allowed := [name for _, name in foreign(config.to_dict())]:  # by who runs this
+            for site in config.sites:
+                file = self.kit(site.name) / SITE_FILE
+                file.write_text(f"allow = {json.dumps(allowed)}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,

@@ -1,6 +1,7 @@
 """A model to segment with: a run's final student, or one that was exported, and a hospital's adapter before it."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _LAST = (1 << 31, 0)  # after any stage
 _OF_STAGE = "student-of-stage-"
 
 
-def open_model(model: Path, site: str | None) -> Segmenter:
+def open_model(model: Path, site: str | None, allow: Collection[str] = ()) -> Segmenter:
     """Open a run's directory or an exported file.
 
     Parameters
@@ -29,18 +30,20 @@ def open_model(model: Path, site: str | None) -> Segmenter:
     site : str, optional
         The hospital whose scans the model will see: its name in the run, or the folder of what it keeps, which a
         deployed hospital has as ``records/NAME``.
+    allow : collection of str, optional
+        As `load_model`'s, for a file.
 
     Raises
     ------
     ConfigError
-        Where it is neither, the hospital is none of the run's, or has to be named and is not, or its adapter is
-        elsewhere.
+        As `load_model`, and where it is neither, the hospital is none of the run's, or has to be named and is not, or
+        its adapter is elsewhere.
     DataError
         As `load_model` and `convention_of`.
     RecordsError
         As `load_adapter`.
     """
-    opened = open_run(model, site) if model.is_dir() else _of_file(model, site)
+    opened = open_run(model, site) if model.is_dir() else _of_file(model, site, allow)
     if opened.adapter is None and opened.about.get("adapter") == _STAYS:
         name = opened.about["site"]
         raise ConfigError(
@@ -50,8 +53,8 @@ def open_model(model: Path, site: str | None) -> Segmenter:
     return opened
 
 
-def _of_file(file: Path, site: str | None) -> Segmenter:
-    model = load_model(file)
+def _of_file(file: Path, site: str | None, allow: Collection[str]) -> Segmenter:
+    model = load_model(file, allow=allow)
     if site is None:
         return model
     folder = Path(site)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.deployment.kit import HospitalKit
 from fedserdiff.device import settle_gpus, use_device
+from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.console import progress_bars, warn
 from sites.client_app import Premises, make_client_app
 from sites.hospital import open_hospital
@@ -30,9 +31,11 @@ def serve_hospital(console: Console, kit: Path) -> None:
     Raises
     ------
     FedSerDiffError
-        As `HospitalKit.load`, `open_hospital` and `serve`, and where a GPU that is asked for cannot be used.
+        As `HospitalKit.load`, `check_coarse`, `open_hospital` and `serve`, and where a GPU that is asked for cannot be
+        used.
     """
     own = HospitalKit.load(kit)
+    check_coarse(own.config)
     site = own.config.sites[own.site]
     _tell_of_gpus(console, own.config.machine.gpus_per_site)
     with progress_bars(console) as show:

@@ -20,6 +20,7 @@ from fedserdiff.experiments.opened_federation import Cache, Federation, open_nam
 from fedserdiff.experiments.simulation import examples, run_simulation
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import label
+from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.console import warn
 from fedserdiff.report.events import AllOf
 from fedserdiff.report.live import LiveView
@@ -52,7 +53,7 @@ def begin(
     Raises
     ------
     FedSerDiffError
-        As `Layers.settings`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
+        As `on_what_there_is`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
         given, too.
     """
     hospitals = hospitals_of(experiment)
@@ -74,8 +75,10 @@ def new_folder(config: Settings) -> Path:
 def on_what_there_is(console: Console, settings: Settings, layers: Layers, cluster: bool = False) -> Settings:
     """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
 
-    `cluster` is for a Ray cluster, whose resources only Ray knows.
+    `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
+    here, before anything is prepared; raises as `Layers.settings`, `check_coarse` and `settle_gpus`.
     """
+    check_coarse(settings)
     gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
     if gpus is None or not cluster:
         gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))

@@ -69,7 +69,7 @@ def run_simulation(
         _hand_over(first_stage / "hospitals", run.hospitals)
     # Of a run that goes on, too: where its scans are, and what it runs on, may be new.
     made_of = Origin(
-        config, installed_versions(), federation.data, overlap, scans, skipped, show_cases=federation.show_cases
+        config, installed_versions(config), federation.data, overlap, scans, skipped, show_cases=federation.show_cases
     )
     run.write_config(config, made_of.provenance)
     try:

@@ -1,33 +1,38 @@
 """The methods there are: a module each in this package, and others' by entry point or by name of an object."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 
+from fedserdiff import plugins
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods.method import Method
 
 ENTRY_POINTS = "fedserdiff.methods"
-"""The group of entry points by which an installed package brings methods, each a `Method`."""
+"""The group of entry points by which an installed package brings methods, each a `Method` of the entry point's name."""
 
 _DECLARED = "METHOD"
 """What a module of this package calls the method that it declares."""
 
 
 class _Methods(Mapping[str, Method]):
-    """The installed methods by name; modules are imported when one is first asked for."""
+    """The methods by name. One that an installed package brings is imported when it is asked for, and not before."""
 
     def __getitem__(self, name: str) -> Method:
-        return _installed()[name]
+        own = _packaged()
+        if name in own:
+            return own[name]
+        if name not in plugins.installed(ENTRY_POINTS):
+            raise KeyError(name)
+        return _foreign(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_installed())
+        yield from _packaged()
+        yield from (name for name in plugins.installed(ENTRY_POINTS) if name not in _packaged())
 
     def __len__(self) -> int:
-        return len(_installed())
+        return len(list(iter(self)))
 
 
 METHODS: Mapping[str, Method] = _Methods()
@@ -35,20 +40,28 @@ METHODS: Mapping[str, Method] = _Methods()
 
 
 @cache
-def _installed() -> dict[str, Method]:
+def _packaged() -> dict[str, Method]:
     found: dict[str, Method] = {}
     for module in pkgutil.iter_modules(__path__):
         method = getattr(importlib.import_module(f"{__name__}.{module.name}"), _DECLARED, None)
         if isinstance(method, Method):
             found[method.name] = method
-    for entry in entry_points(group=ENTRY_POINTS):
-        method = entry.load()
-        if not isinstance(method, Method):
-            raise ConfigError(f"entry point {entry.name} of {ENTRY_POINTS}: {entry.value} is no Method")
-        if method.name in found:
-            raise ConfigError(f"entry point {entry.name} of {ENTRY_POINTS}: there is a method {method.name} already")
-        found[method.name] = method
     return found
+
+
+@cache
+def _foreign(name: str) -> Method:
+    method = plugins.load(name, ENTRY_POINTS, _packaged(), "method")
+    if not isinstance(method, Method):
+        raise ConfigError(f"method {name}: is a {type(method).__name__}, no Method")
+    if ":" not in name and method.name != name:
+        raise ConfigError(f"method {name}: calls itself {method.name}: an entry point has its method's name")
+    return method
+
+
+def is_foreign(name: str) -> bool:
+    """Say whether a method does not come with fedserdiff; it is not imported."""
+    return plugins.is_foreign(name, ENTRY_POINTS, _packaged())
 
 
 def get_method(name: str) -> Method:
@@ -59,23 +72,7 @@ def get_method(name: str) -> Method:
     ConfigError
         Where there is none; the text says which there are.
     """
-    if ":" in name:
-        return _named(name)
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, 1)
-        meant = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"unknown method {name!r}: {meant}choose one of {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def _named(name: str) -> Method:
-    try:
-        method = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"method {name}: cannot be imported ({error})") from None
-    if not isinstance(method, Method):
-        raise ConfigError(f"method {name}: is a {type(method).__name__}, no Method")
-    return method
+    return _packaged()[name] if name in _packaged() else _foreign(name)
 
 
 def label(name: str) -> str:

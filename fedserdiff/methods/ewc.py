@@ -20,4 +20,5 @@ METHOD = Method(
     EwcSettings,
     terms=("segmentation", "consolidation"),
     hands_over="fisher",
+    records="fedserdiff.reply_schema:fisher",
 )

@@ -23,4 +23,5 @@ METHOD = Method(
     ImageReplaySettings,
     terms=("segmentation", "replay"),
     hands_over="synthetic-images",
+    records="fedserdiff.reply_schema:synthetic_images",
 )

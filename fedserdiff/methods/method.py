@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from fedserdiff.errors import ConfigError
 from fedserdiff.settings.declaration import Group, setting
+
+TAKEN = frozenset({"arrays", "teacher", "config", "left-out", "metrics", "site", "scan-hashes"})
+"""Names of records that are no method's: `fedserdiff.wire` says what they hold."""
 
 Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
@@ -71,7 +75,11 @@ class Method:
     terms : tuple of str
         Names of the loss terms that its objective may report.
     hands_over : str
-        The record that a hospital hands over of a stage that has ended, by its name in `fedserdiff.wire`; none if "".
+        Name of the record that a hospital hands over of a stage that has ended, and no other record's; none if "".
+    records : str
+        What that record may hold, ``module:function``: of the settings and of a student as it crosses the wire, a
+        record of one vector, the function returns an `ArrayRule` of `fedserdiff.reply_schema` for each of the record's
+        arrays, by name. Where it returns none, nothing may be handed over under those settings.
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
     knows_origin : bool
@@ -88,6 +96,13 @@ class Method:
     settings: type[MethodSettings] = NoSettings
     terms: tuple[str, ...] = ("segmentation",)
     hands_over: str = ""
+    records: str = ""
     breaks_privacy: bool = False
     knows_origin: bool = False
     federated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.hands_over in TAKEN:
+            raise ConfigError(f"method {self.name}: hands_over: {self.hands_over!r} is the name of another record")
+        if bool(self.hands_over) != bool(self.records):
+            raise ConfigError(f"method {self.name}: hands_over, records: name a record and its rules, or neither")

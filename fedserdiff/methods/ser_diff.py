@@ -23,4 +23,5 @@ METHOD = Method(
     SerDiffSettings,
     terms=("segmentation", "distillation"),
     hands_over="error-maps",
+    records="fedserdiff.reply_schema:error_maps",
 )

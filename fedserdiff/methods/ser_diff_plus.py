@@ -63,5 +63,6 @@ METHOD = Method(
     SerDiffPlusSettings,
     terms=("segmentation", "distillation"),
     hands_over="error-maps",
+    records="fedserdiff.reply_schema:error_maps",
     knows_origin=True,
 )

@@ -1,7 +1,8 @@
 """Settings that have to fit each other. Each check raises a ValueError whose text begins with their names."""
 
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
+from fedserdiff.networks import UNET
 from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
 _COVERED = ("", "error-maps")
@@ -22,8 +23,9 @@ def check_length(training: Training) -> None:
 
 
 def check_grid(data: Data, network: Network) -> None:
-    """See that the grid can be halved as often as the networks have levels."""
-    for field in ("coarse_channels", "refiner_channels"):
+    """See that the grid can be halved as often as the networks have levels, where it is settings that say how often."""
+    fields = ("coarse_channels", "refiner_channels") if network.coarse == UNET else ("refiner_channels",)
+    for field in fields:
         levels = len(getattr(network, field))
         factor = network.stem_factor * 2 ** (levels - 1)
         if any(n % factor for n in data.grid[: data.spatial_dims]):
@@ -38,7 +40,8 @@ def check_noise(privacy: Privacy, method: MethodSettings) -> None:
     if privacy.dp_noise == 0:
         return
     about = get_method(method.name)
-    if about.breaks_privacy or about.hands_over not in _COVERED:
+    foreign = bool(about.hands_over) and is_foreign(method.name)
+    if about.breaks_privacy or foreign or about.hands_over not in _COVERED:
         raise ValueError(
             f"privacy.dp_noise: {method.name} shares more of its patients than the noise on weights covers"
         )

@@ -115,6 +115,8 @@ def _kind(annotation: Any) -> str:
         return _kind(arguments[0]) + _range(mark for part in arguments[1:] for mark in getattr(part, "metadata", ()))
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
+    if origin is dict:
+        return "a table"
     if origin in (Union, types.UnionType):
         return " or ".join(_kind(argument) for argument in arguments if argument is not type(None))
     if origin is tuple:

@@ -13,10 +13,11 @@ from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_seri
 from pydantic_core import ErrorDetails
 
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.methods import METHODS, get_method
+from fedserdiff.methods import METHODS, get_method, is_foreign
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_grid, check_length, check_noise
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
+from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay, Scoring, Training
 
 GROUPS: Mapping[str, type[Group]] = {
@@ -110,7 +111,9 @@ class Settings(Group):
         """Take a method by name, or as a table of its name and settings, for the class that declares them."""
         if isinstance(method, MethodSettings):
             return method
-        own = {"name": method} if isinstance(method, str) else dict(method)
+        own = {"name": method} if isinstance(method, str) else method
+        if not isinstance(own, Mapping):
+            raise TypeError(f"method: {method!r} is neither a name nor a table")
         name = own.get("name")
         if not isinstance(name, str):
             raise ValueError("method.name: name a method")
@@ -216,7 +219,8 @@ class Settings(Group):
     @property
     def fingerprint(self) -> int:
         """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
-        text = json.dumps([version("fedserdiff"), self.agreed], sort_keys=True)
+        others = packages(self.to_dict())
+        text = json.dumps([version("fedserdiff"), self.agreed, *([others] if others else [])], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -312,7 +316,8 @@ def _foreign(name: str, method: Method) -> str:
 
 @cache
 def _every_name() -> tuple[str, ...]:
-    of_methods = (one.name for method in METHODS for one in settings_of(method))
+    own = (method for method in METHODS if not is_foreign(method))  # others' may be broken
+    of_methods = (one.name for method in own for one in settings_of(method))
     return tuple(dict.fromkeys(("profile", "method.name", *of_methods)))
 
 

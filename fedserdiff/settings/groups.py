@@ -1,10 +1,13 @@
 """The settings that every experiment has, by subject. A method's own are declared beside the method."""
 
-from typing import Annotated, Literal
+import difflib
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from fedserdiff.data.releases import BRATS_MODALITIES, BRATS_REGIONS
+from fedserdiff.networks import NETWORKS, UNET, is_foreign, names
 from fedserdiff.settings.declaration import Group, setting
 
 MOST_REGIONS = 8
@@ -26,6 +29,22 @@ def _regions(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) > MOST_REGIONS:
         raise ValueError(f"a list of at most the {MOST_REGIONS} that pictures tell apart")
     return _names(values)
+
+
+def _network(name: str) -> str:
+    if name in NETWORKS or is_foreign(name):
+        return name
+    close = difflib.get_close_matches(name, names(), 1)
+    meant = f": did you mean {close[0]}?" if close else ""
+    raise ValueError(f"one of {', '.join(names())}, or MODULE:OBJECT{meant}")
+
+
+def _arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments as a JSON file would bring them back, a copy."""
+    try:
+        return dict(json.loads(json.dumps(values, allow_nan=False)))
+    except (TypeError, ValueError):
+        raise ValueError("a table of numbers, texts, lists and tables") from None
 
 
 def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,14 +87,27 @@ class Data(Group):
 class Network(Group):
     """The student's two networks."""
 
-    stem_factor: int = setting(2, "Space-to-depth factor in front of both networks.", ge=1)
-    coarse_channels: Widths = setting((16, 16, 32), "Features a level of the coarse network, multiples of 8.")
+    stem_factor: int = setting(2, "Space-to-depth factor in front of the residual diffusion and of `unet`.", ge=1)
+    coarse: Annotated[str, AfterValidator(_network)] = setting(
+        UNET,
+        f"The coarse network: {', '.join(f'`{name}`' for name in NETWORKS)}, one that an installed package brings, or "
+        "`module:object`.",
+    )
+    coarse_arguments: Annotated[dict[str, Any], AfterValidator(_arguments)] = setting(
+        {}, "Arguments of a coarse network other than `unet`, by name."
+    )
+    coarse_channels: Widths = setting(
+        (16, 16, 32), "Features a level of the coarse network where it is `unet`, multiples of 8."
+    )
     refiner_channels: Widths = setting((16, 16, 32), "Features a level of the residual diffusion, multiples of 8.")
     precision: Precision = setting(
         "auto",
         "Precision of the convolutions; losses and weights stay fp32. `auto` is bf16 where the hardware computes in "
         "it, else fp32.",
     )
+
+    def __hash__(self) -> int:
+        return hash(tuple(value for name, value in self if name != "coarse_arguments"))
 
 
 class Training(Group):

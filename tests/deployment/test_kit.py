@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from fedserdiff.deployment.certificates import make_node_key, node_key_bytes
 from fedserdiff.deployment.kit import Coordinator, HospitalKit
+from fedserdiff.deployment.provisioning import provision
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import Settings, Site
 
@@ -235,3 +237,85 @@ def test_file_that_is_no_json_object_is_refused(kits: Path, content: bytes, comp
         Coordinator.load(federation.parent)
     with pytest.raises(ConfigError, match=f"^{re.escape(str(experiment))}: {complaint}"):
         HospitalKit.load(experiment.parent)
+
+
+MARKED = "marked_where_imported:METHOD"
+AS_AN_OBJECT = "fedserdiff.networks.packaged:segresnet"  # whatever is named so counts as others'
+
+
+@pytest.fixture
+def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of others that leaves a file where it is imported."""
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "marked_where_imported.py").write_text(
+        "from pathlib import Path\nfrom fedserdiff.methods.fine_tune import METHOD\n"
+        "Path(__file__).parent.joinpath('ran').touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "others"))
+    monkeypatch.delitem(sys.modules, "marked_where_imported", raising=False)
+    return tmp_path / "others" / "ran"
+
+
+# How an experiment names code of others, and what it is.
+FOREIGN: list[tuple[Edit, str, str]] = [
+    (lambda e: e.update(method={"name": MARKED}), "method", MARKED),
+    (lambda e: e.update(method=MARKED), "method", MARKED),
+    (lambda e: e["network"].update(coarse=MARKED), "network", MARKED),
+    (lambda e: e["network"].update(coarse=AS_AN_OBJECT), "network", AS_AN_OBJECT),
+]
+
+
+@pytest.mark.parametrize(("name_it", "what", "name"), FOREIGN)
+@pytest.mark.parametrize("allow", ["", 'allow = ["another", "another:METHOD"]\n'])
+def test_code_of_others_is_refused_unimported_unless_the_hospital_allows_it(
+    kits: Path, marked: Path, name_it: Edit, what: str, name: str, allow: str
+) -> None:
+    folder = kits / "sites" / "north"
+    edit_json(folder / "experiment.json", name_it)
+    (folder / "site.toml").write_text(allow + (folder / "site.toml").read_text())
+    told = f"{folder / 'site.toml'}: allow: the {what} {name}"
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}.* does not come with fedserdiff.*allow = ") as caught:
+        HospitalKit.load(folder)
+    assert "\n" not in str(caught.value)
+    assert not marked.exists()
+
+
+def test_code_of_others_that_the_hospital_allows_is_taken(kits: Path, marked: Path) -> None:
+    folder = kits / "sites" / "north"
+    edit_json(folder / "experiment.json", lambda e: e.update(method={"name": MARKED}))
+    (folder / "site.toml").write_text(f'allow = ["{MARKED}"]\n' + (folder / "site.toml").read_text())
+    assert HospitalKit.load(folder).config.method.name == MARKED
+    assert marked.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ([["name", MARKED]], "not as it was provisioned .TypeError: method: "),
+        ({"name": [MARKED]}, "method.name: name a method"),
+    ],
+)
+def test_no_other_way_of_writing_a_name_is_taken(kits: Path, marked: Path, method: Any, complaint: str) -> None:
+    folder = kits / "sites" / "north"
+    edit_json(folder / "experiment.json", lambda e: e.update(method=method))
+    with pytest.raises(ConfigError, match=complaint):
+        HospitalKit.load(folder)
+    assert not marked.exists()
+
+
+def test_a_hospital_cannot_allow_what_is_no_name(kits: Path) -> None:
+    file = kits / "sites" / "north" / "site.toml"
+    file.write_text("allow = [1]\n" + file.read_text())
+    with pytest.raises(ConfigError, match="allow: every method or network is named by a string"):
+        HospitalKit.load(file)
+
+
+def test_a_kit_shows_a_hospital_what_it_would_have_to_allow(tmp_path: Path, experiment: Settings) -> None:
+    others = experiment.replace({"network.coarse": AS_AN_OBJECT})
+    (tmp_path / "others").mkdir()
+    provision(tmp_path / "others", others, "localhost:8443", {"north": str(tmp_path)})
+    folder = tmp_path / "others" / "sites" / "north"
+    with pytest.raises(ConfigError, match=f"allow: the network {AS_AN_OBJECT} does not come"):
+        HospitalKit.load(folder)
+    rewrite(folder / "site.toml", "# allow", "allow")
+    assert HospitalKit.load(folder).config.network == others.network

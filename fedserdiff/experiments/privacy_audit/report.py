@@ -152,7 +152,8 @@ def _sentences(found: Sequence[Finding], config: Settings) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
     maps = "weights alone" if config.shared_error_maps == "none" else f"{config.shared_error_maps} error maps"
     kinds = {"": "weights alone", "error-maps": maps, "synthetic-images": IMAGES, "fisher": "how much weights matter"}
-    shared = kinds[get_method(config.method.name).hands_over]
+    record = get_method(config.method.name).hands_over
+    shared = kinds.get(record, f"{record}, which this audit does not attack")
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
         f"The hospitals of this run shared {shared}; maps and images beside are what its students would have shared.",

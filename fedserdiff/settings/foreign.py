@@ -1,0 +1,43 @@
+"""Code of others that an experiment names: who runs it on a file from elsewhere allows it by name.
+
+The names are read from the file's values before any settings are made of them, since that imports a method.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from fedserdiff import methods, networks
+from fedserdiff.plugins import package_of
+
+
+def foreign(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what an experiment names that does not come with fedserdiff: ``method`` or ``network``, and its name.
+
+    Parameters
+    ----------
+    values : mapping
+        As `Settings.to_dict` writes them, unread: they may hold anything.
+    """
+    method, network = values.get("method"), values.get("network")
+    named = (
+        ("method", method.get("name") if isinstance(method, Mapping) else method, methods.is_foreign),
+        ("network", network.get("coarse") if isinstance(network, Mapping) else None, networks.is_foreign),
+    )
+    for what, name, is_foreign in named:
+        if isinstance(name, str) and is_foreign(name):
+            yield what, name
+
+
+def packages(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the installed packages that an experiment's code of others is of, by their names."""
+    groups = {"method": methods.ENTRY_POINTS, "network": networks.ENTRY_POINTS}
+    found = (package_of(name, groups[what]) for what, name in foreign(values))
+    return dict(sorted(package for package in found if package is not None))
+
+
+def not_allowed(values: Mapping[str, Any], allow: Collection[str]) -> str | None:
+    """Return, in words, the first method or network of others that an experiment names and `allow` does not."""
+    for what, name in foreign(values):
+        if name not in allow:
+            return f"the {what} {name} does not come with fedserdiff, and its code would run here"
+    return None

@@ -1,0 +1,39 @@
+"""The coordinator's half."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from fedserdiff_example.method import SHARES
+from strategies.base import ArrivalStrategy
+
+
+class SizePrior(ArrivalStrategy):
+    """Keep every hospital's shares and send their mean with each later round."""
+
+    def __init__(self, config: Settings, events: RunEvents) -> None:
+        super().__init__(config, events)
+        self._shares: dict[str, NDArray[np.float32]] = {}
+
+    def consolidates(self) -> bool:
+        return True
+
+    def keep(self, site: str, content: RecordDict) -> None:
+        self._shares[site] = content.array_records[SHARES]["shares"].numpy()
+
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        if not self._shares:
+            return {}
+        mean = np.mean(list(self._shares.values()), axis=0, dtype=np.float32)
+        return {SHARES: ArrayRecord({"shares": Array(mean)})}
+
+    def kept(self) -> dict[str, Any]:
+        return {"shares": {site: torch.from_numpy(shares.copy()) for site, shares in self._shares.items()}}
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        self._shares = {site: shares.numpy() for site, shares in kept["shares"].items()}
