@@ -15,8 +15,8 @@ from fedserdiff.settings.groups import Aggregation
 
 _Values = dict[str, NDArray[Any]]
 
-_FLOWERS_OWN = (("eta", 0.0), ("eta_l", 0.0))
-"""Settings that leave an argument to Flower, whose default for it differs from strategy to strategy."""
+_FLOWERS_OWN = ("eta", 0.0)
+"""The setting that leaves an argument to Flower, whose default for it differs from strategy to strategy."""
 
 
 class Aggregator:
@@ -90,7 +90,7 @@ class Aggregator:
         kind = getattr(flower, self._settings.strategy)
         taken = inspect.signature(kind).parameters
         named = ((name, value) for name, value in self._settings if name in taken)
-        arguments = dict(argument for argument in named if argument not in _FLOWERS_OWN)
+        arguments = dict(argument for argument in named if argument != _FLOWERS_OWN)
         strategy: FedAvg = kind(weighted_by_key=wire.WEIGHT, **arguments)
         moments = self._moments if server_round > 1 else {}
         if isinstance(strategy, FedAvgM):

@@ -16,8 +16,8 @@ from strategies.checkpoint import Checkpoint, Position, save_checkpoint
 from strategies.evaluation_plan import plan_evaluation
 from strategies.first_stage import FirstStage
 from strategies.overlap import SharedScans
-from strategies.patient_grid import PatientGrid
 from strategies.results import Results
+from strategies.retrying_grid import RetryingGrid
 from strategies.roster import Roster
 from strategies.run_directory import RunDirectory
 from strategies.scoring import Scoring
@@ -88,7 +88,7 @@ class _Run:
         self._sites = [site.name for site in config.sites]
         self._runner = StageRunner(config, events)
         self._stream = self._runner.stream
-        self._grid = PatientGrid(grid, config.machine.retries, self._told_again)
+        self._grid = RetryingGrid(grid, config.machine.retries, self._told_again)
         self._scans = SharedScans(config)
         self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans)
         self._runner.outbox.left_out = self._scans.record_for

@@ -136,7 +136,7 @@ def test_mistake_is_refused_naming_file_site_and_field(folder: Path, old: str, n
         read_federation(file)
 
 
-@pytest.mark.parametrize("text", ["", "site = []", '[site]\nname = "north"', 'site = "north"'])
+@pytest.mark.parametrize("text", ["seed = 1", "site = []", '[site]\nname = "north"', 'site = "north"'])
 def test_file_without_sites_is_refused(folder: Path, text: str) -> None:
     file = _write(folder, text)
     with pytest.raises(ConfigError, match=re.escape(f"{file}: no [[site]]: name at least one hospital")):

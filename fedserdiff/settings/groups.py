@@ -175,12 +175,6 @@ class Aggregation(Group):
         "moves a weight by; 0 is Flower's default, 0.1, for `FedYogi` 0.01.",
         ge=0,
     )
-    eta_l: float = setting(
-        0.0,
-        "`FedAdagrad`, `FedAdam` and `FedYogi` alone, which compute nothing from it: hospitals train by "
-        "`training.learning_rate`; 0 is Flower's default, 0.1, for `FedYogi` 0.0316.",
-        ge=0,
-    )
     beta_1: float = setting(0.9, "`FedAdam` and `FedYogi` alone: β₁, the decay of the first moment.", ge=0, lt=1)
     beta_2: float = setting(0.99, "`FedAdam` and `FedYogi` alone: β₂, the decay of the second moment.", ge=0, lt=1)
     tau: float = setting(

@@ -24,6 +24,8 @@ EVERY = [
 
 
 def written(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {written(own)}' for name, own in value.items())}}}"
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
@@ -71,7 +73,7 @@ def test_a_setting_is_set_in_four_ways_and_told_in_three(
     assert Settings.from_dict(json.loads((tmp_path / "config.json").read_text())) == in_python
     assert layers_of_file(tmp_path / "config.json").settings() == in_python
 
-    assert re.search(rf"{re.escape(group)}( \({method}\))?: [a-z_, ]*\b{leaf}\b", help_text) or name == "seed"
+    assert re.search(rf"{re.escape(group)}( \({method}\))?: [a-z0-9_, ]*\b{leaf}\b", help_text) or name == "seed"
 
 
 @pytest.mark.parametrize("profile", profile_names())

@@ -19,7 +19,7 @@ from fedserdiff.settings.experiment import Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.overlap import SharedScans
-from strategies.patient_grid import PatientGrid
+from strategies.retrying_grid import RetryingGrid
 from strategies.roster import Roster
 
 NORTH, EAST, WEST = SITES = ("north", "east", "west")
@@ -58,7 +58,7 @@ def heard() -> Heard:
 def make_roster(
     link: SuperLink, heard: Heard, keys: Mapping[str, bytes] | None = KEYS, site_timeout_s: float = 1
 ) -> Roster:
-    return Roster(PatientGrid(link.grid), CONFIG.replace({"machine.site_timeout_s": site_timeout_s}), heard, keys)
+    return Roster(RetryingGrid(link.grid), CONFIG.replace({"machine.site_timeout_s": site_timeout_s}), heard, keys)
 
 
 def introduction(site: int) -> RecordDict:
@@ -80,7 +80,7 @@ def join(link: SuperLink, site: str, answer: Answer | None = None) -> SuperNode:
 
 def test_sites_are_known_by_their_keys_whatever_order_they_come_in(link: SuperLink, heard: Heard) -> None:
     told: dict[str, RecordDict] = {}
-    roster = Roster(PatientGrid(link.grid), CONFIG, heard, KEYS, told.__setitem__)
+    roster = Roster(RetryingGrid(link.grid), CONFIG, heard, KEYS, told.__setitem__)
     west, north = join(link, WEST), join(link, NORTH)
     assert roster.wait_for([NORTH, WEST]) == {NORTH: north.id, WEST: west.id}
     assert roster.cases == {site: {"training": 10, "test": 5} for site in (NORTH, WEST)}
@@ -106,7 +106,7 @@ def test_hashes_that_sites_told_settle_what_is_left_out_whoever_comes_first(link
         return lambda node, message: RecordDict({**introduction(SITES.index(site)), wire.SCANS: scans})
 
     scans = SharedScans(CONFIG)
-    roster = Roster(PatientGrid(link.grid), CONFIG, heard, KEYS, scans=scans)
+    roster = Roster(RetryingGrid(link.grid), CONFIG, heard, KEYS, scans=scans)
     for site, unsettled in ((WEST, [NORTH, EAST, WEST]), (NORTH, [EAST, WEST]), (EAST, [])):
         node = join(link, site, telling_own(site))
         assert site in roster.meet()
@@ -120,7 +120,7 @@ def test_hashes_that_sites_told_settle_what_is_left_out_whoever_comes_first(link
 
 def test_where_overlap_is_allowed_no_site_is_asked_for_hashes(link: SuperLink, heard: Heard) -> None:
     config = CONFIG.replace({"data.allow_overlap": True})
-    roster = Roster(PatientGrid(link.grid), config, heard, KEYS)
+    roster = Roster(RetryingGrid(link.grid), config, heard, KEYS)
     only = RecordDict({wire.SITE: about()[wire.SITE]})
     east = join(link, EAST, lambda node, message: only)
     west = join(link, WEST, lambda node, message: introduction(2))
@@ -330,7 +330,10 @@ def test_a_site_that_leaves_before_it_introduced_itself_does_not_hold_up_the_oth
 ) -> None:
     """An introduction may take as long as a stage, a week by default: those who are there need not wait that long."""
     roster = Roster(
-        PatientGrid(link.grid), CONFIG.replace({"machine.site_timeout_s": 1, "machine.stage_timeout_s": 5}), heard, KEYS
+        RetryingGrid(link.grid),
+        CONFIG.replace({"machine.site_timeout_s": 1, "machine.stage_timeout_s": 5}),
+        heard,
+        KEYS,
     )
     north = join(link, NORTH)
     join(link, EAST, lambda node, message: node.end())

@@ -15,8 +15,8 @@ from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from strategies.evaluation_plan import EvaluationPlan
-from strategies.patient_grid import PatientGrid
 from strategies.results import Results, Scores
+from strategies.retrying_grid import RetryingGrid
 from strategies.scoring import Scoring
 from strategies.stage_runner import StageRunner
 
@@ -73,7 +73,7 @@ class Scored:
         self.heard = Heard()
         self.runner = StageRunner(config, self.heard)
         self.results = Results("fine-tune", 0, SITES, [3, 3, 3], {})
-        self.scoring = Scoring(PatientGrid(link.grid), self.runner, self.results)
+        self.scoring = Scoring(RetryingGrid(link.grid), self.runner, self.results)
         self.nodes: dict[str, SuperNode] = {}
 
     def join(self, site: str, answer: Answer | None = None) -> SuperNode:

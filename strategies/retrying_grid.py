@@ -40,7 +40,7 @@ class _Errand:
     faults: int = 0
 
 
-class PatientGrid(Grid):
+class RetryingGrid(Grid):
     """Wraps Flower's grid; only `send_and_receive` differs.
 
     A SuperNode forgets everything when it ends, so a message that it had taken is lost with it, and Flower waits for

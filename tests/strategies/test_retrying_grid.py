@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from superlink import LONG_S, Answer, SuperLink, SuperNode
 
 from fedserdiff.wire import Fault
-from strategies.patient_grid import PatientGrid
+from strategies.retrying_grid import RetryingGrid
 
 SENDINGS = 4
 AWAY_S = (0.0, 0.5)
@@ -55,12 +55,12 @@ def told() -> list[int]:
 
 
 @pytest.fixture
-def grid(link: SuperLink, told: list[int]) -> PatientGrid:
-    return PatientGrid(link.grid, 0, lambda node, why: told.append(node))
+def grid(link: SuperLink, told: list[int]) -> RetryingGrid:
+    return RetryingGrid(link.grid, 0, lambda node, why: told.append(node))
 
 
 def test_healthy_nodes_are_sent_their_message_once_and_each_answers_its_own(
-    link: SuperLink, grid: PatientGrid, told: list[int]
+    link: SuperLink, grid: RetryingGrid, told: list[int]
 ) -> None:
     nodes = [link.node(echo).start() for _ in range(3)]
     replies = list(grid.send_and_receive([to(node, f"hello {n}") for n, node in enumerate(nodes)], timeout=LONG_S))
@@ -74,7 +74,7 @@ def test_healthy_nodes_are_sent_their_message_once_and_each_answers_its_own(
 
 @pytest.mark.parametrize("away_s", AWAY_S)
 def test_a_node_that_starts_anew_is_sent_its_message_again_and_its_answer_comes_once(
-    link: SuperLink, grid: PatientGrid, told: list[int], away_s: float
+    link: SuperLink, grid: RetryingGrid, told: list[int], away_s: float
 ) -> None:
     node = link.node(ends_at_first(1, away_s)).start()
     (reply,) = grid.send_and_receive([to(node)], timeout=LONG_S)
@@ -85,7 +85,7 @@ def test_a_node_that_starts_anew_is_sent_its_message_again_and_its_answer_comes_
     assert told == [node.id]
 
 
-def test_one_nodes_restart_costs_the_others_nothing(link: SuperLink, grid: PatientGrid, told: list[int]) -> None:
+def test_one_nodes_restart_costs_the_others_nothing(link: SuperLink, grid: RetryingGrid, told: list[int]) -> None:
     """A node that has answered, and one that is still at work, are left in peace."""
     back = threading.Event()
 
@@ -107,7 +107,7 @@ def test_one_nodes_restart_costs_the_others_nothing(link: SuperLink, grid: Patie
 
 
 def test_a_node_that_stays_away_counts_as_not_answering_and_the_others_answers_are_kept(
-    link: SuperLink, grid: PatientGrid, told: list[int]
+    link: SuperLink, grid: RetryingGrid, told: list[int]
 ) -> None:
     gone, healthy = link.node(leaves).start(), link.node(echo).start()
     started = time.monotonic()
@@ -118,7 +118,9 @@ def test_a_node_that_stays_away_counts_as_not_answering_and_the_others_answers_a
     assert told == []
 
 
-def test_a_node_that_was_not_there_at_all_is_sent_its_message_when_it_comes(link: SuperLink, grid: PatientGrid) -> None:
+def test_a_node_that_was_not_there_at_all_is_sent_its_message_when_it_comes(
+    link: SuperLink, grid: RetryingGrid
+) -> None:
     node = link.node(echo).start()
     node.end()
     threading.Timer(0.7, node.start).start()
@@ -128,7 +130,7 @@ def test_a_node_that_was_not_there_at_all_is_sent_its_message_when_it_comes(link
 
 
 def test_a_node_that_ends_again_and_again_at_its_message_is_given_up(
-    link: SuperLink, grid: PatientGrid, told: list[int]
+    link: SuperLink, grid: RetryingGrid, told: list[int]
 ) -> None:
     node, healthy = link.node(ends_at_first(100, 0.3)).start(), link.node(echo).start()
     started = time.monotonic()
@@ -139,13 +141,13 @@ def test_a_node_that_ends_again_and_again_at_its_message_is_given_up(
     assert told == [node.id] * (SENDINGS - 1)
 
 
-def test_a_node_that_is_at_its_last_sending_is_still_heard(link: SuperLink, grid: PatientGrid) -> None:
+def test_a_node_that_is_at_its_last_sending_is_still_heard(link: SuperLink, grid: RetryingGrid) -> None:
     node = link.node(ends_at_first(SENDINGS - 1, 0.0)).start()
     (reply,) = grid.send_and_receive([to(node)], timeout=LONG_S)
     assert said(reply) == "hello to you"
 
 
-def test_a_fault_that_a_node_answers_is_its_answer(link: SuperLink, grid: PatientGrid, told: list[int]) -> None:
+def test_a_fault_that_a_node_answers_is_its_answer(link: SuperLink, grid: RetryingGrid, told: list[int]) -> None:
     node = link.node(lambda node, message: Error(int(Fault.MEMORY), "MEMORY")).start()
     (reply,) = grid.send_and_receive([to(node)], timeout=LONG_S)
     assert reply.error.code == Fault.MEMORY
@@ -153,7 +155,7 @@ def test_a_fault_that_a_node_answers_is_its_answer(link: SuperLink, grid: Patien
     assert told == []
 
 
-def test_a_node_that_answers_twice_is_heard_once(link: SuperLink, grid: PatientGrid) -> None:
+def test_a_node_that_answers_twice_is_heard_once(link: SuperLink, grid: RetryingGrid) -> None:
     def twice(node: SuperNode, message: Message) -> RecordDict:
         node.reply(message, word("first"))
         return word("second")
@@ -168,7 +170,7 @@ def test_a_node_that_answers_twice_is_heard_once(link: SuperLink, grid: PatientG
     assert list(map(said, grid.send_and_receive([to(slow, "again")], timeout=LONG_S))) == ["again to you"]
 
 
-def test_an_answer_to_an_old_round_is_not_taken_for_one_to_this(link: SuperLink, grid: PatientGrid) -> None:
+def test_an_answer_to_an_old_round_is_not_taken_for_one_to_this(link: SuperLink, grid: RetryingGrid) -> None:
     """Neither where it comes beside the true one, nor alone: then its node did not answer."""
 
     def of_the_first_round(node: SuperNode, message: Message) -> RecordDict | None:
@@ -198,7 +200,7 @@ def test_a_fault_that_may_pass_is_answered_by_the_same_message_and_the_reason_is
 ) -> None:
     told: list[tuple[int, str]] = []
     node, healthy = link.node(fails_at_first(2, int(error))).start(), link.node(echo).start()
-    grid = PatientGrid(link.grid, 2, lambda node, why: told.append((node, why)))
+    grid = RetryingGrid(link.grid, 2, lambda node, why: told.append((node, why)))
     replies = list(grid.send_and_receive([to(node), to(healthy)], timeout=LONG_S))
     assert sorted(map(said, replies)) == ["hello to you"] * 2
     assert [said(message) for message in node.seen] == ["hello"] * 3
@@ -209,7 +211,7 @@ def test_a_fault_that_may_pass_is_answered_by_the_same_message_and_the_reason_is
 
 def test_a_fault_that_does_not_pass_is_the_answer_after_so_many_retries(link: SuperLink) -> None:
     node = link.node(fails_at_first(100, int(Fault.MEMORY))).start()
-    (reply,) = PatientGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
+    (reply,) = RetryingGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
     assert reply.error.code == Fault.MEMORY
     assert len(node.seen) == 3
 
@@ -221,14 +223,14 @@ def test_a_fault_that_does_not_pass_is_the_answer_after_so_many_retries(link: Su
 )
 def test_a_fault_that_follows_from_data_or_message_is_the_answer_at_once(link: SuperLink, fault: Fault) -> None:
     node = link.node(fails_at_first(1, int(fault))).start()
-    (reply,) = PatientGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
+    (reply,) = RetryingGrid(link.grid, 2).send_and_receive([to(node)], timeout=LONG_S)
     assert reply.error.code == fault
     assert len(node.seen) == 1
 
 
 @pytest.mark.parametrize("away_s", AWAY_S)
 def test_a_node_that_was_away_before_it_took_its_message_gets_one_copy(
-    link: SuperLink, grid: PatientGrid, away_s: float
+    link: SuperLink, grid: RetryingGrid, away_s: float
 ) -> None:
     """Two would be two trainings, the first of which nobody waits for."""
     node = link.node(echo).start()
@@ -241,7 +243,7 @@ def test_a_node_that_was_away_before_it_took_its_message_gets_one_copy(
     assert len(node.seen) == 1
 
 
-def test_a_message_that_the_superlink_lost_is_sent_again(link: SuperLink, grid: PatientGrid, told: list[int]) -> None:
+def test_a_message_that_the_superlink_lost_is_sent_again(link: SuperLink, grid: RetryingGrid, told: list[int]) -> None:
     """As where an answer's upload is cut: Flower says so of a message not expired, of a node that is there."""
 
     def answer(node: SuperNode, message: Message) -> RecordDict:
@@ -255,7 +257,7 @@ def test_a_message_that_the_superlink_lost_is_sent_again(link: SuperLink, grid: 
     assert told == [node.id]
 
 
-def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLink, grid: PatientGrid) -> None:
+def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLink, grid: RetryingGrid) -> None:
     """It started anew unnoticed and took what was there: it must not work for days on what nobody waits for."""
 
     def numbered(node: SuperNode, message: Message) -> RecordDict:
@@ -271,7 +273,7 @@ def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLin
 
 
 def test_a_message_that_expires_is_not_sent_anew_to_a_node_that_is_at_work_on_it(
-    link: SuperLink, grid: PatientGrid, told: list[int]
+    link: SuperLink, grid: RetryingGrid, told: list[int]
 ) -> None:
     """A coordinator makes its messages, as long-lived as it waits, a moment before they are sent."""
     node = link.node(lambda node, message: None).start()
