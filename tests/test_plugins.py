@@ -13,6 +13,9 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from traffic import on_the_wire
 
 from fedserdiff import methods, networks, plugins, wire
+from fedserdiff.data.preprocess import prepare_case
+from fedserdiff.data.releases import get_release
+from fedserdiff.data.site_cases import site_cases
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError, ReplyError
 from fedserdiff.methods import METHODS, get_method
@@ -20,6 +23,7 @@ from fedserdiff.methods.method import TAKEN, Method
 from fedserdiff.origin import installed_versions, other_versions
 from fedserdiff.reply_schema import ArrayRule, admit, reply_rules
 from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.foreign import foreign, not_allowed, packages
 from fedserdiff.settings.sources import make_settings
 
 CODE = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
@@ -212,3 +216,31 @@ def test_the_version_of_a_package_is_part_of_the_experiment(
     assert config.fingerprint != before
     assert make_settings("smoke").fingerprint == plain
     assert other_versions(made) == ["fedserdiff-example 1.0 then, 1.1 now"]
+
+
+def test_a_release_of_a_package_is_read_as_brats_own(
+    installed: None, tmp_path: Path, write_case: Any, draw_volumes: Any
+) -> None:
+    for number in (1, 2):
+        write_case(tmp_path, draw_volumes(number, enhancing=7), name=f"NORTH-00{number}")
+    config = make_settings("smoke", {"data.grid": (16, 16, 16), "data.spacing_mm": 1.0})
+    cases = site_cases(Site("north", "north-mri", str(tmp_path)), config)
+    assert [(case.name, case.patient) for case in cases] == [("NORTH-001", "NORTH-001"), ("NORTH-002", "NORTH-002")]
+    prepared = prepare_case(cases[0], config.data.grid, config.data.spacing_mm)
+    assert prepared.mask[config.data.regions.index("et")].sum() == 2, "two voxels have the label 7"
+    assert get_release("fedserdiff_example.release:RELEASE") is get_release("north-mri")
+
+
+def test_a_release_that_nothing_brings_is_refused_with_those_there_are(installed: None) -> None:
+    with pytest.raises(ConfigError, match=r"unknown release 'north-mr': did you mean north-mri\? choose one of brats"):
+        get_release("north-mr")
+    with pytest.raises(ConfigError, match=r"release fedserdiff_example.method:METHOD: is a Method, no Release"):
+        get_release(METHOD)
+
+
+def test_a_release_of_others_is_code_of_others_and_part_of_what_is_agreed(installed: None) -> None:
+    sites = [{"name": "north", "release": "north-mri"}, {"name": "west", "release": "brats2021"}, {"name": "x"}, 3]
+    assert list(foreign({"sites": sites})) == [("release", "north-mri")]
+    assert packages({"sites": sites}) == {"fedserdiff-example": "1.0"}
+    assert not_allowed({"sites": sites}, ["north-mri"]) is None
+    assert "the release north-mri does not come with fedserdiff" in str(not_allowed({"sites": sites}, []))

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedserdiff import plugins
 from fedserdiff.errors import ConfigError, DataError
 
 BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -164,6 +165,9 @@ _GLI_SUFFIXES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _ET_IS_4 = {"tc": (1, 4), "wt": (1, 2, 4), "et": (4,)}
 _ET_IS_3 = {"tc": (1, 3), "wt": (1, 2, 3), "et": (3,)}
 
+ENTRY_POINTS = "fedserdiff.releases"
+"""The group of entry points by which an installed package brings releases, each a `Release`."""
+
 RELEASES: Mapping[str, Release] = MappingProxyType(
     {
         release.name: release
@@ -221,13 +225,21 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
 
 
 def get_release(name: str) -> Release:
-    """Return the BraTS release called `name`.
+    """Return the release called `name`: BraTS's, or one that an installed package or ``module:object`` declares.
 
     Raises
     ------
     ConfigError
         Where no such release is declared; the text lists those that are.
     """
-    if name not in RELEASES:
-        raise ConfigError(f"unknown release {name!r}: choose one of {', '.join(RELEASES)}")
-    return RELEASES[name]
+    if name in RELEASES:
+        return RELEASES[name]
+    release = plugins.load(name, ENTRY_POINTS, RELEASES, "release")
+    if not isinstance(release, Release):
+        raise ConfigError(f"release {name}: is a {type(release).__name__}, no Release")
+    return release
+
+
+def is_foreign(name: str) -> bool:
+    """Say whether a release's name is of code that does not come with fedserdiff."""
+    return plugins.is_foreign(name, ENTRY_POINTS, RELEASES)

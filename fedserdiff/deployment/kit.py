@@ -159,7 +159,7 @@ class HospitalKit:
         values = _read_json(folder / EXPERIMENT_FILE)
         allow = entry.get("allow", [])
         if not all(isinstance(name, str) for name in allow):
-            raise ConfigError(f"{file}: allow: every method or network is named by a string")
+            raise ConfigError(f"{file}: allow: every method, network or release is named by a string")
         if refused := not_allowed(values, allow):
             raise ConfigError(
                 f"{file}: allow: {refused}, beside this hospital's scans: where you have read and trust it, write its "

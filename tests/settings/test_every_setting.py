@@ -1,4 +1,4 @@
-"""Every setting can be set by file, on the command line and in Python, and is found wherever settings are told."""
+"""Every setting can be set by file, on the command line and in Python, and is told in help, files and pages."""
 
 import json
 import re
