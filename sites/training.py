@@ -1,7 +1,6 @@
 """One round inside a hospital: the same optimisation loop for every method."""
 
 import math
-import pkgutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ import torch
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, Terms, coarse_terms, refiner_terms
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, half_of
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import beside
@@ -89,7 +88,8 @@ def consolidate(
 
 
 def _objective(config: Settings) -> type[Objective]:
-    objective: type[Objective] = pkgutil.resolve_name(get_method(config.method.name).objective)
+    method = get_method(config.method.name)
+    objective: type[Objective] = half_of(method, method.objective)
     return objective
 
 

@@ -1,13 +1,12 @@
 """The stream: which sites train in which stage, and what a method sends, asks for and keeps on the way."""
 
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, RecordDict
 
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, half_of
 from fedserdiff.settings.experiment import Settings
 
 
@@ -98,5 +97,6 @@ class ArrivalStream:
 
 def make_stream(config: Settings) -> ArrivalStream:
     """Return the coordinator's half of the config's method."""
-    stream: ArrivalStream = pkgutil.resolve_name(get_method(config.method.name).strategy)(config)
+    method = get_method(config.method.name)
+    stream: ArrivalStream = half_of(method, method.strategy)(config)
     return stream

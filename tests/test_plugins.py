@@ -10,6 +10,7 @@ import pytest
 import torch
 from example_plugin import METHOD, NETWORK, SOURCES, install
 from flwr.app import Array, ArrayRecord, RecordDict
+from rich.console import Console
 from traffic import on_the_wire
 
 from fedserdiff import methods, networks, plugins, wire
@@ -18,13 +19,15 @@ from fedserdiff.data.releases import get_release
 from fedserdiff.data.site_cases import site_cases
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError, ReplyError
+from fedserdiff.experiments.opened_federation import Cache
+from fedserdiff.experiments.simulated_run import begin
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.methods.method import TAKEN, Method
 from fedserdiff.origin import installed_versions, other_versions
 from fedserdiff.reply_schema import ArrayRule, admit, reply_rules
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.foreign import foreign, not_allowed, packages
-from fedserdiff.settings.sources import make_settings
+from fedserdiff.settings.sources import layers_of, make_settings
 
 CODE = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
 """Of a module that leaves a mark where it is imported."""
@@ -244,3 +247,18 @@ def test_a_release_of_others_is_code_of_others_and_part_of_what_is_agreed(instal
     assert packages({"sites": sites}) == {"fedserdiff-example": "1.0"}
     assert not_allowed({"sites": sites}, ["north-mri"]) is None
     assert "the release north-mri does not come with fedserdiff" in str(not_allowed({"sites": sites}, []))
+
+
+def test_a_method_whose_half_cannot_be_imported_is_refused_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_a_method.py").write_text(
+        "from fedserdiff.methods.method import Method\n"
+        "METHOD = Method('half', 'lacks one', 'half_a_method:Nothing', 'sites.objectives.fine_tune:FineTuneObjective')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    layers = layers_of("smoke").on_top("test", {"method": "half_a_method:METHOD"})
+    with pytest.raises(ConfigError, match=r"^method half: half_a_method:Nothing cannot be imported"):
+        begin(Console(quiet=True), layers, None, 2, Cache(tmp_path / "cache"), None, None, False, False)
+    assert not (tmp_path / "cache").exists()

@@ -19,7 +19,7 @@ from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import Cache, Federation, open_named, reopen
 from fedserdiff.experiments.simulation import examples, run_simulation
 from fedserdiff.federation import read_federation
-from fedserdiff.methods import label
+from fedserdiff.methods import get_method, half_of, label
 from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.console import warn
 from fedserdiff.report.events import AllOf
@@ -76,9 +76,13 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
     """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
 
     `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
-    here, before anything is prepared; raises as `Layers.settings`, `check_coarse` and `settle_gpus`.
+    here, before anything is prepared, and so is a method whose halves cannot be imported; raises as `check_coarse`,
+    `half_of` and `settle_gpus`.
     """
     check_coarse(settings)
+    method = get_method(settings.method.name)
+    for half in (method.strategy, method.objective):
+        half_of(method, half)
     gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
     if gpus is None or not cluster:
         gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))

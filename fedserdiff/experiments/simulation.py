@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pkgutil
 import shutil
 import time
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.experiments.opened_federation import Federation, scans_of
 from fedserdiff.launch import Resources, simulate
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, half_of
 from fedserdiff.model_file import load_student
 from fedserdiff.origin import Origin, installed_versions
 from fedserdiff.report.events import RunEvents
@@ -117,7 +116,8 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     config = federation.config
     by_site = {hospital.site: hospital for hospital in federation.hospitals}
     names = {hospital.site.name: hospital for hospital in federation.hospitals}
-    objective: Objective = pkgutil.resolve_name(get_method(config.method.name).objective)(config)
+    method = get_method(config.method.name)
+    objective: Objective = half_of(method, method.objective)(config)
     abroad = set()
     for stage, plan in enumerate(make_stream(config).stages([site.name for site in config.sites]), 1):
         for participant in plan.participants:

@@ -4,10 +4,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 from fedserdiff import plugins
 from fedserdiff.errors import ConfigError
 from fedserdiff.methods.method import Method
+from fedserdiff.plugins import one_line
 
 ENTRY_POINTS = "fedserdiff.methods"
 """The group of entry points by which an installed package brings methods, each a `Method` of the entry point's name."""
@@ -73,6 +75,20 @@ def get_method(name: str) -> Method:
         Where there is none; the text says which there are.
     """
     return _packaged()[name] if name in _packaged() else _foreign(name)
+
+
+def half_of(method: Method, half: str) -> Any:
+    """Return a method's half, its `strategy` or its `objective`, imported.
+
+    Raises
+    ------
+    ConfigError
+        Where it cannot be imported.
+    """
+    try:
+        return pkgutil.resolve_name(half)
+    except Exception as error:  # noqa: BLE001 - others' modules may raise anything when they are imported
+        raise ConfigError(f"method {method.name}: {half} cannot be imported ({one_line(error)})") from None
 
 
 def label(name: str) -> str:

@@ -65,7 +65,8 @@ def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
     run = workplace / "on-gpu"
     shutil.copytree(workplace / "fine-tune", run, ignore=shutil.ignore_patterns("privacy.*"))
     about = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(about | {"machine.gpus_per_site": 1.0}))
+    about["machine"]["gpus_per_site"] = 1.0
+    (run / "config.json").write_text(json.dumps(about))
     monkeypatch.chdir(workplace)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -95,8 +96,10 @@ def test_audited_runs_stand_beside_those_whose_raw_scans_leave(
 ) -> None:
     raw = workplace / "rehearsal"
     shutil.copytree(workplace / "fine-tune", raw, ignore=shutil.ignore_patterns("privacy.*"))
-    for name in ("config.json", "results.json"):
-        (raw / name).write_text((raw / name).read_text().replace('"method": "fine-tune"', '"method": "rehearsal"'))
+    for name, told in (("config.json", "name"), ("results.json", "method")):
+        text = (raw / name).read_text()
+        assert f'"{told}": "fine-tune"' in text
+        (raw / name).write_text(text.replace(f'"{told}": "fine-tune"', f'"{told}": "rehearsal"'))
     done = frontier("fine-tune", "rehearsal")  # the first was audited by the test above
     assert done.exit_code == 0, done.output
     found = json.loads((workplace / "front" / "frontier.json").read_text())

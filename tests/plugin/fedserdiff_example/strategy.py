@@ -7,17 +7,16 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from fedserdiff_example.method import SHARES
-from strategies.base import ArrivalStrategy
+from strategies.stream import ArrivalStream
 
 
-class SizePrior(ArrivalStrategy):
+class SizePrior(ArrivalStream):
     """Keep every hospital's shares and send their mean with each later round."""
 
-    def __init__(self, config: Settings, events: RunEvents) -> None:
-        super().__init__(config, events)
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
         self._shares: dict[str, NDArray[np.float32]] = {}
 
     def consolidates(self) -> bool:
@@ -32,8 +31,8 @@ class SizePrior(ArrivalStrategy):
         mean = np.mean(list(self._shares.values()), axis=0, dtype=np.float32)
         return {SHARES: ArrayRecord({"shares": Array(mean)})}
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"shares": {site: torch.from_numpy(shares.copy()) for site, shares in self._shares.items()}}
 
-    def take_back(self, kept: dict[str, Any]) -> None:
-        self._shares = {site: shares.numpy() for site, shares in kept["shares"].items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._shares = {site: shares.numpy() for site, shares in state["shares"].items()}
