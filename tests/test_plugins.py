@@ -254,7 +254,7 @@ def test_a_method_whose_half_cannot_be_imported_is_refused_before_anything_is_pr
 ) -> None:
     (tmp_path / "half_a_method.py").write_text(
         "from fedserdiff.methods.method import Method\n"
-        "METHOD = Method('half', 'lacks one', 'half_a_method:Nothing', 'sites.objectives.fine_tune:FineTuneObjective')\n"
+        "METHOD = Method('half', 'a half', 'half_a_method:Nothing', 'sites.objectives.fine_tune:FineTuneObjective')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
