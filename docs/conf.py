@@ -15,7 +15,7 @@ from fedserdiff.methods import METHODS
 from fedserdiff.report.console import PROGRAM
 from fedserdiff.settings.declaration import Declared
 from fedserdiff.settings.experiment import GROUPS, settings_of
-from fedserdiff.settings.sources import DEFAULT_PROFILE, make_settings, profile_names, profile_summary
+from fedserdiff.settings.sources import DEFAULT_PROFILE, as_toml, make_settings, profile_names, profile_summary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,7 +93,7 @@ def _settings() -> str:
 
 def _of_group(own: Iterable[Declared]) -> str:
     rows = [
-        [f"`{one.name}`", f"{one.default}", one.allowed, one.sentence + (" *" if one.one_machine else "")]
+        [f"`{one.name}`", as_toml(one.default), one.allowed, one.sentence + (" *" if one.one_machine else "")]
         for one in own
     ]
     return _table(rows, "setting", "default", "takes", "what it does")
@@ -109,7 +109,7 @@ def _profiles() -> str:
         [
             f"`{one}`",
             *(
-                str(of[one]) if name == DEFAULT_PROFILE or of[one] != default[one] else ""
+                as_toml(of[one]) if name == DEFAULT_PROFILE or of[one] != default[one] else ""
                 for name, of in by_profile.items()
             ),
         ]

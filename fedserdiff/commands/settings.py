@@ -1,9 +1,7 @@
 """Print all settings as a file to begin an experiment with: value, default, range, and where each comes from."""
 
-import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import typer
 
@@ -11,7 +9,7 @@ from fedserdiff.commands import options
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.report.console import open_console
 from fedserdiff.settings.experiment import GROUPS, Settings, settings_of
-from fedserdiff.settings.sources import Layers
+from fedserdiff.settings.sources import Layers, as_toml
 
 _WIDTH = 118
 
@@ -31,29 +29,20 @@ def main(chosen: Callable[[], options.Chosen], experiment: options.Experiment = 
 def _lines(settings: Settings, layers: Layers) -> Iterator[str]:
     about = type(settings.method).__doc__ or ""
     tables = {"": "", "method": about, **{name: group.__doc__ or "" for name, group in GROUPS.items()}}
-    yield f"profile = {_toml(settings.profile)}"
+    yield f"profile = {as_toml(settings.profile)}"
     for table, sentence in tables.items():
         if table:
             yield f"\n[{table}]  # {sentence.partition(chr(10))[0]}"
         if table == "method":
-            yield f"name = {_toml(settings.method.name)}  # from {layers.came_from('method')}"
+            yield f"name = {as_toml(settings.method.name)}  # from {layers.came_from('method')}"
         for one in settings_of(settings.method.name):
             group, _, name = one.name.rpartition(".")
             if group == table:
                 source = layers.came_from(one.name)
-                told = f"{one.sentence} Takes {one.allowed}; default {_toml(one.default)}; here from {source}."
+                told = f"{one.sentence} Takes {one.allowed}; default {as_toml(one.default)}; here from {source}."
                 yield ""
                 yield from textwrap.wrap(told, _WIDTH, initial_indent="# ", subsequent_indent="# ")
-                yield f"{name} = {_toml(settings.value(one.name))}"
-
-
-def _toml(value: Any) -> str:
-    """Return a setting's value as TOML has it."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(name)} = {_toml(own)}' for name, own in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+                yield f"{name} = {as_toml(settings.value(one.name))}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Where settings come from: defaults, a profile, an experiment's file, and what a user sets on top, in this order."""
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -272,6 +273,15 @@ def parsed_value(text: str) -> Any:
         except tomllib.TOMLDecodeError:
             continue
     return [item.strip() for item in text.split(",")] if "," in text else text
+
+
+def as_toml(value: Any) -> str:
+    """Return a setting's value as a file has it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(name)} = {as_toml(own)}' for name, own in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
