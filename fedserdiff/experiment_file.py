@@ -1,6 +1,5 @@
 """An experiment's file: TOML that names hospitals, a profile and settings, each if you like; or a run's config.json."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import PROVENANCE
 from fedserdiff.settings.sources import DEFAULT_PROFILE, Layers, layers_of, read_toml, source_of
-from fedserdiff.text import read_text
+from fedserdiff.text import read_json
 
 PHANTOM = "phantom"
 """What results say of data that are phantoms."""
@@ -33,13 +32,8 @@ def read_experiment(file: Path) -> dict[str, Any]:
         if not (tables := read_toml(file)):
             raise ConfigError(f"{file}: is empty: it names no [[site]] and no setting")
         return tables
-    try:
-        tables = json.loads(read_text(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(tables, dict) or PROVENANCE not in tables:
+    tables = read_json(file)
+    if PROVENANCE not in tables:
         raise ConfigError(f"{file}: is no run's config.json")
     return {"site": tables.pop("sites", []), **tables}
 
@@ -70,12 +64,22 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     return Layers(below.profile, (*below.sources, replace(source, values=values)))
 
 
-def hospitals_of(file: Path | None) -> Path | None:
-    """Return the file where it names hospitals that have scans of their own; None where its hospitals are phantoms."""
+def hospitals_of(file: Path | None, phantoms: int | None = None) -> Path | None:
+    """Return the file where it names hospitals that have scans of their own; None where its hospitals are phantoms.
+
+    Raises
+    ------
+    ConfigError
+        As `read_experiment`, and where it names hospitals though a number of `phantoms` is asked for.
+    """
     if file is None:
         return None
     tables = read_experiment(file)
-    return None if not tables.get("site") or _phantoms(tables) else file
+    if not tables.get("site") or _phantoms(tables):
+        return None
+    if phantoms is not None:
+        raise ConfigError(f"--sites: {file} names the hospitals: leave one of them out")
+    return file
 
 
 def phantoms_of(file: Path | None) -> int | None:

@@ -2,8 +2,9 @@
 
 import codecs
 import io
+import json
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from fedserdiff.errors import ConfigError
 
@@ -43,6 +44,25 @@ def read_text(file: Path) -> str:
         raise ConfigError(
             f"{file}: line {line}: not text in UTF-8 (byte {content[error.start]:#04x}): {_SAVE}"
         ) from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises
+    ------
+    ConfigError
+        As `read_text`, and where the file cannot be read or holds none.
+    """
+    try:
+        values = json.loads(read_text(file))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: {type(values).__name__} instead of an object")
+    return values
 
 
 def readable(name: str) -> str:

@@ -69,8 +69,7 @@ def main(
     """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
     console = open_console()
     with clear_errors("finished runs are kept: the same command goes on from them"):
-        if hospitals_of(experiment) is not None and sites is not None:
-            raise ConfigError(f"--sites: {experiment} names the hospitals: leave one of them out")
+        hospitals = hospitals_of(experiment, sites)
         if parallel is not None and parallel < 1:
             raise ConfigError(f"--parallel: {parallel} is less than 1")
         if study is not None and (methods is not None or show_cases):
@@ -99,7 +98,7 @@ def main(
         setting = Setting(
             config,
             seeds_of(seeds or ("0" if studies else "0,1,2")),
-            hospitals_of(experiment),
+            hospitals,
             (phantoms_of(experiment) or PHANTOM_SITES) if sites is None else sites,
             console,
             Cache(),

@@ -1,6 +1,5 @@
 """What the coordinator and each hospital hold of one federation: the folders that `provision` writes, read back."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.foreign import not_allowed
 from fedserdiff.settings.sources import read_toml
-from fedserdiff.text import read_text
+from fedserdiff.text import read_json
 
 FEDERATION_FILE = "federation.json"
 """In the coordinator's folder: the experiment, the address, and every site's public key."""
@@ -75,7 +74,7 @@ class Coordinator:
             Naming file and field of the first mistake found.
         """
         file = folder / FEDERATION_FILE
-        values = _read_json(file)
+        values = read_json(file)
         check_fields(values, _FEDERATION_FIELDS, tuple(_FEDERATION_FIELDS), str(file))
         config = _experiment(values["experiment"], f"{file}: experiment")
         split_address(values["address"], f"{file}: address")
@@ -156,7 +155,7 @@ class HospitalKit:
         folder = file.parent.resolve()
         entry = read_toml(file)
         check_fields(entry, _SITE_FIELDS, _SITE_REQUIRED, str(file))
-        values = _read_json(folder / EXPERIMENT_FILE)
+        values = read_json(folder / EXPERIMENT_FILE)
         allow = entry.get("allow", [])
         if not all(isinstance(name, str) for name in allow):
             raise ConfigError(f"{file}: allow: every method, network or release is named by a string")
@@ -242,15 +241,3 @@ def _experiment(values: Mapping[str, Any], where: str) -> Settings:
         raise ConfigError(f"{where}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{where}: not as it was provisioned ({type(error).__name__}: {error})") from None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(read_text(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: {type(values).__name__} instead of an object")
-    return values

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from fedserdiff.errors import ConfigError, FederationError
+from fedserdiff.errors import FederationError
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.local_federation import LocalFederation, check_checkout
 from fedserdiff.experiments.opened_federation import Cache, open_named
@@ -47,9 +47,7 @@ def rehearse(
         As `begin`.
     """
     check_checkout()
-    hospitals = hospitals_of(experiment)
-    if hospitals is not None and sites is not None:
-        raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
+    hospitals = hospitals_of(experiment, sites)
     config = layers.settings()
     config = config.replace({"machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1)})
     opened = open_named(console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache)

@@ -56,9 +56,7 @@ def begin(
         As `on_what_there_is`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
         given, too.
     """
-    hospitals = hospitals_of(experiment)
-    if hospitals is not None and sites is not None:
-        raise ConfigError(f"--sites: {hospitals} names the hospitals: leave one of them out")
+    hospitals = hospitals_of(experiment, sites)
     config = on_what_there_is(console, layers.settings(), layers, ray_address is not None)
     opened = open_named(
         console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases

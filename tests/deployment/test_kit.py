@@ -306,7 +306,7 @@ def test_no_other_way_of_writing_a_name_is_taken(kits: Path, marked: Path, metho
 def test_a_hospital_cannot_allow_what_is_no_name(kits: Path) -> None:
     file = kits / "sites" / "north" / "site.toml"
     file.write_text("allow = [1]\n" + file.read_text())
-    with pytest.raises(ConfigError, match="allow: every method or network is named by a string"):
+    with pytest.raises(ConfigError, match="allow: every method, network or release is named by a string"):
         HospitalKit.load(file)
 
 
