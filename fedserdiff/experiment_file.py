@@ -44,7 +44,7 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     Raises
     ------
     ConfigError
-        As `read_experiment`, `layers_of` and `source_of`.
+        As `read_experiment`, `layers_of` and `source_of`, and where a profile is named beside a run's ``config.json``.
     """
     tables = read_experiment(file)
     own = {name: value for name, value in tables.items() if name not in (*_OF_HOSPITALS, *CHANNELS, PROVENANCE)}
@@ -54,7 +54,9 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     named = tables.get("profile", DEFAULT_PROFILE)
     if not isinstance(named, str):
         raise ConfigError(f"{file}: profile: {named!r} is not a profile's name")
-    if PROVENANCE in tables and profile is None:  # which holds every setting
+    if PROVENANCE in tables:  # which holds every setting
+        if profile is not None:
+            raise ConfigError(f"{file}: holds every setting: --profile {profile} would change none: set some by --set")
         below = Layers(named, ())
     else:
         try:

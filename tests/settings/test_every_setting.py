@@ -107,6 +107,12 @@ def test_naming_the_method_that_is_chosen_already_keeps_its_settings(tmp_path: P
     assert settings.replace({"method": "ser-diff", "method.gamma": 0.5}).value("method.lambda_kd") == 0.25
 
 
+def test_a_profile_beside_a_runs_own_settings_is_refused(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).write_config(make_settings("smoke"))
+    with pytest.raises(ConfigError, match=r"config.json: holds every setting: --profile laptop would change none"):
+        layers_of_file(tmp_path / "config.json", "laptop")
+
+
 def test_a_profile_may_be_a_file_of_the_users_beside_the_experiments(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[data]\nspacing_mm = 2.5\n[methods.ewc]\nweight = 7.0\n")
     (tmp_path / "experiment.toml").write_text('profile = "mine.toml"\nmethod = "ewc"\n')
