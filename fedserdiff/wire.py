@@ -81,7 +81,7 @@ class Fault(IntEnum):
 def weights_to_record(student: Student) -> ArrayRecord:
     """Return a student's weights as a record of one vector, float32, in the order of its parameters.
 
-    Nothing else of it crosses the wire: what more a network may hold is the same wherever it is built
+    Nothing else of it crosses the wire: what more a network may hold is the same each time it is built
     (`fedserdiff.networks.coarse`).
 
     One, because Flower sends each array as objects of their own: over TLS the 308 arrays of profile ``laptop`` took

@@ -34,7 +34,7 @@ def check_coarse(config: Settings) -> None:
     """See that an experiment's coarse network can be built, takes its grid, and is one that a student can have.
 
     What is built is tried with no values where it can be, else with two samples of zeros; once a process. The network
-    that is the default is known to fit wherever its settings do.
+    that is the default fits all settings that are allowed.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def _built(network: Network, data: Data) -> nn.Module:
 
 
 def _see_that_it_crosses(network: nn.Module, again: nn.Module, where: str) -> None:
-    """See that what is learnt is float32 weights, and that whatever else it holds is the same wherever it is built."""
+    """See that what is learnt is float32 weights, and that all else it holds is the same each time it is built."""
     weights = dict(network.named_parameters())
     if not weights:
         raise ConfigError(f"{where}: has no weights to learn")
