@@ -1,5 +1,7 @@
 """A method and a network of a package outside the repository: how they are found, and what a guard makes of them."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,3 +264,21 @@ def test_a_method_whose_half_cannot_be_imported_is_refused_before_anything_is_pr
     with pytest.raises(ConfigError, match=r"^method half: half_a_method:Nothing cannot be imported"):
         begin(Console(quiet=True), layers, None, 2, Cache(tmp_path / "cache"), None, None, False, False)
     assert not (tmp_path / "cache").exists()
+
+
+def test_help_lists_a_method_of_others_and_imports_nothing_of_it(tmp_path: Path) -> None:
+    """One that is broken must not take the commands with it."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fedserdiff.methods]\nbroken-method = no_such_module:METHOD\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-m", "fedserdiff.commands.simulate", "--help"],
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken-method" in done.stdout

@@ -13,7 +13,7 @@ from fedserdiff.commands.common import clear_errors, listed, seeds_of
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.studies import STUDIES, check_study, get_study
-from fedserdiff.methods import METHODS, get_method, label
+from fedserdiff.methods import METHODS, get_method, listed_methods
 from fedserdiff.report.console import open_console
 
 _METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
@@ -29,7 +29,7 @@ def main(
     methods: Annotated[
         str | None,
         typer.Option(
-            help=f"With commas between: {', '.join(map(label, METHODS))}.",
+            help=f"With commas between: {listed_methods()}.",
             show_default=_METHODS,
             rich_help_panel=options.SETTINGS,
         ),

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from fedserdiff.experiment_file import layers_of_file
-from fedserdiff.methods import METHODS, label
+from fedserdiff.methods import METHODS, is_foreign, listed_methods
 from fedserdiff.report.console import warn
-from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, settings_of
+from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, Settings, settings_of
 from fedserdiff.settings.sources import (
     COMMAND_LINE,
     DEFAULT_PROFILE,
@@ -128,8 +128,13 @@ def default_of(name: str) -> str:
     default = _declared(name).default
     if name.startswith("method."):
         return _text(default)
-    others = {profile: make_settings(profile).value(name) for profile in profile_names()}
+    others = {profile: settings.value(name) for profile, settings in _by_profile().items()}
     return "; ".join([_text(default), *(f"{p}: {_text(v)}" for p, v in others.items() if v != default)])
+
+
+@functools.cache
+def _by_profile() -> dict[str, Settings]:
+    return {profile: make_settings(profile) for profile in profile_names()}
 
 
 def _text(value: Any) -> str:
@@ -169,7 +174,7 @@ PROFILE = typer.Option(
     rich_help_panel=SETTINGS,
 )
 METHOD = typer.Option(
-    help=f"How the past is kept: {', '.join(map(label, METHODS))}, or MODULE:OBJECT.",
+    help=f"How the past is kept: {listed_methods()}, or MODULE:OBJECT.",
     show_default=DEFAULT_METHOD,
     rich_help_panel=SETTINGS,
 )
@@ -192,7 +197,11 @@ EPILOG = "\n\n".join(
     [
         "Settings for --set, which `fedserdiff settings` explains; a method's own are those of the method:",
         *(f"{name}: {', '.join(group.model_fields)}" for name, group in GROUPS.items()),
-        *(f"method ({name}): {', '.join(own)}" for name in METHODS if (own := _own_settings(name))),
+        *(
+            f"method ({name}): {', '.join(own)}"
+            for name in METHODS
+            if not is_foreign(name) and (own := _own_settings(name))
+        ),
     ]
 )
 """Below the help of every command that takes settings."""

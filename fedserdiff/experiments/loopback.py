@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fedserdiff.errors import FederationError
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.local_federation import LocalFederation, check_checkout
 from fedserdiff.experiments.opened_federation import Cache, open_named
+from fedserdiff.experiments.simulated_run import new_folder
 from fedserdiff.experiments.simulation import run_simulation
 from fedserdiff.report.live import LiveView
 from fedserdiff.report.tables import print_results
@@ -51,8 +51,7 @@ def rehearse(
     config = layers.settings()
     config = config.replace({"machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1)})
     opened = open_named(console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache)
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-loopback-{config.method.name}-seed{config.seed}"
-    folder = RunDirectory.new(out or Path("runs") / name).path
+    folder = RunDirectory.new(out or new_folder(config, "loopback-")).path
     names = [site.name for site in opened.config.sites]
     with LocalFederation(folder / "federation", opened.config) as deployed:
         console.print(

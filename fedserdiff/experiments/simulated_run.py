@@ -64,10 +64,10 @@ def begin(
     return opened, RunDirectory.new(out or new_folder(config))
 
 
-def new_folder(config: Settings) -> Path:
-    """Return a run's directory that nobody named: by the time, the method and the seed."""
+def new_folder(config: Settings, what: str = "") -> Path:
+    """Return a run's directory that nobody named: by the time, `what` it is, the method and the seed."""
     method = config.method.name.replace(":", ".")
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-seed{config.seed}"
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{what}{method}-seed{config.seed}"
 
 
 def on_what_there_is(console: Console, settings: Settings, layers: Layers, cluster: bool = False) -> Settings:

@@ -96,6 +96,11 @@ def label(name: str) -> str:
     return f"{name} (breaks privacy)" if get_method(name).breaks_privacy else name
 
 
+def listed_methods() -> str:
+    """Return the methods there are, for help texts; one of others is named and not imported, since it may be broken."""
+    return ", ".join(name if is_foreign(name) else label(name) for name in METHODS)
+
+
 def origin_note(names: Iterable[str]) -> str | None:
     """Return what is to be said beside scores of these methods; None where none knows where a scan comes from."""
     knowing = [name for name in names if get_method(name).knows_origin]
