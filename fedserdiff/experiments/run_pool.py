@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ class RunPool:
     def _work(self, firsts: list[Settings], runs: list[Settings]) -> None:
         """Do the jobs, shared stages 1 first, as many at a time as may be."""
         taken: set[Path] = set()
-        running: dict[_Job, SpawnProcess] = {}
+        running: dict[_Job, ForkServerProcess] = {}
         failures: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
         with Bars(self._console, *columns) as progress:
@@ -209,13 +209,17 @@ class RunPool:
                 return _Job(config, self._scans[config], self._folder(self._runs, config, taken), first)
         return None
 
-    def _start(self, job: _Job) -> SpawnProcess:
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=(job, self._data, self._cache))
+    def _start(self, job: _Job) -> ForkServerProcess:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            [__name__]
+        )  # runs are forked from one process that has imported torch and Flower
+        process = context.Process(target=_run, args=(job, self._data, self._cache))
         with _alone_in_main():  # a job is ours: the script of a user's that asks for it need not run again in it
             process.start()
         return process
 
-    def _end(self, job: _Job, process: SpawnProcess) -> list[str]:
+    def _end(self, job: _Job, process: ForkServerProcess) -> list[str]:
         """Give a finished run its name, or return what went wrong."""
         partial = _partial(job.folder)
         if process.exitcode == 0:
@@ -265,7 +269,7 @@ def _status(job: _Job) -> dict[str, Any]:
     return {}
 
 
-def _kill(process: SpawnProcess) -> None:
+def _kill(process: ForkServerProcess) -> None:
     """End a run's process and all that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid or 0, signal.SIGKILL)

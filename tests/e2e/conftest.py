@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ ROOT = Path(__file__).parents[2]
 WAIT_S = 300  # for another worker's run
 TRACKED = ("--tracker", "tensorboard") if importlib.util.find_spec("tensorboard") else ()
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded_workers() -> Iterator[None]:
+    """Have Ray's workers forked, whatever starts Ray here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in preloaded.environment().items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "executable", preloaded.python())
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Pull the plug: run ``scripts/simulate.py`` in this process, which kills itself, or a worker, at a named point.
 
-Run by itself, it tries every one of them against an undisturbed run, and prints the table of
-docs/explanation/reliability.md.
+Run with a point's name (or "" for none) and simulate.py's arguments, it does that. Run by itself, it tries every one of
+them against an undisturbed run, and prints the table of docs/explanation/reliability.md.
 """
 
 import json
@@ -280,4 +280,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 1:
+        main()
+    elif sys.argv[1]:
+        pull_the_plug(sys.argv[1], sys.argv[2:])
+    else:
+        simulate(sys.argv[2:])

@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def two_nodes() -> Iterator[str]:
 
 
 def _start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-    command = Path(sys.executable).with_name("ray")
+    command = Path(sysconfig.get_path("scripts")) / "ray"
     common = ("--num-cpus", "1", "--object-store-memory", str(100 * 10**6), "--temp-dir", str(folder), "--block")
     with (folder / name).open("wb") as log:
         return subprocess.Popen(

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import preloaded
 import pytest
 from typer.testing import CliRunner
 
@@ -27,7 +27,7 @@ CALL = ("--sites", "2", "--seeds", "0", "--methods", "ser-diff,fine-tune", "--ou
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "compare.py"), "--profile", "smoke", *arguments]
+    return [preloaded.python(), str(ROOT / "scripts" / "compare.py"), "--profile", "smoke", *arguments]
 
 
 @pytest.fixture(scope="module")

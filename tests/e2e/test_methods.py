@@ -3,12 +3,12 @@
 import csv
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from scipy.stats import entropy
@@ -226,7 +226,7 @@ def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
 ) -> None:
     """What the script writes, against every adapter tried here by hand, and the entropy that scipy gives."""
     others("ser-diff-plus")
-    command = [sys.executable, str(ROOT / "scripts" / "unknown_origin.py"), "ser-diff-plus"]
+    command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "ser-diff-plus"]
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((workplace / "ser-diff-plus" / "unknown-origin.json").read_text())["sites"]
@@ -251,7 +251,7 @@ def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
 
 
 def test_a_run_without_adapters_has_no_scans_of_unknown_origin(fine_tune: Results, workplace: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "unknown_origin.py"), "fine-tune"]
+    command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "fine-tune"]
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "no hospital of this run has an adapter" in done.stderr

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import nibabel as nib
 import numpy as np
+import preloaded
 import pytest
 from kill_points import ONE_CPU
 from typer.testing import CliRunner
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def call(workplace: Path, script: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments],
+        [preloaded.python(), str(ROOT / "scripts" / f"{script}.py"), *arguments],
         cwd=workplace,
         env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
         capture_output=True,

@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 import torch
 from click.testing import Result
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def audit(run: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "audit.py"), "privacy", str(run), "--shadows", "2"],
+        [preloaded.python(), str(ROOT / "scripts" / "audit.py"), "privacy", str(run), "--shadows", "2"],
         cwd=workplace,
         env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
         capture_output=True,

@@ -1,0 +1,60 @@
+"""Have the server fork what this process is asked to run, and end as that ends; be Python for all else.
+
+It is run without site-packages, in a few milliseconds.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+FOLDER, REAL = "PRELOADED_FOLDER", "PRELOADED_REAL"
+"""Environment variables: where the server's sockets are, and which Python is the real one."""
+PROGRAM, WORKER = "program.socket", "worker.socket"
+
+_TESTS = Path(__file__).parents[2]
+_SCRIPTS = _TESTS.parent / "scripts"
+
+
+def main() -> None:
+    """Run what the command line says."""
+    arguments = sys.argv[1:]
+    name = _server(arguments)
+    if name is None:
+        real = os.environ[REAL]
+        os.execv(real, [real, *arguments])
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(os.path.join(os.environ[FOLDER], name))
+        order = json.dumps({"arguments": arguments, "env": dict(os.environ), "cwd": os.getcwd()}).encode()
+        socket.send_fds(server, [len(order).to_bytes(8, "big")], [0, 1, 2])
+        server.sendall(order)
+        answers = server.makefile()
+        child = int(answers.readline())
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            os.kill(child, number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, forward)
+        code = int(answers.readline() or 1)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _server(arguments: Sequence[str]) -> str | None:
+    """Return the socket of the server that has imported what is to run; None where none has."""
+    script = Path(next((one for one in arguments if one != "-u"), ""))
+    if script.name == "default_worker.py":
+        return WORKER
+    ours = _TESTS in script.parents or script.parent == _SCRIPTS
+    return PROGRAM if script.suffix == ".py" and (ours or "ray" in script.parts) else None
+
+
+if __name__ == "__main__":
+    main()
