@@ -76,7 +76,7 @@ def _in_use(name: str, config: Settings) -> bool:
     method = get_method(config.method.name)
     if name == "replay.batch_size":
         return bool({"distillation", "replay"} & set(method.terms)) and getattr(config.method, "lambda_kd", 0) > 0
-    return name != "replay.shared_maps" or method.hands_over in (wire.ERROR_MAPS, wire.SYNTHETIC_IMAGES)
+    return name != "replay.shared_maps" or bool({wire.ERROR_MAPS, wire.SYNTHETIC_IMAGES} & {*method.hands_over_all})
 
 
 def _halved(channels: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -4,7 +4,7 @@ By the same means a hospital checks what an order may hold that names scans to l
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -57,7 +57,9 @@ Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
 """The records that a reply has to hold, all of them and no other, by name; then their arrays or scalars by name."""
 
 
-def reply_rules(message_type: str, config: Settings, site: int, student: ArrayRecord | None) -> Rules:
+def reply_rules(
+    message_type: str, config: Settings, site: int, student: ArrayRecord | None, asked: Collection[str] | None = None
+) -> Rules:
     """Return what the reply to a message may hold.
 
     Parameters
@@ -71,6 +73,8 @@ def reply_rules(message_type: str, config: Settings, site: int, student: ArrayRe
     student : ArrayRecord or None
         A student of the experiment: a reply's changes of weights have its shape; an introduction needs none.
         A hospital takes one that it made by its own experiment, never the one that came with the message.
+    asked : collection of str, optional
+        Which of its method's records a message asks for of a stage that has ended: others may not come with them.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def reply_rules(message_type: str, config: Settings, site: int, student: ArrayRe
         return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
     if message_type == MessageType.EVALUATE:
         return {wire.METRICS: {**_scores(config), wire.WEIGHT: _WEIGHT}}
-    if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student)):
+    if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student, asked)):
         return handed
     raise ReplyError(f"no reply to a {message_type} message was agreed")
 
@@ -148,22 +152,37 @@ def _masks(config: Settings) -> tuple[int, ...]:
     return (len(config.data.regions), *config.data.grid[: config.data.spatial_dims])
 
 
-def _handed_over(config: Settings, student: ArrayRecord) -> dict[str, dict[str, ArrayRule]]:
-    """Return the rules of what the config's method keeps of a stage; empty where it keeps nothing."""
-    method = get_method(config.method.name)
-    rules = wire.rules_of(method, config, student)
-    for array, rule in rules.items():
-        if not isinstance(rule, ArrayRule):
-            raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
-    return {method.hands_over: rules} if rules else {}
+def _handed_over(
+    config: Settings, student: ArrayRecord, asked: Collection[str] | None
+) -> dict[str, dict[str, ArrayRule]]:
+    """Return the rules of those records asked for that the config's method keeps of a stage."""
+    agreed: dict[str, dict[str, ArrayRule]] = {}
+    for method in get_method(config.method.name).parts:
+        if asked is not None and method.hands_over not in asked:
+            continue
+        rules = wire.rules_of(method, config, student)
+        for array, rule in rules.items():
+            if not isinstance(rule, ArrayRule):
+                raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
+        if rules:
+            agreed[method.hands_over] = rules
+    return agreed
 
 
-def admit(content: RecordDict, rules: Rules) -> RecordDict:
+def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDict:
     """Return a reply built anew of exactly what the rules name, in their order.
 
     Nothing that the reply holds besides, in the encoding of an array say, gets into the copy; that it holds anything
-    besides is an error all the same. What is packed is packed anew from its values: one and the same stream for them,
-    whichever of the many that unpack to them came.
+    besides is an error all the same. What travels packed is packed here, as it leaves, from its values: one and the
+    same stream for them, whichever of the many that unpack to them a handler may have made itself.
+
+    Parameters
+    ----------
+    content : RecordDict
+    rules : mapping
+        From `reply_rules`.
+    arrived : bool
+        Whether it has crossed the wire: what travels packed has to be, and comes back unpacked.
 
     Raises
     ------
@@ -188,11 +207,11 @@ def admit(content: RecordDict, rules: Rules) -> RecordDict:
             raise ReplyError(f"{record}: names other than agreed")
         if isinstance(value, ArrayRecord):
             rules_of = {name: rule for name, rule in agreed.items() if isinstance(rule, ArrayRule)}
-            arrays = {name: _array(value[name], rule, f"{record}: {name}") for name, rule in rules_of.items()}
+            arrays = {name: _array(value[name], rule, f"{record}: {name}", arrived) for name, rule in rules_of.items()}
             if len({len(arrays[name]) for name, rule in rules_of.items() if rule.most}) > 1:
                 raise ReplyError(f"{record}: arrays of unequal numbers of samples")
             admitted[record] = ArrayRecord(
-                {name: wire.packed(a) if rules_of[name].packed else Array(a) for name, a in arrays.items()}
+                {n: wire.packed(a) if rules_of[n].packed and not arrived else Array(a) for n, a in arrays.items()}
             )
         else:
             numbers: dict[str, MetricRecordValues] = {
@@ -204,7 +223,7 @@ def admit(content: RecordDict, rules: Rules) -> RecordDict:
     return RecordDict(dict(admitted))
 
 
-def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
+def _array(array: Array, rule: ArrayRule, where: str, arrived: bool) -> NDArray[np.generic]:
     """Return an array's values where they are as agreed, and so is how they are encoded."""
     shape = tuple(array.shape)
     samples = shape[0] if rule.most and shape else 1
@@ -214,7 +233,8 @@ def _array(array: Array, rule: ArrayRule, where: str) -> NDArray[np.generic]:
         raise ReplyError(f"{where}: not a multiple of {rule.step} samples")
     if shape != ((samples, *rule.shape) if rule.most else rule.shape) or array.dtype != rule.dtype:
         raise ReplyError(f"{where}: of another shape or type")
-    values = _unpacked(array, where) if rule.packed else _plain(array, where)
+    packed = rule.packed and (arrived or array.stype == wire.PACKED)
+    values = _unpacked(array, where) if packed else _plain(array, where)
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DivergedError(f"{where}: not finite")
     if values.size and (values.min() < rule.least or values.max() > rule.greatest):

@@ -21,8 +21,8 @@ from fedserdiff.settings.experiment import Settings
 
 # Coordinator to hospital
 ARRAYS = "arrays"  # the student's weights; in the hospital's reply, how a round changed them
-TEACHER = "teacher"  # the teacher's weights, only when they changed
-CONFIG = "config"  # stage, server-round, length, teacher-stage; in a query the experiment's fingerprint and a salt
+TEACHER = "teacher"  # kind of the records of teachers' weights, each sent once: see `teacher_record`
+CONFIG = "config"  # stage, server-round, length, teachers, records; in a query the experiment's fingerprint and a salt
 LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: salted hashes, and their salt
 
 # Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it
@@ -62,6 +62,16 @@ PACKED = "bz2"
 
 _VECTOR = "weights"  # the one array of a record that holds a value for each weight
 _OF_ONE_BYTE = ("int8", "uint8")  # types that travel packed: they have no byte order
+
+
+def teacher_record(stage: int) -> str:
+    """Return the name of the record that holds the student of a stage, frozen as a teacher."""
+    return f"{TEACHER}-{stage}"
+
+
+def is_teacher(record: str) -> bool:
+    """Say whether a record of this name holds a teacher."""
+    return record.startswith(f"{TEACHER}-")
 
 
 class Fault(IntEnum):
@@ -206,14 +216,17 @@ def rules_of(method: Method, config: Settings, student: ArrayRecord) -> dict[str
 
 
 def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
-    """Return a method's memory as records."""
-    return {name: _vector(kept) if name == FISHER else samples_to_record(kept) for name, kept in memory.items()}
+    """Return a method's memory as plain records: what travels packed is packed as it leaves."""
+    return {
+        name: _vector(kept) if name == FISHER else ArrayRecord({k: Array(v.cpu().numpy()) for k, v in kept.items()})
+        for name, kept in memory.items()
+    }
 
 
 def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[str, dict[str, torch.Tensor]]:
     """Return the memory in a message to a hospital that trains `student`.
 
-    That is every array record but the student, the teacher, and the hashes of scans to leave out.
+    That is every array record but the student, teachers, and the hashes of scans to leave out.
 
     Raises
     ------
@@ -221,11 +234,11 @@ def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[s
         Where the importance of weights does not fit the student, or samples are packed in another way than agreed or
         would take more room than those of all sites: few bytes can be packed to fill any memory.
     """
-    records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, TEACHER, LEFT_OUT)}
+    records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, LEFT_OUT) and not is_teacher(n)}
     channels = max(len(config.data.modalities), len(config.data.regions))
     samples = config.replay.shared_maps * channels * math.prod(student.spatial_shape)
-    method = get_method(config.method.name)
-    agreed = rules_of(method, config, weights_to_record(student)).values() if method.hands_over in records else ()
+    sent = [part for part in get_method(config.method.name).parts if part.hands_over in records]
+    agreed = [rule for part in sent for rule in rules_of(part, config, weights_to_record(student)).values()]
     of_one = max([samples, *(max(rule.most, 1) * math.prod(rule.shape) for rule in agreed)])
     room = len(config.sites) * of_one
     if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):

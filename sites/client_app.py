@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from fedserdiff.run_config import experiment_of
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter, save_adapter
-from sites.egress import Door, GuardedApp, hospital_log
+from sites.egress import Door, GuardedApp, hospital_log, records_asked_for
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
 from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
@@ -153,16 +153,33 @@ class _Desk:
         adapter = load_adapter(self.records, self.config, self.site.name, before)
         return None if adapter is None else adapter.to(self.device)
 
-    def teacher(self, message: Message, stage: int) -> Student | None:
-        """Return the teacher of stage `stage`, sent with this message or kept from an earlier one; 0 is none."""
+    def teachers(self, message: Message) -> tuple[Student | None, ...]:
+        """Return the teacher of each of the method's parts, sent with this message or kept from an earlier one."""
+        order = message.content.config_records.get(wire.CONFIG)
+        ordered = None if order is None else order.get("teachers")
+        last, parts = len(self.config.sites), len(get_method(self.config.method.name).parts)
+        stages = [n for n in ordered if type(n) is int and 0 <= n <= last] if isinstance(ordered, list) else []
+        if not isinstance(ordered, list) or not len(stages) == len(ordered) == parts:
+            raise FederationError(
+                f"the coordinator ordered teachers = {ordered!r}, not {parts} of the numbers from 0 to {last}"
+            )
+        files = [self._teacher_file(stage) for stage in stages]
+        for stage in dict.fromkeys(stages):
+            if wire.teacher_record(stage) in message.content:
+                state = self.student(message, wire.teacher_record(stage)).state_dict()
+                write_whole(self._teacher_file(stage), partial(torch.save, state))
+                for old in {*self.records.glob("teacher-*.pt")}.difference(files):
+                    old.unlink()
+        return tuple(self._teacher(stage) for stage in stages)
+
+    def _teacher_file(self, stage: int) -> Path:
+        return self.records / f"teacher-{stage}.pt"
+
+    def _teacher(self, stage: int) -> Student | None:
+        """Return the teacher of a stage; 0 is none."""
         if stage == 0:
             return None
-        file = self.records / f"teacher-{stage}.pt"
-        if wire.TEACHER in message.content:
-            state = self.student(message, wire.TEACHER).state_dict()
-            write_whole(file, lambda opened: torch.save(state, opened))
-            for old in set(self.records.glob("teacher-*.pt")) - {file}:
-                old.unlink()
+        file = self._teacher_file(stage)
         if not file.is_file():
             raise FederationError(
                 f"the coordinator counts on teacher {stage}, which this hospital never got or has lost"
@@ -205,7 +222,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
         server_round=server_round,
         # More work than planned is more of a patient learnt by heart: only a simulation's pooling does several stages'.
         length=_ordered(message, "length", 1, sites if get_method(desk.config.method.name).breaks_privacy else 1),
-        teacher=desk.teacher(message, _ordered(message, "teacher-stage", 0, sites)),
+        teachers=desk.teachers(message),
         memory=wire.memory_of(message.content, student, desk.config),
         adapter=desk.adapter(before=(stage, server_round)),
     )
@@ -226,7 +243,8 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
     """Hand over what the method keeps of a stage that has ended."""
     stage = _ordered(message, "stage", 1, len(desk.config.sites))
     adapter = desk.adapter(before=(stage + 1, 0))
-    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config, adapter)
+    asked = records_asked_for(message, desk.config)
+    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config, asked, adapter)
     return RecordDict(dict(wire.memory_to_records(kept)))
 
 

@@ -24,6 +24,7 @@ from fedserdiff.errors import (
     ReplyError,
 )
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
+from fedserdiff.methods import get_method
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import Fault
@@ -67,7 +68,8 @@ class Door:
         """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
         try:
             student = _any_student(self.config)
-            allowed = admit(content, reply_rules(message.metadata.message_type, self.config, self.site, student))
+            kind, asked = message.metadata.message_type, records_asked_for(message, self.config)
+            allowed = admit(content, reply_rules(kind, self.config, self.site, student, asked))
             check_update(allowed, self.config)
             self._check_quota(allowed)
             self._check_releases(allowed)
@@ -155,6 +157,14 @@ class GuardedApp(ClientApp):
         except Exception as error:  # no site of the experiment, or a ledger that cannot be read or written
             logging.getLogger("fedserdiff.hospital").error("no answer could be recorded", exc_info=error)
             return _error(message, Fault.PROTOCOL if isinstance(error, ConfigError) else Fault.INTERNAL)
+
+
+def records_asked_for(message: Message, config: Settings) -> tuple[str, ...]:
+    """Return which records of its method's a message asks for of a stage that has ended: all, where it names none."""
+    order = message.content.config_records.get(wire.CONFIG) if message.has_content() else None
+    names = None if order is None else order.get("records")
+    agreed = get_method(config.method.name).hands_over_all
+    return tuple(name for name in agreed if name in names) if isinstance(names, list) else agreed
 
 
 def hospital_log(folder: Path) -> logging.Logger:

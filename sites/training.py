@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,7 +18,8 @@ from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import beside
 from fedserdiff.wire import Memory
 from sites.hospital import Hospital, TrainingSet
-from sites.objectives.base import DISTILLATION, Objective
+from sites.objectives.base import DISTILLATION, NOTHING_KEPT, Objective
+from sites.objectives.combined import CombinedObjective
 from sites.sampling import Sampling
 
 Value = TypeVar("Value", float, torch.Tensor)
@@ -37,14 +38,16 @@ class Order:
         From 1.
     length : int
         How many times as long as the config has it the stage is.
-    teacher, memory, adapter
+    teachers : tuple of Student or None
+        The teacher of each of the method's parts, in their order.
+    memory, adapter
         As `Objective`'s.
     """
 
     stage: int
     server_round: int
     length: int = 1
-    teacher: Student | None = None
+    teachers: tuple[Student | None, ...] = (None,)
     memory: Memory = field(default_factory=dict)
     adapter: SiteAdapter | None = None
 
@@ -66,7 +69,7 @@ def run_round(
     progress: Progress = lambda step, steps, terms: None,
 ) -> Round:
     """Train `student` in place for one round of the config's method."""
-    objective = _objective(config)(config, order.teacher, order.memory, order.adapter)
+    objective = make_objective(config, order.teachers, order.memory, order.adapter)
     device = next(student.parameters()).device
     training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, device)
     site = hospital.site.name
@@ -76,21 +79,37 @@ def run_round(
 
 
 def consolidate(
-    student: Student, stage: int, hospital: Hospital, config: Settings, adapter: SiteAdapter | None = None
+    student: Student,
+    stage: int,
+    hospital: Hospital,
+    config: Settings,
+    asked: Collection[str],
+    adapter: SiteAdapter | None = None,
 ) -> Memory:
-    """Return what the config's method hands over of a stage that ended with `student`: all of it leaves the hospital.
+    """Return the records asked for of a stage that ended with `student`, by name: all of it leaves the hospital.
 
-    It is made of the hospital's own training cases alone.
+    They are made of the hospital's own training cases alone.
     """
     training_set = TrainingSet(hospital.training, config, next(student.parameters()).device)
-    objective = _objective(config)(config, adapter=adapter)
-    return objective.consolidate(student.eval(), training_set, hospital.site.name, stage)
+    kept: dict[str, Mapping[str, torch.Tensor]] = {}
+    for part in get_method(config.method.name).parts:
+        if part.hands_over in asked:
+            objective: Objective = half_of(part, part.objective)(config, adapter=adapter)
+            kept |= objective.consolidate(student.eval(), training_set, hospital.site.name, stage)
+    return kept
 
 
-def _objective(config: Settings) -> type[Objective]:
-    method = get_method(config.method.name)
-    objective: type[Objective] = half_of(method, method.objective)
-    return objective
+def make_objective(
+    config: Settings,
+    teachers: Sequence[Student | None] = (None,),
+    memory: Memory = NOTHING_KEPT,
+    adapter: SiteAdapter | None = None,
+) -> Objective:
+    """Return the hospital's half of the config's method; several, as one, where it combines some."""
+    parts = get_method(config.method.name).parts
+    halves = [half_of(part, part.objective) for part in parts]
+    own = [half(config, teacher, memory, adapter) for half, teacher in zip(halves, teachers, strict=True)]
+    return own[0] if len(own) == 1 else CombinedObjective(own, [part.terms for part in parts])
 
 
 def optimise(

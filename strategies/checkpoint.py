@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import installed_versions, other_versions
@@ -84,7 +84,7 @@ class Checkpoint:
                 faults.append(str(error))
                 continue
             _check_origin(saved, config, f"{run.path / name}")
-            return cls(Position(**saved["position"]), _record(saved["arrays"]), saved, "; ".join(faults))
+            return cls(Position(**saved["position"]), ArrayRecord(saved["arrays"]), saved, "; ".join(faults))
         if faults:
             raise ConfigError(f"{'; '.join(faults)}: nothing is left to go on with; move {run.path} away to begin anew")
         return None
@@ -99,12 +99,8 @@ class Checkpoint:
         """Put everything back as it was."""
         for name, value in json.loads(self.rest["results"]).items():
             setattr(results, name, value)
-        scoring.students = {int(row): _record(student) for row, student in self.rest["students"].items()}
-        stream = runner.stream
-        if self.rest["teacher"] is not None:
-            stream.teacher = _record(self.rest["teacher"])
-            stream.teacher_stage = self.rest["teacher_stage"]
-        stream.load_state_dict(self.rest["method"])
+        scoring.students = {int(row): ArrayRecord(student) for row, student in self.rest["students"].items()}
+        runner.stream.load_state_dict(self.rest["method"])
         runner.aggregator.load_state_dict(self.rest["aggregation"])
         scans.load_state_dict(json.loads(self.rest["scans"]))
         ledgers = ((runner.inbox.bytes_out, "bytes_out"), (runner.outbox.bytes_in, "bytes_in"))
@@ -129,17 +125,15 @@ def save_checkpoint(
     StorageError
         Where it cannot be written.
     """
-    config, stream = runner.config, runner.stream
+    config = runner.config
     state = {
         "experiment": json.dumps(config.agreed),
         "versions": installed_versions(),
         "position": asdict(position),
         "on_gpu": config.machine.gpus_per_site > 0,
-        "arrays": _tensors(arrays),
-        "students": {str(row): _tensors(student) for row, student in scoring.students.items()},
-        "teacher": None if stream.teacher is None else _tensors(stream.teacher),
-        "teacher_stage": stream.teacher_stage,
-        "method": stream.state_dict(),
+        "arrays": arrays.to_torch_state_dict(),
+        "students": {str(row): student.to_torch_state_dict() for row, student in scoring.students.items()},
+        "method": runner.stream.state_dict(),
         "aggregation": runner.aggregator.state_dict(),
         "scans": json.dumps(scans.state_dict()),
         "results": json.dumps({name: getattr(results, name) for name in _OF_RESULTS}),
@@ -177,11 +171,3 @@ def _check_origin(saved: Mapping[str, Any], config: Settings, where: str) -> Non
     theirs, ours = json.loads(saved["experiment"]), json.loads(json.dumps(config.agreed))
     if differing := differences(theirs, ours):
         raise ConfigError(f"{where}: belongs to another experiment: {'; '.join(differing)}")
-
-
-def _tensors(record: ArrayRecord) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
-
-
-def _record(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
-    return ArrayRecord({name: Array(tensor.numpy()) for name, tensor in tensors.items()})

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
@@ -59,16 +58,13 @@ class Ewc(TeachingStream):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sum over the stages that have ended, too."""
-        fisher = None
-        if self._fisher is not None:
-            fisher = {name: torch.from_numpy(array.numpy().copy()) for name, array in self._fisher.items()}
+        fisher = None if self._fisher is None else self._fisher.to_torch_state_dict()
         return super().state_dict() | {"fisher": fisher}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sum over the stages that had ended."""
         super().load_state_dict(state)
-        if state["fisher"] is not None:
-            self._fisher = ArrayRecord({name: Array(values.numpy()) for name, values in state["fisher"].items()})
+        self._fisher = None if state["fisher"] is None else ArrayRecord(state["fisher"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return the anchor where it is due, and the Fisher information of the stages that have ended."""

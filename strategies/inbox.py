@@ -1,7 +1,7 @@
 """The inbox: what may come back from sites, and how many bytes came."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
@@ -32,11 +32,17 @@ class Inbox:
         self.bytes_out: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def accept(
-        self, replies: Iterable[Message], message_type: str, sent: ArrayRecord, nodes: Mapping[int, str]
+        self,
+        replies: Iterable[Message],
+        message_type: str,
+        sent: ArrayRecord,
+        nodes: Mapping[int, str],
+        asked: Collection[str] | None = None,
     ) -> tuple[dict[str, RecordDict], dict[str, str]]:
         """Return, by site, the contents of the replies that hold what was agreed, and what was wrong elsewhere.
 
-        A student of theirs is whole: the change that came is added to what was `sent`.
+        A student of theirs is whole: the change that came is added to what was `sent`. Of a stage that has ended they
+        hand over the records `asked` for, by name.
 
         The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
         anything, so all such are ``other``.
@@ -47,11 +53,11 @@ class Inbox:
             if message.has_error():
                 continue
             site = nodes[message.metadata.src_node_id]
-            rules = reply_rules(message_type, self._config, self._places[site], sent)
+            rules = reply_rules(message_type, self._config, self._places[site], sent, asked)
             for kind, size in wire.bytes_by_kind(message.content).items():
                 self.bytes_out[site][kind if kind in rules else "other"] += size
             try:
-                content = admit(message.content, rules)
+                content = admit(message.content, rules, arrived=True)
                 check_update(content, self._config)
             except ReplyError as error:
                 dropped[site] = f"sent what was not agreed, dropped ({error})"

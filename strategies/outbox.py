@@ -35,6 +35,6 @@ class Outbox:
     ) -> Message:
         """Address a site, and count the bytes; what it is to leave out goes with every message."""
         content = RecordDict({**records, **self.left_out(site)})
-        for kind, size in wire.bytes_by_kind(content).items():
-            self.bytes_in[site][kind] += size
+        for name, size in wire.bytes_by_kind(content).items():
+            self.bytes_in[site][wire.TEACHER if wire.is_teacher(name) else name] += size
         return Message(content, node, message_type, ttl=self._config.machine.stage_timeout_s)

@@ -26,8 +26,8 @@ class ReplayBank:
         return dict(self._samples)
 
     def add(self, site: str, record: ArrayRecord) -> None:
-        """Keep a site's samples, which have been checked on arrival."""
-        self._samples[site] = wire.samples_of(record)
+        """Keep a site's samples, which have been checked, and unpacked, on arrival."""
+        self._samples[site] = record.to_torch_state_dict()
         self._record = None
 
     def to_record(self) -> ArrayRecord:

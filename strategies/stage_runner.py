@@ -83,7 +83,7 @@ class StageRunner:
                     "stage": stream.stage,
                     "server-round": self.server_round,
                     "length": stream.plan.length,
-                    "teacher-stage": stream.teacher_stage,
+                    "teachers": stream.teacher_stages(),
                 }
             )
             records: dict[str, ArrayRecord | ConfigRecord] = {
@@ -129,17 +129,17 @@ class StageRunner:
         FederationError
             Where no participant, or not every one that has to, handed over what was agreed.
         """
-        stream = self.stream
-        if not stream.consolidates():
+        stream, asked = self.stream, self.stream.asks_for()
+        if not asked:
             return []
         self.events.consolidation_started(stream.stage, list(self._nodes.values()))
         records: dict[str, ArrayRecord | ConfigRecord] = {
             wire.ARRAYS: arrays,
-            wire.CONFIG: ConfigRecord({"stage": stream.stage}),
+            wire.CONFIG: ConfigRecord({"stage": stream.stage, "records": list(asked)}),
         }
         messages = [self.outbox.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
         replies = list(grid.send_and_receive(messages, timeout=self.config.machine.stage_timeout_s))
-        answers, failed = self.inbox.accept(replies, wire.CONSOLIDATE, arrays, self._nodes)
+        answers, failed = self.inbox.accept(replies, wire.CONSOLIDATE, arrays, self._nodes, asked)
         where = f"stage {stream.stage} ({stream.plan.name}), consolidation"
         if not answers:
             raise FederationError(f"{where}: {in_words(failed)}")

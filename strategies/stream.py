@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff.methods import get_method, half_of
+from fedserdiff.methods.method import Method
 from fedserdiff.settings.experiment import Settings
 
 
@@ -81,6 +82,14 @@ class ArrivalStream:
         """Say whether the stage's participants are asked, when it has ended, for what the method keeps of it."""
         return False
 
+    def asks_for(self) -> tuple[str, ...]:
+        """Return the names of the records that the stage's participants are asked for when it has ended."""
+        return get_method(self.config.method.name).hands_over_all if self.consolidates() else ()
+
+    def teacher_stages(self) -> list[int]:
+        """Return, for each part of the method, the stage whose student teaches it; 0 where none does."""
+        return [self.teacher_stage]
+
     def keep(self, site: str, content: RecordDict) -> None:
         """Keep what a participant handed over of the stage."""
 
@@ -88,7 +97,7 @@ class ArrivalStream:
         """Take the stage's final student."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the method keeps between stages besides the teacher, as `torch.save` can write it: nothing."""
+        """Return what the method keeps between stages, as `torch.save` can write it: nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,7 +105,88 @@ class ArrivalStream:
 
 
 def make_stream(config: Settings) -> ArrivalStream:
-    """Return the coordinator's half of the config's method."""
-    method = get_method(config.method.name)
-    stream: ArrivalStream = half_of(method, method.strategy)(config)
-    return stream
+    """Return the coordinator's half of the config's method; several, as one, where it combines some."""
+    parts = get_method(config.method.name).parts
+    streams: list[ArrivalStream] = [half_of(part, part.strategy)(config) for part in parts]
+    return streams[0] if len(streams) == 1 else CombinedStream(config, streams, parts)
+
+
+class CombinedStream(ArrivalStream):
+    """Several methods' halves as one: each keeps and sends what it does by itself. The first has the stream.
+
+    Parameters
+    ----------
+    config : Settings
+        The experiment.
+    streams : sequence of ArrivalStream
+    parts : sequence of Method
+        Whose they are.
+    """
+
+    def __init__(self, config: Settings, streams: Sequence[ArrivalStream], parts: Sequence[Method]) -> None:
+        super().__init__(config)
+        self._first = streams[0]
+        self._parts = list(zip(parts, streams, strict=True))
+
+    def stages(self, sites: Sequence[str]) -> list[Stage]:
+        """Return the first part's stages."""
+        return self._first.stages(sites)
+
+    def deployed(self, sites: Sequence[str]) -> list[int]:
+        """Return what the first part says."""
+        return self._first.deployed(sites)
+
+    def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
+        """Return what the first part starts from."""
+        return self._first.initial(untrained, standing)
+
+    def begin_stage(self, stage: int, plan: Stage) -> None:
+        """Have every part begin the stage."""
+        super().begin_stage(stage, plan)
+        for _, stream in self._parts:
+            stream.begin_stage(stage, plan)
+
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        """Return all that the parts send; a teacher that two of them have goes once."""
+        return {name: r for _, stream in self._parts for name, r in stream.records_for(site, server_round).items()}
+
+    def on_fit_reply(self, site: str, content: RecordDict) -> None:
+        """Have every part take note."""
+        for _, stream in self._parts:
+            stream.on_fit_reply(site, content)
+
+    def asks_for(self) -> tuple[str, ...]:
+        """Return the records that the parts ask for which ask at this stage."""
+        return tuple(part.hands_over for part, stream in self._parts if stream.consolidates())
+
+    def teacher_stages(self) -> list[int]:
+        """Return each part's."""
+        return [stream.teacher_stage for _, stream in self._parts]
+
+    def keep(self, site: str, content: RecordDict) -> None:
+        """Give each part's record to it."""
+        for part, stream in self._parts:
+            if part.hands_over in content.array_records:
+                stream.keep(site, content)
+
+    def end_stage(self, arrays: ArrayRecord) -> None:
+        """Have every part take the student."""
+        for _, stream in self._parts:
+            stream.end_stage(arrays)
+        self._find_teacher()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what each part keeps, by its method's name."""
+        return {part.name: stream.state_dict() for part, stream in self._parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have every part go on."""
+        for part, stream in self._parts:
+            stream.load_state_dict(state[part.name])
+        self._find_teacher()
+
+    def _find_teacher(self) -> None:
+        """Take the first teacher there is as the one that stands for the method: a run leaves it beside its student."""
+        taught = (stream for _, stream in self._parts if stream.teacher is not None)
+        if (stream := next(taught, None)) is not None:
+            self.teacher, self.teacher_stage = stream.teacher, stream.teacher_stage

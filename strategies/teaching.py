@@ -29,18 +29,21 @@ class TeachingStream(ArrivalStream):
         """Return the teacher, until the site has answered a round with it."""
         if self.teacher is None or self._teacher_at.get(site) == self.teacher_stage:
             return {}
-        return {wire.TEACHER: self.teacher}
+        return {wire.teacher_record(self.teacher_stage): self.teacher}
 
     def on_fit_reply(self, site: str, content: RecordDict) -> None:
         """Remember that the site has the teacher."""
         self._teacher_at[site] = self.teacher_stage
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which teacher each site has."""
-        return {"teacher_at": dict(self._teacher_at)}
+        """Return the teacher, and which one each site has."""
+        teacher = None if self.teacher is None else self.teacher.to_torch_state_dict()
+        return {"teacher": teacher, "teacher_stage": self.teacher_stage, "teacher_at": dict(self._teacher_at)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember which teacher each site has: it keeps it on its own disk."""
+        """Take the teacher back, and remember which one each site has: it keeps it on its own disk."""
+        self.teacher = None if state["teacher"] is None else ArrayRecord(state["teacher"])
+        self.teacher_stage = state["teacher_stage"]
         self._teacher_at = dict(state["teacher_at"])
 
     def end_stage(self, arrays: ArrayRecord) -> None:

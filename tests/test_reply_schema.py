@@ -8,7 +8,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from traffic import SECRET, TYPES, change, handed_over, hashes, honest, packed
+from traffic import SECRET, TYPES, change, handed_over, hashes, honest, packed, plain
 
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import new_student
@@ -29,8 +29,8 @@ def smoke(**changes: Any) -> Settings:
     return make_settings("smoke", changes)
 
 
-def admitted(message_type: str, content: RecordDict, **changes: Any) -> RecordDict:
-    return admit(content, reply_rules(message_type, smoke(**changes), 0, SENT))
+def admitted(message_type: str, content: RecordDict, arrived: bool = False, **changes: Any) -> RecordDict:
+    return admit(content, reply_rules(message_type, smoke(**changes), 0, SENT), arrived)
 
 
 def arrays(**values: NDArray[np.generic]) -> ArrayRecord:
@@ -129,7 +129,6 @@ BAD_IMAGES = {
     "labels for masks": arrays(images=images(), masks=masks() * 2),
     "signed masks": arrays(images=images(), masks=masks().astype(np.int8)),
     "masks that are not of 0 and 1": arrays(images=images(), masks=np.full_like(masks(), 255)),
-    "masks that are not packed": ArrayRecord({"images": Array(images()), "masks": Array(masks())}),
     "a finer type": arrays(images=images().astype(np.float32), masks=masks()),
     "volumes": arrays(images=images(dims=3), masks=masks(dims=3)),
     "the grid turned": arrays(images=images().swapaxes(2, 3), masks=masks().swapaxes(2, 3)),
@@ -145,7 +144,6 @@ BAD_MAPS = {
     "a single number": arrays(maps=np.array(1, np.int8)),
     "below the least level": arrays(maps=np.full((1, 3, 16, 24), -16, np.int8)),
     "above the greatest level": arrays(maps=np.full((1, 3, 16, 24), 16, np.int8)),
-    "not packed": ArrayRecord({"maps": Array(np.zeros((1, 3, 16, 24), np.int8))}),
     "empty": ArrayRecord(),
 }
 BAD = [
@@ -161,9 +159,21 @@ BAD = [
 
 @pytest.mark.parametrize(("method", "name", "record"), BAD)
 def test_what_was_not_agreed_to_be_handed_over_is_turned_down(method: str, name: str, record: ArrayRecord) -> None:
-    with pytest.raises(ReplyError, match=f"^{name}: ") as caught:
-        admitted(wire.CONSOLIDATE, RecordDict({name: record}), method=method)
-    assert not isinstance(caught.value, DivergedError)
+    for arrived in (False, True):
+        with pytest.raises(ReplyError, match=f"^{name}: ") as caught:
+            admitted(wire.CONSOLIDATE, RecordDict({name: record}), arrived, method=method)
+        assert not isinstance(caught.value, DivergedError)
+
+
+@pytest.mark.parametrize("method", ["ser-diff", "image-replay"])
+def test_samples_are_packed_as_they_leave_and_unpacked_as_they_arrive(method: str) -> None:
+    travelling = handed_over(smoke(method=method), SENT)
+    inside = plain(travelling)
+    assert inside != travelling
+    assert admitted(wire.CONSOLIDATE, inside, method=method) == travelling
+    assert admitted(wire.CONSOLIDATE, travelling, arrived=True, method=method) == inside
+    with pytest.raises(ReplyError, match="encoded in another way"):
+        admitted(wire.CONSOLIDATE, inside, arrived=True, method=method)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -108,7 +108,9 @@ def test_a_memory_is_every_array_record_but_student_teacher_and_hashes_each_tens
         },
     }
     weights = wire.weights_to_record(student)
-    message = RecordDict({wire.ARRAYS: weights, wire.TEACHER: weights, wire.CONFIG: ConfigRecord({"stage": 1})})
+    message = RecordDict(
+        {wire.ARRAYS: weights, wire.teacher_record(3): weights, wire.CONFIG: ConfigRecord({"stage": 1})}
+    )
     message[wire.LEFT_OUT] = ArrayRecord({"hashes": Array(np.zeros((1, 32), np.uint8))})
     message.update(wire.memory_to_records(kept))
     returned = wire.memory_of(message, student, CONFIG)

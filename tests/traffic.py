@@ -2,6 +2,7 @@
 
 import bz2
 import time
+from collections.abc import Collection
 
 import numpy as np
 from flwr.app import (
@@ -88,6 +89,18 @@ def values_of(array: Array) -> NDArray[np.generic]:
     return np.frombuffer(bz2.decompress(array.data), array.dtype).reshape(array.shape)
 
 
+def plain(content: RecordDict) -> RecordDict:
+    """A reply as it is inside a process, before it is packed and after it has been unpacked."""
+    return RecordDict(
+        {
+            name: ArrayRecord({key: Array(values_of(array)) for key, array in record.items()})
+            if isinstance(record, ArrayRecord)
+            else record
+            for name, record in content.items()
+        }
+    )
+
+
 def honest(message_type: str, config: Settings, sent: ArrayRecord, site: int = 0) -> RecordDict:
     """A reply as agreed, its values drawn where any do."""
     metrics: dict[str, MetricRecordValues]
@@ -111,8 +124,10 @@ def hashes(seed: int, rows: int = 20) -> ArrayRecord:
     return ArrayRecord({"hashes": Array(drawn[np.lexsort(drawn.T[::-1])])})
 
 
-def handed_over(config: Settings, sent: ArrayRecord, samples: int = 2) -> RecordDict:
-    """What the config's method hands over of a stage that has ended; nothing for a method that keeps nothing."""
+def handed_over(
+    config: Settings, sent: ArrayRecord, samples: int = 2, asked: Collection[str] | None = None
+) -> RecordDict:
+    """What of the records asked for the config's method hands over; nothing for a method that keeps nothing."""
     draws = np.random.default_rng(0)
     grid = config.data.grid[: config.data.spatial_dims]
     maps = draws.integers(-15, 16, (samples, 3, *grid), np.int8)
@@ -122,8 +137,8 @@ def handed_over(config: Settings, sent: ArrayRecord, samples: int = 2) -> Record
         wire.SYNTHETIC_IMAGES: {"images": Array(images), "masks": packed((maps > 0).astype(np.uint8))},
         wire.FISHER: {name: Array(np.abs(array.numpy())) for name, array in sent.items()},
     }
-    name = get_method(config.method.name).hands_over
-    return RecordDict({name: ArrayRecord(known[name])} if name else {})
+    names = get_method(config.method.name).hands_over_all
+    return RecordDict({name: ArrayRecord(known[name]) for name in names if asked is None or name in asked})
 
 
 def on_the_wire(what: InflatableObject) -> bytes:

@@ -79,8 +79,9 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
     """
     check_coarse(settings)
     method = get_method(settings.method.name)
-    for half in (method.strategy, method.objective):
-        half_of(method, half)
+    for part in method.parts:
+        for half in (part.strategy, part.objective):
+            half_of(part, half)
     gpus = settings.machine.gpus_per_site if layers.sets("machine.gpus_per_site") else None
     if gpus is None or not cluster:
         gpus = settle_gpus(gpus, "--gpus-per-site", partial(warn, console))

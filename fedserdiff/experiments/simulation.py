@@ -19,7 +19,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.experiments.opened_federation import Federation, scans_of
 from fedserdiff.launch import Resources, simulate
-from fedserdiff.methods import get_method, half_of
+from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
 from fedserdiff.origin import Origin, installed_versions
 from fedserdiff.report.events import RunEvents
@@ -32,7 +32,7 @@ from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital
 from sites.ledger import LEDGER_FILE
-from sites.objectives.base import Objective
+from sites.training import make_objective
 from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
 from strategies.run_directory import FLOWER_LOG, RunDirectory
@@ -116,8 +116,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     config = federation.config
     by_site = {hospital.site: hospital for hospital in federation.hospitals}
     names = {hospital.site.name: hospital for hospital in federation.hospitals}
-    method = get_method(config.method.name)
-    objective: Objective = half_of(method, method.objective)(config)
+    objective = make_objective(config, [None] * len(get_method(config.method.name).parts))
     abroad = set()
     for stage, plan in enumerate(make_stream(config).stages([site.name for site in config.sites]), 1):
         for participant in plan.participants:

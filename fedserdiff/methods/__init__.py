@@ -8,6 +8,7 @@ from typing import Any
 
 from fedserdiff import plugins
 from fedserdiff.errors import ConfigError
+from fedserdiff.methods.combination import SIGN, combined
 from fedserdiff.methods.method import Method
 from fedserdiff.plugins import one_line
 
@@ -62,19 +63,31 @@ def _foreign(name: str) -> Method:
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a method does not come with fedserdiff; it is not imported."""
-    return plugins.is_foreign(name, ENTRY_POINTS, _packaged())
+    """Say whether a method, or one that it combines, does not come with fedserdiff; it is not imported."""
+    return any(plugins.is_foreign(part, ENTRY_POINTS, _packaged()) for part in parts_of(name))
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the names in the name of a method that combines some; of any other, its own."""
+    return tuple(name.split(SIGN))
 
 
 def get_method(name: str) -> Method:
-    """Return the method called `name`, or the one that ``module:object`` names.
+    """Return the method called `name`, or the one that ``module:object`` names; or several, with a + between names.
 
     Raises
     ------
     ConfigError
         Where there is none; the text says which there are.
     """
+    if SIGN in name:
+        return _combined(name)
     return _packaged()[name] if name in _packaged() else _foreign(name)
+
+
+@cache
+def _combined(name: str) -> Method:
+    return combined(name, [get_method(part) for part in parts_of(name)])
 
 
 def half_of(method: Method, half: str) -> Any:

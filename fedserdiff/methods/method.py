@@ -87,6 +87,8 @@ class Method:
     federated : bool
         Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
         simulation scores them everywhere, and comparisons do not count their bytes.
+    combines : tuple of Method
+        The methods whose terms this one adds up, where `fedserdiff.methods.combination` made it.
     """
 
     name: str
@@ -100,9 +102,20 @@ class Method:
     breaks_privacy: bool = False
     knows_origin: bool = False
     federated: bool = True
+    combines: tuple["Method", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Method", ...]:
+        """The methods that this one combines: itself, where it combines none."""
+        return self.combines or (self,)
+
+    @property
+    def hands_over_all(self) -> tuple[str, ...]:
+        """Names of the records that a hospital may hand over, one a part at most."""
+        return tuple(part.hands_over for part in self.parts if part.hands_over)
 
     def __post_init__(self) -> None:
-        if self.hands_over in TAKEN:
+        if self.hands_over in TAKEN or self.hands_over.startswith("teacher-"):
             raise ConfigError(f"method {self.name}: hands_over: {self.hands_over!r} is the name of another record")
         if bool(self.hands_over) != bool(self.records):
             raise ConfigError(f"method {self.name}: hands_over, records: name a record and its rules, or neither")

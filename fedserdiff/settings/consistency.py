@@ -5,7 +5,7 @@ from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
 from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
-_COVERED = ("", "error-maps")
+_COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
 
 
@@ -40,8 +40,8 @@ def check_noise(privacy: Privacy, method: MethodSettings) -> None:
     if privacy.dp_noise == 0:
         return
     about = get_method(method.name)
-    foreign = bool(about.hands_over) and is_foreign(method.name)
-    if about.breaks_privacy or foreign or about.hands_over not in _COVERED:
+    foreign = any(part.hands_over and is_foreign(part.name) for part in about.parts)
+    if about.breaks_privacy or foreign or not _COVERED.issuperset(about.hands_over_all):
         raise ValueError(
             f"privacy.dp_noise: {method.name} shares more of its patients than the noise on weights covers"
         )

@@ -20,13 +20,13 @@ def foreign(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         As `Settings.to_dict` writes them, unread: they may hold anything.
     """
     method, network = values.get("method"), values.get("network")
-    named = (
-        ("method", method.get("name") if isinstance(method, Mapping) else method, methods.is_foreign),
-        ("network", network.get("coarse") if isinstance(network, Mapping) else None, networks.is_foreign),
-    )
-    for what, name, is_foreign in named:
-        if isinstance(name, str) and is_foreign(name):
-            yield what, name
+    method = method.get("name") if isinstance(method, Mapping) else method
+    coarse = network.get("coarse") if isinstance(network, Mapping) else None
+    for part in methods.parts_of(method) if isinstance(method, str) else ():
+        if methods.is_foreign(part):
+            yield "method", part
+    if isinstance(coarse, str) and networks.is_foreign(coarse):
+        yield "network", coarse
     sites = values.get("sites")
     for name in dict.fromkeys(_release(site) for site in (sites if isinstance(sites, list) else ())):
         if name is not None and releases.is_foreign(name):

@@ -18,6 +18,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
+from fedserdiff.methods import get_method
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
@@ -80,7 +81,9 @@ def _first() -> Order:
 def _second(config: Settings, hospital: Hospital) -> Order:
     """Return an order with a teacher, who is untrained: a step costs the same."""
     teacher = new_student(config.replace(seed=config.seed + 1)).eval().requires_grad_(False)
-    return Order(2, 1, teacher=teacher, memory=consolidate(teacher, 1, hospital, config))
+    method = get_method(config.method.name)
+    memory = consolidate(teacher, 1, hospital, config, method.hands_over_all)
+    return Order(2, 1, teachers=(teacher,) * len(method.parts), memory=memory)
 
 
 def _flops(config: Settings, hospital: Hospital, order: Order) -> int:

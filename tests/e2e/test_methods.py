@@ -26,7 +26,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("ser-diff-plus", "distill", "ewc", "image-replay", "local", "rehearsal")
+OTHERS = ("ser-diff-plus", "distill", "ewc", "ser-diff+ewc", "image-replay", "local", "rehearsal")
 Results = dict[str, Any]
 Go = Callable[..., Results]
 

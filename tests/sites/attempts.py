@@ -127,7 +127,7 @@ RECORDS: list[Attempt] = [
     *((kind, "a list of bytes", record("more", ConfigRecord({"scan": [SECRET.encode()]}))) for kind in ANY),
     *((kind, "a list of nothing", record("more", ConfigRecord({"scan": []}))) for kind in ANY),
     *((kind, "a record named by a path", record(SECRET, MetricRecord())) for kind in ANY),
-    *((kind, "a teacher", record(wire.TEACHER, moved(SENT))) for kind in ANY),
+    *((kind, "a teacher", record(wire.teacher_record(1), moved(SENT))) for kind in ANY),
     *((kind, "a student", record(wire.ARRAYS, moved(SENT))) for kind in (QUERY, CONSOLIDATE, EVALUATE)),
     *((kind, "maps", record(wire.ERROR_MAPS, OTHER_MAPS)) for kind in (QUERY, TRAIN, EVALUATE)),
     *((kind, "importances", record(wire.FISHER, moved(SENT))) for kind in ANY),
@@ -188,7 +188,7 @@ ARRAYS: list[Attempt] = [
     (CONSOLIDATE, "maps of another grid", maps(MAPS.reshape(2, 3, 24, 16))),
     (CONSOLIDATE, "one map without its axis", maps(MAPS[0])),
     (CONSOLIDATE, "a single number", maps(np.array(1, np.int8))),
-    (CONSOLIDATE, "maps that are not packed", put(wire.ERROR_MAPS, "maps", MAPS)),
+    (CONSOLIDATE, "maps of another byte order", put(wire.ERROR_MAPS, "maps", MAPS.astype(">i2"))),
     *((CONSOLIDATE, f"a level of {n}", maps(np.where(MAPS == 7, np.int8(n), MAPS))) for n in (16, -16, 127, -128)),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
+from fedserdiff import wire
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.seeding import generator
@@ -59,7 +60,7 @@ def test_the_image_model_passes_over_every_item_too(hospital: Hospital, monkeypa
     config = epochs(method="image-replay")
     items = len(TrainingSet(hospital.training, config, CPU))
     counts = visited(hospital, monkeypatch)
-    consolidate(new_student(config), 1, hospital, config)
+    consolidate(new_student(config), 1, hospital, config, [wire.SYNTHETIC_IMAGES])
     assert counts == dict.fromkeys(range(items), 2)
 
 

@@ -100,7 +100,7 @@ def test_the_first_hospital_has_no_adapter_and_learns_as_by_fine_tuning(hospital
 def test_the_first_hospital_needs_no_adapter_when_it_trains_again(hospital: Hospital) -> None:
     config = CONFIG.replace(sites=(hospital.site, replace(hospital.site, name="site-2")))
     for site, has_adapter in ((hospital.site, False), (config.sites[1], True)):
-        student, order = lively_student(config), Order(2, 1, teacher=frozen(lively_student(config)))
+        student, order = lively_student(config), Order(2, 1, teachers=(frozen(lively_student(config)),))
         at_site = replace(hospital, site=site)
         done = run_round(student, order, at_site, lambda other: hospital, config)
         assert (done.adapter is not None) == has_adapter
@@ -145,14 +145,14 @@ def test_the_adapter_learns_with_the_student_and_a_round_asked_for_again_repeats
 
     def second_round() -> tuple[dict[str, torch.Tensor], SiteAdapter]:
         student = lively_student(CONFIG)
-        order = Order(2, 2, teacher=teacher, adapter=load_adapter(tmp_path, CONFIG, "site-2", (2, 2)))
+        order = Order(2, 2, teachers=(teacher,), adapter=load_adapter(tmp_path, CONFIG, "site-2", (2, 2)))
         adapter = run_round(student, order, hospital, lambda site: hospital, CONFIG).adapter
         assert adapter is not None
         save_adapter(tmp_path, adapter, 2, 2)
         return student.state_dict(), adapter
 
     first = run_round(
-        lively_student(CONFIG), Order(2, 1, teacher=teacher), hospital, lambda s: hospital, CONFIG
+        lively_student(CONFIG), Order(2, 1, teachers=(teacher,)), hospital, lambda s: hospital, CONFIG
     ).adapter
     assert first is not None
     save_adapter(tmp_path, first, 2, 1)

@@ -8,6 +8,7 @@ from students import lively_student
 import sites.objectives.ewc
 from fedserdiff.diffusion.objective import Terms
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
@@ -113,8 +114,8 @@ def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
         use_cpus(cpus)
         student = new_student(config)
         run_round(student, Order(1, 1), hospital, lambda s: hospital, config)
-        memory = consolidate(student, 1, hospital, config)
-        order = Order(2, 1, teacher=copy.deepcopy(student).eval().requires_grad_(False), memory=memory)
+        memory = consolidate(student, 1, hospital, config, get_method(method).hands_over_all)
+        order = Order(2, 1, teachers=(copy.deepcopy(student).eval().requires_grad_(False),), memory=memory)
         losses = run_round(student, order, hospital, lambda s: hospital, config).losses
         results.append((student.state_dict(), losses))
     use_cpus(1)
@@ -168,14 +169,14 @@ def test_a_stage_that_ended_leaves_what_its_method_keeps_and_the_student_as_it_w
     config = make_settings("smoke", changes)
     student = lively_student(config)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    memory = consolidate(student, 1, hospital, config)
+    memory = consolidate(student, 1, hospital, config, get_method(config.method.name).hands_over_all)
     assert set(memory) == kept
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_the_maps_of_a_stage_are_as_the_coordinator_expects_them(hospital: Hospital) -> None:
     config = make_settings("smoke", {"training.rounds": 1}, method="ser-diff")
-    maps = consolidate(lively_student(config), 1, hospital, config)["error-maps"]["maps"]
+    maps = consolidate(lively_student(config), 1, hospital, config, ["error-maps"])["error-maps"]["maps"]
     assert maps.dtype == torch.int8
     assert maps.shape == (config.replay.shared_maps, 3, 16, 24)
     assert maps.unique().numel() > 1

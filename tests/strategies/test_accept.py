@@ -241,7 +241,7 @@ def test_a_site_whose_reply_was_dropped_is_sent_the_teacher_again() -> None:
     begun = runner(method="ser-diff", **{"machine.site_failure": "go-on"})
     begun.stream.teacher, begun.stream.teacher_stage = SENT, 1
     begun.aggregate(SENT, [trained(begun, 11), spoilt(begun, 12, weights(np.nan)), trained(begun, 13)])
-    assert [wire.TEACHER in begun.stream.records_for(site, 2) for site in SITES] == [False, True, False]
+    assert [wire.teacher_record(1) in begun.stream.records_for(site, 2) for site in SITES] == [False, True, False]
 
 
 def test_sites_that_tell_unlike_losses_are_averaged_all_the_same() -> None:

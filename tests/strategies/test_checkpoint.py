@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MessageType
 from superlink import SuperLink
-from traffic import answer, change, handed_over, honest
+from traffic import answer, change, handed_over, honest, plain
 
 from fedserdiff import origin, wire
 from fedserdiff.errors import ConfigError, StorageError
@@ -67,8 +67,10 @@ def of_two_stages(config: Settings, link: SuperLink) -> Lived:
     lived = Lived(config, link)
     for stage, plan in enumerate(lived.stream.stages(SITES)[:2], 1):
         lived.runner.begin_stage(stage, plan, {site: NODES[site] for site in plan.participants})
-        for site in plan.participants if lived.stream.consolidates() else ():
-            lived.stream.keep(site, handed_over(config, student(10 * stage + NODES[site]), samples=stage + 1))
+        asked = lived.stream.asks_for()
+        for site in plan.participants if asked else ():
+            kept = handed_over(config, student(10 * stage + NODES[site]), stage + 1, asked)
+            lived.stream.keep(site, plain(kept))
         lived.stream.end_stage(student(stage))
     lived.results.stages += ["untrained", "north", "east"]
     lived.results.rows += [row("north", "east"), row("north", "east", "west"), row("north", "east")]
@@ -116,17 +118,19 @@ def run(tmp_path: Path) -> RunDirectory:
 @pytest.mark.parametrize(
     ("method", "changes", "travels"),
     [
-        ("ser-diff", {}, {wire.TEACHER, wire.ERROR_MAPS}),
+        ("ser-diff", {}, {"teacher-1", wire.ERROR_MAPS}),
         (
             "ser-diff",
             {"method.teacher": "latest", "training.participation": "cumulative"},
-            {wire.TEACHER, wire.ERROR_MAPS},
+            {"teacher-2", wire.ERROR_MAPS},
         ),
-        ("ser-diff", {"method.shared_error_maps": "none"}, {wire.TEACHER}),
-        ("distill", {}, {wire.TEACHER}),
+        ("ser-diff", {"method.shared_error_maps": "none"}, {"teacher-1"}),
+        ("distill", {}, {"teacher-1"}),
         ("image-replay", {"method.teacher": "latest"}, {wire.SYNTHETIC_IMAGES}),
-        ("ewc", {}, {wire.TEACHER, wire.FISHER}),
-        ("ewc", {"training.participation": "cumulative"}, {wire.TEACHER, wire.FISHER}),
+        ("ewc", {}, {"teacher-2", wire.FISHER}),
+        ("ewc", {"training.participation": "cumulative"}, {"teacher-2", wire.FISHER}),
+        ("ser-diff+ewc", {}, {"teacher-1", "teacher-2", wire.ERROR_MAPS, wire.FISHER}),
+        ("image-replay+ewc", {}, {"teacher-2", wire.SYNTHETIC_IMAGES, wire.FISHER}),
         ("fine-tune", {}, set()),
         ("local", {}, set()),
     ],
@@ -156,7 +160,7 @@ def test_what_is_kept_after_going_on_is_added_to_what_was_kept_before(
     _, fresh = restored(config, link, run)
     for stream in (lived.stream, fresh.stream):
         before = sent_to_west(stream)
-        stream.keep("west", handed_over(config, student(99), samples=4))
+        stream.keep("west", plain(handed_over(config, student(99), 4, stream.asks_for())))
         stream.end_stage(student(3))
         assert sent_to_west(stream) != before
     assert sent_to_west(fresh.stream) == sent_to_west(lived.stream)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
-from traffic import packed, values_of
+from traffic import values_of
 
 from fedserdiff.wire import from_levels, to_levels
 from strategies.replay_bank import ReplayBank
@@ -12,14 +12,14 @@ SHAPE = (3, 4, 6)
 
 
 def maps(count: int, value: float = 0.0) -> ArrayRecord:
-    return ArrayRecord({"maps": packed(to_levels(torch.full((count, *SHAPE), value)).numpy())})
+    return ArrayRecord({"maps": Array(to_levels(torch.full((count, *SHAPE), value)).numpy())})
 
 
 def samples(count: int) -> ArrayRecord:
     return ArrayRecord(
         {
             "images": Array(np.full((count, 4, 5, 6), count, np.float16)),
-            "masks": packed(np.full((count, 3, 5, 6), count % 2, np.uint8)),
+            "masks": Array(np.full((count, 3, 5, 6), count % 2, np.uint8)),
         }
     )
 

@@ -169,15 +169,14 @@ def _maps(
 ) -> torch.Tensor:
     """Return the error maps of a kind that a hospital would share of a stage that ended with `student`."""
     sharing = config.replace({"method.shared_error_maps": kind, "privacy.dp_noise": 0.0}, method="ser-diff")
-    kept = consolidate(student, stage, hospital, sharing, adapter)
+    kept = consolidate(student, stage, hospital, sharing, [ERROR_MAPS], adapter)
     return from_levels(kept[ERROR_MAPS]["maps"])
 
 
 def _images(student: Student, hospital: Hospital, config: Settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the synthetic images and masks that a hospital would share by image replay."""
-    kept = consolidate(student, 1, hospital, config.replace({"privacy.dp_noise": 0.0}, method="image-replay"))[
-        SYNTHETIC_IMAGES
-    ]
+    sharing = config.replace({"privacy.dp_noise": 0.0}, method="image-replay")
+    kept = consolidate(student, 1, hospital, sharing, [SYNTHETIC_IMAGES])[SYNTHETIC_IMAGES]
     return kept["images"].float(), kept["masks"].float()
 
 

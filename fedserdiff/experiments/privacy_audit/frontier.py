@@ -126,7 +126,7 @@ def _leaves(config: Settings, one: Mapping[str, Any]) -> bool:
     taught = (
         one["stage"] == 1 or getattr(config.method, "teacher", "first") == "latest"
     )  # of which stages something is handed over
-    return taught and one["channel"] == shared.get(get_method(config.method.name).hands_over)
+    return taught and one["channel"] in [shared.get(record) for record in get_method(config.method.name).hands_over_all]
 
 
 def _study(

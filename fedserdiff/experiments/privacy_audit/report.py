@@ -151,12 +151,13 @@ def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str 
 def _sentences(found: Sequence[Finding], config: Settings) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
     maps = "weights alone" if config.shared_error_maps == "none" else f"{config.shared_error_maps} error maps"
-    kinds = {"": "weights alone", "error-maps": maps, "synthetic-images": IMAGES, "fisher": "how much weights matter"}
-    record = get_method(config.method.name).hands_over
-    shared = kinds.get(record, f"{record}, which this audit does not attack")
+    kinds = {"error-maps": maps, "synthetic-images": IMAGES, "fisher": "how much weights matter"}
+    records = get_method(config.method.name).hands_over_all
+    shared = " and ".join(kinds.get(record, f"{record}, which this audit does not attack") for record in records)
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
-        f"The hospitals of this run shared {shared}; maps and images beside are what its students would have shared.",
+        f"The hospitals of this run shared {shared or 'weights alone'}; maps and images beside are what its students "
+        "would have shared.",
         f"Of {len(found)} findings {len(leaks)} have an AUC above 0.5 with their whole interval. {worst}".strip(),
         "A distance ratio below 1: shared maps are nearer to training patients than to as many others; p is of a "
         "permutation test. Training patients and others differ by chance: what plain nearness alone shows is that. "

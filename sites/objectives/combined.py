@@ -1,0 +1,70 @@
+"""Several methods' halves as one: a loss is a list of terms, and each of them brings some."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.refiner import Student
+from fedserdiff.settings.experiment import Site
+from sites.hospital import Batch, Hospital, TrainingSet
+from sites.objectives.base import SEGMENTATION, Objective
+
+
+class CombinedObjective(Objective):
+    """L = L_seg + the terms of every part. The first part says on what cases, and through what adapter.
+
+    Parameters
+    ----------
+    parts : sequence of Objective
+    terms : sequence of collections of str
+        Names of the terms that each part reports. No two parts share any but L_seg, which is the first one's.
+    """
+
+    def __init__(self, parts: Sequence[Objective], terms: Sequence[Collection[str]]) -> None:
+        first = parts[0]
+        super().__init__(first.config, first.teacher, first.memory, first.adapter)
+        self._parts = parts
+        self._part_of = {t: part for part, own in reversed(list(zip(parts, terms, strict=True))) for t in own}
+
+    def training_cases(
+        self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
+    ) -> Sequence[CachedCase]:
+        """Return the first part's cases."""
+        return self._parts[0].training_cases(hospital, stage, open_site)
+
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
+        """Make every part ready."""
+        for part in self._parts:
+            part.begin(training_set, site, stage, server_round)
+        self.adapter = self._parts[0].adapter
+
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the lessons of all parts; what each adds to the batch's own is in that one."""
+        first, *others = self._parts
+        lessons = first.lessons(batch, noise)
+        own = lessons[SEGMENTATION]
+        for part in others:
+            added = part.lessons(replace(batch, image=own.image), noise)
+            more = added.pop(SEGMENTATION)
+            given = {name: value for name in ("old_map", "replay") if (value := getattr(more, name)) is not None}
+            if more.teacher is not None:
+                given |= {"teacher": more.teacher, "taught": more.taught, "gamma": more.gamma}
+            own = replace(own, **given)
+            lessons |= added
+        return lessons | {SEGMENTATION: own}
+
+    def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
+        """Return what learns beside a network by any part."""
+        return [group for part in self._parts for group in part.learns_beside(network, learning_rate)]
+
+    def weight(self, term: str) -> float:
+        """Return the weight that the part which reports the term gives it."""
+        return self._part_of[term].weight(term)
+
+    def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
+        """Return all parts' penalties."""
+        return {name: value for part in self._parts for name, value in part.penalties(network, student).items()}
