@@ -156,12 +156,12 @@ class _Desk:
     def teachers(self, message: Message) -> tuple[Student | None, ...]:
         """Return the teacher of each of the method's parts, sent with this message or kept from an earlier one."""
         order = message.content.config_records.get(wire.CONFIG)
-        ordered = None if order is None else order.get("teachers")
+        ordered = None if order is None else order.get("teacher-stage")
         last, parts = len(self.config.sites), len(get_method(self.config.method.name).parts)
         stages = [n for n in ordered if type(n) is int and 0 <= n <= last] if isinstance(ordered, list) else []
         if not isinstance(ordered, list) or not len(stages) == len(ordered) == parts:
             raise FederationError(
-                f"the coordinator ordered teachers = {ordered!r}, not {parts} of the numbers from 0 to {last}"
+                f"the coordinator ordered teacher-stage = {ordered!r}, not {parts} of the numbers from 0 to {last}"
             )
         files = [self._teacher_file(stage) for stage in stages]
         for stage in dict.fromkeys(stages):

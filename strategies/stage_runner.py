@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from fedserdiff import wire
 from fedserdiff.errors import FederationError
+from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from strategies.aggregation import Aggregator
@@ -83,7 +84,7 @@ class StageRunner:
                     "stage": stream.stage,
                     "server-round": self.server_round,
                     "length": stream.plan.length,
-                    "teachers": stream.teacher_stages(),
+                    "teacher-stage": stream.teacher_stages(),
                 }
             )
             records: dict[str, ArrayRecord | ConfigRecord] = {
@@ -132,10 +133,11 @@ class StageRunner:
         stream, asked = self.stream, self.stream.asks_for()
         if not asked:
             return []
+        all_of_it = asked == get_method(self.config.method.name).hands_over_all
         self.events.consolidation_started(stream.stage, list(self._nodes.values()))
         records: dict[str, ArrayRecord | ConfigRecord] = {
             wire.ARRAYS: arrays,
-            wire.CONFIG: ConfigRecord({"stage": stream.stage, "records": list(asked)}),
+            wire.CONFIG: ConfigRecord({"stage": stream.stage} | ({} if all_of_it else {"records": list(asked)})),
         }
         messages = [self.outbox.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
         replies = list(grid.send_and_receive(messages, timeout=self.config.machine.stage_timeout_s))

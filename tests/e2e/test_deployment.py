@@ -219,7 +219,7 @@ def main(grid, context):
     asks = [
         ("query", {"experiment": fingerprint, "salt": bytes(16)}), ("query", {"experiment": 0}), ("query", {}),
         ("query.scans", {}),
-        ("train", {"stage": 1, "server-round": 1, "length": 1, "teachers": [0]}), ("train", {}),
+        ("train", {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": [0]}), ("train", {}),
         ("train.consolidate", {"stage": 1}), ("evaluate", {"stage": 0}), ("evaluate.scans", {}), ("system", {}),
     ]
     arrays = ArrayRecord({"weights": Array(np.zeros(7, np.float32))})

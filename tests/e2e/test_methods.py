@@ -90,9 +90,10 @@ def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_secon
     assert np.isfinite(row(results, 2)).all()
     ours, plain = weights(workplace / method), weights(workplace / "fine-tune")
     assert any(not torch.equal(ours[name], plain[name]) for name in plain)
-    added = dict.fromkeys(("ser-diff-plus", "distill"), "distillation")
+    added = dict.fromkeys(("ser-diff", "ser-diff-plus", "distill"), "distillation")
     added |= {"ewc": "consolidation", "image-replay": "replay"}
-    assert set(results["losses"][1]) == {"segmentation", added.get(method, "segmentation")}
+    terms = {added[part] for part in method.split("+") if part in added}
+    assert set(results["losses"][1]) == {"segmentation", *terms}
     assert all(value > 0 for value in results["losses"][1].values())
 
 
@@ -105,6 +106,7 @@ OUT, IN = {"arrays", "metrics", "site", "scan-hashes"}, {"arrays", "config"}
         ("ser-diff-plus", [OUT, OUT], [IN, IN | {"teacher"}]),
         ("distill", [OUT, OUT], [IN, IN | {"teacher"}]),
         ("ewc", [OUT | {"fisher"}, OUT], [IN, IN | {"teacher", "fisher"}]),
+        ("ser-diff+ewc", [OUT | {"error-maps", "fisher"}, OUT], [IN, IN | {"teacher", "error-maps", "fisher"}]),
         ("image-replay", [OUT | {"synthetic-images"}, OUT], [IN, IN | {"synthetic-images"}]),
         ("local", [OUT, OUT], [IN, IN]),
         ("rehearsal", [OUT | {"raw-scans"}, OUT], [IN, IN]),

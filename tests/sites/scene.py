@@ -23,7 +23,7 @@ Volumes = dict[str, NDArray[Any]]
 Orders = Mapping[str, ArrayRecord]
 
 NONE: Orders = {}
-ORDER = {"stage": 1, "server-round": 1, "length": 1, "teachers": [0]}
+ORDER = {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": [0]}
 
 NORTH = {f"BraTS2021_0000{n}": n for n in range(5)}
 WEST = {

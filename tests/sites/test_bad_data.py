@@ -45,7 +45,7 @@ def ask(tmp_path: Path, file: Path) -> Ask:
     app = make_client_app(config, Premises(tmp_path / "cache", tmp_path / "records"), 0)
 
     def ask(message_type: str) -> Message:
-        orders: dict[str, Any] = {"stage": 1, "server-round": 1, "length": 1, "teachers": [0]}
+        orders: dict[str, Any] = {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": [0]}
         content = RecordDict({wire.ARRAYS: student(config), wire.CONFIG: ConfigRecord(orders)})
         if message_type == MessageType.QUERY:
             asked = {"experiment": config.fingerprint, "salt": bytes(range(16))}

@@ -164,7 +164,7 @@ def test_a_hospital_keeps_the_teacher_of_each_part(make_scene: Callable[..., Sce
     sent = {wire.ARRAYS: student, wire.teacher_record(1): student, wire.teacher_record(2): student}
 
     def train(records: dict[str, Any], stages: list[int]) -> Message:
-        order = ConfigRecord({**ORDER, "stage": 2, "teachers": stages})
+        order = ConfigRecord({**ORDER, "stage": 2, "teacher-stage": stages})
         return scene.ask("north", MessageType.TRAIN, RecordDict({**records, wire.CONFIG: order}))
 
     assert train(sent, [1, 2]).has_content()

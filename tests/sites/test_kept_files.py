@@ -143,7 +143,7 @@ def teach(scene: Scene, stage: int, teacher: Student | None) -> RecordDict | Fau
     sent: dict[str, ArrayRecord] = {wire.ARRAYS: wire.weights_to_record(new_student(scene.config))}
     if teacher is not None:
         sent[wire.teacher_record(stage)] = wire.weights_to_record(teacher)
-    order = ConfigRecord({"stage": 3, "server-round": 1, "length": 1, "teachers": [stage]})
+    order = ConfigRecord({"stage": 3, "server-round": 1, "length": 1, "teacher-stage": [stage]})
     reply = scene.ask("north", MessageType.TRAIN, RecordDict({**sent, wire.CONFIG: order}))
     return Fault(reply.error.code) if reply.has_error() else reply.content
 

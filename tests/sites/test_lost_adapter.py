@@ -35,7 +35,7 @@ def make_stream(make_scene: Callable[..., Scene]) -> Callable[..., Scene]:
 def ask(scene: Scene, site: str, message_type: str, **orders: int) -> Message:
     """Order something of a hospital, with a student and a teacher that are not new."""
     student = wire.weights_to_record(lively_student(scene.config))
-    told = {"length": 1, "teachers": [1]} if message_type == MessageType.TRAIN else {}
+    told = {"length": 1, "teacher-stage": [1]} if message_type == MessageType.TRAIN else {}
     sent = {wire.ARRAYS: student, **({wire.teacher_record(1): student} if told else {})}
     return scene.ask(site, message_type, RecordDict({**sent, wire.CONFIG: ConfigRecord({**orders, **told})}))
 
