@@ -22,7 +22,7 @@ from fedserdiff.settings.experiment import Settings
 # Coordinator to hospital
 ARRAYS = "arrays"  # the student's weights; in the hospital's reply, how a round changed them
 TEACHER = "teacher"  # kind of the records of teachers' weights, each sent once: see `teacher_record`
-CONFIG = "config"  # stage, server-round, length, teacher-stage, records; in a query the experiment's fingerprint and a salt
+CONFIG = "config"  # stage, server-round, length, teacher-stage, records; in a query an experiment's fingerprint, a salt
 LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: salted hashes, and their salt
 
 # Both ways: what a method keeps of earlier hospitals, named by both of its halves. A hospital hands it over when it

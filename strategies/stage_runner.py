@@ -133,12 +133,11 @@ class StageRunner:
         stream, asked = self.stream, self.stream.asks_for()
         if not asked:
             return []
-        all_of_it = asked == get_method(self.config.method.name).hands_over_all
         self.events.consolidation_started(stream.stage, list(self._nodes.values()))
-        records: dict[str, ArrayRecord | ConfigRecord] = {
-            wire.ARRAYS: arrays,
-            wire.CONFIG: ConfigRecord({"stage": stream.stage} | ({} if all_of_it else {"records": list(asked)})),
-        }
+        order = ConfigRecord({"stage": stream.stage})
+        if asked != get_method(self.config.method.name).hands_over_all:
+            order["records"] = list(asked)
+        records: dict[str, ArrayRecord | ConfigRecord] = {wire.ARRAYS: arrays, wire.CONFIG: order}
         messages = [self.outbox.message_to(site, node, wire.CONSOLIDATE, records) for node, site in self._nodes.items()]
         replies = list(grid.send_and_receive(messages, timeout=self.config.machine.stage_timeout_s))
         answers, failed = self.inbox.accept(replies, wire.CONSOLIDATE, arrays, self._nodes, asked)

@@ -13,7 +13,7 @@ from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_seri
 from pydantic_core import ErrorDetails
 
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.methods import METHODS, get_method, is_foreign
+from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_grid, check_length, check_noise
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
@@ -124,7 +124,9 @@ class Settings(Group):
         if foreign := sorted(set(own) - set(about.settings.model_fields)):
             raise ValueError("\n".join(_foreign(one, about) for one in foreign))
         try:
-            return about.settings(**{**info.data.get("methods", {}).get(name, {}), **own})
+            methods = info.data.get("methods", {})
+            kept = (methods.get(one, {}) for one in dict.fromkeys((*parts_of(name), name)))
+            return about.settings(**{**{key: value for values in kept for key, value in values.items()}, **own})
         except ValidationError as error:
             raise ValueError("\n".join(_in_words(fault, "method", name) for fault in error.errors())) from None
 

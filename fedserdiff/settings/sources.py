@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, parts_of
 from fedserdiff.settings.declaration import declared
 from fedserdiff.settings.experiment import DEFAULT_METHOD, GROUPS, PLAIN_METHOD, Settings, changed
 from fedserdiff.text import read_text
@@ -142,7 +142,8 @@ class Layers:
         group, _, leaf = name.partition(".")
         found = DEFAULT_SOURCE
         for source in self.sources:
-            if name in source.values or (group == "method" and leaf in source.methods.get(self.method, {})):
+            of_parts = (source.methods.get(one, {}) for one in (self.method, *parts_of(self.method)))
+            if name in source.values or (group == "method" and any(leaf in own for own in of_parts)):
                 found = source.name
         return found
 

@@ -41,6 +41,8 @@ def test_the_settings_are_those_of_all_parts_each_with_its_own_default() -> None
     assert (SerDiffSettings.of(config.method).lambda_kd, EwcSettings.of(config.method).weight) == (0.3, 7.0)
     assert config.shared_error_maps == "null"
     assert Settings.from_dict(config.to_dict()) == config
+    of_part = Settings(methods={"ewc": {"weight": 7.0}}, method=BOTH)
+    assert EwcSettings.of(of_part.method).weight == 7.0
     with pytest.raises(ConfigError, match=r"method\.taught_share: "):
         make_settings("smoke", {"method.taught_share": 0.5}, method=BOTH)
 
