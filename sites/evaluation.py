@@ -71,10 +71,7 @@ def evaluate(
     """
 
     def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
-        prediction, cached = predicted
-        scores = score_prediction(prediction, cached)
-        cached.prepared.let_go()
-        return scores
+        return score_prediction(*predicted)
 
     # Predictions come as scoring has room for them: at 1 mm each takes 118 MB.
     predictions = ((predict_case(student, cached, config, adapter), cached) for cached in cases)

@@ -169,13 +169,13 @@ class TrainingSet:
         items: list[tuple[int, int]] = []
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):
+            brain, tumour = case.prepared.slices()  # of the index: no round reads voxels to learn where tumour is
             if self._slices:
-                occupied = np.flatnonzero(np.any(case.prepared.image != 0, axis=(0, 1, 2)))
-                items.extend((number, int(z)) for z in occupied)
-                shows_tumour.extend(np.any(case.prepared.mask, axis=(0, 1, 2))[occupied].tolist())
+                items.extend((number, int(z)) for z in brain)
+                shows_tumour.extend(np.isin(brain, tumour).tolist())
             else:
                 items.append((number, 0))
-                shows_tumour.append(bool(case.prepared.mask.any()))
+                shows_tumour.append(len(tumour) > 0)
         self._items = items
         self._shows_tumour = torch.tensor(shows_tumour, dtype=torch.bool)
         self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
@@ -228,6 +228,4 @@ class TrainingSet:
     def _item(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         number, z = self._items[index]
         prepared = self._cases[number].prepared
-        if self._slices:
-            return prepared.image[..., z], prepared.mask[..., z]
-        return prepared.image, prepared.mask
+        return prepared.axial(z) if self._slices else (prepared.image, prepared.mask)

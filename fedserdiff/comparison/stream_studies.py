@@ -58,7 +58,7 @@ def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool)
 
 def tumour_voxels(cached: CachedCase) -> float:
     """Return the voxels of a case's whole tumour on the working grid."""
-    return float(cached.prepared.mask.any(0).sum(dtype=float))
+    return float(cached.prepared.tumour_voxels)
 
 
 def _with_first(config: Settings, first: FirstHospital, patients: set[str]) -> Settings:

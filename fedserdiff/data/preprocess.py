@@ -2,12 +2,11 @@
 
 import hashlib
 import itertools
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -93,23 +92,55 @@ class Geometry:
         return tuple(slice(p, p + n) for p, n in zip(self.pad_before, self.inner_shape, strict=True))
 
 
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case ready for the networks.
+class PreparedCase(Protocol):
+    """A case ready for the networks, in memory or on disk.
 
     Attributes
     ----------
-    image : ndarray of shape (4, *grid), float16
+    image : ndarray of shape (modalities, *grid), float16
         Modalities, z-scored inside the brain, 0 outside.
-    mask : ndarray of shape (3, *grid), uint8
+    mask : ndarray of shape (regions, *grid), uint8
         Region masks on the working grid, 0 or 1: what training sees.
-    truth : ndarray of shape (3, *scored_shape), uint8
+    truth : ndarray of shape (regions, *scored_shape), uint8
         Region masks at the scan's own resolution, in the box of brain and labels: what predictions are scored against.
     geometry : Geometry
         How the two relate.
     voxel_hash : str
         SHA-256 of the canonical brain voxels: equal for the same scan under two releases' names.
+    tumour_voxels : int
+        Voxels of the grid that are in any region.
     """
+
+    @property
+    def image(self) -> NDArray[np.float16]: ...
+
+    @property
+    def mask(self) -> NDArray[np.uint8]: ...
+
+    @property
+    def truth(self) -> NDArray[np.uint8]: ...
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    @property
+    def voxel_hash(self) -> str: ...
+
+    @property
+    def tumour_voxels(self) -> int: ...
+
+    def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the axial slices of the grid that show brain, and those that show tumour, in order."""
+        ...
+
+    def axial(self, z: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """Return the image and the masks of one axial slice: (modalities, X, Y) and (regions, X, Y)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaseArrays:
+    """A prepared case in memory."""
 
     image: NDArray[np.float16]
     mask: NDArray[np.uint8]
@@ -117,15 +148,20 @@ class PreparedCase:
     geometry: Geometry
     voxel_hash: str
 
-    def showing(self, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "PreparedCase":
-        """Return the case with another image and mask."""
-        return PreparedCase(image, mask, self.truth, self.geometry, self.voxel_hash)
+    @property
+    def tumour_voxels(self) -> int:
+        return int(self.mask.any(0).sum())
 
-    def let_go(self) -> None:
-        """Give back the memory of arrays that are mapped from files; it is taken again as they are read."""
-        for array in (self.image, self.mask, self.truth):
-            if isinstance(array.base, mmap.mmap):
-                array.base.madvise(mmap.MADV_DONTNEED)
+    def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return np.flatnonzero(np.any(self.image != 0, (0, 1, 2))), np.flatnonzero(np.any(self.mask, (0, 1, 2)))
+
+    def axial(self, z: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        return self.image[..., z], self.mask[..., z]
+
+    @classmethod
+    def showing(cls, case: PreparedCase, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "CaseArrays":
+        """Return a case with another image and mask."""
+        return cls(image, mask, case.truth, case.geometry, case.voxel_hash)
 
 
 @dataclass(frozen=True)
@@ -194,7 +230,7 @@ def prepare_scan(
     return PreparedScan(on_grid, geometry, hashlib.sha256(hashed.tobytes()).hexdigest(), first)
 
 
-def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> PreparedCase:
+def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> CaseArrays:
     """Read a case with its segmentation and bring it to the working grid.
 
     Raises
@@ -220,7 +256,7 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> P
     inside[box] = True
     scored = _bounding_box(inside | truth.any(0))
     before, after = zip(*((b.start - s.start, s.stop - b.stop) for b, s in zip(box, scored, strict=True)), strict=True)
-    return PreparedCase(
+    return CaseArrays(
         image=scan.image,
         mask=mask.numpy().astype(np.uint8),
         truth=truth[(slice(None), *scored)].astype(np.uint8),

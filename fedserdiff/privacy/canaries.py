@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.preprocess import CaseArrays
 
 _RADII = (4.0, 7.0)  # voxels of the working grid
 _LOBES = (3, 8)
@@ -59,6 +60,6 @@ def plant(cached: CachedCase, rng: np.random.Generator) -> tuple[CachedCase, NDA
     contrast = np.full(len(image), 2.0) if tumour is None else image[:, tumour].mean(1)
     image[:, planted] = contrast[:, None]
     alone = np.repeat(planted[None], len(mask), 0).astype(np.uint8)
-    prepared = cached.prepared.showing(image.astype(np.float16), np.maximum(mask, alone))
+    prepared = CaseArrays.showing(cached.prepared, image.astype(np.float16), np.maximum(mask, alone))
     case = replace(cached.case, name=f"{cached.case.name}-canary", patient=f"{cached.case.patient}-canary")
     return CachedCase(case, prepared), alone

@@ -1,18 +1,23 @@
+import itertools
+import json
 import os
-import threading
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedserdiff.data import cache
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.store import log, sources, store
 from fedserdiff.errors import DataError
 
 Volumes = dict[str, NDArray[Any]]
@@ -39,6 +44,13 @@ def scans(tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Call
     return tmp_path / "scans"
 
 
+def keys(root: Path) -> set[str]:
+    """The cases that a cache's index names."""
+    logs = [log for log in root.rglob("*.jsonl") if log.parent.name != "sources"]
+    lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
+    return {json.loads(line)[0] for line in lines if line.endswith("\n")}
+
+
 def test_cached_arrays_are_the_prepared_ones_and_stay_on_disk(scans: Path, tmp_path: Path) -> None:
     release = RELEASES["brats2023-gli"]
     for cached in (_open(scans, tmp_path / "cache"), _open(scans, tmp_path / "cache")):  # written, then found
@@ -47,12 +59,30 @@ def test_cached_arrays_are_the_prepared_ones_and_stay_on_disk(scans: Path, tmp_p
             fresh = prepare_case(entry.case, GRID, 1.0)
             for name in ("image", "mask", "truth"):
                 array = getattr(entry.prepared, name)
-                assert isinstance(array, np.memmap)
-                assert not array.flags.writeable
                 assert array.dtype == getattr(fresh, name).dtype
                 np.testing.assert_array_equal(array, getattr(fresh, name))
+            assert entry.prepared.image is not entry.prepared.image, "memory does not hold those of a thousand cases"
             assert entry.prepared.geometry == fresh.geometry
             assert entry.prepared.voxel_hash == fresh.voxel_hash
+
+
+def test_what_the_index_says_of_a_case_is_what_its_voxels_say(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cached in _open(scans, tmp_path / "cache"):
+        fresh = prepare_case(cached.case, GRID, 1.0)
+        with monkeypatch.context() as blind:
+            blind.setattr(os, "pread", lambda *arguments: pytest.fail("voxels were read"))
+            brain, tumour = cached.prepared.slices()
+            tumour_voxels = cached.prepared.tumour_voxels
+        assert brain.tolist() == [z for z in range(16) if fresh.image[..., z].any()]
+        assert tumour.tolist() == [z for z in range(16) if fresh.mask[..., z].any()]
+        assert 0 < len(tumour) < len(brain) < 16
+        assert tumour_voxels == fresh.mask[1].sum(), "the whole tumour"
+        for z in range(16):  # slices before, within and behind the brain
+            image, mask = cached.prepared.axial(z)
+            np.testing.assert_array_equal(image, fresh.image[..., z])
+            np.testing.assert_array_equal(mask, fresh.mask[..., z])
 
 
 def test_second_call_writes_nothing(scans: Path, tmp_path: Path) -> None:
@@ -67,28 +97,66 @@ def test_second_call_writes_nothing(scans: Path, tmp_path: Path) -> None:
     assert {path.stat().st_mtime_ns for path in everything} == {10**18}
 
 
-def test_no_two_threads_parse_a_header_at_once(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load, inside, met = np.load, threading.Semaphore(1), []
+def test_a_file_that_is_as_it_was_is_not_read_again(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by this process nor by another one; but where it is asked for, and where it may have changed."""
+    read: list[Path] = []
+    true = sources.open_file
+    monkeypatch.setattr(sources, "open_file", lambda path: (read.append(path), true(path))[1])
+    age(scans)
+    _open(scans, tmp_path / "cache")
+    everything = [path for case in find_cases(scans, RELEASES["brats2023-gli"]) for path in case.files]
+    assert sorted(read) == sorted(everything)
+    read.clear()
+    _open(scans, tmp_path / "cache")
+    cache._sources.cache_clear()  # as another process begins
+    cache._store.cache_clear()
+    _open(scans, tmp_path / "cache")
+    assert read == []
+    os.utime(everything[3], ns=(10**18, 10**18))
+    _open(scans, tmp_path / "cache")
+    assert read == [everything[3]]
+    read.clear()
+    cached_cases(find_cases(scans, RELEASES["brats2023-gli"]), GRID, 1.0, tmp_path / "cache", verify=True)
+    assert sorted(read) == sorted(everything)
 
-    def slow_load(*args: Any, **kwargs: Any) -> Any:
-        alone = inside.acquire(blocking=False)
-        met.append(not alone)
-        time.sleep(0.05)
-        if alone:
-            inside.release()
-        return load(*args, **kwargs)
 
-    monkeypatch.setattr(np, "load", slow_load)
-    _open(scans, tmp_path / "cache")  # its two cases are prepared by two threads
-    assert len(met) == 6
-    assert not any(met)
+def test_a_file_that_was_written_just_now_is_read_again(scans: Path, tmp_path: Path) -> None:
+    """It may change once more within one tick of its file system's clock, and have the same size."""
+    case = scans / "BraTS-GLI-00000-000"
+    seg = case / f"{case.name}-seg.nii.gz"
+    before = _open(scans, tmp_path / "cache")[0]
+    stamp, content = seg.stat(), seg.read_bytes()
+    other = nib.load(seg)
+    nib.save(nib.Nifti1Image(np.asarray(other.dataobj)[::-1].copy(), other.affine, other.header), tmp_path / "x.nii.gz")
+    changed = (tmp_path / "x.nii.gz").read_bytes()
+    seg.write_bytes(changed.ljust(len(content), b"\0")[: max(len(changed), len(content))])
+    os.utime(seg, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after = _open(scans, tmp_path / "cache")[0]
+    assert after.key != before.key
+
+
+def age(folder: Path) -> None:
+    """Make files old enough for their times to tell of every change."""
+    for path in folder.rglob("*.nii.gz"):
+        os.utime(path, ns=(time.time_ns() - 10**10,) * 2)
+
+
+def test_open_files_do_not_grow_with_cases(scans: Path, tmp_path: Path) -> None:
+    (one, other) = find_cases(scans, RELEASES["brats2023-gli"])
+    before = len(os.listdir("/proc/self/fd"))
+    cached = cached_cases([one, other] * 40, GRID, 1.0, tmp_path / "cache")
+    arrays = [c.prepared.image for c in cached]
+    assert len(arrays) == 80
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_moved_scans_are_not_prepared_again(scans: Path, tmp_path: Path) -> None:
     _open(scans, tmp_path / "cache")
     moved = scans.rename(tmp_path / "elsewhere")
     cached = _open(moved, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(keys(tmp_path / "cache")) == 2
     assert cached[0].case.seg.is_relative_to(moved)
 
 
@@ -99,7 +167,7 @@ def test_other_settings_get_entries_of_their_own(
     root = tmp_path / "cache"
     _open(scans, root)
     changed = _open(scans, root, **change)  # type: ignore[arg-type]
-    assert len(list(root.iterdir())) == 4
+    assert len(keys(root)) == 4
     assert changed[0].prepared.image.shape == (4, *change.get("grid", GRID))  # type: ignore[misc]
 
 
@@ -126,17 +194,65 @@ def test_refused_case_leaves_no_entry_and_those_before_it_stay(scans: Path, tmp_
     with pytest.raises(DataError, match=damaged.name):
         _open(scans, tmp_path / "cache")
 
-    (entry,) = (tmp_path / "cache").iterdir()
-    assert ".partial" not in entry.name
+    (sound,) = cached_cases(find_cases(scans, RELEASES["brats2023-gli"])[:1], GRID, 1.0, tmp_path / "cache")
+    assert keys(tmp_path / "cache") == {sound.key}
 
 
-def test_leftover_of_a_killed_run_with_this_process_number_is_no_obstacle(scans: Path, tmp_path: Path) -> None:
-    root = tmp_path / "cache"
-    _open(scans, root)
-    for entry in list(root.iterdir()):
-        entry.rename(root / f"{entry.name}.partial-{os.getpid()}")
+@pytest.mark.parametrize("moment", ["before", "within the voxels", "between voxels and index", "within the index"])
+def test_whatever_ends_a_process_the_next_one_ends_with_the_same_cases(
+    scans: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "whole")}
+    child = os.fork()
+    if child == 0:
+        pull_the_plug(moment)
+        _open(scans, tmp_path / "cache")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    found = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "cache")}
+    assert found.keys() == whole.keys()
+    for key, image in whole.items():
+        np.testing.assert_array_equal(found[key], image)
+    assert keys(tmp_path / "cache") == set(whole)
 
-    assert len(_open(scans, root)) == 2
+
+def pull_the_plug(moment: str) -> None:
+    """Have this process kill itself while the second case is kept."""
+
+    def second(true: Callable[..., Any], last: Callable[..., Any]) -> Callable[..., Any]:
+        calls = itertools.count(1)
+
+        def call(*arguments: Any) -> Any:
+            if next(calls) == 2:
+                last(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return true(*arguments)
+
+        return call
+
+    def cut(descriptor: int) -> None:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 50)
+
+    if moment == "before":
+        cache.prepare_case = second(cache.prepare_case, lambda *arguments: None)
+    elif moment == "within the index":
+        log.sync = second(log.sync, cut)
+    else:
+        store.sync = second(store.sync, cut if moment == "within the voxels" else lambda descriptor: None)
+
+
+def test_two_processes_fill_one_cache(scans: Path, tmp_path: Path) -> None:
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            _open(scans, tmp_path / "cache")
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    for cached in _open(scans, tmp_path / "cache"):
+        np.testing.assert_array_equal(cached.prepared.image, prepare_case(cached.case, GRID, 1.0).image)
+    assert len(keys(tmp_path / "cache")) == 2
 
 
 def test_progress_counts_up_to_the_total(scans: Path, tmp_path: Path) -> None:

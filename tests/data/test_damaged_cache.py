@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import CASE, CHANNELS, GRID, Array, Spec, assert_right, draw_case, encode, path_of, watchdog, write_files
+from hostile import CASE, CHANNELS, GRID, Spec, assert_right, draw_case, encode, path_of, watchdog, write_files
 
 from fedserdiff.data import cache
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import PreparedCase
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.store import log, store, stored_case
 from fedserdiff.errors import DataError, StorageError
 
 VOLUMES = draw_case()
@@ -29,10 +30,16 @@ def _open(folder: Path) -> CachedCase:
 
 
 @pytest.fixture
-def entry(tmp_path: Path) -> Path:
-    """A case's entry in the cache."""
+def root(tmp_path: Path) -> Path:
+    """A cache with a case in it."""
     write_files(tmp_path / "scans", {c: encode(VOLUMES[c], Spec()) for c in CHANNELS})
-    return tmp_path / "cache" / _open(tmp_path).key
+    _open(tmp_path)
+    return tmp_path / "cache"
+
+
+def file_of(root: Path, ending: str) -> Path:
+    (found,) = (file for file in root.rglob(f"*{ending}") if file.parent.name != "sources")
+    return found
 
 
 def _truncate(share: float) -> Callable[[Path], None]:
@@ -43,48 +50,29 @@ def _truncate(share: float) -> Callable[[Path], None]:
     return damage
 
 
-def _save(array: Array) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=True)
-
-    return damage
-
-
-def _save_many(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, np.zeros(3))
-
-
-def _turn_into_directory(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-ARRAY_DAMAGE: dict[str, Callable[[Path], object]] = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "gone": Path.unlink,
     "empty": _truncate(0),
-    "half a header": lambda path: path.write_bytes(path.read_bytes()[:40]),
     "half": _truncate(0.5),
-    "short of a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "text": lambda path: path.write_text("gone"),
-    "a header that does not end": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff" + b"{" * 70000),
-    "a header that is no header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 15 + b"\n"),
-    "another shape": _save(np.zeros((3, 2, 2, 2), np.uint8)),
-    "another type": _save(np.zeros((4, *GRID), np.float64)),
-    "objects": _save(np.array([{"a": 1}, None], object)),
-    "an archive of arrays": _save_many,
-    "a directory": _turn_into_directory,
 }
 
 
-@pytest.mark.parametrize("name", ["image", "mask", "truth"])
-@pytest.mark.parametrize("kind", ARRAY_DAMAGE)
-def test_a_damaged_array_is_made_anew(tmp_path: Path, entry: Path, kind: str, name: str) -> None:
-    ARRAY_DAMAGE[kind](entry / f"{name}.npy")
+@pytest.mark.parametrize("ending", [".cases", ".jsonl"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_case_whose_files_are_damaged_is_prepared_anew(tmp_path: Path, root: Path, kind: str, ending: str) -> None:
+    DAMAGE[kind](file_of(root, ending))
+    forget()
     assert_right(_open(tmp_path).prepared, VOLUMES)
-    assert [path.name for path in entry.parent.iterdir()] == [entry.name], "what was damaged is gone"
+    forget()
     assert_right(_open(tmp_path).prepared, VOLUMES)
+
+
+def forget() -> None:
+    """Begin as another process does."""
+    cache._store.cache_clear()
+    cache._sources.cache_clear()
+    stored_case._opened.cache_clear()
 
 
 def _without(*keys: str) -> Callable[[dict[str, Any]], object]:
@@ -96,7 +84,7 @@ def _without(*keys: str) -> Callable[[dict[str, Any]], object]:
     return change
 
 
-ABOUT_DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+ENTRY_DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "no geometry": _without("geometry"),
     "no shape": _without("geometry", "shape"),
     "no hash": _without("voxel_hash"),
@@ -104,75 +92,103 @@ ABOUT_DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a hash that is a number": lambda about: about.update(voxel_hash=7),
     "a geometry that is none": lambda about: about.update(geometry=[1, 2]),
     "a field too many": lambda about: about["geometry"].update(more=[1]),
-    "a box of another size": lambda about: about["geometry"].update(box_shape=[1, 2, 3]),
+    "a box of another size": lambda about: about["geometry"].update(inner_shape=[1, 2, 3]),
     "a place outside the grid": lambda about: about["geometry"].update(pad_before=[14, 0, 0]),
     "two axes": lambda about: about["geometry"].update(pad_before=[1, 2]),
+    "text for numbers": lambda about: about.update(brain=["a"]),
+    "a slice outside the grid": lambda about: about.update(tumour=[16]),
+    "another size": lambda about: about.update(size=about["size"] - 1),
+    "a place before the file": lambda about: about.update(at=-1),
 }
 
 
-@pytest.mark.parametrize("kind", ABOUT_DAMAGE)
-def test_a_damaged_description_is_made_anew(tmp_path: Path, entry: Path, kind: str) -> None:
-    about = json.loads((entry / "case.json").read_text())
-    ABOUT_DAMAGE[kind](about)
-    (entry / "case.json").write_text(json.dumps(about))
-    assert_right(_open(tmp_path).prepared, VOLUMES)
-    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"{}"], ids=repr)
-def test_a_description_that_is_no_description_is_made_anew(tmp_path: Path, entry: Path, content: bytes) -> None:
-    (entry / "case.json").write_bytes(content)
+@pytest.mark.parametrize("kind", ENTRY_DAMAGE)
+def test_a_damaged_entry_is_made_anew(tmp_path: Path, root: Path, kind: str) -> None:
+    index = file_of(root, ".jsonl")
+    key, about = json.loads(index.read_text())
+    ENTRY_DAMAGE[kind](about)
+    index.write_text(json.dumps([key, about]) + "\n")
+    forget()
     assert_right(_open(tmp_path).prepared, VOLUMES)
 
 
-@pytest.mark.parametrize("kind", ["file", "empty directory", "link to nothing"])
-def test_something_else_in_an_entrys_place_is_replaced(tmp_path: Path, entry: Path, kind: str) -> None:
-    shutil.rmtree(entry)
-    if kind == "file":
-        entry.touch()
-    elif kind == "empty directory":
-        entry.mkdir()
-    else:
-        entry.symlink_to("gone")
+@pytest.mark.parametrize("line", [b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'["key", 3]', b""], ids=repr)
+def test_a_line_that_is_no_entry_is_passed_over_and_the_others_are_read(
+    tmp_path: Path, root: Path, line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = file_of(root, ".jsonl")
+    index.write_bytes(line + b"\n" + index.read_bytes())
+    forget()
+    monkeypatch.setattr(cache, "prepare_case", lambda *arguments: pytest.fail("it was there"))
     assert_right(_open(tmp_path).prepared, VOLUMES)
-    assert entry.is_dir()
-    assert not entry.is_symlink()
 
 
-def test_whoever_has_a_damaged_entry_open_keeps_what_it_sees(tmp_path: Path, entry: Path) -> None:
+def test_a_changed_byte_is_found_where_it_is_asked_for(tmp_path: Path, root: Path) -> None:
+    voxels = file_of(root, ".cases")
+    content = bytearray(voxels.read_bytes())
+    content[1000] ^= 4
+    voxels.write_bytes(content)
+    forget()
+    cases = find_cases(tmp_path / "scans", RELEASES["brats2021"])
+    (cached,) = cached_cases(cases, GRID, 1.0, root, verify=True)
+    assert_right(cached.prepared, VOLUMES)
+
+
+def test_who_has_a_case_open_keeps_what_it_sees(tmp_path: Path, root: Path) -> None:
     before = _open(tmp_path)
-    (entry / "case.json").unlink()
+    expected = before.prepared.image
+    file_of(root, ".jsonl").unlink()
+    forget()
     again = _open(tmp_path)
-    np.testing.assert_array_equal(before.prepared.image, again.prepared.image)
+    np.testing.assert_array_equal(before.prepared.image, expected)
+    np.testing.assert_array_equal(again.prepared.image, expected)
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, entry: Path) -> None:
-    shutil.rmtree(entry.parent)
-    entry.parent.touch()
+def test_a_case_that_is_cut_off_while_it_is_open_is_said_to_be(tmp_path: Path, root: Path) -> None:
+    cached = _open(tmp_path)
+    os.truncate(file_of(root, ".cases"), 100)
+    with pytest.raises(StorageError, match=r"\.cases: a prepared case is cut off: run this again"):
+        _ = cached.prepared.image
+    assert_right(_open(tmp_path).prepared, VOLUMES)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, root: Path) -> None:
+    shutil.rmtree(root)
+    root.touch()
+    forget()
     with pytest.raises(StorageError) as caught:
         _open(tmp_path)
-    assert str(caught.value) == f"{entry.parent}: prepared cases cannot be kept there (Not a directory)"
+    assert str(caught.value) == f"{root}: prepared cases cannot be kept there (Not a directory)"
 
 
+@pytest.mark.parametrize("of", [store, log], ids=["voxels", "index"])
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, of: Any
 ) -> None:
-    shutil.rmtree(entry)
+    file_of(root, ".jsonl").write_bytes(b"")
+    sizes = {ending: file_of(root, ending).stat().st_size for ending in (".cases", ".jsonl")}
+    forget()
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(StorageError, match=r"cache: prepared cases cannot be kept there \(No space left on device\)"):
-        _open(tmp_path)
-    assert os.listdir(entry.parent) == []
+    with monkeypatch.context() as broken:
+        broken.setattr(of, "sync", full)
+        with pytest.raises(
+            StorageError, match=r"cache: prepared cases cannot be kept there \(No space left on device\)"
+        ):
+            _open(tmp_path)
+    files = [file for file in root.rglob("*") if file.is_file() and file.parent.name != "sources"]
+    assert sum(file.stat().st_size for file in files) == sum(sizes.values())
+    assert_right(_open(tmp_path).prepared, VOLUMES)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch, channel: str
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, channel: str
 ) -> None:
-    shutil.rmtree(entry)
+    file_of(root, ".jsonl").unlink()
+    forget()
     changing = path_of(tmp_path / "scans", channel, ".nii")
     prepare = cache.prepare_case
 
@@ -184,5 +200,5 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(
     with pytest.raises(DataError) as caught:
         _open(tmp_path)
     assert str(caught.value).startswith(f"{changing}: changed while it was being read: run again")
-    assert os.listdir(entry.parent) == []
+    assert not [file for file in root.rglob("*.jsonl") if file.parent.name != "sources"]
     assert changing.parent.name == CASE

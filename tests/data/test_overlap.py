@@ -20,7 +20,7 @@ from fedserdiff.data.overlap import (
     find_overlap,
     overlap_record,
 )
-from fedserdiff.data.preprocess import Geometry, PreparedCase, prepare_case
+from fedserdiff.data.preprocess import CaseArrays, Geometry, prepare_case
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.federation import phantom_federation
 from fedserdiff.settings.sources import make_settings
@@ -109,7 +109,7 @@ def case_of(patient: str, scan: str, number: int = 0) -> CachedCase:
     """A case without arrays: what overlap is found by, and no more."""
     nothing = np.zeros((1, 1, 1, 1))
     geometry = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0, 0, 0), (1, 1, 1), (1, 1, 1), (0, 0, 0))
-    prepared = PreparedCase(nothing.astype(np.float16), nothing, nothing, geometry, scan)
+    prepared = CaseArrays(nothing.astype(np.float16), nothing, nothing, geometry, scan)
     return CachedCase(Case(f"{patient}-{number:03d}", patient, (), Path(), RELEASES["brats2021"]), prepared)
 
 

@@ -4,7 +4,6 @@ import builtins
 import errno
 import gzip
 import io
-import mmap
 import os
 import resource
 from collections.abc import Callable
@@ -20,9 +19,8 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.nifti import read_volume
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.store import log, stored_case
 from fedserdiff.errors import DataError, FedSerDiffError, StorageError
-from fedserdiff.settings.sources import make_settings
-from sites.hospital import TrainingSet
 
 VOLUMES = draw_case()
 
@@ -33,13 +31,24 @@ def _open(folder: Path) -> CachedCase:
 
 
 @pytest.fixture
-def entry(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
+    """A cache with a case in it, as another process left it."""
     write_files(tmp_path / "scans", {c: encode(VOLUMES[c], Spec()) for c in CHANNELS})
-    return tmp_path / "cache" / _open(tmp_path).key
+    _open(tmp_path)
+    _forget()
+    return tmp_path / "cache"
 
 
-def _stamps(entry: Path) -> dict[Path, tuple[int, int]]:
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (entry, *entry.iterdir())}
+def _forget() -> None:
+    cache._store.cache_clear()
+    cache._sources.cache_clear()
+    stored_case._opened.cache_clear()
+
+
+def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
+    """Of what the cache holds of cases; hashes of their files may be added to."""
+    files = (path for path in root.rglob("*") if "sources" not in path.parts)
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def _failing(number: int, where: Callable[[Any], bool], true: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,61 +62,11 @@ def _failing(number: int, where: Callable[[Any], bool], true: Callable[..., Any]
     return call
 
 
-def _map_nothing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(mmap, "mmap", _failing(number, lambda descriptor: descriptor > 0, mmap.mmap))
-
-
 def _open_none(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
     """Have no file of this name opened, by whichever way Python opens one."""
     failing = _failing(number, lambda path: str(path).endswith(name), io.open)
     monkeypatch.setattr(io, "open", failing)
     monkeypatch.setattr(builtins, "open", failing)
-
-
-@pytest.mark.parametrize(
-    "number", [errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get
-)
-def test_a_file_system_that_maps_no_files_is_read_without(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    before, mapped = _stamps(entry), _open(tmp_path)
-    _map_nothing(monkeypatch, number)
-
-    cached = _open(tmp_path)
-
-    assert _stamps(entry) == before
-    assert_right(cached.prepared, VOLUMES)
-    config = make_settings("smoke", {"data.grid": GRID})
-    sets = [TrainingSet([one], config, "cpu") for one in (cached, mapped)]  # type: ignore[arg-type]
-    assert len(sets[0]) == len(sets[1])
-    index = np.arange(len(sets[0]))
-    unmapped, as_mapped = (one.batch(index) for one in sets)  # type: ignore[arg-type]
-    assert unmapped.image.equal(as_mapped.image)
-    assert unmapped.truth.equal(as_mapped.truth)
-    assert cached.prepared.image is not cached.prepared.image, "none is held: memory does not hold a thousand cases"
-    shown = cached.prepared.showing(mapped.prepared.image[..., ::-1], mapped.prepared.mask)
-    np.testing.assert_array_equal(shown.image, cached.prepared.image[..., ::-1])
-    np.testing.assert_array_equal(shown.truth, mapped.prepared.truth)
-
-
-def test_a_case_is_prepared_where_files_cannot_be_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(tmp_path / "scans", {c: encode(VOLUMES[c], Spec()) for c in CHANNELS})
-    _map_nothing(monkeypatch, errno.ENODEV)
-    assert_right(_open(tmp_path).prepared, VOLUMES)
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 15 + b"\n", b"gone"])
-def test_damage_is_still_mended_where_files_cannot_be_mapped(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
-) -> None:
-    _map_nothing(monkeypatch, errno.ENODEV)
-    for name in ("image", "mask", "truth"):
-        (entry / f"{name}.npy").write_bytes(damage)
-        assert_right(_open(tmp_path).prepared, VOLUMES)
-        whole = (entry / f"{name}.npy").read_bytes()
-        (entry / f"{name}.npy").write_bytes(whole[:-1])
-        assert_right(_open(tmp_path).prepared, VOLUMES)
-        assert (entry / f"{name}.npy").read_bytes() == whole
 
 
 REASONS = {
@@ -118,39 +77,38 @@ REASONS = {
     errno.EIO: "Input/output error",
     errno.ESTALE: "Stale file handle",
 }
-OF_MAPPING = (errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.EIO)
 
 
-@pytest.mark.parametrize("number", OF_MAPPING, ids=errno.errorcode.get)
-def test_what_stops_the_mapping_of_a_sound_entry_is_said_and_the_entry_stays(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    before = _stamps(entry)
-    with monkeypatch.context() as broken:
-        _map_nothing(broken, number)
-        with pytest.raises(StorageError) as caught:
-            _open(tmp_path)
-    assert str(caught.value).startswith(f"{entry}: a prepared case cannot be read ({REASONS[number]}")
-    assert _stamps(entry) == before
-    assert_right(_open(tmp_path).prepared, VOLUMES)
-    assert _stamps(entry) == before
-
-
-@pytest.mark.parametrize("name", ["case.json", "truth.npy"])
+@pytest.mark.parametrize("ending", [".jsonl", ".cases"])
 @pytest.mark.parametrize("number", REASONS, ids=errno.errorcode.get)
-def test_what_stops_the_opening_of_a_sound_entry_is_said_and_the_entry_stays(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+def test_what_stops_the_reading_of_a_sound_case_is_said_and_the_case_stays(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, number: int, ending: str
 ) -> None:
-    before = _stamps(entry)
+    before = _stamps(root)
     with monkeypatch.context() as broken:
-        _open_none(broken, number, name)
+        _open_none(broken, number, ending)
         with pytest.raises(StorageError) as caught:
-            _open(tmp_path)
-    assert str(caught.value).startswith(f"{entry}: a prepared case cannot be read ({REASONS[number]}")
-    assert _stamps(entry) == before
+            _ = _open(tmp_path).prepared.image
+    assert f": prepared cases cannot be read ({REASONS[number]}" in str(caught.value)
+    assert str(caught.value).startswith(str(root))
+    assert _stamps(root) == before
+    assert_right(_open(tmp_path).prepared, VOLUMES)
+    assert _stamps(root) == before
 
 
-def test_too_many_open_files_lose_no_entry(tmp_path: Path) -> None:
+def test_a_folder_of_cases_that_may_not_be_listed_is_not_taken_for_empty(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _stamps(root)
+    monkeypatch.setattr(
+        log.os, "listdir", _failing(errno.EACCES, lambda folder: root in Path(folder).parents, os.listdir)
+    )
+    with pytest.raises(StorageError, match=r"cache: prepared cases cannot be read \(Permission denied\)"):
+        _open(tmp_path)
+    assert _stamps(root) == before
+
+
+def test_a_few_open_files_do_for_any_number_of_cases(tmp_path: Path) -> None:
     """The real limit, and more cases than it allows."""
     volumes = {c: encode(VOLUMES[c], Spec()) for c in CHANNELS}
     for number in range(20):
@@ -167,16 +125,11 @@ def test_too_many_open_files_lose_no_entry(tmp_path: Path) -> None:
     free = [number for number in range(max(taken) + 40) if number not in taken]
     resource.setrlimit(resource.RLIMIT_NOFILE, (free[30], limits[1]))
     try:
-        with pytest.raises(FedSerDiffError) as caught:
-            cached_cases(cases, GRID, 1.0, tmp_path / "cache")
+        cached = cached_cases(cases, GRID, 1.0, tmp_path / "cache")
+        images = [one.prepared.image for one in cached]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert isinstance(caught.value, StorageError)
-    assert "too many open files: raise `ulimit -n`" in str(caught.value)
-    done = {path: path.stat().st_ino for path in (tmp_path / "cache").iterdir() if ".partial" not in path.name}
-    assert done
-    assert len(cached_cases(cases, GRID, 1.0, tmp_path / "cache")) == 20
-    assert {path: path.stat().st_ino for path in done} == done
+    assert len(images) == 20
 
 
 @pytest.mark.parametrize("number", REASONS, ids=errno.errorcode.get)
@@ -204,32 +157,29 @@ def _read_none(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
 
 
 def test_memory_that_is_not_there_is_said_and_no_damage(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **named: object) -> None:
         raise MemoryError
 
-    before = _stamps(entry)
-    for module, name in ((np, "load"), (np, "frombuffer")):
-        with monkeypatch.context() as broken:
-            broken.setattr(module, name, full)
-            if name == "frombuffer":
-                with pytest.raises(StorageError, match=r"t1\.nii: cannot be read \(out of memory\)"):
-                    read_volume(path_of(tmp_path / "scans", "t1", ".nii"))
-            else:
-                with pytest.raises(StorageError) as caught:
-                    _open(tmp_path)
-                assert str(caught.value) == f"{entry}: a prepared case cannot be read (out of memory)"
-    assert _stamps(entry) == before
+    before = _stamps(root)
+    with monkeypatch.context() as broken:
+        broken.setattr(np, "frombuffer", full)
+        with pytest.raises(StorageError, match=r"t1\.nii: cannot be read \(out of memory\)"):
+            read_volume(path_of(tmp_path / "scans", "t1", ".nii"))
+    cached = _open(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", full)
+        with pytest.raises(StorageError, match=r"\.cases: prepared cases cannot be read \(out of memory\)"):
+            _ = cached.prepared.image
+    assert _stamps(root) == before
 
 
-def test_memory_that_runs_out_while_a_case_is_prepared_is_said(
-    tmp_path: Path, entry: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out_while_a_case_is_prepared_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise MemoryError
 
-    (entry / "case.json").unlink()
+    write_files(tmp_path / "scans", {c: encode(VOLUMES[c], Spec()) for c in CHANNELS})
     monkeypatch.setattr(cache, "prepare_case", full)
     with pytest.raises(StorageError, match=r"BraTS2021_00000: cannot be prepared \(out of memory\)"):
         _open(tmp_path)

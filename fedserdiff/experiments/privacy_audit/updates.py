@@ -11,6 +11,7 @@ from torch import nn
 
 from fedserdiff import wire
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.preprocess import CaseArrays
 from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.experiments.privacy_audit.attacks import DENSE, INVERSION, OTHERS, Finding, Resemblance, finding
@@ -143,12 +144,11 @@ def _alone(cached: CachedCase, config: Settings) -> CachedCase:
     """Return the case with one slice of it left; in 3D as it is."""
     if config.data.spatial_dims == 3:
         return cached
-    image, mask = np.zeros_like(cached.prepared.image), np.zeros_like(cached.prepared.mask)
-    z = int(cached.prepared.mask.sum((0, 1, 2)).argmax())
-    if not cached.prepared.mask.any():
-        z = int((cached.prepared.image != 0).sum((0, 1, 2)).argmax())
-    image[..., z], mask[..., z] = cached.prepared.image[..., z], cached.prepared.mask[..., z]
-    return replace(cached, prepared=cached.prepared.showing(image, mask))
+    whole, masks = cached.prepared.image, cached.prepared.mask
+    image, mask = np.zeros_like(whole), np.zeros_like(masks)
+    z = int((masks if masks.any() else whole != 0).sum((0, 1, 2)).argmax())
+    image[..., z], mask[..., z] = whole[..., z], masks[..., z]
+    return replace(cached, prepared=CaseArrays.showing(cached.prepared, image, mask))
 
 
 def _start(target: Target, config: Settings) -> Student:
