@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
@@ -166,6 +165,7 @@ class TrainingSet:
         self._cases = cases
         self._device = device
         self._slices = config.data.spatial_dims == 2
+        self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
         items: list[tuple[int, int]] = []
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):
@@ -221,11 +221,17 @@ class TrainingSet:
 
     def batch(self, index: torch.Tensor) -> Batch:
         """Return the items at `index` (B,)."""
-        pairs = [self._item(int(i)) for i in index]
-        image, truth = (torch.from_numpy(np.stack(part)).to(self._device) for part in zip(*pairs, strict=True))
-        return Batch(image.float(), truth.float(), index)
-
-    def _item(self, index: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        number, z = self._items[index]
-        prepared = self._cases[number].prepared
-        return prepared.axial(z) if self._slices else (prepared.image, prepared.mask)
+        x, y, z = self._grid
+        depth = 1 if self._slices else z
+        # Channels fastest, as the store has them; NumPy's zeros cost nothing where nothing is written.
+        shapes = [(len(index), depth, y, x, channels) for channels in self._channels]
+        image, truth = (torch.from_numpy(np.zeros(s, np.float32)).permute(0, 4, 3, 2, 1) for s in shapes)
+        for place, item in enumerate(index.tolist()):
+            number, at = self._items[item]
+            (i, j, k), of_image, of_mask = self._cases[number].prepared.boxed(at if self._slices else None)
+            k = slice(0, of_image.shape[-1]) if self._slices else k
+            image[place, :, i, j, k] = torch.from_numpy(of_image)
+            truth[place, :, i, j, k] = torch.from_numpy(of_mask)
+        if self._slices:
+            image, truth = image[..., 0], truth[..., 0]
+        return Batch(image.to(self._device), truth.to(self._device), index)

@@ -92,6 +92,9 @@ class Geometry:
         return tuple(slice(p, p + n) for p, n in zip(self.pad_before, self.inner_shape, strict=True))
 
 
+Box = tuple[slice, slice, slice]
+
+
 class PreparedCase(Protocol):
     """A case ready for the networks, in memory or on disk.
 
@@ -133,8 +136,12 @@ class PreparedCase(Protocol):
         """Return the axial slices of the grid that show brain, and those that show tumour, in order."""
         ...
 
-    def axial(self, z: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """Return the image and the masks of one axial slice: (modalities, X, Y) and (regions, X, Y)."""
+    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+        """Return a box of the grid, or of one axial slice of it, outside of which all is 0; and what is in it.
+
+        The image there is (modalities, x, y, z) and the masks are (regions, x, y, z), where a slice has z = 1 or, where
+        it shows nothing, 0.
+        """
         ...
 
 
@@ -155,8 +162,9 @@ class CaseArrays:
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return np.flatnonzero(np.any(self.image != 0, (0, 1, 2))), np.flatnonzero(np.any(self.mask, (0, 1, 2)))
 
-    def axial(self, z: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        return self.image[..., z], self.mask[..., z]
+    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+        box = (slice(None), slice(None), slice(None) if z is None else slice(z, z + 1))
+        return box, self.image[(slice(None), *box)], self.mask[(slice(None), *box)]
 
     @classmethod
     def showing(cls, case: PreparedCase, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "CaseArrays":

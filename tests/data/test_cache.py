@@ -80,9 +80,12 @@ def test_what_the_index_says_of_a_case_is_what_its_voxels_say(
         assert 0 < len(tumour) < len(brain) < 16
         assert tumour_voxels == fresh.mask[1].sum(), "the whole tumour"
         for z in range(16):  # slices before, within and behind the brain
-            image, mask = cached.prepared.axial(z)
-            np.testing.assert_array_equal(image, fresh.image[..., z])
-            np.testing.assert_array_equal(mask, fresh.mask[..., z])
+            box, *found = cached.prepared.boxed(z)
+            for part, expected in zip(found, (fresh.image, fresh.mask), strict=True):
+                whole = np.zeros_like(expected)
+                whole[(slice(None), *box)] = part
+                np.testing.assert_array_equal(whole[..., z], expected[..., z])
+                assert not np.delete(whole, z, -1).any()
 
 
 def test_second_call_writes_nothing(scans: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedserdiff.data.preprocess import Geometry, PreparedCase
+from fedserdiff.data.preprocess import Box, Geometry, PreparedCase
 from fedserdiff.errors import StorageError, reason_of
 
 _MOST_OPEN = 16
@@ -146,11 +146,12 @@ def _labels(masks: NDArray[np.uint8], entry: Entry) -> NDArray[np.unsignedintege
 
 
 def _masks(labels: NDArray[Any], regions: int) -> NDArray[np.uint8]:
-    """Return what `_labels` made a map of."""
-    masks = np.empty((regions, *labels.shape), np.uint8, order="F")
-    for number in range(regions):
-        masks[number] = (labels >> number) & 1
-    return masks
+    """Return what `_labels` made a map of, regions fastest; most voxels are in none."""
+    flat = labels.ravel(order="F")
+    somewhere = np.flatnonzero(flat)
+    masks = np.zeros((flat.size, regions), np.uint8)
+    masks[somewhere] = (flat[somewhere, None] >> np.arange(regions, dtype=flat.dtype)) & 1
+    return masks.T.reshape((regions, *labels.shape), order="F")
 
 
 @dataclass(frozen=True)
@@ -173,18 +174,20 @@ class StoredCase(PreparedCase):
 
     @property
     def image(self) -> NDArray[np.float16]:
-        return self._on_grid(self._image(0, self.geometry.inner_shape[2]))
+        box, image, _ = self.boxed()
+        return _padded(image, box, self.entry.grid)
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        return self._on_grid(self._mask(0, self.geometry.inner_shape[2]))
+        box, _, mask = self.boxed()
+        return _padded(mask, box, self.entry.grid)
 
     @property
     def truth(self) -> NDArray[np.uint8]:
         entry, shape = self.entry, self.geometry.scored_shape
         packed = self._read(entry.image_size + entry.mask_size, entry.truth_size)
         try:
-            labels = np.frombuffer(zlib.decompress(packed), entry.label_type).reshape(shape, order="F")
+            labels = np.frombuffer(zlib.decompress(packed.data), entry.label_type).reshape(shape, order="F")
         except (zlib.error, ValueError):
             raise StorageError(f"{self.file}: a prepared case is damaged: run with --verify") from None
         return _masks(labels, entry.regions)
@@ -192,14 +195,17 @@ class StoredCase(PreparedCase):
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return np.array(self.entry.brain, np.intp), np.array(self.entry.tumour, np.intp)
 
-    def axial(self, z: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        inside = z - self.geometry.pad_before[2]
-        first = min(max(inside, 0), self.geometry.inner_shape[2])
-        count = int(first == inside < self.geometry.inner_shape[2])
-        x, y, _ = self.entry.grid
-        parts = self._image(first, count), self._mask(first, count)
-        image, mask = (self._padded(part, (len(part), x, y, 1), 0)[..., 0] for part in parts)
-        return image, mask
+    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+        (x, y, depth), before = self.geometry.inner_shape, self.geometry.pad_before
+        first = 0 if z is None else min(max(z - before[2], 0), depth)
+        count = depth if z is None else int(first == z - before[2] < depth)
+        of_image, of_mask = 2 * self.entry.modalities * x * y, self.entry.label_type.itemsize * x * y
+        image = self._read(first * of_image, count * of_image).view(np.float16)
+        labels = self._read(self.entry.image_size + first * of_mask, count * of_mask).view(self.entry.label_type)
+        masks = _masks(labels.reshape((x, y, count), order="F"), self.entry.regions)
+        start = before[2] if z is None else z
+        box = (slice(before[0], before[0] + x), slice(before[1], before[1] + y), slice(start, start + count))
+        return box, image.reshape((self.entry.modalities, x, y, count), order="F"), masks
 
     @property
     def tumour_voxels(self) -> int:
@@ -207,40 +213,25 @@ class StoredCase(PreparedCase):
 
     def is_whole(self) -> bool:
         """Say whether the bytes are those that were written."""
-        return zlib.crc32(self._read(0, self.entry.size)) == self.entry.check
+        return zlib.crc32(self._read(0, self.entry.size).data) == self.entry.check
 
-    def _image(self, first: int, count: int) -> NDArray[np.float16]:
-        """Return axial slices of the box, (modalities, x, y, count)."""
-        x, y, _ = self.geometry.inner_shape
-        one = 2 * self.entry.modalities * x * y
-        found = np.frombuffer(self._read(first * one, count * one), np.float16)
-        return found.reshape((self.entry.modalities, x, y, count), order="F")
-
-    def _mask(self, first: int, count: int) -> NDArray[np.uint8]:
-        x, y, _ = self.geometry.inner_shape
-        one = self.entry.label_type.itemsize * x * y
-        found = np.frombuffer(self._read(self.entry.image_size + first * one, count * one), self.entry.label_type)
-        return _masks(found.reshape((x, y, count), order="F"), self.entry.regions)
-
-    def _on_grid(self, box: NDArray[Any]) -> NDArray[Any]:
-        return self._padded(box, (len(box), *self.entry.grid), self.geometry.pad_before[2])
-
-    def _padded(self, box: NDArray[Any], shape: tuple[int, ...], z: int) -> NDArray[Any]:
-        whole = np.zeros(shape, box.dtype, order="F")
-        x, y, _ = self.geometry.pad_before
-        whole[:, x : x + box.shape[1], y : y + box.shape[2], z : z + box.shape[3]] = box
-        return whole
-
-    def _read(self, start: int, size: int) -> bytes:
+    def _read(self, start: int, size: int) -> NDArray[np.uint8]:
         with reading(self.file):
-            opened = _opened(self.file)
-            parts, at, end = [], self.entry.at + start, self.entry.at + start + size
-            while at < end:
-                parts.append(os.pread(opened.fileno(), min(end - at, _LARGEST_READ), at))
-                if not parts[-1]:
+            opened, content, done = _opened(self.file), np.empty(size, np.uint8), 0
+            while done < size:
+                count = os.preadv(
+                    opened.fileno(), [content.data[done : done + _LARGEST_READ]], self.entry.at + start + done
+                )
+                if not count:
                     raise StorageError(f"{self.file}: a prepared case is cut off: run this again")
-                at += len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                done += count
+        return content
+
+
+def _padded(part: NDArray[Any], box: Box, grid: tuple[int, int, int]) -> NDArray[Any]:
+    whole = np.zeros((len(part), *grid), part.dtype, order="F")
+    whole[(slice(None), *box)] = part
+    return whole
 
 
 @lru_cache(maxsize=_MOST_OPEN)
