@@ -17,7 +17,7 @@ CHANNELS = ("modalities", "regions")
 """What a file may declare above its first site as well as in ``[data]``."""
 
 _JSON = ".json"
-_OF_HOSPITALS = ("site", "name_mapping")
+_OF_HOSPITALS = ("site", "release", "name_mapping")
 
 
 def read_experiment(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def read_name_mapping(file: Path) -> dict[str, str]:
 
     Made for BraTS 2020's ``name_mapping.csv`` and for the mapping of BraTS 2023's glioma cases, exported as CSV.
     Columns may have any name and order: every cell that is a case name of a release we know counts, all others (``NA``,
-    grades, TCGA's ids, older releases) are passed over. Rows that share a patient are one person's. Fields are
+    grades, TCGA's ids) are passed over. Rows that share a patient are one person's. Fields are
     separated by commas, semicolons or tabs, whichever the first line has most of (our choice: spreadsheets write all
     three).
 
