@@ -113,7 +113,7 @@ def test_files_that_were_unpacked_into_folders_of_their_names_are_read(tmp_path:
     (case,) = find_cases(tmp_path, RELEASES["brats2023-gli"])
     assert [file.name for file in case.images] == [f"00000116_{suffix}.nii" for suffix in names[:-1]]
     (tmp_path / name / f"{name}-t1c.nii" / "second.nii").touch()
-    with pytest.raises(DataError, match=r"t1c\.nii: is a directory, where a NIfTI file is expected"):
+    with pytest.raises(DataError, match=r"t1c\.nii: a directory, where a NIfTI file is expected"):
         find_cases(tmp_path, RELEASES["brats2023-gli"])
 
 
@@ -162,7 +162,7 @@ def test_what_is_not_used_is_told_by_its_place_and_folders_without_a_case_as_one
 
 
 def test_a_case_too_deep_is_not_looked_for(tmp_path: Path) -> None:
-    write(tmp_path / "a/b/c/d" / NAMES["brats2021"][0], "brats2021")
-    assert len(find_cases(tmp_path, RELEASES["brats2021"])) == 1
+    write(tmp_path / "a/b/c/d/e" / NAMES["brats2021"][0], "brats2021")
+    assert len(find_cases(tmp_path / "a", RELEASES["brats2021"])) == 1
     with pytest.raises(DataError, match="no case of brats2021 here"):
-        find_cases(tmp_path.parent, RELEASES["brats2021"])
+        find_cases(tmp_path, RELEASES["brats2021"])
