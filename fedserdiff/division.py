@@ -27,7 +27,7 @@ from fedserdiff.errors import ConfigError, DataError, Faults
 _LEAST_PATIENTS = 2  # one to train on, one to test on
 
 
-class Order(StrEnum):
+class ArrivalOrder(StrEnum):
     """In which order hospitals arrive: of most cases first, as the table lists them, or of the earliest case first."""
 
     SIZE = "size"
@@ -130,7 +130,7 @@ def find_all(folder: Path, release: str) -> FoundCases:
     return FoundCases(convention, {case.name: case.patient for case in cases}, bad)
 
 
-def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: Order) -> Division:
+def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: ArrivalOrder) -> Division:
     """Give each case to the hospital that the table names.
 
     Raises
@@ -163,8 +163,8 @@ def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: Ord
         for institution in dict.fromkeys(owners.values())
     ]
     _check_names(shares)
-    if order is not Order.LISTED:
-        shares.sort(key=lambda share: -len(share.cases) if order is Order.SIZE else share.date.toordinal())
+    if order is not ArrivalOrder.LISTED:
+        shares.sort(key=lambda share: -len(share.cases) if order is ArrivalOrder.SIZE else share.date.toordinal())
     enough = [
         len(share.cases) >= minimum and len({found.patients[case] for case in share.cases}) >= _LEAST_PATIENTS
         for share in shares

@@ -15,9 +15,9 @@ from fedserdiff.data.cases import split_patients
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.division import (
+    ArrivalOrder,
     Division,
     FoundCases,
-    Order,
     divide,
     federation_text,
     find_all,
@@ -48,7 +48,9 @@ def main(
         ),
     ] = None,
     minimum: Annotated[int, typer.Option(help="Cases that a hospital has at least; others are left out.")] = 2,
-    order: Annotated[Order, typer.Option(help="Of arrival: most cases first, as listed, or earliest.")] = Order.SIZE,
+    order: Annotated[
+        ArrivalOrder, typer.Option(help="Of arrival: most cases first, as listed, or earliest.")
+    ] = ArrivalOrder.SIZE,
     test_share: Annotated[
         float | None,
         typer.Option(help="Share of each hospital's patients to test on.", show_default="data.test_share"),
@@ -68,7 +70,7 @@ def main(
         share = make_settings("laptop", chosen).data.test_share
         name = release or find_release(folder)
         found = find_all(folder, name)
-        rows = read_case_table(table, found.patients, order is Order.DATE)
+        rows = read_case_table(table, found.patients, order is ArrivalOrder.DATE)
         try:
             division = divide(rows, found, minimum, order)
         except ConfigError as error:

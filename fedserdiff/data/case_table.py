@@ -12,7 +12,7 @@ from fedserdiff.text import read_rows
 INSTITUTION = ("institution", "institute", "hospital", "site", "centre", "center", "partitionid", "partition", "client")
 """Headers of the column that says whose a case is, in small letters and digits alone; an earlier one counts first."""
 
-DATE = ("date", "scandate", "studydate", "acquisitiondate", "arrival", "arrivaldate", "year")
+DATE = ("date", "scandate", "studydate", "acquisitiondate", "arrival", "year")
 """Headers of the column that says when a case came."""
 
 _NOTHING = frozenset({"", "na", "n/a", "nan", "none", "null"})
