@@ -94,6 +94,9 @@ def test_a_run_goes_on_by_what_its_config_says(folder: Path) -> None:
     assert again.sites[0].stated_release == config.sites[0].stated_release
     assert again.fingerprint == config.fingerprint
     assert list(foreign(written)) == [], "it is data, and needs nobody's leave"
+    (folder / "config.json").write_text(json.dumps({**written, "provenance": {}}))
+    (read,) = read_federation(folder / "config.json")
+    assert (read.name, read.path, read.stated_release) == ("upenn", sites[0].path, sites[0].stated_release)
 
 
 def test_the_fingerprint_covers_what_it_says(folder: Path) -> None:
