@@ -17,7 +17,7 @@ CHANNELS = ("modalities", "regions")
 """What a file may declare above its first site as well as in ``[data]``."""
 
 _JSON = ".json"
-_OF_HOSPITALS = ("site", "name_mapping")
+_OF_HOSPITALS = ("site", "release", "name_mapping")
 
 
 def read_experiment(file: Path) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def read_experiment(file: Path) -> dict[str, Any]:
     tables = read_json(file)
     if PROVENANCE not in tables:
         raise ConfigError(f"{file}: is no run's config.json")
-    return {"site": tables.pop("sites", []), **tables}
+    sites = tables.pop("sites", [])
+    return {"site": list(map(_as_written, sites)) if isinstance(sites, list) else sites, **tables}
 
 
 def layers_of_file(file: Path, profile: str | None = None) -> Layers:
@@ -88,6 +89,11 @@ def phantoms_of(file: Path | None) -> int | None:
     """Return how many phantom hospitals a run's ``config.json`` has; None for any other file."""
     tables = {} if file is None else read_experiment(file)
     return len(tables["site"]) if _phantoms(tables) else None
+
+
+def _as_written(site: Any) -> Any:
+    """Return a site of a run as a person writes one: what is empty is left out."""
+    return {name: value for name, value in site.items() if value != []} if isinstance(site, Mapping) else site
 
 
 def _phantoms(tables: Mapping[str, Any]) -> bool:

@@ -1,13 +1,16 @@
 """Who is in the federation: hospitals that an experiment's file names in order of arrival, or phantom hospitals."""
 
+import difflib
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
+from fedserdiff.data.releases import FILE_END, RELEASES, Release, own_release, read_release_file
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.experiment_file import CHANNELS, read_experiment
@@ -24,8 +27,10 @@ _REQUIRED = (*_REQUIRED_ANYWHERE, "path")
 def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
-    Optional are `cases`, to take no others, and `test_cases`, to hold out these and no others, and above the first site
-    ``name_mapping``, which `name_mapping_of` reads. Settings in the same file are `layers_of_file`'s to read.
+    A site's release is one of `fedserdiff.data.releases`, one that a ``[[release]]`` of the file declares, or the path
+    of a TOML file that declares it. Optional are `cases`, to take no others, and `test_cases`, to hold out these and no
+    others, and above the first site ``name_mapping``, which `name_mapping_of` reads. Settings in the same file are
+    `layers_of_file`'s to read.
 
     Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
     a `path` is optional, and need not exist here.
@@ -40,11 +45,16 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     tables = {name: value for name, value in tables.items() if name not in _OF_SETTINGS}
     entries = tables.pop("site", None)
     faults = Faults(ConfigError)
+    releases: dict[str, Release] = {}
+    with faults.caught():
+        releases = _declared(tables.pop("release", []), file)
     with faults.caught():
         unknown = sorted(set(tables) - set(_OF_ALL_SITES))
         if unknown:
             known = ", ".join((*_OF_ALL_SITES, *_OF_SETTINGS))
-            raise ConfigError(f"{file}: unknown entry {', '.join(unknown)}: only {known} and [[site]] are known")
+            raise ConfigError(
+                f"{file}: unknown entry {', '.join(unknown)}: only {known}, [[release]] and [[site]] are known"
+            )
         check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
         faults.add(f"{file}: no [[site]]: name at least one hospital")
@@ -52,7 +62,7 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     sites: list[Site] = []
     for number, entry in enumerate(entries, 1):
         with faults.caught():
-            site = _site(entry, f"{file}: site {number}", file.parent, paths)
+            site = _site(entry, f"{file}: site {number}", file.parent, paths, releases)
             if site.name in (s.name for s in sites):
                 raise ConfigError(f"{file}: site {number}: name: {site.name!r} is taken by an earlier site")
             sites.append(site)
@@ -86,22 +96,58 @@ def _of_all_sites(file: Path) -> dict[str, Any]:
     return given
 
 
-def _site(entry: Any, where: str, base: Path, paths: bool) -> Site:
+def _declared(tables: Any, file: Path) -> dict[str, Release]:
+    """Return the releases that a file declares, by name."""
+    if not isinstance(tables, list):
+        raise ConfigError(f"{file}: release: write each release as a [[release]] table")
+    releases: dict[str, Release] = {}
+    faults = Faults(ConfigError)
+    for number, table in enumerate(tables, 1):
+        where = f"{file}: release {number}"
+        with faults.caught():
+            release = own_release(table, where)
+            if release.name in releases:
+                raise ConfigError(f"{where}: name: {release.name!r} is taken by an earlier release")
+            releases[release.name] = release
+    faults.check()
+    return releases
+
+
+def _release_of(stated: Any, where: str, base: Path, releases: Mapping[str, Release]) -> Release | None:
+    """Return the release that a file declares for a site: in a table or file of its own; None for one by its name."""
+    if isinstance(stated, dict):  # in a run's config.json
+        return own_release(stated, f"{where}: release")
+    if isinstance(stated, str) and stated.endswith(FILE_END):
+        try:
+            return read_release_file(base / stated)
+        except ConfigError as error:
+            raise ConfigError(*(f"{where}: release: {fault}" for fault in error.faults)) from None
+    if not isinstance(stated, str) or stated in releases:
+        return releases.get(stated) if isinstance(stated, str) else None
+    if stated not in RELEASES and (close := difflib.get_close_matches(stated, releases, 1)):
+        raise ConfigError(f"{where}: release: unknown release {stated!r}: did you mean {close[0]}, declared above?")
+    return None
+
+
+def _site(entry: Any, where: str, base: Path, paths: bool, releases: Mapping[str, Release]) -> Site:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: write it as a [[site]] table")
     for field in _OF_ALL_SITES:
         if field in entry:  # TOML counts what stands below a [[site]] to it
             raise ConfigError(f"{where}: {field}: is not one site's: write it above the first [[site]]")
+    declared = _release_of(entry.get("release"), where, base, releases)
+    if declared is not None:
+        entry = {**entry, "release": declared.name}
     check_fields(entry, _FIELDS, _REQUIRED if paths else _REQUIRED_ANYWHERE, where)
     cases, test_cases = cases_of(entry, where)
-    check_site(entry["name"], entry["release"], where)
-    if not paths:
-        path = os.path.abspath(base / entry["path"]) if "path" in entry else ""  # no symbolic link of this machine
-        return Site(entry["name"], entry["release"], path, cases, test_cases)
+    site = Site(entry["name"], entry["release"], "", cases, test_cases, declared)
+    check_site(site, where)
+    if not paths:  # no symbolic link of this machine
+        return replace(site, path=os.path.abspath(base / entry["path"]) if "path" in entry else "")
     folder = (base / entry["path"]).resolve()
     if not folder.is_dir():
         raise ConfigError(f"{where}: path: {folder} is not a directory")
-    return Site(entry["name"], entry["release"], str(folder), cases, test_cases)
+    return replace(site, path=str(folder))
 
 
 def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: Collection[str], where: str) -> None:
@@ -141,7 +187,7 @@ def cases_of(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tup
     return tuple(cases), tuple(test_cases)
 
 
-def check_site(name: str, release: str, where: str) -> None:
+def check_site(site: Site, where: str) -> None:
     """See that a site's name can name a folder and that its release is known.
 
     Raises
@@ -149,12 +195,13 @@ def check_site(name: str, release: str, where: str) -> None:
     ConfigError
         Naming the field after `where`.
     """
+    name = site.name
     if not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
         raise ConfigError(f"{where}: name: {name!r} may hold letters, digits, '-', '_' and '.' only")
     if not name.strip("."):  # a site's records lie in a folder of its name
         raise ConfigError(f"{where}: name: {name!r} is not a name for a folder")
     try:
-        check_release(release)
+        check_release(site)
     except ConfigError as error:
         raise ConfigError(f"{where}: release: {error}") from None
 

@@ -116,12 +116,16 @@ class Origin:
         """Say in what the run differs from one of `config`, on `scans`, with the software that is installed."""
         theirs = self.config
         settings = differences(theirs.deciding, config.deciding)
-        if [(site.name, site.release) for site in theirs.sites] != [(site.name, site.release) for site in config.sites]:
+        if _named(theirs) != _named(config):
             settings.append(f"sites were {_named(theirs)}, are {_named(config)}")
+        else:
+            pairs = zip(theirs.sites, config.sites, strict=True)
+            others = [one.release for one, now in pairs if one.stated_release != now.stated_release]
+            settings += [f"release {name} was declared otherwise" for name in dict.fromkeys(others)]
         cases = {site.name: (site.cases, site.test_cases) for site in theirs.sites}
-        others = [site.name for site in config.sites if cases.get(site.name) != (site.cases, site.test_cases)]
-        changed = [name for name in scans if name not in others and self.scans.get(name) != scans[name]]
-        told = [f"other cases of {', '.join(others)}"] if others else []
+        of_others = [site.name for site in config.sites if cases.get(site.name) != (site.cases, site.test_cases)]
+        changed = [name for name in scans if name not in of_others and self.scans.get(name) != scans[name]]
+        told = [f"other cases of {', '.join(of_others)}"] if of_others else []
         told += [f"scans or segmentations of {', '.join(changed)} have changed"] if changed else []
         return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
 

@@ -1,6 +1,7 @@
 """Text that people write and names that file systems hold, in whatever encoding: read, or named as what they are."""
 
 import codecs
+import csv
 import io
 import json
 from pathlib import Path
@@ -63,6 +64,29 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: {type(values).__name__} instead of an object")
     return values
+
+
+def read_rows(file: Path) -> list[tuple[int, list[str]]]:
+    """Read a CSV table: the number of a row's last line, and its cells without blanks about them.
+
+    Cells are separated by commas, semicolons or tabs, whichever the first line has most of (our choice: spreadsheets
+    write all three).
+
+    Raises
+    ------
+    ConfigError
+        As `read_text`, and where the file cannot be read or is no CSV.
+    """
+    try:
+        text = read_text(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    first_line = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count), strict=True)
+    try:
+        return [(rows.line_num, [cell.strip() for cell in row]) for row in rows]
+    except csv.Error as error:
+        raise ConfigError(f"{file}: line {rows.line_num}: not a CSV table: {error}") from None
 
 
 def readable(name: str) -> str:

@@ -88,7 +88,7 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
     ("old", "new", "complaint"),
     [
         ('"north"\n', '"north\n', "not valid TOML: .*line 2"),
-        ('"brats2021"', '"brats2019"', "site 1: release: unknown release 'brats2019': did you mean brats2021"),
+        ('"brats2021"', '"brats21"', "site 1: release: unknown release 'brats21': did you mean brats2021"),
         ('"East_2.b"', '"north"', "site 2: name: 'north' is taken by an earlier site"),
         ('path = "scans/east"\n', "", "site 2: path: is missing"),
         ('name = "north"\n', "", "site 1: name: is missing"),

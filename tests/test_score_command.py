@@ -132,7 +132,7 @@ def test_labels_are_read_by_the_release(score: Score, tmp_path: Path) -> None:
     write(tmp_path / "t" / "BraTS2021_00003" / "BraTS2021_00003_seg.nii.gz", np.where(labels == 3, 4, labels))
     write(tmp_path / "p" / "BraTS2021_00003.nii.gz", np.where(labels == 3, 4, labels))
     assert row(score(release="brats2021"), "ET")[1] == "100.0"
-    assert "choose one of brats2020" in score(release="brats2022", fails=True)
+    assert "choose one of brats2017" in score(release="brats2022", fails=True)
     assert "but 1 of brats2021: is the release right?" in score(release="brats2023-gli", fails=True)
 
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "provision",
     "hospital",
     "loopback",
+    "federation",
     "phantoms",
 )
 """Modules of this package, in the order of the help text. Each has a typer `app`, and a docstring that begins with what

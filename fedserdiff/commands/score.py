@@ -15,7 +15,7 @@ from rich.table import Table
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.cases import find_label_maps, passed_over
 from fedserdiff.data.decathlon import LABELS, MSD, find_decathlon_label_maps, read_dataset
-from fedserdiff.data.releases import RELEASES, Convention, Release, get_release
+from fedserdiff.data.releases import RELEASES, Convention, Release, release_or_file
 from fedserdiff.errors import ConfigError, DataError, Faults
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table, progress_bars
@@ -43,7 +43,8 @@ def main(
     ],
     truth: Annotated[Path, typer.Argument(help="Folder of the true ones, named in the same ways.")],
     release: Annotated[
-        str, typer.Option(help=f"Whose names and labels both have: one of {', '.join((*RELEASES, MSD))}.")
+        str,
+        typer.Option(help=f"Whose names and labels both have: one of {', '.join((*RELEASES, MSD))}, or a TOML file."),
     ],
     out: Annotated[
         Path, typer.Option(help="CSV file of every case's scores; the means go beside it, as .json.")
@@ -63,7 +64,7 @@ def main(
         surplus = [name for name in given if name not in expected]
         if surplus:
             _say(console, f"Not scored, for there is no truth in {truth}: {_named(surplus)}")
-        others = {} if release == MSD else _others(get_release(release), predictions, truth)
+        others = {} if release == MSD else _others(release_or_file(release), predictions, truth)
         for folder, names in others.items():
             _say(console, f"Not scored, for {release} names no case so: in {folder}: {_named(names)}")
         if not cases or (missing and not allow_missing):
@@ -108,7 +109,7 @@ def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, di
     if release == MSD:
         expected = find_decathlon_label_maps(truth / LABELS)
         return read_dataset(truth), expected, find_decathlon_label_maps(predictions, expected)
-    convention = get_release(release)
+    convention = release_or_file(release)
     return convention, find_label_maps(truth, convention), find_label_maps(predictions, convention)
 
 

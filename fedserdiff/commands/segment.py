@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.commands.common import clear_errors
-from fedserdiff.data.releases import RELEASES, Convention, get_release
+from fedserdiff.data.releases import RELEASES, Convention, release_or_file
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.report.console import Bars, open_console, warn
 
@@ -42,7 +42,10 @@ def main(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the scan given by --image is called.")] = None,
     release: Annotated[
-        str | None, typer.Option(help=f"Whose labels are written: {', '.join(RELEASES)}.", show_default="the model's")
+        str | None,
+        typer.Option(
+            help=f"Whose labels are written: {', '.join(RELEASES)}, or a TOML file's.", show_default="the model's"
+        ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write CASE-probabilities.nii.gz, a volume for each region.")
@@ -136,7 +139,7 @@ def _convention(release: str | None, segmenter: "Segmenter") -> Convention:
     if release is None or release == own.name:
         return own
     try:
-        return get_release(release).agreed(own.modalities, tuple(own.regions))
+        return release_or_file(release).agreed(own.modalities, tuple(own.regions))
     except DataError as error:
         raise ConfigError(f"--release: {error}") from None
 

@@ -78,7 +78,7 @@ def load_run(path: Path) -> RunRecord:
         tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
-    patients = {site.name: [patient_of(site.release, case) for case in tables[site.name]] for site in config.sites}
+    patients = {site.name: [patient_of(site, case) for case in tables[site.name]] for site in config.sites}
     scores = {
         metric: StreamScores(
             values={name: np.stack([table[metric] for table in cases.values()], 1) for name, cases in tables.items()},

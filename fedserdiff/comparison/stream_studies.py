@@ -1,6 +1,7 @@
 """Studies of the stream: what the teacher was trained on, and how many hospitals follow."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fedserdiff.comparison.summary import interval_text, paired_estimates, scale
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import StreamScores
-from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.experiment import Settings
 
 _SHARES = (0.25, 0.5)
 _ALL = "all"
@@ -66,7 +67,7 @@ def _with_first(config: Settings, first: FirstHospital, patients: set[str]) -> S
     test = tuple(sorted(c.case.name for c in first.test))
     training = tuple(sorted(c.case.name for c in first.training if c.case.patient in patients))
     old = config.sites[0]
-    site = Site(old.name, old.release, old.path, tuple(sorted((*training, *test))), test)
+    site = replace(old, cases=tuple(sorted((*training, *test))), test_cases=test)
     return config.replace(method="ser-diff", sites=(site, *config.sites[1:]))
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import itertools
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, unreadable
+from fedserdiff.data.layout import called_after_a_case, entries_of, look, stem_of
+from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, is_directory, unreadable
+from fedserdiff.data.release_fields import SEG
 from fedserdiff.data.releases import RELEASES, Convention, Release
 from fedserdiff.errors import BadCasesError, DataError, Faults
 
@@ -70,10 +71,10 @@ def settle(found: BadCases, bad: BadCases | None) -> None:
 
 
 def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: BadCases | None = None) -> list[Case]:
-    """Return the cases of `release` in `folder`, by name; `only` restricts them to the names given.
+    """Return the cases of `release` below `folder`, by name; `only` restricts them to the names given.
 
-    Folders that do not follow the release's naming are passed over (releases ship tables and read-me files). Cases that
-    lack a file, or have something else in its place, are entered in `bad`; without it they are refused.
+    What does not follow the release's naming is passed over (releases ship tables and read-me files). Cases that lack
+    a file, or have something else in its place, are entered in `bad`; without it they are refused.
 
     Raises
     ------
@@ -82,23 +83,20 @@ def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: Ba
     BadCasesError
         Of all cases that cannot be used, without `bad`.
     """
-    if not _is_directory(folder):
+    if not is_directory(folder):
         raise DataError(f"{folder}: no such directory")
-    named = sorted(entry for entry in _entries(folder) if release.patient_of(entry.name))
-    wanted = set(only)
-    found: BadCases = {}
+    layout = look(folder, release)
+    wanted = set(only or (*layout.places, *layout.bad))
+    found: BadCases = {name: faults for name, faults in layout.bad.items() if name in wanted}
     cases = []
-    for entry in named:
-        if wanted and entry.name not in wanted:
-            continue
+    for name in sorted(wanted & set(layout.places)):
         try:
-            if _is_directory(entry):
-                cases.append(_case(entry, release))
+            cases.append(_case(name, layout.places[name], release))
         except DataError as error:
-            found[entry.name] = error.faults
+            found[name] = error.faults
     there = {case.name for case in cases} | set(found)
     missing = [name for name in only if name not in there]
-    if named and missing:
+    if missing and (layout.places or layout.bad):
         raise DataError(f"{folder}: no case {', '.join(missing)} of {release.name} here")
     if not there:
         raise DataError(f"{folder}: no case of {release.name} here{_what_is_here(folder, release, 'folders')}")
@@ -118,11 +116,11 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
         Where the folder is missing or cannot be read, holds no segmentation of the release, two of one case, or
         something else in a segmentation's place; where a case's folder has none.
     """
-    if not _is_directory(folder):
+    if not is_directory(folder):
         raise DataError(f"{folder}: no such directory")
     found: dict[str, Path] = {}
     faults = Faults(DataError)
-    for entry in sorted(_entries(folder)):
+    for entry in sorted(entries_of(folder)):
         name = _case_name(entry, release)
         if release.patient_of(name) is None:
             continue
@@ -130,8 +128,8 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
             if name != entry.name:
                 check_is_file(entry)
                 path = entry
-            elif _is_directory(entry):
-                path = _file(entry, release, "seg")
+            elif is_directory(entry):
+                path = _file(entry.name, [entry], release, SEG)
             else:
                 continue
             if name in found:
@@ -154,12 +152,11 @@ def passed_over(folder: Path, release: Release) -> list[str]:
         Where the folder cannot be read.
     """
     names = []
-    for entry in sorted(_entries(folder)):
+    for entry in sorted(entries_of(folder)):
         name = _case_name(entry, release)
-        after_a_case = any(release.patient_of(n) for n in (name, *(name.rpartition(end)[0] for end in "-_")))
-        if entry.name.startswith(SHADOWS) or after_a_case:
+        if entry.name.startswith(SHADOWS) or called_after_a_case(name, release):
             continue
-        if entry.name.lower().endswith(EXTENSIONS) or _is_directory(entry):
+        if entry.name.lower().endswith(EXTENSIONS) or is_directory(entry):
             names.append(entry.name)
     return names
 
@@ -174,67 +171,51 @@ def _case_name(entry: Path, release: Release) -> str:
 
 def _what_is_here(folder: Path, release: Release, expected: str) -> str:
     """Say what a folder without cases of `release` holds instead of the files or folders expected."""
-    entries = _entries(folder)
+    entries = entries_of(folder)
     if not entries:
         return ": the directory is empty"
     for other in RELEASES.values():
-        count = sum(other.patient_of(_case_name(entry, other)) is not None for entry in entries)
+        if expected == "files":
+            count = sum(other.patient_of(_case_name(entry, other)) is not None for entry in entries)
+        else:
+            count = len(look(folder, other).places)
         if count and other is not release:
             return f", but {count} of {other.name}: is the release right?"
     return f"; expected {expected} such as {release.example}{EXTENSIONS[0] if expected == 'files' else ''}"
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError as error:
-        raise unreadable(folder, error) from None
-
-
-def _is_directory(path: Path) -> bool:
-    """Tell whether a path leads to a directory, refusing links that lead nowhere: a case would be lost in silence."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise unreadable(path, error) from None
-        return False
-    except ValueError:  # a null character, which no path can have
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from None
-
-
-def _case(folder: Path, release: Release) -> Case:
-    patient = release.patient_of(folder.name)
+def _case(name: str, places: Sequence[Path], release: Release) -> Case:
+    patient = release.patient_of(name)
     assert patient is not None, "callers pass names that follow the release's pattern"
     files, faults = [], Faults(DataError)
-    for channel in (*release.modalities, "seg"):
+    for channel in (*release.modalities, SEG):
         with faults.caught():
-            files.append(_file(folder, release, channel))
+            files.append(_file(name, places, release, channel))
     faults.check()
-    return Case(folder.name, patient, images=tuple(files[:-1]), seg=files[-1], convention=release)
+    return Case(name, patient, images=tuple(files[:-1]), seg=files[-1], convention=release)
 
 
-def _file(folder: Path, release: Release, channel: str) -> Path:
-    stems = [release.file_stem(folder.name, channel)]
-    if channel == "seg" and folder.name in release.seg_aliases:
-        stems.append(release.seg_aliases[folder.name])
-    what = "segmentation" if channel == "seg" else f"modality {channel}"
-    return existing_file(folder, stems, f"{what} of case {folder.name}")
+def _file(name: str, places: Sequence[Path], release: Release, channel: str) -> Path:
+    stems = [release.file_stem(name, channel)]
+    if channel == SEG and name in release.seg_aliases:
+        stems.append(release.seg_aliases[name])
+    what = "segmentation" if channel == SEG else f"modality {channel}"
+    return existing_file(places, stems, f"{what} of case {name}")
 
 
-def existing_file(folder: Path, stems: Sequence[str], what: str) -> Path:
-    """Return the one of ``STEM.nii.gz`` and ``STEM.nii`` in a folder that is a file.
+def existing_file(folders: Sequence[Path], stems: Sequence[str], what: str) -> Path:
+    """Return the one of ``STEM.nii.gz`` and ``STEM.nii`` in folders that is a file.
+
+    A folder of this name that holds one NIfTI file stands for that file: some archives are unpacked so.
 
     Raises
     ------
     DataError
         Where none is there, which says that `what` is missing, or something else is in its place; where there are two.
     """
-    paths = [folder / f"{stem}{extension}" for stem in stems for extension in EXTENSIONS]
+    paths = [folder / f"{stem}{extension}" for folder in folders for stem in stems for extension in EXTENSIONS]
     files, refusals = [], []
-    for path in filter(_is_there, paths):
+    for path in map(_unwrapped, filter(_is_there, paths)):
         try:
             check_is_file(path)
         except DataError as refusal:
@@ -242,12 +223,22 @@ def existing_file(folder: Path, stems: Sequence[str], what: str) -> Path:
         else:
             files.append(path)
     if len(files) > 1:
-        raise DataError(f"{files[0]}: {what} is also in {files[1].name}: leave one")
+        other = files[1].name if files[1].parent == files[0].parent else files[1]
+        raise DataError(f"{files[0]}: {what} is also in {other}: leave one")
     if files:
         return files[0]
     if refusals:
         raise refusals[0]
-    raise DataError(f"{folder / stems[0]}.nii.gz: {what} is missing")
+    raise DataError(f"{folders[0] / stems[0]}.nii.gz: {what} is missing")
+
+
+def _unwrapped(path: Path) -> Path:
+    """Return the one NIfTI file in a folder that is called as a file; any other path as it is."""
+    if path.is_dir():
+        inner = [entry for entry in entries_of(path) if stem_of(entry.name) and not entry.name.startswith(SHADOWS)]
+        if len(inner) == 1:
+            return inner[0]
+    return path
 
 
 def _is_there(path: Path) -> bool:

@@ -133,7 +133,7 @@ def _names(folder: Path, cases: Collection[str] = ()) -> dict[str, str]:
 
 
 def _label_map(folder: Path, name: str, stem: str) -> Path:
-    return existing_file(folder, [stem], f"segmentation of case {name}")
+    return existing_file([folder], [stem], f"segmentation of case {name}")
 
 
 def unlabelled_images(folder: Path) -> list[str]:
@@ -210,8 +210,8 @@ def _case(folder: Path, name: str, stem: str, dataset: DecathlonDataset) -> Case
     for modality, number in zip(dataset.modalities, numbers, strict=True):
         with faults.caught():
             if whole:
-                files.append(existing_file(images, [stem], f"images of case {name}"))
+                files.append(existing_file([images], [stem], f"images of case {name}"))
             else:
-                files.append(existing_file(images, [f"{stem}_{number:04d}"], f"modality {modality} of case {name}"))
+                files.append(existing_file([images], [f"{stem}_{number:04d}"], f"modality {modality} of case {name}"))
     faults.check()
     return Case(name, name, tuple(files[1:]), files[0], dataset, tuple(numbers) if whole else ())

@@ -1,12 +1,10 @@
 """Which names of several releases are one patient's: the tables that the challenges publish."""
 
-import csv
-import io
 from pathlib import Path
 
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.errors import ConfigError
-from fedserdiff.text import read_text
+from fedserdiff.text import read_rows
 
 
 def read_name_mapping(file: Path) -> dict[str, str]:
@@ -14,9 +12,7 @@ def read_name_mapping(file: Path) -> dict[str, str]:
 
     Made for BraTS 2020's ``name_mapping.csv`` and for the mapping of BraTS 2023's glioma cases, exported as CSV.
     Columns may have any name and order: every cell that is a case name of a release we know counts, all others (``NA``,
-    grades, TCGA's ids, older releases) are passed over. Rows that share a patient are one person's. Fields are
-    separated by commas, semicolons or tabs, whichever the first line has most of (our choice: spreadsheets write all
-    three).
+    grades, TCGA's ids) are passed over. Rows that share a patient are one person's.
 
     Returns
     -------
@@ -26,25 +22,17 @@ def read_name_mapping(file: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read, is no CSV, or holds no case name.
+        As `read_rows`, and where the file holds no case name.
     """
-    try:
-        text = read_text(file)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    first_line = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count), strict=True)
+    rows = read_rows(file)
     persons: dict[str, str] = {}
-    try:
-        for row in rows:
-            _join(persons, [patient for cell in row if (patient := _patient_of(cell.strip()))])
-    except csv.Error as error:
-        raise ConfigError(f"{file}: line {rows.line_num}: not a CSV table: {error}") from None
+    for _, row in rows:
+        _join(persons, [patient for cell in row if (patient := _patient_of(cell))])
     if not persons:
         examples = ", ".join(dict.fromkeys(release.example for release in RELEASES.values()))
+        lines = rows[-1][0] if rows else 0
         raise ConfigError(
-            f"{file}: none of its {rows.line_num} lines has a case name: a name mapping's rows hold names such as "
-            f"{examples}"
+            f"{file}: none of its {lines} lines has a case name: a name mapping's rows hold names such as {examples}"
         )
     return {patient: _person(persons, patient) for patient in persons}
 

@@ -110,6 +110,26 @@ class Volume:
         return _dtype(self.path, self.header).kind in "iu"
 
 
+def is_directory(path: Path) -> bool:
+    """Tell whether a path leads to a directory, refusing links that lead nowhere: a case would be lost in silence.
+
+    Raises
+    ------
+    DataError
+        Where it is such a link, or cannot be looked at.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise unreadable(path, error) from None
+        return False
+    except ValueError:  # a null character, which no path can have
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def check_is_file(path: Path) -> None:
     """Check that a path leads to a file, without opening it: a pipe would wait for its writer.
 

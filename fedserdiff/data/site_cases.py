@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from fedserdiff.data.cases import BadCases, Case, find_cases, passed_over
+from fedserdiff.data.cases import BadCases, Case, find_cases
 from fedserdiff.data.decathlon import MSD, DecathlonDataset, find_decathlon_cases, read_dataset, unlabelled_images
+from fedserdiff.data.layout import look
 from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import Settings, Site
@@ -19,7 +20,7 @@ def convention_of(site: Site, config: Settings) -> Release | DecathlonDataset:
     DataError
         As `read_dataset`, and where the site lacks one of them.
     """
-    convention = read_dataset(Path(site.path)) if site.release == MSD else get_release(site.release)
+    convention = read_dataset(Path(site.path)) if site.release == MSD else release_of(site)
     return convention.agreed(config.data.modalities, config.data.regions)
 
 
@@ -54,12 +55,23 @@ def passed_over_note(site: Site) -> str | None:
     if site.release == MSD:
         others, why = unlabelled_images(Path(site.path)), "without a label map"
     else:
-        others, why = passed_over(Path(site.path), get_release(site.release)), f"named as no case of {site.release}"
+        others, why = look(Path(site.path), release_of(site)).others, f"named as no case of {site.release}"
     more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
     return f"site {site.name}: passed over, {why}: {', '.join(others[:_MOST_NAMES])}{more}" if others else None
 
 
-def check_release(name: str) -> None:
+def release_of(site: Site) -> Release:
+    """Return a site's release: the one that its experiment declares, or the one of this name.
+
+    Raises
+    ------
+    ConfigError
+        As `get_release`.
+    """
+    return get_release(site.release) if site.declared is None else site.declared
+
+
+def check_release(site: Site) -> None:
     """See that a site's release is one that `site_cases` can read.
 
     Raises
@@ -67,13 +79,15 @@ def check_release(name: str) -> None:
     ConfigError
         Where it is not; the text lists those that are.
     """
-    if name != MSD:
+    if site.release != MSD:
         try:
-            get_release(name)
+            release_of(site)
         except ConfigError as error:
             raise ConfigError(f"{error}, or {MSD} for a folder with a dataset.json") from None
 
 
-def patient_of(release: str, case: str) -> str:
-    """Return the patient's identity in the name of a site's case."""
-    return (None if release == MSD else get_release(release).patient_of(case)) or case
+def patient_of(site: Site | str, case: str) -> str:
+    """Return the patient's identity in the name of a case of a site, or of a release by its name."""
+    if isinstance(site, str):
+        site = Site("", site, "")
+    return (None if site.release == MSD else release_of(site).patient_of(case)) or case

@@ -202,10 +202,11 @@ def deployable(config: Settings) -> Settings:
     if not config.sites:
         raise ConfigError("sites: name at least one hospital")
     for number, site in enumerate(config.sites, 1):
-        check_site(site.name, site.release, f"site {number}")
+        check_site(site, f"site {number}")
         if site.name in (earlier.name for earlier in config.sites[: number - 1]):
             raise ConfigError(f"site {number}: name: {site.name!r} is taken by an earlier site")
-    return config.replace(sites=tuple(Site(site.name, site.release, "") for site in config.sites))
+    sites = (Site(site.name, site.release, "", declared=site.declared) for site in config.sites)
+    return config.replace(sites=tuple(sites))
 
 
 def _place(entry: Mapping[str, Any], config: Settings, file: Path) -> int:

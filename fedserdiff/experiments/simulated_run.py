@@ -166,6 +166,8 @@ def _moved(sites: Sequence[Site], federation: Path) -> tuple[Site, ...]:
     for site in sites:
         if site.name not in there:
             raise ConfigError(f"{federation}: has no site {site.name}, which the run has")
+        if there[site.name].release == site.release and there[site.name].stated_release != site.stated_release:
+            raise ConfigError(f"{federation}: {site.name}: release: {site.release} was declared otherwise in the run")
         if there[site.name].release != site.release:
             raise ConfigError(
                 f"{federation}: {site.name}: release: {there[site.name].release} is given, {site.release} was the run's"

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_serializer, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from fedserdiff.data.releases import Release, own_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
@@ -49,7 +50,8 @@ class Site:
     """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
 
     An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
-    held out by `data.test_share`; otherwise these of the `cases` are, and no other.
+    held out by `data.test_share`; otherwise these of the `cases` are, and no other. `declared` is the release where the
+    experiment itself declares it.
     """
 
     name: str
@@ -57,6 +59,12 @@ class Site:
     path: str
     cases: tuple[str, ...] = ()
     test_cases: tuple[str, ...] = ()
+    declared: Release | None = field(default=None, hash=False)
+
+    @property
+    def stated_release(self) -> str | dict[str, Any]:
+        """The release by its name or, where the experiment declares it, as the table that does; JSON-ready."""
+        return self.release if self.declared is None else self.declared.table
 
 
 class Settings(Group):
@@ -132,7 +140,7 @@ class Settings(Group):
 
     @field_serializer("sites")
     def _write_sites(self, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
-        return [asdict(site) for site in sites]
+        return [_site_table(site) for site in sites]
 
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
@@ -216,7 +224,7 @@ class Settings(Group):
 
         Paths, devices, time-outs, what happens on failures and a hospital's own limits on what leaves it do not count.
         """
-        return {**self.deciding, "sites": [[site.name, site.release] for site in self.sites]}
+        return {**self.deciding, "sites": [[site.name, site.stated_release] for site in self.sites]}
 
     @property
     def fingerprint(self) -> int:
@@ -344,10 +352,19 @@ def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -
 
 
 def _site(values: Mapping[str, Any]) -> Site:
+    stated = values["release"]
+    declared = own_release(stated, f"site {values['name']}: release") if isinstance(stated, Mapping) else None
     return Site(
         values["name"],
-        values["release"],
+        stated if declared is None else declared.name,
         values["path"],
         tuple(values.get("cases", ())),
         tuple(values.get("test_cases", ())),
+        declared,
     )
+
+
+def _site_table(site: Site) -> dict[str, Any]:
+    table = {**asdict(site), "release": site.stated_release}
+    del table["declared"]
+    return table

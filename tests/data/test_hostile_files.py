@@ -251,7 +251,7 @@ def _seg(change: Callable[[Array], Array], dtype: str) -> dict[str, bytes]:
         (lambda v: v * 0.7, "f4", "labels are not whole numbers: was the segmentation interpolated?"),
         (with_value(1 + 1e-3), "f8", "labels are not whole numbers"),
         (with_value(-1), "i2", "label -1 is not one of brats2021's (0, 1, 2, 4)"),
-        (with_value(3), "f8", "label 3 is not one of brats2021's (0, 1, 2, 4); release brats2023-gli"),
+        (with_value(3), "f8", "label 3 is not one of brats2021's (0, 1, 2, 4)"),
         (with_value(3), "u8", "label 3 is not one of brats2021's"),
         (with_value(255), "u1", "label 255 is not one of"),
         (with_value(2**64 - 1), "u8", f"label {2**64 - 1} is not one of"),

@@ -37,14 +37,17 @@ def persons(mapping: dict[str, str]) -> list[list[str]]:
     return sorted(sorted(p for p, person in mapping.items() if person == one) for one in set(mapping.values()))
 
 
-def test_mapping_of_2020_names_its_own_cases_and_passes_over_older_names(tmp_path: Path) -> None:
-    mapping = read_name_mapping(write(tmp_path, OF_2020))
-    assert persons(mapping) == [["BraTS20_Training_001"], ["BraTS20_Training_002"], ["BraTS20_Training_003"]]
+def test_mapping_of_2020_joins_its_names_and_those_of_the_years_before(tmp_path: Path) -> None:
+    assert persons(read_name_mapping(write(tmp_path, OF_2020))) == [
+        ["BraTS19_CBICA_AAB", "BraTS20_Training_001", "Brats17_CBICA_AAB", "Brats18_CBICA_AAB"],
+        ["BraTS19_TCIA08_101", "BraTS20_Training_002", "Brats17_TCIA_101", "Brats18_TCIA08_101"],
+        ["BraTS20_Training_003"],
+    ]
 
 
-def test_mapping_of_2023_joins_the_names_of_three_releases(tmp_path: Path) -> None:
+def test_mapping_of_2023_joins_the_names_of_four_releases(tmp_path: Path) -> None:
     assert persons(read_name_mapping(write(tmp_path, OF_2023))) == [
-        ["BraTS-GLI-00000", "BraTS2021_00000", "BraTS20_Training_001"],
+        ["BraTS-GLI-00000", "BraTS19_CBICA_AAB", "BraTS2021_00000", "BraTS20_Training_001"],
         ["BraTS-GLI-00005", "BraTS2021_00005"],
         ["BraTS-GLI-00006", "BraTS2021_00006"],
     ]
@@ -65,7 +68,7 @@ def test_mapping_of_2023_joins_the_names_of_three_releases(tmp_path: Path) -> No
 )
 def test_headers_order_and_a_spreadsheets_habits_do_not_matter(tmp_path: Path, content: str) -> None:
     assert persons(read_name_mapping(write(tmp_path, content)))[:2] == [
-        ["BraTS-GLI-00000", "BraTS2021_00000", "BraTS20_Training_001"],
+        ["BraTS-GLI-00000", "BraTS19_CBICA_AAB", "BraTS2021_00000", "BraTS20_Training_001"],
         ["BraTS-GLI-00005", "BraTS2021_00005"],
     ]
 
@@ -86,8 +89,8 @@ def test_rows_that_share_a_patient_are_one_persons_whatever_their_order(tmp_path
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "none of its 0 lines has a case name: .* such as BraTS20_Training_001, BraTS2021_00000, "),
-        ("Grade,Id\nHGG,Brats17_CBICA_AAB_1\nLGG,NA\n", "none of its 3 lines has a case name"),
+        ("", "none of its 0 lines has a case name: .* such as Brats17_CBICA_AAB_1, .*, BraTS2021_00000, "),
+        ("Grade,Id\nHGG,brats_tcia_pat101_0001\nLGG,NA\n", "none of its 3 lines has a case name"),
         ("Id\nBraTS2021_1\nxBraTS2021_00001\nBraTS-GLI-00001\n", "none of its 4 lines has a case name"),
         (b"a,b\nBraTS2021_00001,x\n\xe9,y\n", r"line 3: not text in UTF-8 \(byte 0xe9\): save it as text in UTF-8"),
         (b"PK\x03\x04\xff\xfe", "line 1: not text in UTF-8"),

@@ -4,10 +4,12 @@ import tomllib
 
 import pytest
 import yaml
-from pages import ROOT
+from pages import PAGES, ROOT, blocks
 
 from fedserdiff import federation
-from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.case_table import DATE, INSTITUTION
+from fedserdiff.data.release_fields import CHECKS
+from fedserdiff.data.releases import RELEASES, own_release
 from fedserdiff.deployment import kit
 from sites import ledger
 from strategies.results import COLUMNS, Results
@@ -20,14 +22,14 @@ def page(name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("reference/federation-file.md", [*federation._FIELDS, *federation._OF_ALL_SITES, *RELEASES]),
+        ("reference/federation-file.md", [*federation._FIELDS, *federation._OF_ALL_SITES]),
+        ("reference/releases.md", [*RELEASES, *CHECKS]),
         (
             "reference/deployment-files.md",
             [*kit._SITE_FIELDS, *kit._FEDERATION_FIELDS, *kit._KEY_FIELDS, *kit.EGRESS_LIMITS],
         ),
         ("reference/deployment-files.md", [*ledger._FIELDS, *ledger._RECORD_FIELDS, *ledger.VERDICTS]),
         ("reference/run-directory.md", [*Results("", 0, [], [], {}).to_dict(), "raw_nifti_bytes", *COLUMNS]),
-        ("how-to/brats-downloads.md", [*RELEASES, *(release.example for release in RELEASES.values())]),
         ("how-to/brats-downloads.md", [name for r in RELEASES.values() for name in r.seg_aliases.values()]),
     ],
 )
@@ -36,13 +38,42 @@ def test_every_field_is_named(name: str, fields: list[str]) -> None:
     assert [field for field in fields if f"`{field}`" not in text and f"`{field}." not in text] == []
 
 
-def test_labels_of_the_downloads_are_those_that_the_code_takes() -> None:
-    rows = [line for line in page("how-to/brats-downloads.md").splitlines() if line.startswith("| `brats")]
+def test_the_table_of_releases_says_what_the_code_takes() -> None:
+    rows = [line for line in page("reference/releases.md").splitlines() if line.startswith(("| `brats", "| `fets"))]
     told = {}
     for row in rows:
-        name, _, _, _, labels, enhancing = (cell.strip() for cell in row.strip("|").split("|"))
-        told[name.strip("`")] = (tuple(map(int, labels.split(","))), (int(enhancing),))
-    assert told == {name: (release.labels[1:], release.regions["et"]) for name, release in RELEASES.items()}
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if len(cells) < 6:
+            continue
+        name, example, ends, labels, regions, grid = cells
+        of_regions = {}
+        for region in regions.split("; "):
+            word, *values = region.split()
+            of_regions[word.lower()] = tuple(map(int, values))
+        size = None if grid == "–" else tuple(map(int, grid.split(" × ")))
+        stems = [end.strip("`") for end in ends.split(", ")]
+        told[name.strip("`")] = (example.strip("`"), stems, tuple(map(int, labels.split(","))), of_regions, size)
+    assert told == {
+        name: (
+            release.example,
+            [release.file_stem("", channel) for channel in (*release.modalities, "seg")],
+            release.labels[1:],
+            release.regions,
+            release.grid,
+        )
+        for name, release in RELEASES.items()
+    }
+
+
+def test_releases_that_pages_declare_are_declared_rightly() -> None:
+    files = [tomllib.loads(block.text) for one in PAGES for block in blocks(one) if block.language == "toml"]
+    releases = [own_release(table, "page") for file in files for table in file.get("release", [])]
+    assert [release.name for release in releases] == ["upenn-gbm", "ucsf-pdgm"]
+
+
+def test_headers_of_the_table_of_cases_are_named() -> None:
+    text = page("how-to/divide-into-hospitals.md").lower().replace("_", "")
+    assert [header for header in (*INSTITUTION, *DATE) if header not in text] == []
 
 
 def test_whoever_cites_gets_the_version_and_date_of_the_last_entry_of_the_changelog() -> None:

@@ -112,6 +112,7 @@ def _write_case(
     """Draw and write one case; `key` is (seed, hospital, patient, scan) and a patient keeps its brain across scans."""
     release = get_release(hospital.release)
     seed, index, patient, scan = key
+    assert release.grid is not None, "phantoms' releases have one"
     x, y, z = (round(n / spacing_mm) for n in release.grid)
     shape = (x, y, z)
     anatomy = random_anatomy(np.random.default_rng([seed, index, patient]), shape, spacing_mm)

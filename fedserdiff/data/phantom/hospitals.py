@@ -6,7 +6,8 @@ import numpy as np
 
 from fedserdiff.data.phantom.lesion import Population
 from fedserdiff.data.phantom.scanner import Scanner, Sequence
-from fedserdiff.data.releases import RELEASES
+
+_RELEASES = ("brats2020", "brats2021", "brats2023-gli", "brats2024-gli")  # in turn
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def phantom_hospital(index: int) -> PhantomHospital:
     field_t = float(rng.choice([1.5, 3.0]))
     inverted = rng.random() < 0.3
     t1 = Sequence(2500, 12, rng.uniform(450, 700)) if inverted else Sequence(rng.uniform(400, 700), rng.uniform(8, 15))
-    release = list(RELEASES)[index % len(RELEASES)]
+    release = _RELEASES[index % len(_RELEASES)]
     return PhantomHospital(
         release=release,
         scanner=Scanner(

@@ -1,0 +1,239 @@
+"""One folder's cases divided among hospitals, as a table says, and the federation file that names them."""
+
+import datetime
+import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from fedserdiff.data.case_table import TableRow
+from fedserdiff.data.cases import BadCases, find_cases
+from fedserdiff.data.decathlon import MSD, TABLE, DecathlonDataset, find_decathlon_cases, read_dataset
+from fedserdiff.data.layout import look
+from fedserdiff.data.releases import (
+    BRATS_MODALITIES,
+    BRATS_REGIONS,
+    FILE_END,
+    RELEASES,
+    Convention,
+    Release,
+    release_or_file,
+)
+from fedserdiff.errors import ConfigError, DataError, Faults
+
+_LEAST_PATIENTS = 2  # one to train on, one to test on
+
+
+class ArrivalOrder(StrEnum):
+    """In which order hospitals arrive: of most cases first, as the table lists them, or of the earliest case first."""
+
+    SIZE = "size"
+    LISTED = "listed"
+    DATE = "date"
+
+
+@dataclass(frozen=True)
+class FoundCases:
+    """What lies in the folder: what files mean, by name each case's patient, and cases that cannot be used."""
+
+    convention: Convention
+    patients: Mapping[str, str]
+    bad: BadCases
+
+
+@dataclass(frozen=True)
+class Share:
+    """One hospital's part of the cases.
+
+    Attributes
+    ----------
+    name : str
+        As a federation file may have it.
+    institution : str
+        As the table has it.
+    cases, test_cases : tuple of str
+        Names, in order; `test_cases` is empty where a share of the patients is to be held out.
+    date : date
+        Of the earliest case; the last there is where none has one.
+    """
+
+    name: str
+    institution: str
+    cases: tuple[str, ...]
+    test_cases: tuple[str, ...] = ()
+    date: datetime.date = datetime.date.max
+
+
+@dataclass(frozen=True)
+class Division:
+    """What came of a table: hospitals in order of arrival, and whatever is in none of them.
+
+    Attributes
+    ----------
+    hospitals : tuple of Share
+        Those in the file.
+    small : tuple of Share
+        Those with too few cases or patients.
+    not_there : tuple of str
+        Names in the table without a case in the folder that can be used.
+    nobodys : tuple of str
+        Cases of the folder that the table gives to nobody.
+    """
+
+    hospitals: tuple[Share, ...]
+    small: tuple[Share, ...]
+    not_there: tuple[str, ...]
+    nobodys: tuple[str, ...]
+
+
+def find_release(folder: Path) -> str:
+    """Return the release whose names a folder's cases have, where it is the only one.
+
+    Raises
+    ------
+    DataError
+        Where the folder cannot be read.
+    ConfigError
+        Where there is none, or are several.
+    """
+    named = [name for name, release in RELEASES.items() if look(folder, release).places]
+    named += [MSD] if (folder / TABLE).is_file() else []
+    if len(named) != 1:
+        what = f"cases are named as those of {' and '.join(named)}" if named else "no case of a release is here"
+        raise ConfigError(f"{folder}: {what}: say which by --release")
+    return named[0]
+
+
+def find_all(folder: Path, release: str) -> FoundCases:
+    """Find a folder's cases by the names of their files.
+
+    Raises
+    ------
+    ConfigError
+        As `release_or_file`.
+    DataError
+        As `find_cases` and `find_decathlon_cases`, and where no case can be used.
+    """
+    bad: BadCases = {}
+    convention: Release | DecathlonDataset
+    if release == MSD:
+        convention = read_dataset(folder)
+        cases = find_decathlon_cases(folder, convention, (), bad)
+    else:
+        convention = release_or_file(release)
+        cases = find_cases(folder, convention, (), bad)
+    if not cases:
+        raise DataError(*(fault for faults in bad.values() for fault in faults))
+    return FoundCases(convention, {case.name: case.patient for case in cases}, bad)
+
+
+def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: ArrivalOrder) -> Division:
+    """Give each case to the hospital that the table names.
+
+    Raises
+    ------
+    ConfigError
+        Where two institutions would have one name, or a table by patients and by cases gives one case to two.
+    """
+    of_patient: dict[str, list[str]] = {}
+    for case, patient in found.patients.items():
+        of_patient.setdefault(patient, []).append(case)
+    owners: dict[str, str] = {}
+    dates: dict[str, datetime.date] = {}
+    not_there = []
+    for row in rows:
+        cases = [row.name] if row.name in found.patients else of_patient.get(row.name, [])
+        if not cases:
+            not_there.append(row.name)
+        for case in cases if row.institution else ():
+            if owners.setdefault(case, row.institution) != row.institution:
+                raise ConfigError(f"line {row.line}: {case} is of {row.institution} here, and before of {owners[case]}")
+        if row.institution and row.date is not None and cases:
+            dates[row.institution] = min(row.date, dates.get(row.institution, row.date))
+    shares = [
+        Share(
+            _site_name(institution),
+            institution,
+            tuple(sorted(case for case, owner in owners.items() if owner == institution)),
+            date=dates.get(institution, datetime.date.max),
+        )
+        for institution in dict.fromkeys(owners.values())
+    ]
+    _check_names(shares)
+    if order is not ArrivalOrder.LISTED:
+        shares.sort(key=lambda share: -len(share.cases) if order is ArrivalOrder.SIZE else share.date.toordinal())
+    enough = [
+        len(share.cases) >= minimum and len({found.patients[case] for case in share.cases}) >= _LEAST_PATIENTS
+        for share in shares
+    ]
+    return Division(
+        hospitals=tuple(share for share, many in zip(shares, enough, strict=True) if many),
+        small=tuple(share for share, many in zip(shares, enough, strict=True) if not many),
+        not_there=tuple(not_there),
+        nobodys=tuple(sorted(set(found.patients) - set(owners))),
+    )
+
+
+def hold_out_listed(division: Division, listed: Collection[str], found: FoundCases) -> Division:
+    """Hold out the patients of a list, which names them or cases of theirs; every scan of theirs is held out.
+
+    Raises
+    ------
+    ConfigError
+        Naming each hospital that would have nobody to test on, or nobody to train on.
+    """
+    patients = {found.patients.get(name, name) for name in listed}
+    faults = Faults(ConfigError)
+    hospitals = []
+    for share in division.hospitals:
+        test = tuple(case for case in share.cases if found.patients[case] in patients)
+        if not test or len(test) == len(share.cases):
+            who = "every patient" if test else "no patient"
+            faults.add(f"{share.name}: {who} of this hospital is listed: it needs some on each side")
+        hospitals.append(replace(share, test_cases=test))
+    faults.check()
+    return replace(division, hospitals=tuple(hospitals))
+
+
+def federation_text(
+    division: Division, found: FoundCases, release: str, folder: Path, out: Path, test_share: float | None
+) -> str:
+    """Return the text of a federation file that lies at `out`: paths are relative to it."""
+    base = out.parent.resolve()
+    stated = os.path.relpath(Path(release).resolve(), base) if release.endswith(FILE_END) else release
+    cases = sum(len(share.cases) for share in division.hospitals)
+    lines = [f"# {len(division.hospitals)} hospitals in order of arrival, {cases} cases of {found.convention.name}."]
+    agreed = (("modalities", found.convention.modalities, BRATS_MODALITIES),)
+    for name, own, usual in (*agreed, ("regions", tuple(found.convention.regions), BRATS_REGIONS)):
+        if own != usual:
+            lines.append(f"{name} = {_toml(own)}")
+    if test_share is not None:
+        lines += ["", "[data]", f"test_share = {test_share:g}"]
+    for share in division.hospitals:
+        lines += ["", "[[site]]", f"name = {_toml(share.name)}", f"release = {_toml(stated)}"]
+        lines.append(f"path = {_toml(os.path.relpath(folder.resolve(), base))}")
+        for field, names in (("cases", share.cases), ("test_cases", share.test_cases)):
+            if names:
+                lines.append(f"{field} = {_toml(names)}")
+    return "\n".join(lines) + "\n"
+
+
+def _site_name(institution: str) -> str:
+    """Return an institution's name as a site may have it: a number alone says not what it counts."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", institution).strip("-.") or "site"
+    return f"site-{plain}" if plain.isdecimal() else plain
+
+
+def _check_names(shares: Sequence[Share]) -> None:
+    by_name: dict[str, str] = {}
+    for share in shares:
+        other = by_name.setdefault(share.name, share.institution)
+        if other != share.institution:
+            raise ConfigError(f"{other!r} and {share.institution!r} would both be site {share.name}: rename one")
+
+
+def _toml(value: str | Sequence[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,6 @@
+"""Write a federation file from a table of cases and institutions: each institution a hospital."""
+
+from fedserdiff.commands.federation import app
+
+if __name__ == "__main__":
+    app()
