@@ -67,7 +67,7 @@ def open_hospital(
 
 def _without(site: Site, cases: Sequence[Case], bad: BadCases, config: Settings) -> tuple[Site, list[SkippedCase]]:
     """Return the site without its bad cases, who is trained and tested on staying where they are; and those cases."""
-    patients = {case.name: case.patient for case in cases} | {name: patient_of(site.release, name) for name in bad}
+    patients = {case.name: case.patient for case in cases} | {name: patient_of(site, name) for name in bad}
     if site.test_cases:
         held_out = set(site.test_cases)
     else:
