@@ -1,5 +1,6 @@
 """Tiny scans on disk, written without the code under test: file names and labels are spelt out here."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.threads import use_cpus
 
+os.environ["FEDSERDIFF_CACHE"] = "cache"  # each test has its own, in its working directory
 torch.set_num_threads(1)  # files are tested side by side, and OpenMP's threads of all would spin at each other
 
 CHANNELS = ("t1", "t1ce", "t2", "flair", "seg")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedserdiff.commands.common import clear_errors
+from fedserdiff.commands.options import CACHE
 from fedserdiff.experiment_file import layers_of_file
 from fedserdiff.report.console import open_console
 from fedserdiff.settings.sources import profile_names
@@ -47,26 +48,30 @@ def overlap(
     profile: Annotated[
         str, typer.Option(help=f"Profile whose prepared cases are used, or made: {', '.join(profile_names())}.")
     ] = "laptop",
+    cache: Annotated[Path | None, CACHE] = None,
 ) -> None:
     """Say which cases of a federation are of patients who are there already: by voxels, patient id and name mapping."""
     with clear_errors("prepared cases are kept, and an audit changes nothing else"):
         config = layers_of_file(federation, profile).settings()
         # with torch and Ray, for which a ledger's audit should not wait
+        from fedserdiff.experiments.opened_federation import Cache
         from fedserdiff.experiments.overlap_audit import show_overlap
 
-        show_overlap(open_console(highlight=False), federation, config)
+        show_overlap(open_console(highlight=False), federation, config, Cache.at(cache))
 
 
 @app.command()
 def privacy(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
     shadows: Annotated[int, typer.Option(min=2, help="Shadow models a stage, for calibrated attacks.")] = 8,
+    cache: Annotated[Path | None, CACHE] = None,
 ) -> None:
     """Attack what a simulated run's hospitals sent, maps and weights; write a table, a plot and a page into it."""
     with clear_errors("nothing: findings stand at the end"):
+        from fedserdiff.experiments.opened_federation import Cache
         from fedserdiff.experiments.privacy_audit.audit import audit_privacy
 
-        audit_privacy(open_console(highlight=False), run, shadows)
+        audit_privacy(open_console(highlight=False), run, shadows, Cache.at(cache))
 
 
 @app.command()

@@ -49,6 +49,7 @@ def main(
     sites: options.Sites = None,
     show_cases: options.ShowCases = False,
     skip_bad: Annotated[bool, options.SKIP_BAD] = False,
+    cache: Annotated[Path | None, options.CACHE] = None,
     parallel: Annotated[
         int | None,
         typer.Option(
@@ -101,7 +102,7 @@ def main(
             hospitals,
             (phantoms_of(experiment) or PHANTOM_SITES) if sites is None else sites,
             console,
-            Cache(),
+            Cache.at(cache),
             skip_bad,
             show_cases,
         )

@@ -22,6 +22,7 @@ def main(
     chosen: Callable[[], options.Chosen],
     experiment: options.Experiment = None,
     sites: options.Sites = None,
+    cache: Annotated[Path | None, options.CACHE] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -47,4 +48,4 @@ def main(
         from fedserdiff.experiments.loopback import rehearse
         from fedserdiff.experiments.opened_federation import Cache
 
-        rehearse(console, layers, experiment, sites, Cache(), out, timeout)
+        rehearse(console, layers, experiment, sites, Cache.at(cache), out, timeout)

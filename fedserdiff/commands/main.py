@@ -25,6 +25,7 @@ COMMANDS = (
     "loopback",
     "federation",
     "phantoms",
+    "cache",
 )
 """Modules of this package, in the order of the help text. Each has a typer `app`, and a docstring that begins with what
 the command does."""

@@ -187,6 +187,12 @@ SET = typer.Option(
     help="Any setting, such as training.batch_size=2; as often as you like. `fedserdiff settings` lists them.",
     rich_help_panel=SETTINGS,
 )
+CACHE = typer.Option(
+    "--cache",
+    help="Folder of phantom scans and prepared cases.",
+    show_default="FEDSERDIFF_CACHE of the environment, else among the user's caches",
+    rich_help_panel=DATA,
+)
 SKIP_BAD = typer.Option(
     "--skip-bad",
     help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",

@@ -31,6 +31,7 @@ def main(
     sites: options.Sites = None,
     show_cases: options.ShowCases = False,
     skip_bad: Annotated[bool, options.SKIP_BAD] = False,
+    cache: Annotated[Path | None, options.CACHE] = None,
     tracker: Annotated[
         str | None,
         typer.Option(
@@ -74,24 +75,24 @@ def main(
         from fedserdiff.experiments.opened_federation import Cache
         from fedserdiff.experiments.simulated_run import begin, carry_out, interrupted, take_up
 
-        cache = Cache()
+        kept = Cache.at(cache)
         if resume is None:
             layers = settings.layers(experiment)
             options.tell_idle(console, layers)
-            opened, run = begin(console, layers, experiment, sites, cache, out, ray_address, skip_bad, show_cases)
+            opened, run = begin(console, layers, experiment, sites, kept, out, ray_address, skip_bad, show_cases)
         else:
             if out is not None:
                 raise ConfigError("--out: --resume goes on in the run's own directory")
             if skip_bad:
                 raise ConfigError("--skip-bad: --resume goes on with the run's own cases")
             run = interrupted(resume)
-            taken_up = take_up(console, run, settings.given, experiment, sites, cache, show_cases, ray_address)
+            taken_up = take_up(console, run, settings.given, experiment, sites, kept, show_cases, ray_address)
             if taken_up is None:
                 console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
                 return
             opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
-        carry_out(console, opened, run, cache, ray_address, tracker)
+        carry_out(console, opened, run, kept, ray_address, tracker)
         if not opened.shows_cases:
             again = f"{as_called('simulate')} --resume {escape(str(run.path))} --show-cases"
             console.print(f"No file shows a case of your data. To have pictures:\n  {again}", soft_wrap=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,10 +18,10 @@ from fedserdiff.data.preprocess import PreparedCase, prepare_case
 from fedserdiff.data.store.sources import Sources, Stamp
 from fedserdiff.data.store.store import Store
 from fedserdiff.data.store.stored_case import reading
+from fedserdiff.data.store.upkeep import SOURCES
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
 _FORMAT = 6  # part of the key: raise it when preparation changes
-_SOURCES = "sources"
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,14 @@ def cached_cases(
     root: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     bad: BadCases | None = None,
-    verify: bool = False,
 ) -> list[CachedCase]:
     """Return `cases` prepared for `grid`, preparing those that are not in the cache under `root` yet.
 
     Cases that cannot be used are entered in `bad`, by name; without it they are refused, once the others are prepared.
 
-    A file whose size, time of change and number on its disk are as they were is not read again. With `verify` every
-    file is, and so is every case in the cache; one that is damaged is prepared anew. Cases that are prepared appear
-    whole or not at all, whatever ends the process, and several processes may fill one cache.
+    A file whose size, time of change and number on its disk are as they were is not read again:
+    `fedserdiff.data.store.upkeep.verify` reads all. Cases that are prepared appear whole or not at all, whatever ends
+    the process, and several processes may fill one cache.
 
     Raises
     ------
@@ -60,15 +60,16 @@ def cached_cases(
         Where the cache cannot be written, or not be read for now; what it holds stays as it is.
     """
     root = root.absolute()  # what this process remembers of a store holds wherever it goes on
-    sources = _sources(root / _SOURCES)
+    sources = _sources(root / SOURCES)
     with reading(root):
         sources.refresh()
         for store in {_store_of(case, grid, spacing_mm, root) for case in cases}:
             store.refresh()
+            store.touch()
 
     def attempt(case: Case) -> CachedCase | tuple[str, ...]:
         try:
-            return _prepared(case, grid, spacing_mm, root, sources, verify)
+            return _prepared(case, grid, spacing_mm, root, sources)
         except DataError as error:
             return error.faults
 
@@ -109,24 +110,22 @@ def _store_of(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
     return _store(root / hashlib.sha256(_kind(case, grid, spacing_mm).encode()).hexdigest()[:16])
 
 
-def _prepared(
-    case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, sources: Sources, verify: bool
-) -> CachedCase:
+def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, sources: Sources) -> CachedCase:
     """Return one case from the cache, preparing it where it is not there or damaged."""
     with _writing(root):
-        known = sources.hashes(case.files, verify)
+        known = sources.hashes(case.files)
     store = _store_of(case, grid, spacing_mm, root)
     key = _key([content for _, content in known.values()], case, grid, spacing_mm)
     with reading(store.folder):
         stored = store.find(key)
-    if stored is None or (verify and not stored.is_whole()):
+    if stored is None:
         try:
             fresh = prepare_case(case, grid, spacing_mm)
         except MemoryError:
             raise StorageError(f"{case.seg.parent}: {case.name}: cannot be prepared (out of memory)") from None
         _check_unchanged({path: stamp for path, (stamp, _) in known.items()})
         with _writing(root):
-            stored = store.keep(key, fresh)
+            stored = store.keep(key, fresh, _about(case, grid, spacing_mm))
     return CachedCase(case, stored, key)
 
 
@@ -145,9 +144,20 @@ def _check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
 
 def _kind(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:
     """Return what, beside its files, decides what is made of a case."""
-    regions = {name: list(values) for name, values in case.convention.regions.items()}
-    meaning = json.dumps([case.convention.modalities, case.channels, regions, case.convention.labels])
-    return f"{_FORMAT} {meaning} {grid} {spacing_mm}"
+    return json.dumps({"format": _FORMAT, **_about(case, grid, spacing_mm)})
+
+
+def _about(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> dict[str, Any]:
+    """Return what all cases of one store have in common."""
+    meaning = case.convention
+    return {
+        "grid": list(grid),
+        "spacing_mm": spacing_mm,
+        "modalities": list(meaning.modalities),
+        "channels": list(case.channels),
+        "regions": {name: list(values) for name, values in meaning.regions.items()},
+        "labels": list(meaning.labels),
+    }
 
 
 def _key(contents: Sequence[bytes], case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:

@@ -3,7 +3,6 @@
 import csv
 import importlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,7 +190,7 @@ def simulate(
     named, phantoms = _hospitals(hospitals)
     layers = _layers(hospitals, settings)
     config = on_what_there_is(console, layers.settings(), layers)
-    kept = _cache(cache)
+    kept = Cache.at(None if cache is None else Path(cache))
     opened = open_named(console, config, named, phantoms, kept, show_cases=show_cases)
     run = RunDirectory.new(Path(out) if out is not None else new_folder(config))
     carry_out(console, opened, run, kept, None, None)
@@ -237,7 +236,8 @@ def compare(
     config = on_what_there_is(console, layers.for_methods(methods), layers)
     named, phantoms = _hospitals(hospitals)
     sites = PHANTOM_SITES if phantoms is None else phantoms
-    setting = Setting(config, list(seeds), named, sites, console, _cache(cache), False, show_cases)
+    kept = Cache.at(None if cache is None else Path(cache))
+    setting = Setting(config, list(seeds), named, sites, console, kept, False, show_cases)
     folder = Path(out) if out is not None else Path("runs") / f"compare-{setting.folder}-{config.profile}"
     claim(folder, setting)
     pool = RunPool(folder, setting.cache.prepared, parallel, console, setting.data)
@@ -263,13 +263,6 @@ def _layers(hospitals: Named, settings: Choice) -> Layers:
     profile = settings if isinstance(settings, str) else None
     below = layers_of_file(file, profile) if file is not None else layers_of(*filter(None, [profile]))
     return below.on_top("settings", settings) if isinstance(settings, Mapping) else below
-
-
-def _cache(folder: Path | str | None) -> Cache:
-    if folder is not None:
-        return Cache(Path(folder))
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Cache(Path(base) / "fedserdiff")
 
 
 def _table(file: Path) -> Iterable[dict[str, str]]:

@@ -1,6 +1,7 @@
 """The hospitals of a simulation: found, prepared and checked on this machine, all of them or those of a run."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -25,12 +26,26 @@ from fedserdiff.text import readable
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from strategies.run_directory import RunDirectory
 
+CACHE = "FEDSERDIFF_CACHE"
+"""Environment variable that names the cache's folder."""
+
+
+def _cache_folder() -> Path:
+    """Return the folder that the environment names, or else this program's among the user's caches."""
+    named, caches = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(named) if named else Path(caches) / "fedserdiff"
+
 
 @dataclass(frozen=True)
 class Cache:
     """The folder of phantom scans and prepared cases; safe to delete."""
 
-    root: Path = Path("cache")
+    root: Path = field(default_factory=_cache_folder)
+
+    @classmethod
+    def at(cls, folder: Path | None) -> "Cache":
+        """Return the cache in a folder, or the one there is by default."""
+        return cls() if folder is None else cls(folder)
 
     @property
     def prepared(self) -> Path:

@@ -19,7 +19,7 @@ from fedserdiff.report.console import print_table, progress_bars, warn
 from fedserdiff.settings.experiment import Settings, Site
 
 
-def show_overlap(console: Console, federation: Path, config: Settings) -> None:
+def show_overlap(console: Console, federation: Path, config: Settings, cache: Cache) -> None:
     """Print which cases of a federation file's hospitals are of patients who are there already.
 
     Parameters
@@ -30,6 +30,8 @@ def show_overlap(console: Console, federation: Path, config: Settings) -> None:
         The TOML file.
     config : Settings
         Whose working grid the cases are prepared for: what is found does not depend on it, only what can be reused.
+    cache : Cache
+        Of prepared cases.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def show_overlap(console: Console, federation: Path, config: Settings) -> None:
     with progress_bars(console) as show:
         for site in sites:
             with faults.caught():
-                found[site.name] = _cases(site, config, partial(show, f"preparing cases of {site.name}"))
+                found[site.name] = _cases(site, config, cache, partial(show, f"preparing cases of {site.name}"))
     faults.check()
     for note in filter(None, map(passed_over_note, sites)):
         warn(console, note)
@@ -56,12 +58,12 @@ def show_overlap(console: Console, federation: Path, config: Settings) -> None:
         console.print(sentence, soft_wrap=True)
 
 
-def _cases(site: Site, config: Settings, progress: Callable[[int, int], None]) -> list[CachedCase]:
+def _cases(site: Site, config: Settings, cache: Cache, progress: Callable[[int, int], None]) -> list[CachedCase]:
     """Find and prepare a site's cases, of which an audit needs no split into training and test."""
     bad: BadCases = {}
     try:
         cases = site_cases(site, config, bad)
-        ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, Cache().prepared, progress, bad)
+        ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, cache.prepared, progress, bad)
         settle(bad, None)
     except DataError as error:
         raise DataError(*(f"site {site.name}: {fault}" for fault in error.faults)) from None

@@ -17,7 +17,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
-from fedserdiff.data.store import log, sources, store
+from fedserdiff.data.store import log, sources, store, upkeep
 from fedserdiff.errors import DataError
 
 Volumes = dict[str, NDArray[Any]]
@@ -91,7 +91,8 @@ def test_what_the_index_says_of_a_case_is_what_its_voxels_say(
 def test_second_call_writes_nothing(scans: Path, tmp_path: Path) -> None:
     root = tmp_path / "cache"
     _open(scans, root)
-    everything = [root, *root.rglob("*")]  # the root's own time tells of entries made and thrown away
+    everything = [root, *root.rglob("*")]  # the root's own time tells of files made and thrown away
+    everything = [path for path in everything if path.name != "about.json"]  # its time says when it was last used
     for path in everything:
         os.utime(path, ns=(10**18, 10**18))
 
@@ -113,16 +114,58 @@ def test_a_file_that_is_as_it_was_is_not_read_again(
     assert sorted(read) == sorted(everything)
     read.clear()
     _open(scans, tmp_path / "cache")
-    cache._sources.cache_clear()  # as another process begins
-    cache._store.cache_clear()
+    forget()
     _open(scans, tmp_path / "cache")
     assert read == []
     os.utime(everything[3], ns=(10**18, 10**18))
     _open(scans, tmp_path / "cache")
     assert read == [everything[3]]
     read.clear()
-    cached_cases(find_cases(scans, RELEASES["brats2023-gli"]), GRID, 1.0, tmp_path / "cache", verify=True)
+    assert upkeep.verify(tmp_path / "cache") == upkeep.Damage(0, ())
     assert sorted(read) == sorted(everything)
+
+
+def test_a_scan_that_changed_behind_its_size_and_time_is_found_by_verify(scans: Path, tmp_path: Path) -> None:
+    age(scans)
+    before = _open(scans, tmp_path / "cache")
+    seg = before[0].case.seg
+    stamp, content = seg.stat(), bytearray(seg.read_bytes())
+    content[4] ^= 1  # the time that gzip notes
+    with seg.open("r+b") as file:
+        file.write(content)
+    os.utime(seg, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert [cached.key for cached in _open(scans, tmp_path / "cache")] == [cached.key for cached in before]
+    assert upkeep.verify(tmp_path / "cache") == upkeep.Damage(0, (seg,))
+    forget()
+    after = _open(scans, tmp_path / "cache")
+    assert (after[0].key != before[0].key, after[1].key) == (True, before[1].key)
+
+
+def forget() -> None:
+    """Begin as another process does."""
+    cache._sources.cache_clear()
+    cache._store.cache_clear()
+
+
+def test_a_cache_tells_what_it_holds_and_forgets_what_nobody_uses(scans: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    _open(scans, root)
+    _open(scans, root, spacing_mm=2.0)
+    (root / "0123456789abcdef0123456789abcdef").mkdir()  # a case as an earlier version kept it
+    (root / "0123456789abcdef0123456789abcdef" / "image.npy").write_bytes(bytes(99))
+    found = {kind.about.get("spacing_mm"): kind for kind in upkeep.kinds(root)}
+    assert {spacing: kind.cases for spacing, kind in found.items()} == {1.0: 2, 2.0: 2, None: 0}
+    assert found[1.0].about["modalities"] == ["t1", "t1ce", "t2", "flair"]
+    assert sum(kind.size for kind in found.values()) == sum(
+        file.stat().st_size for file in root.rglob("*") if file.is_file() and file.parent.name != "sources"
+    )
+    os.utime(found[2.0].folder / "about.json", (time.time() - 40 * 86400,) * 2)
+    gone, size = upkeep.prune(root, 30)
+    assert {kind.about.get("spacing_mm") for kind in gone} == {2.0, None}
+    assert size == found[2.0].size + 99
+    assert [kind.about["spacing_mm"] for kind in upkeep.kinds(root)] == [1.0]
+    forget()
+    assert len(_open(scans, root, spacing_mm=2.0)) == 2, "it is prepared anew"
 
 
 def test_a_file_that_was_written_just_now_is_read_again(scans: Path, tmp_path: Path) -> None:

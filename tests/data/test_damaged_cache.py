@@ -16,7 +16,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import PreparedCase
 from fedserdiff.data.releases import RELEASES
-from fedserdiff.data.store import log, store, stored_case
+from fedserdiff.data.store import log, store, stored_case, upkeep
 from fedserdiff.errors import DataError, StorageError
 
 VOLUMES = draw_case()
@@ -123,15 +123,17 @@ def test_a_line_that_is_no_entry_is_passed_over_and_the_others_are_read(
     assert_right(_open(tmp_path).prepared, VOLUMES)
 
 
-def test_a_changed_byte_is_found_where_it_is_asked_for(tmp_path: Path, root: Path) -> None:
+def test_a_changed_byte_is_found_by_verify_and_the_case_is_prepared_anew(tmp_path: Path, root: Path) -> None:
     voxels = file_of(root, ".cases")
     content = bytearray(voxels.read_bytes())
     content[1000] ^= 4
     voxels.write_bytes(content)
     forget()
-    cases = find_cases(tmp_path / "scans", RELEASES["brats2021"])
-    (cached,) = cached_cases(cases, GRID, 1.0, root, verify=True)
-    assert_right(cached.prepared, VOLUMES)
+    assert upkeep.verify(root).cases == 1
+    for _ in range(2):
+        forget()
+        assert_right(_open(tmp_path).prepared, VOLUMES)
+    assert upkeep.verify(root).cases == 0
 
 
 def test_who_has_a_case_open_keeps_what_it_sees(tmp_path: Path, root: Path) -> None:
@@ -178,7 +180,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(
             StorageError, match=r"cache: prepared cases cannot be kept there \(No space left on device\)"
         ):
             _open(tmp_path)
-    files = [file for file in root.rglob("*") if file.is_file() and file.parent.name != "sources"]
+    files = [file for ending in (".cases", ".jsonl") for file in root.glob(f"[0-9a-f]*/*{ending}")]
     assert sum(file.stat().st_size for file in files) == sum(sizes.values())
     assert_right(_open(tmp_path).prepared, VOLUMES)
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from fedserdiff.commands import audit as audit_command
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.opened_federation import Cache
 from fedserdiff.experiments.privacy_audit import audit as audit_privacy
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
-            audit_privacy.audit_privacy(Console(), run, 2)
+            audit_privacy.audit_privacy(Console(), run, 2, Cache())
 
     def stops(*rest: object) -> None:
         raise ConfigError("as far as this test goes")

@@ -44,6 +44,7 @@ class Sources:
     def __init__(self, folder: Path) -> None:
         self._log = Log(folder)
         self._known: dict[str, tuple[Stamp, bytes]] = {}
+        self._read_ns: dict[str, int] = {}
         self._lock = Lock()
 
     def refresh(self) -> None:
@@ -57,13 +58,20 @@ class Sources:
         with self._lock:
             for _, record in self._log.new_records():
                 try:
-                    path, size, time_ns, inode, content = record
-                    self._known[str(path)] = Stamp(int(size), int(time_ns), int(inode)), bytes.fromhex(content)
+                    path, size, time_ns, inode, content, read_ns = record
+                    if self._read_ns.get(str(path), 0) < int(read_ns):  # logs are in no order
+                        self._known[str(path)] = Stamp(int(size), int(time_ns), int(inode)), bytes.fromhex(content)
+                        self._read_ns[str(path)] = int(read_ns)
                 except (TypeError, ValueError):
                     continue
 
-    def hashes(self, files: Iterable[Path], verify: bool = False) -> dict[Path, tuple[Stamp, bytes]]:
-        """Return each file's stamp and SHA-256. With `verify` every one is read.
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are known."""
+        return [Path(path) for path in self._known]
+
+    def hashes(self, files: Iterable[Path], again: bool = False) -> dict[Path, tuple[Stamp, bytes]]:
+        """Return each file's stamp and SHA-256; every one is read where it is to be read `again`.
 
         Raises
         ------
@@ -76,7 +84,7 @@ class Sources:
         new: list[Any] = []
         faults = Faults(DataError)
         for path in files:
-            known = None if verify else self._known.get(str(path))
+            known = None if again else self._known.get(str(path))
             if known is not None and known[0] == _stamp(path):
                 found[path] = known
                 continue
@@ -84,7 +92,8 @@ class Sources:
                 stamp, read_ns = Stamp.of(file.fileno()), time.time_ns()
                 found[path] = stamp, hashlib.file_digest(file, "sha256").digest()
                 if stamp.time_ns < read_ns - _SETTLED_NS:
-                    new.append([str(path), stamp.size, stamp.time_ns, stamp.inode, found[path][1].hex()])
+                    new.append([str(path), stamp.size, stamp.time_ns, stamp.inode, found[path][1].hex(), read_ns])
+                    self._known[str(path)], self._read_ns[str(path)] = found[path], read_ns
         faults.check()
         if new:
             self._log.append(*new)

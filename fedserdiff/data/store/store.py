@@ -1,15 +1,23 @@
 """Cases of one kind of preparation, found by what stands for the content of their files."""
 
 import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from fedserdiff.data.preprocess import PreparedCase
 from fedserdiff.data.store.log import Log
 from fedserdiff.data.store.stored_case import Entry, StoredCase, encoded
-from fedserdiff.files import sync
+from fedserdiff.files import sync, write_whole
 
 _ENDING = ".cases"
+
+ABOUT = "about.json"
+"""Of a store, for people and for `fedserdiff.data.store.upkeep`; its time says when the store was last in use."""
 
 
 class Store:
@@ -27,7 +35,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = Log(folder)
-        self._entries: dict[str, tuple[str, Entry]] = {}
+        self._entries: dict[str, dict[str, Entry]] = {}  # by key, then by writer: several may have prepared one case
+        self._dropped: set[tuple[str, str, int]] = set()
         self._sizes: dict[str, int] = {}
         self._lock = Lock()
 
@@ -38,26 +47,53 @@ class Store:
             for writer, record in self._log.new_records():
                 try:
                     key, values = record
-                    self._entries[str(key)] = writer, Entry.from_dict(values)
+                    if "dropped" in values:
+                        self._dropped.add((str(key), str(values["dropped"]), int(values["at"])))
+                    else:
+                        self._entries.setdefault(str(key), {})[writer] = Entry.from_dict(values)
                 except (TypeError, ValueError):
                     continue
 
+    def touch(self) -> None:
+        """Note that the store is in use; where that cannot be noted, it is not."""
+        with suppress(OSError):
+            os.utime(self.folder / ABOUT)
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the cases that are there."""
+        return list(self._entries)
+
+    def drop(self, key: str) -> None:
+        """Have a case prepared anew when it is asked for; raises OSError where that cannot be written down."""
+        for writer, entry in self._entries.pop(key, {}).items():
+            self._dropped.add((key, writer, entry.at))
+            self._log.append([key, {"dropped": writer, "at": entry.at}])
+
     def find(self, key: str) -> StoredCase | None:
         """Return a case, or None where it is not there, or its bytes are not; raises OSError where nobody knows."""
-        writer, entry = self._entries.get(key, ("", None))
-        if entry is None:
-            return None
-        file = self.folder / f"{writer}{_ENDING}"
         with self._lock:
-            if writer not in self._sizes:
-                self._sizes[writer] = _size(file)
-            return StoredCase(file, entry) if entry.at + entry.size <= self._sizes[writer] else None
+            for writer, entry in self._entries.get(key, {}).items():
+                file = self.folder / f"{writer}{_ENDING}"
+                if writer not in self._sizes:
+                    self._sizes[writer] = _size(file)
+                if (key, writer, entry.at) not in self._dropped and entry.at + entry.size <= self._sizes[writer]:
+                    return StoredCase(file, entry)
+        return None
 
-    def keep(self, key: str, prepared: PreparedCase) -> StoredCase:
-        """Add a case, in place of another of this key; raises OSError where it cannot be written."""
+    def keep(self, key: str, prepared: PreparedCase, about: Mapping[str, Any]) -> StoredCase:
+        """Add a case, in place of another of this key; `about` is what all cases here have in common, for people.
+
+        Raises
+        ------
+        OSError
+            Where it cannot be written.
+        """
         entry, content = encoded(prepared)
         with self._lock:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / ABOUT).exists():
+                text = json.dumps(about, indent=1)
+                write_whole(self.folder / ABOUT, lambda opened: opened.write(text.encode()))
             writer = self._log.name
             file = self.folder / f"{writer}{_ENDING}"
             with file.open("ab") as opened:
@@ -71,7 +107,7 @@ class Store:
                 except BaseException:
                     opened.truncate(start)
                     raise
-            self._entries[key] = writer, entry
+            self._entries.setdefault(key, {})[writer] = entry
             self._sizes.pop(writer, None)
         return StoredCase(file, entry)
 

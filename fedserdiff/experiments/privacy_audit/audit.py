@@ -42,7 +42,7 @@ _STRANGERS = 4  # times as many patients of each phantom scanner as there are tr
 _STRANGERS_SEED = 5000  # plus the run's: no run's own patients
 
 
-def audit_privacy(console: Console, run: Path, shadows: int) -> None:
+def audit_privacy(console: Console, run: Path, shadows: int, cache: Cache) -> None:
     """Attack what a run's hospitals sent, print what came of it, and write ``privacy.json``, ``.csv`` and ``.html``.
 
     Raises
@@ -51,7 +51,7 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
         Where the run is not finished, or its stages are not one hospital's each.
     """
     _tell_device(console, RunDirectory(run).read_origin().config)
-    federation = reopen(console, RunDirectory(run), Cache())
+    federation = reopen(console, RunDirectory(run), cache)
     config = federation.config
     _check(run, config)
     use_cpus(config.machine.cpus_per_site)
@@ -60,7 +60,7 @@ def audit_privacy(console: Console, run: Path, shadows: int) -> None:
         found: list[Finding] = []
         for stage in range(1, len(config.sites) + 1):
             site = config.sites[stage - 1].name
-            target = _target(run, federation, stage)
+            target = _target(run, federation, stage, cache)
             for attack in _attacks(run, target, shadows, config, partial(_tell, bars, bar, site)):
                 found.extend(attack)
             console.print(f"  {site}: attacked")
@@ -95,13 +95,13 @@ def _check(run: Path, config: Settings) -> None:
         raise ConfigError(f"{run}: holds no {', '.join(missing)}: not finished, or of an earlier version: run it anew")
 
 
-def _target(run: Path, federation: Federation, stage: int) -> Target:
+def _target(run: Path, federation: Federation, stage: int, cache: Cache) -> Target:
     config, hospital = federation.config, federation.hospitals[stage - 1]
     federated = get_method(config.method.name).federated
     adapter = load_adapter(run / "hospitals" / hospital.site.name, config, hospital.site.name, (stage + 1, 0))
     return Target(
         hospital=hospital,
-        strangers=_strangers(config, stage, len(hospital.training)) if federation.data == PHANTOM else (),
+        strangers=_strangers(config, stage, len(hospital.training), cache) if federation.data == PHANTOM else (),
         stage=stage,
         before=_student(run, config, stage - 1 if federated else 0),
         student=_student(run, config, stage),
@@ -114,14 +114,13 @@ def _student(run: Path, config: Settings, stage: int) -> Student:
     return student.to(use_device(config.machine.gpus_per_site)).eval()
 
 
-def _strangers(config: Settings, stage: int, members: int) -> Sequence[CachedCase]:
+def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequence[CachedCase]:
     """Return further patients of a phantom hospital's scanner and population."""
     site = config.sites[stage - 1]
     seed = _STRANGERS_SEED + config.seed
-    folder = write_phantom_hospital(Cache().phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
-    found = open_hospital(
-        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().prepared
-    ).cases
+    folder = write_phantom_hospital(cache.phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
+    strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=())
+    found = open_hospital(strange, config, cache.prepared).cases
     # Phantom hospitals number their patients alike.
     return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]
 
