@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_DENSE = 4  # times fewer columns are picked out sooner than all are computed (measured)
 Box = tuple[slice, slice, slice]
 
 
@@ -70,13 +71,27 @@ def distances(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: 
     planes = _least(lines.reshape(len(lines), -1), _squares(to[second], of[second], steps[second]).astype(kind))
     planes = np.ascontiguousarray(planes.reshape(-1, _size(of[third])).T)
 
-    wanted = asked[to].transpose(third, second, first)
+    wanted = asked[to]
     squared = np.empty(wanted.shape, kind)
+    by_plane = (array.transpose(third, second, first) for array in (squared, wanted))
     away = _squares(to[third], of[third], steps[third]).astype(kind)
-    for found, here, far in zip(squared, wanted, away, strict=True):
-        found[here] = _least(planes[:, here.ravel()], far[None])[0]
-    in_order = squared.transpose(np.argsort((third, second, first)))[asked[to]]
-    return np.sqrt(in_order.astype(np.float64)) * (float(spacing_mm[0]) if cubes else 1.0)
+    for found, here, far in zip(*by_plane, away, strict=True):
+        if _DENSE * np.count_nonzero(here) > here.size:
+            found[:] = _least(planes, far[None]).reshape(found.shape)
+        else:
+            found[here] = _least(planes[:, here.ravel()], far[None])[0]
+    return np.sqrt(squared[wanted].astype(np.float64)) * (float(spacing_mm[0]) if cubes else 1.0)
+
+
+def farthest_at_most(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:
+    """Return what none of `distances` exceeds, at a small part of their cost; ∞ where it cannot be told.
+
+    It is the farthest that a voxel of `asked` is from one of `nearest` on its own line along the first axis.
+    """
+    to = box_about(asked)
+    lines = nearest[:, to[1], to[2]].transpose(1, 0, 2)
+    away = _along_lines(lines, slice(0, len(nearest)), to[0], np.float32).transpose(1, 0, 2)
+    return float(away[asked[to]].max()) * spacing_mm[0]
 
 
 def _size(span: slice) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedserdiff.evaluation.distances import box_about, distances, surface
+from fedserdiff.evaluation.distances import box_about, distances, farthest_at_most, surface
 
 _SHARE = np.float32(0.95)  # MONAI interpolates a percentile in float32: in float64 another distance comes out
 
@@ -32,8 +32,14 @@ def hd95(
         return diagonal_mm
     held = box_about(prediction | truth)
     one, other = surface(prediction[held]), surface(truth[held])
-    directed = (distances(one, other, spacing_mm), distances(other, one, spacing_mm))
-    return max(float(np.quantile(away.astype(np.float32), _SHARE)) for away in directed)
+    far = _percentile(distances(one, other, spacing_mm))
+    if farthest_at_most(other, one, spacing_mm) <= far:  # as where the prediction is all over the truth
+        return far
+    return max(far, _percentile(distances(other, one, spacing_mm)))
+
+
+def _percentile(away_mm: NDArray[np.float64]) -> float:
+    return float(np.quantile(away_mm.astype(np.float32), _SHARE))
 
 
 def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:

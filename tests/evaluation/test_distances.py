@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedserdiff.evaluation.distances import box_about, distances, surface
+from fedserdiff.evaluation.distances import box_about, distances, farthest_at_most, surface
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 2.5, 2.5), (3.0, 1.5, 0.7), (0.9375, 0.9375, 1.2)]
 SHAPES = [(9, 11, 13), (13, 2, 7), (1, 12, 9), (1, 1, 15), (1, 1, 1)]
@@ -34,6 +34,7 @@ def test_distances_are_the_least_of_every_pair_in_the_order_of_the_voxels(
             asked, nearest = of_density(shape, one, rng), of_density(shape, other, rng)
             found = distances(asked, nearest, spacing)
             assert found.dtype == np.float64
+            assert found.max() <= farthest_at_most(asked, nearest, spacing) + 1e-12
             np.testing.assert_allclose(found, of_every_pair(asked, nearest, spacing), rtol=0, atol=1e-12)
 
 
@@ -44,6 +45,14 @@ def test_masks_in_opposite_corners_are_far_apart(spacing: tuple[float, float, fl
     np.testing.assert_allclose(
         distances(asked, nearest, spacing), of_every_pair(asked, nearest, spacing), rtol=0, atol=1e-12
     )
+
+
+def test_the_farthest_is_told_by_lines_along_the_first_axis() -> None:
+    asked, nearest = np.zeros((2, 9, 5, 5), bool)
+    asked[2:4, 1, 1] = nearest[7, 1, 1] = nearest[1, 2, 1] = True
+    assert farthest_at_most(asked, nearest, (2.0, 1.0, 1.0)) == 10.0
+    asked[3, 4, 4] = True
+    assert farthest_at_most(asked, nearest, (2.0, 1.0, 1.0)) == np.inf, "nothing is on this one's line"
 
 
 def test_a_surface_is_what_has_a_face_outside() -> None:
