@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -46,12 +47,14 @@ def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, fl
     geometry = cached.prepared.geometry
     worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
     truth = np.asarray(cached.prepared.truth, bool)
-    scores = {}
+    scores: dict[str, float] = {}
+    scored: dict[str, tuple[NDArray[np.bool_], float, float]] = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
         masks = convention.written(geometry.to_scored(volume).numpy())
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
-            scores[f"{name}.dice.{region}"] = dice(mask, true)
-            scores[f"{name}.hd95.{region}"] = hd95(mask, true, geometry.spacing_mm, worst)
+            if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
+                scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
+            _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
     return scores
 
 

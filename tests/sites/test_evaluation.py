@@ -15,6 +15,7 @@ import torch
 import sites.evaluation
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Prediction, new_student
+from fedserdiff.evaluation.segmentation import hd95
 from fedserdiff.seeding import generator
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
@@ -123,6 +124,34 @@ def test_predictions_and_scores_are_the_same_on_any_number_of_cpus(
         seen.clear()
     assert found[1] == found[2] == found[5]
     assert len(set(found[1][0].values())) == len(cases), "each case meets noise of its own"
+
+
+def test_a_mask_that_refining_leaves_as_it_is_is_scored_once(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cached,) = hospital.test
+    asked: list[int] = []
+
+    def counted(mask: Any, *rest: Any) -> float:
+        asked.append(int(mask.sum()))
+        return hd95(mask, *rest)
+
+    monkeypatch.setattr(sites.evaluation, "hd95", counted)
+    regions = len(cached.case.convention.regions)
+    coarse = torch.zeros(regions, *cached.prepared.mask.shape[1:])
+    coarse[:, 4:8, 8:13, 5:9] = 0.9
+    same = score_prediction(Prediction(coarse, torch.zeros_like(coarse)), cached)
+    assert len(asked) == regions
+    assert min(asked) > 0
+    assert all(same[name] == same[name.replace("coarse", "refined")] for name in same)
+
+    asked.clear()
+    other = score_prediction(Prediction(coarse, -torch.ones_like(coarse)), cached)  # nothing is left of it
+    assert sorted(asked)[:regions] == [0] * regions
+    assert len(asked) == 2 * regions
+    for region in cached.case.convention.regions:
+        assert other[f"coarse.hd95.{region}"] == same[f"coarse.hd95.{region}"]
+        assert other[f"refined.hd95.{region}"] > other[f"coarse.hd95.{region}"]
 
 
 def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
