@@ -1,12 +1,15 @@
-"""How a process uses its CPUs: independent pieces of work side by side, each on its own half of them.
+"""How a process uses its CPUs: independent pieces of work side by side, each on its own half of them or on one.
 
 The networks are small: two OpenMP threads bring a training step from 1 to 0.63 of its time, two independent pieces from
 1 to 0.5, and they do not wait for each other wherever something else runs on the machine (our choice, measured:
 docs/explanation/performance.md). One CPU does the pieces in turn: the same sums as on two, to the last bit.
+What OpenMP has no part in, such as scoring, goes one piece a CPU.
 """
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from threading import local
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -17,8 +20,19 @@ R = TypeVar("R")
 
 _SIDES = 2
 
-_pools: dict[int, ThreadPoolExecutor | None] = {}
-"""The threads beside the one that asks them, by the CPUs of this process: one entry, or none before it is told them."""
+
+@dataclass(frozen=True)
+class _Pools:
+    """The threads beside the one that asks them."""
+
+    sides: ThreadPoolExecutor
+    single: ThreadPoolExecutor
+
+
+_pools: dict[int, _Pools | None] = {}
+"""By the CPUs of this process: one entry, which is None for one CPU, or no entry before it is told them."""
+
+_thread = local()
 
 
 def use_cpus(cpus: float) -> None:
@@ -28,9 +42,16 @@ def use_cpus(cpus: float) -> None:
     torch.set_num_threads(threads)  # counts in the thread that says it, hence in each
     if whole not in _pools:
         _pools.clear()
-        _pools[whole] = (
-            ThreadPoolExecutor(_SIDES, "beside", torch.set_num_threads, (threads,)) if whole >= _SIDES else None
-        )
+        _pools[whole] = None
+        if whole >= _SIDES:
+            sides = ThreadPoolExecutor(_SIDES, "beside", torch.set_num_threads, (threads,))
+            _pools[whole] = _Pools(sides, ThreadPoolExecutor(whole, "single", _compute_alone))
+
+
+def _compute_alone() -> None:
+    """Let this thread compute on one CPU, and do itself whatever it would have others do."""
+    torch.set_num_threads(1)
+    _thread.alone = True
 
 
 def beside(device: torch.device, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -38,9 +59,9 @@ def beside(device: torch.device, work: Callable[P, T], *args: P.args, **kwargs: 
 
     Gradients and autocast are on or off as in a new thread, whatever they are in this one.
     """
-    pool = _pool_for(device)
-    if pool is not None:
-        return pool.submit(work, *args, **kwargs)
+    pools = _pools_of(device)
+    if pools is not None:
+        return pools.sides.submit(work, *args, **kwargs)
     done: Future[T] = Future()
     done.set_result(work(*args, **kwargs))
     return done
@@ -52,9 +73,25 @@ def each(device: torch.device, work: Callable[[T], R], items: Iterable[T]) -> li
     Items are taken as there is room for them: no more than one waits for the two that are worked on, however long the
     making of one takes or the work on it. The first error of either ends all.
     """
-    pool = _pool_for(device)
-    if pool is None:
+    pools = _pools_of(device)
+    if pools is None:
         return list(map(work, items))  # a loop would hold the last item while the next one is made
+    return _spread(pools.sides, _SIDES + 1, work, items)
+
+
+def one_a_cpu(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
+    """Do the same work on every item, one on each CPU; return what comes of each.
+
+    No more than `most` items are there at a time, nor more than one that waits. What the work itself would do by `each`
+    or `beside` it does in turn. This thread takes the items; the first error of either ends all.
+    """
+    pools = _pools_of(torch.device("cpu"))
+    if pools is None:
+        return list(map(work, items))
+    return _spread(pools.single, min(most, max(_pools) + 1), work, items)
+
+
+def _spread(pool: ThreadPoolExecutor, most: int, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     inference = torch.is_inference_mode_enabled()  # of this thread; tensors made in it are only written in it
 
     def in_mode(item: T) -> R:
@@ -67,13 +104,15 @@ def each(device: torch.device, work: Callable[[T], R], items: Iterable[T]) -> li
         begun.append(pool.submit(in_mode, item))
         del item  # it is the pool's
         under_way.add(begun[-1])
-        if len(under_way) > _SIDES:
+        if len(under_way) >= most:
             ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in ended:
                 future.result()  # raises what the work did
     return [future.result() for future in begun]
 
 
-def _pool_for(device: torch.device) -> ThreadPoolExecutor | None:
+def _pools_of(device: torch.device) -> _Pools | None:
     """Return the threads beside this one; a GPU's work is issued from one thread, in order."""
-    return next(iter(_pools.values()), None) if device.type == "cpu" else None
+    if device.type != "cpu" or getattr(_thread, "alone", False):
+        return None
+    return next(iter(_pools.values()), None)

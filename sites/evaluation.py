@@ -2,11 +2,12 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -16,7 +17,10 @@ from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 from fedserdiff.files import write_whole
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from fedserdiff.threads import each
+from fedserdiff.threads import one_a_cpu
+
+_MEMORY = 4 << 30  # of the cases that are predicted and scored at a time, in bytes (our choice)
+_BYTES_A_VOXEL = 100  # of one of them (measured at 1 mm: 77 to 88)
 
 
 def predict_case(
@@ -43,12 +47,14 @@ def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, fl
     geometry = cached.prepared.geometry
     worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
     truth = np.asarray(cached.prepared.truth, bool)
-    scores = {}
+    scores: dict[str, float] = {}
+    scored: dict[str, tuple[NDArray[np.bool_], float, float]] = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
         masks = convention.written(geometry.to_scored(volume).numpy())
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
-            scores[f"{name}.dice.{region}"] = dice(mask, true)
-            scores[f"{name}.hd95.{region}"] = hd95(mask, true, geometry.spacing_mm, worst)
+            if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
+                scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
+            _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
     return scores
 
 
@@ -70,15 +76,26 @@ def evaluate(
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
 
+    def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
+        return predict_case(student, cached, config, adapter), cached
+
     def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
         return score_prediction(*predicted)
 
-    # Predictions come as scoring has room for them: at 1 mm each takes 118 MB.
-    predictions = ((predict_case(student, cached, config, adapter), cached) for cached in cases)
-    rows = each(torch.device("cpu"), scored, predictions)
+    student.eval()  # it is not set to and fro by threads that predict with it side by side
+    most = max(1, _MEMORY // (_BYTES_A_VOXEL * max(map(_voxels, cases))))
+    if next(student.parameters()).device.type == "cpu":
+        rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
+    else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
+        rows = one_a_cpu(scored, map(predicted, cases), most)
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _voxels(cached: CachedCase) -> int:
+    """Return how many voxels a case has, on the working grid or in its scan, whichever are more."""
+    return max(math.prod(cached.prepared.image.shape[1:]), math.prod(cached.prepared.geometry.scored_shape))
 
 
 def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:

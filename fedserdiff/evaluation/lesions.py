@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
+from monai.metrics.utils import get_mask_edges
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from fedserdiff.evaluation.distances import box_about, distances
 from fedserdiff.evaluation.segmentation import dice
 
 PENALTY_MM = 374.0
@@ -75,10 +76,11 @@ def lesion_scores(
     least_mm3 : float
         Lesions up to this volume are passed over: 50 is the challenge's, 2 its for metastases.
     """
-    held = ndimage.find_objects((prediction | truth).astype(np.uint8))
-    if not held:
+    either = prediction | truth
+    if not either.any():
         return LesionScores(*_BEST, 0, 0, 0)
-    prediction, truth = prediction[held[0]], truth[held[0]]  # beyond this box nothing meets that does not meet in it
+    held = box_about(either)
+    prediction, truth = prediction[held], truth[held]  # beyond this box nothing meets that does not meet in it
     lesion_of, lesions = ndimage.label(ndimage.binary_dilation(truth, _GROWTH, iterations=growth), _TOUCHING)
     component_of, components = ndimage.label(prediction, _TOUCHING)
     belongs = np.zeros((lesions + 1, components + 1), bool)
@@ -111,12 +113,11 @@ def _surface_hd95(prediction: NDArray[np.bool_], lesion: NDArray[np.bool_], spac
     masks = [torch.from_numpy(np.ascontiguousarray(mask)) for mask in (prediction, lesion)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI deprecates an argument that it passes to itself
-        edges, distances, areas = get_edge_surface_distance(
-            *masks, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True, symmetric=True
-        )
+        found = get_mask_edges(*masks, spacing=[float(mm) for mm in spacing_mm])
+    one, other, area_of_one, area_of_other = (array.numpy() for array in found)
     return max(
-        _weighted_percentile(distance.double().numpy(), area[edge].double().numpy())
-        for edge, distance, area in zip(edges, distances, areas, strict=True)
+        _weighted_percentile(distances(one, other, spacing_mm), area_of_one[one].astype(np.float64)),
+        _weighted_percentile(distances(other, one, spacing_mm), area_of_other[other].astype(np.float64)),
     )
 
 

@@ -1,6 +1,7 @@
 """Scoring a hospital's test cases: as many as there are, a few in memory."""
 
 import csv
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -14,14 +15,15 @@ import torch
 import sites.evaluation
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.refiner import Prediction, new_student
+from fedserdiff.evaluation.segmentation import hd95
 from fedserdiff.seeding import generator
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
-from sites.evaluation import evaluate, score_prediction
+from sites.evaluation import evaluate, predict_case, score_prediction
 from sites.hospital import Hospital
 
 CONFIG = make_settings("smoke")
-THREADS = 2  # that score
+ALL = 10**6  # cases that memory has room for
 
 pytestmark = pytest.mark.usefixtures("one_cpu_afterwards")
 
@@ -39,17 +41,38 @@ def drawn(cached: CachedCase) -> Prediction:
     return Prediction(coarse, error_map)
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 8])
+def room_for(count: int, cached: CachedCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an evaluation have memory for so many cases at a time."""
+    voxels = max(np.prod(cached.prepared.image.shape[1:]), np.prod(cached.prepared.truth.shape[1:]))
+    monkeypatch.setattr(sites.evaluation, "_MEMORY", count * int(voxels) * sites.evaluation._BYTES_A_VOXEL)
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "room", "at_most"),
+    [
+        ("cpu", 1, ALL, 1),
+        ("cpu", 2, ALL, 2),
+        ("cpu", 4, ALL, 4),
+        ("cpu", 8, 3, 3),
+        ("cpu", 2, 0, 1),
+        ("meta", 1, ALL, 1),  # stands for a GPU
+        ("meta", 2, ALL, 3),
+        ("meta", 4, ALL, 5),
+        ("meta", 8, 3, 3),
+    ],
+)
 def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
-    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, cpus: int, room: int, at_most: int
 ) -> None:
-    """As on a GPU, whose predictions come from the thread that asks for them, faster than two threads score."""
-    cases = copies_of(hospital, 9)
+    """A GPU's predictions come from the thread that asks for them, faster than others score; one of them may wait."""
+    cases = copies_of(hospital, 13)
     alive: list[weakref.ref[Prediction]] = []
     most = 0
+    askers: set[int] = set()
 
     def predict(student: Any, cached: CachedCase, *rest: Any) -> Prediction:
         nonlocal most
+        askers.add(threading.get_ident())
         made = drawn(cached)
         alive.append(weakref.ref(made))
         most = max(most, sum(one() is not None for one in alive))
@@ -61,11 +84,14 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
 
     monkeypatch.setattr(sites.evaluation, "predict_case", predict)
     monkeypatch.setattr(sites.evaluation, "score_prediction", score)
+    room_for(room, cases[0], monkeypatch)
     use_cpus(cpus)
-    means = evaluate(new_student(CONFIG), cases, CONFIG, 3, tmp_path / "scores.csv")
+    means = evaluate(new_student(CONFIG).to(device), cases, CONFIG, 3, tmp_path / "scores.csv")
 
     assert len(alive) == len(cases)
-    assert most <= THREADS + 1
+    assert min(at_most, 2) <= most <= at_most
+    if device != "cpu":
+        assert askers == {threading.get_ident()}
     assert not any(one() for one in alive), "nor does any stay"
     expected = [score_prediction(drawn(cached), cached) for cached in cases]
     with (tmp_path / "scores.csv").open(newline="") as file:
@@ -73,6 +99,59 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
     assert [row["case"] for row in rows] == [cached.case.name for cached in cases]
     assert [{name: float(row[name]) for name in scores} for row, scores in zip(rows, expected, strict=True)] == expected
     assert means == {name: float(np.mean([scores[name] for scores in expected])) for name in expected[0]}
+
+
+def test_predictions_and_scores_are_the_same_on_any_number_of_cpus(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, student = copies_of(hospital, 5), new_student(CONFIG)
+    for weights in student.parameters():  # a new one's last layers are 0
+        torch.nn.init.normal_(weights, std=0.2, generator=generator(2))
+    seen: dict[str, bytes] = {}
+
+    def predict(student: Any, cached: CachedCase, *rest: Any) -> Prediction:
+        made = predict_case(student, cached, *rest)
+        seen[cached.case.name] = made.coarse.numpy().tobytes() + made.error_map.numpy().tobytes()
+        return made
+
+    monkeypatch.setattr(sites.evaluation, "predict_case", predict)
+    found = {}
+    for cpus in (1, 2, 5):
+        use_cpus(cpus)
+        student.train()
+        evaluate(student, cases, CONFIG, 1, tmp_path / f"{cpus}.csv")
+        found[cpus] = (dict(seen), (tmp_path / f"{cpus}.csv").read_text())
+        seen.clear()
+    assert found[1] == found[2] == found[5]
+    assert len(set(found[1][0].values())) == len(cases), "each case meets noise of its own"
+
+
+def test_a_mask_that_refining_leaves_as_it_is_is_scored_once(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cached,) = hospital.test
+    asked: list[int] = []
+
+    def counted(mask: Any, *rest: Any) -> float:
+        asked.append(int(mask.sum()))
+        return hd95(mask, *rest)
+
+    monkeypatch.setattr(sites.evaluation, "hd95", counted)
+    regions = len(cached.case.convention.regions)
+    coarse = torch.zeros(regions, *cached.prepared.mask.shape[1:])
+    coarse[:, 4:8, 8:13, 5:9] = 0.9
+    same = score_prediction(Prediction(coarse, torch.zeros_like(coarse)), cached)
+    assert len(asked) == regions
+    assert min(asked) > 0
+    assert all(same[name] == same[name.replace("coarse", "refined")] for name in same)
+
+    asked.clear()
+    other = score_prediction(Prediction(coarse, -torch.ones_like(coarse)), cached)  # nothing is left of it
+    assert sorted(asked)[:regions] == [0] * regions
+    assert len(asked) == 2 * regions
+    for region in cached.case.convention.regions:
+        assert other[f"coarse.hd95.{region}"] == same[f"coarse.hd95.{region}"]
+        assert other[f"refined.hd95.{region}"] > other[f"coarse.hd95.{region}"]
 
 
 def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
@@ -92,7 +171,7 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
     use_cpus(2)
     with pytest.raises(OSError, match="the disk is gone"):
         evaluate(new_student(CONFIG), copies_of(hospital, 40), CONFIG, 1, tmp_path / "scores.csv")
-    assert len(asked) <= THREADS + 2, "the other cases would be predicted for nothing"
+    assert len(asked) <= 4, "the other cases would be predicted for nothing"
     assert not (tmp_path / "scores.csv").exists()
 
 
