@@ -83,7 +83,8 @@ def evaluate(
         return score_prediction(*predicted)
 
     student.eval()  # it is not set to and fro by threads that predict with it side by side
-    most = max(1, _MEMORY // (_BYTES_A_VOXEL * max(map(_voxels, cases))))
+    voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
+    most = max(1, _MEMORY // (_BYTES_A_VOXEL * voxels))
     if next(student.parameters()).device.type == "cpu":
         rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
     else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
@@ -91,11 +92,6 @@ def evaluate(
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _voxels(cached: CachedCase) -> int:
-    """Return how many voxels a case has, on the working grid or in its scan, whichever are more."""
-    return max(math.prod(cached.prepared.image.shape[1:]), math.prod(cached.prepared.geometry.scored_shape))
 
 
 def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:

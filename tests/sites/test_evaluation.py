@@ -173,25 +173,3 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         evaluate(new_student(CONFIG), copies_of(hospital, 40), CONFIG, 1, tmp_path / "scores.csv")
     assert len(asked) <= 4, "the other cases would be predicted for nothing"
     assert not (tmp_path / "scores.csv").exists()
-
-
-def resident(folder: Path) -> int:
-    """The kB of files in a folder that this process holds in memory, as Linux tells it."""
-    held, counted = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0] and not line.split()[0].endswith(":"):
-            counted = str(folder) in line
-        elif counted and line.startswith("Rss:"):
-            held += int(line.split()[1])
-    return held
-
-
-def test_a_case_that_is_scored_takes_no_memory(hospital: Hospital, tmp_path: Path) -> None:
-    """Its scans are read from mapped files, which count where a process's memory is limited."""
-    (cached,) = hospital.test
-    mapped = Path(cached.prepared.image.filename).parent  # type: ignore[attr-defined]  # a memmap's
-    assert np.asarray(cached.prepared.truth).sum() > 0
-    assert resident(mapped) > 0
-    evaluate(new_student(CONFIG), hospital.test, CONFIG, 1, tmp_path / "scores.csv")
-    assert resident(mapped) == 0
-    assert np.asarray(cached.prepared.truth).sum() > 0, "what is wanted again is read again"

@@ -3,12 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import sites.evaluation
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.preprocess import CaseArrays
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, new_student
 from fedserdiff.settings.sources import make_settings
@@ -20,7 +20,8 @@ from sites.objectives.ser_diff import SerDiffObjective
 def poisoned(cached: CachedCase) -> CachedCase:
     """The same scan with every truth voxel inverted."""
     prepared = cached.prepared
-    inverted = dataclasses.replace(prepared, mask=1 - np.array(prepared.mask), truth=1 - np.array(prepared.truth))
+    image, mask, truth = prepared.image, 1 - prepared.mask, 1 - prepared.truth
+    inverted = CaseArrays(image, mask, truth, prepared.geometry, prepared.voxel_hash)
     return dataclasses.replace(cached, prepared=inverted)
 
 
