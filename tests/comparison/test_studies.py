@@ -28,7 +28,8 @@ def case(patient: str, scan: int = 0, voxels: int = 0) -> Any:
     mask = np.zeros((3, 10, 10, 10), np.uint8)
     mask[1].reshape(-1)[:voxels] = 1
     return SimpleNamespace(
-        case=SimpleNamespace(name=f"{patient}-{scan}", patient=patient), prepared=SimpleNamespace(mask=mask)
+        case=SimpleNamespace(name=f"{patient}-{scan}", patient=patient),
+        prepared=SimpleNamespace(tumour_voxels=int(mask.any(0).sum())),
     )
 
 
