@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import torch
 
 from fedserdiff.data.cases import BadCases, Case, settle
@@ -22,6 +25,7 @@ from fedserdiff.data.store.upkeep import SOURCES
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
 _FORMAT = 6  # part of the key: raise it when preparation changes
+_BYTES_A_VOXEL = 16  # of one modality, while a case is prepared (measured at 1 mm: 13)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def cached_cases(
     progress(0, len(cases))
     ready: list[CachedCase] = []
     found: BadCases = {}
-    with _workers() as workers:  # decompression and numpy leave the interpreter free
+    with _workers(cases) as workers:  # decompression and numpy leave the interpreter free
         try:
             for done, (case, outcome) in enumerate(zip(cases, workers.map(attempt, cases), strict=True), 1):
                 if isinstance(outcome, CachedCase):
@@ -91,9 +95,28 @@ def cached_cases(
     return ready
 
 
-def _workers() -> ThreadPoolExecutor:
-    """Return a few threads, so that the memory of fine grids stays bounded; each computes alone."""
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "prepare", torch.set_num_threads, (1,))
+def _workers(cases: Sequence[Case]) -> ThreadPoolExecutor:
+    """Return a thread for each CPU, but no more than half of the free memory has room for; each computes alone."""
+    need = max((_BYTES_A_VOXEL * len(case.images) * _voxels(case.images[0]) for case in cases[:1]), default=1)
+    count = max(1, min(os.cpu_count() or 1, _free_memory() // 2 // max(need, 1)))
+    return ThreadPoolExecutor(count, "prepare", torch.set_num_threads, (1,))
+
+
+def _voxels(image: Path) -> int:
+    """Return how many voxels a scan's header tells of; those of a BraTS scan where it cannot be read."""
+    try:
+        return math.prod(nib.load(image).header.get_data_shape())
+    except Exception:  # noqa: BLE001 - whoever reads the scan says what is wrong with it
+        return 240 * 240 * 155
+
+
+def _free_memory() -> int:
+    """Return the bytes that this machine has to spare; much, where it does not say."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return sys.maxsize
 
 
 @lru_cache(maxsize=64)

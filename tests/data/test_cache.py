@@ -1,7 +1,8 @@
-import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
-from fedserdiff.data.store import log, sources, store, upkeep
+from fedserdiff.data.store import sources, upkeep
 from fedserdiff.errors import DataError
 
 Volumes = dict[str, NDArray[Any]]
@@ -249,12 +250,7 @@ def test_whatever_ends_a_process_the_next_one_ends_with_the_same_cases(
     scans: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "whole")}
-    child = os.fork()
-    if child == 0:
-        pull_the_plug(moment)
-        _open(scans, tmp_path / "cache")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert prepare(scans, tmp_path / "cache", moment).wait(60) == -signal.SIGKILL
     found = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "cache")}
     assert found.keys() == whole.keys()
     for key, image in whole.items():
@@ -262,40 +258,48 @@ def test_whatever_ends_a_process_the_next_one_ends_with_the_same_cases(
     assert keys(tmp_path / "cache") == set(whole)
 
 
-def pull_the_plug(moment: str) -> None:
-    """Have this process kill itself while the second case is kept."""
+def prepare(scans: Path, root: Path, moment: str) -> subprocess.Popen[bytes]:
+    """Start a process that prepares all cases, and kills itself at a moment while it keeps the second one."""
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(scans), str(root), moment])
 
-    def second(true: Callable[..., Any], last: Callable[..., Any]) -> Callable[..., Any]:
-        calls = itertools.count(1)
 
-        def call(*arguments: Any) -> Any:
-            if next(calls) == 2:
-                last(*arguments)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return true(*arguments)
+PROGRAM = """
+import itertools, os, signal, sys
+from pathlib import Path
+from fedserdiff.data import cache
+from fedserdiff.data.cases import find_cases
+from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.store import log, store
 
-        return call
+scans, root, moment = sys.argv[1:]
 
-    def cut(descriptor: int) -> None:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 50)
+def second(true, last):
+    calls = itertools.count(1)
+    def call(*arguments):
+        if next(calls) == 2:
+            last(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return true(*arguments)
+    return call
 
-    if moment == "before":
-        cache.prepare_case = second(cache.prepare_case, lambda *arguments: None)
-    elif moment == "within the index":
-        log.sync = second(log.sync, cut)
-    else:
-        store.sync = second(store.sync, cut if moment == "within the voxels" else lambda descriptor: None)
+def cut(descriptor):
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size - 50)
+
+if moment == "before":
+    cache.prepare_case = second(cache.prepare_case, lambda *arguments: None)
+elif moment == "within the index":
+    log.sync = second(log.sync, cut)
+elif moment == "within the voxels":
+    store.sync = second(store.sync, cut)
+elif moment == "between voxels and index":
+    store.sync = second(store.sync, lambda descriptor: None)
+cache.cached_cases(find_cases(Path(scans), RELEASES["brats2023-gli"]), (16, 16, 16), 1.0, Path(root))
+"""
 
 
 def test_two_processes_fill_one_cache(scans: Path, tmp_path: Path) -> None:
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            _open(scans, tmp_path / "cache")
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    started = [prepare(scans, tmp_path / "cache", "never") for _ in range(2)]
+    assert [process.wait(60) for process in started] == [0, 0]
     for cached in _open(scans, tmp_path / "cache"):
         np.testing.assert_array_equal(cached.prepared.image, prepare_case(cached.case, GRID, 1.0).image)
     assert len(keys(tmp_path / "cache")) == 2
