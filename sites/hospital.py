@@ -53,7 +53,7 @@ def open_hospital(
     try:
         cases = site_cases(site, config, bad)
         if not bad:
-            _split(site, cases, config)  # before hours of preparation
+            split_cases(site, cases, config)  # before hours of preparation
         ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, cache, progress, bad)
         if bad and skip_bad:
             site, skipped = _without(site, cases, bad, config)
@@ -88,7 +88,7 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: Settings) -> Ho
     DataError
         As `hold_out` and `split_patients`.
     """
-    training, test = _split(site, [c.case for c in cases], config)
+    training, test = split_cases(site, [c.case for c in cases], config)
     return Hospital(
         site=site,
         training=tuple(c for c in cases if c.case.patient in training),
@@ -125,7 +125,14 @@ def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[Ca
     return replace(site, cases=tuple(c.case.name for c in kept), test_cases=held_out), kept
 
 
-def _split(site: Site, cases: Sequence[Case], config: Settings) -> tuple[set[str], set[str]]:
+def split_cases(site: Site, cases: Sequence[Case], config: Settings) -> tuple[set[str], set[str]]:
+    """Return a site's patients to train on, and those to test on.
+
+    Raises
+    ------
+    DataError
+        As `hold_out` and `split_patients`.
+    """
     if site.test_cases:
         return hold_out(cases, site.test_cases, site.name)
     return split_patients((case.patient for case in cases), config.data.test_share, site.name)

@@ -50,6 +50,7 @@ def main(
     show_cases: options.ShowCases = False,
     skip_bad: Annotated[bool, options.SKIP_BAD] = False,
     cache: Annotated[Path | None, options.CACHE] = None,
+    plan: Annotated[bool, options.PLAN] = False,
     parallel: Annotated[
         int | None,
         typer.Option(
@@ -85,6 +86,7 @@ def main(
         # with torch, Flower and Ray, for which help and completion should not wait
         from fedserdiff.experiments.comparison import Setting, claim, compare_methods, run_studies, write_page
         from fedserdiff.experiments.opened_federation import PHANTOM_SITES, Cache
+        from fedserdiff.experiments.plan import plans_of, show_plan
         from fedserdiff.experiments.run_pool import RunPool
         from fedserdiff.experiments.simulated_run import on_what_there_is
         from fedserdiff.report.tables import print_comparison, print_study
@@ -96,6 +98,13 @@ def main(
             config = config.replace(
                 {"machine.cpus_per_site": 1}
             )  # a small model fills one core, and gains little from two
+        if plan:
+            if studies:
+                raise ConfigError("--plan: plans a comparison of methods: leave --study out")
+            machine, seeds_there = config.machine, seeds_of(seeds or "0,1,2")
+            at_a_time = parallel or _parallel(machine.cpus_per_site, machine.gpus_per_site)
+            show_plan(console, plans_of(console, config, experiment, sites, names), len(seeds_there), at_a_time)
+            return
         setting = Setting(
             config,
             seeds_of(seeds or ("0" if studies else "0,1,2")),

@@ -193,6 +193,11 @@ CACHE = typer.Option(
     show_default="FEDSERDIFF_CACHE of the environment, else among the user's caches",
     rich_help_panel=DATA,
 )
+PLAN = typer.Option(
+    "--plan",
+    help="Say how many cases, how much disk and memory, how many steps and about how many hours, and do nothing else.",
+    rich_help_panel=RUNNING,
+)
 SKIP_BAD = typer.Option(
     "--skip-bad",
     help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",

@@ -55,6 +55,7 @@ def main(
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
+    plan: Annotated[bool, options.PLAN] = False,
     ray_address: Annotated[
         str | None, typer.Option(help="An existing Ray cluster.", metavar="HOST:PORT", rich_help_panel=options.RUNNING)
     ] = None,
@@ -73,9 +74,15 @@ def main(
         check_tracker(tracker, out or resume)
         # with torch, Flower and Ray, for which help and completion should not wait
         from fedserdiff.experiments.opened_federation import Cache
+        from fedserdiff.experiments.plan import plan_of, show_plan
         from fedserdiff.experiments.simulated_run import begin, carry_out, interrupted, take_up
 
         kept = Cache.at(cache)
+        if plan:
+            if resume is not None:
+                raise ConfigError("--plan: --resume goes on with a run that has begun")
+            show_plan(console, [plan_of(console, settings.layers(experiment), experiment, sites)])
+            return
         if resume is None:
             layers = settings.layers(experiment)
             options.tell_idle(console, layers)

@@ -63,7 +63,7 @@ def cached_cases(
     StorageError
         Where the cache cannot be written, or not be read for now; what it holds stays as it is.
     """
-    root = root.absolute()  # what this process remembers of a store holds wherever it goes on
+    root = root.absolute()  # a process may change its folder and go on
     sources = _sources(root / SOURCES)
     with reading(root):
         sources.refresh()
@@ -106,7 +106,7 @@ def _voxels(image: Path) -> int:
     """Return how many voxels a scan's header tells of; those of a BraTS scan where it cannot be read."""
     try:
         return math.prod(nib.load(image).header.get_data_shape())
-    except Exception:  # noqa: BLE001 - whoever reads the scan says what is wrong with it
+    except Exception:  # noqa: BLE001 - what is wrong with it is said when it is prepared
         return 240 * 240 * 155
 
 

@@ -90,7 +90,7 @@ def verify(root: Path, progress: Progress = lambda done, total: None) -> Damage:
             try:
                 after = sources.hashes([path], again=True)[path]
             except DataError:
-                continue  # whoever trains on it is told
+                continue  # training on it says so
             if after[1] != before[path][1]:
                 changed.append(path)
             progress(done := done + 1, total)
