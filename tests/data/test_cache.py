@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
-from fedserdiff.data.store import sources, upkeep
+from fedserdiff.data.store import sources, store, upkeep
 from fedserdiff.errors import DataError
 
 Volumes = dict[str, NDArray[Any]]
@@ -73,7 +75,7 @@ def test_what_the_index_says_of_a_case_is_what_its_voxels_say(
     for cached in _open(scans, tmp_path / "cache"):
         fresh = prepare_case(cached.case, GRID, 1.0)
         with monkeypatch.context() as blind:
-            blind.setattr(os, "pread", lambda *arguments: pytest.fail("voxels were read"))
+            blind.setattr(os, "preadv", lambda *arguments: pytest.fail("voxels were read"))
             brain, tumour = cached.prepared.slices()
             tumour_voxels = cached.prepared.tumour_voxels
         assert brain.tolist() == [z for z in range(16) if fresh.image[..., z].any()]
@@ -303,6 +305,25 @@ def test_two_processes_fill_one_cache(scans: Path, tmp_path: Path) -> None:
     for cached in _open(scans, tmp_path / "cache"):
         np.testing.assert_array_equal(cached.prepared.image, prepare_case(cached.case, GRID, 1.0).image)
     assert len(keys(tmp_path / "cache")) == 2
+
+
+def test_many_begin_a_store_at_once(scans: Path, tmp_path: Path) -> None:
+    """Each has files of its own, and what describes the store is written by any of them."""
+    case = prepare_case(find_cases(scans, RELEASES["brats2023-gli"])[0], GRID, 1.0)
+    for attempt in range(8):
+        folder, together = tmp_path / str(attempt), threading.Barrier(6)
+
+        def keep(key: str, folder: Path = folder, together: threading.Barrier = together) -> None:
+            own = store.Store(folder)
+            together.wait()
+            own.keep(key, case, {"grid": GRID})
+
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(keep, "abcdef"))
+        found = store.Store(folder)
+        found.refresh()
+        assert sorted(found.keys) == list("abcdef")
+        assert not list(folder.glob("*.partial"))
 
 
 def test_progress_counts_up_to_the_total(scans: Path, tmp_path: Path) -> None:

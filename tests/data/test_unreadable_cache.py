@@ -46,8 +46,8 @@ def _forget() -> None:
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
-    """Of what the cache holds of cases; hashes of their files may be added to."""
-    files = (path for path in root.rglob("*") if "sources" not in path.parts)
+    """Of what the cache holds of cases; hashes of their files may be added to, and when it was used is noted."""
+    files = (path for path in root.rglob("*") if "sources" not in path.parts and path.name != "about.json")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
@@ -169,7 +169,7 @@ def test_memory_that_is_not_there_is_said_and_no_damage(
             read_volume(path_of(tmp_path / "scans", "t1", ".nii"))
     cached = _open(tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr(os, "pread", full)
+        broken.setattr(os, "preadv", full)
         with pytest.raises(StorageError, match=r"\.cases: prepared cases cannot be read \(out of memory\)"):
             _ = cached.prepared.image
     assert _stamps(root) == before

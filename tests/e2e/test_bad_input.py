@@ -168,7 +168,7 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
 
 def test_an_unknown_label_suggests_the_release_that_has_it(hospital: Path, command: Callable[..., str]) -> None:
     edit(file_of(hospital, "seg"), with_value(4))
-    assert "brats2020" in command("federation.toml")
+    assert "release brats2024-gli has it" in command("federation.toml"), "the one that names cases alike"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,9 @@ def test_each_hospital_was_told_of_its_own_cases_alone(deployed: LocalFederation
     secrets = {site["name"]: [site["path"], *site["cases"]] for site in config["sites"]}
     folders = {site: deployed.kit(site) for site in secrets} | {"coordinator": deployed.coordinator.folder}
     for owner, folder in folders.items():
-        texts = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        # A declared release has an example of a case's name in the app that Flower installs: it is nobody's.
+        texts = {file: file.read_bytes() for file in files if "declared" not in file.parts}
         for site, (path, *cases) in secrets.items():
             expected = site == owner
             assert any(path.encode() in text for text in texts.values()) == expected, (owner, site)

@@ -12,7 +12,7 @@ from typing import Any
 from fedserdiff.data.preprocess import PreparedCase
 from fedserdiff.data.store.log import Log
 from fedserdiff.data.store.stored_case import Entry, StoredCase, encoded
-from fedserdiff.files import sync, write_whole
+from fedserdiff.files import sync
 
 _ENDING = ".cases"
 
@@ -91,10 +91,12 @@ class Store:
         """
         entry, content = encoded(prepared)
         with self._lock:
-            if not (self.folder / ABOUT).exists():
-                text = json.dumps(about, indent=1)
-                write_whole(self.folder / ABOUT, lambda opened: opened.write(text.encode()))
             writer = self._log.name
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / ABOUT).exists():  # by a name of its own: several processes may write it at once
+                partial = self.folder / f"{writer}.partial"
+                partial.write_text(json.dumps(about, indent=1))
+                partial.replace(self.folder / ABOUT)
             file = self.folder / f"{writer}{_ENDING}"
             with file.open("ab") as opened:
                 start = opened.tell()
