@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock, Semaphore
 from typing import Any
 
 import nibabel as nib
@@ -71,16 +72,18 @@ def cached_cases(
             store.refresh()
             store.touch()
 
+    room = _Room()
+
     def attempt(case: Case) -> CachedCase | tuple[str, ...]:
         try:
-            return _prepared(case, grid, spacing_mm, root, sources)
+            return _prepared(case, grid, spacing_mm, root, sources, room)
         except DataError as error:
             return error.faults
 
     progress(0, len(cases))
     ready: list[CachedCase] = []
     found: BadCases = {}
-    with _workers(cases) as workers:  # decompression and numpy leave the interpreter free
+    with _workers() as workers:  # decompression and numpy leave the interpreter free
         try:
             for done, (case, outcome) in enumerate(zip(cases, workers.map(attempt, cases), strict=True), 1):
                 if isinstance(outcome, CachedCase):
@@ -95,11 +98,28 @@ def cached_cases(
     return ready
 
 
-def _workers(cases: Sequence[Case]) -> ThreadPoolExecutor:
-    """Return a thread for each CPU, but no more than half of the free memory has room for; each computes alone."""
-    need = max((_BYTES_A_VOXEL * len(case.images) * _voxels(case.images[0]) for case in cases[:1]), default=1)
-    count = max(1, min(os.cpu_count() or 1, _free_memory() // 2 // max(need, 1)))
-    return ThreadPoolExecutor(count, "prepare", torch.set_num_threads, (1,))
+def _workers() -> ThreadPoolExecutor:
+    """Return a thread for each CPU; each computes alone."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "prepare", torch.set_num_threads, (1,))
+
+
+class _Room:
+    """Lets as many cases be prepared at once as half of the free memory has room for, by the first one's size.
+
+    A start that finds all cases prepared reads no scan to learn that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._places: Semaphore | None = None
+
+    def places(self, case: Case) -> Semaphore:
+        """Return what a thread holds while it prepares a case."""
+        with self._lock:
+            if self._places is None:
+                need = _BYTES_A_VOXEL * len(case.images) * _voxels(case.images[0])
+                self._places = Semaphore(max(1, _free_memory() // 2 // max(need, 1)))
+            return self._places
 
 
 def _voxels(image: Path) -> int:
@@ -133,7 +153,9 @@ def _store_of(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
     return _store(root / hashlib.sha256(_kind(case, grid, spacing_mm).encode()).hexdigest()[:16])
 
 
-def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, sources: Sources) -> CachedCase:
+def _prepared(
+    case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, sources: Sources, room: _Room
+) -> CachedCase:
     """Return one case from the cache, preparing it where it is not there or damaged."""
     with _writing(root):
         known = sources.hashes(case.files)
@@ -143,7 +165,8 @@ def _prepared(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
         stored = store.find(key)
     if stored is None:
         try:
-            fresh = prepare_case(case, grid, spacing_mm)
+            with room.places(case):
+                fresh = prepare_case(case, grid, spacing_mm)
         except MemoryError:
             raise StorageError(f"{case.seg.parent}: {case.name}: cannot be prepared (out of memory)") from None
         _check_unchanged({path: stamp for path, (stamp, _) in known.items()})

@@ -38,7 +38,7 @@ def look(folder: Path, release: Release) -> Layout:
     """Find the cases of `release` below a folder by names alone.
 
     A folder that is called as a case holds that case. A file that is called as a case's modality or segmentation is
-    that case's, wherever it lies. Other folders are looked into. What systems put beside files is passed over.
+    that case's, in any folder. Other folders are looked into. What systems put beside files is passed over.
 
     Raises
     ------

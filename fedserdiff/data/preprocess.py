@@ -220,7 +220,7 @@ def prepare_scan(
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
         raise DataError(f"{folder}: every voxel of every modality is 0: there is no brain")
-    box = _bounding_box(brain)
+    box = bounding_box(brain)
     hashed = np.stack([volume.voxels[box].astype(np.float32) for volume in volumes])
 
     geometry = _place(brain.shape, first.spacing_mm, box, grid, spacing_mm)
@@ -262,7 +262,7 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> C
     mask = geometry.from_box(in_box, grid) >= 0.5
     inside = np.zeros(seg.shape, bool)
     inside[box] = True
-    scored = _bounding_box(inside | truth.any(0))
+    scored = bounding_box(inside | truth.any(0))
     before, after = zip(*((b.start - s.start, s.stop - b.stop) for b, s in zip(box, scored, strict=True)), strict=True)
     return CaseArrays(
         image=scan.image,
@@ -273,10 +273,10 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> C
     )
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box that holds a mask of shape (X, Y, Z) with at least one voxel."""
-    spans = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that holds all voxels of a mask of shape (X, Y, Z), which has at least one."""
+    x, y, z = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
+    return slice(int(x[0]), int(x[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(z[0]), int(z[-1]) + 1)
 
 
 def check_aligned(volume: Volume, first: Volume) -> None:

@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedserdiff.data.preprocess import bounding_box
+
 _DENSE = 4  # times fewer columns are picked out sooner than all are computed (measured)
-Box = tuple[slice, slice, slice]
-
-
-def box_about(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box that holds all voxels of a mask of shape (X, Y, Z), which has at least one."""
-    x, y, z = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), slice(z[0], z[-1] + 1)
 
 
 def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -54,7 +49,7 @@ def distances(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: 
     ndarray of shape (voxels of `asked`,)
         In the order of ``np.argwhere(asked)``.
     """
-    to, of = box_about(asked), box_about(nearest)
+    to, of = bounding_box(asked), bounding_box(nearest)
     cubes = len(set(spacing_mm)) == 1
     kind: type[np.floating[Any]] = np.float32 if cubes else np.float64
     steps = np.ones(3) if cubes else np.array(spacing_mm, np.float64)
@@ -88,7 +83,7 @@ def farthest_at_most(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spaci
 
     It is the farthest that a voxel of `asked` is from one of `nearest` on its own line along the first axis.
     """
-    to = box_about(asked)
+    to = bounding_box(asked)
     lines = nearest[:, to[1], to[2]].transpose(1, 0, 2)
     away = _along_lines(lines, slice(0, len(nearest)), to[0], np.float32).transpose(1, 0, 2)
     return float(away[asked[to]].max()) * spacing_mm[0]

@@ -15,7 +15,8 @@ from monai.metrics.utils import get_mask_edges
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fedserdiff.evaluation.distances import box_about, distances
+from fedserdiff.data.preprocess import bounding_box
+from fedserdiff.evaluation.distances import distances
 from fedserdiff.evaluation.segmentation import dice
 
 PENALTY_MM = 374.0
@@ -79,7 +80,7 @@ def lesion_scores(
     either = prediction | truth
     if not either.any():
         return LesionScores(*_BEST, 0, 0, 0)
-    held = box_about(either)
+    held = bounding_box(either)
     prediction, truth = prediction[held], truth[held]  # beyond this box nothing meets that does not meet in it
     lesion_of, lesions = ndimage.label(ndimage.binary_dilation(truth, _GROWTH, iterations=growth), _TOUCHING)
     component_of, components = ndimage.label(prediction, _TOUCHING)

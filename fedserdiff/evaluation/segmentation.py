@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedserdiff.evaluation.distances import box_about, distances, farthest_at_most, surface
+from fedserdiff.data.preprocess import bounding_box
+from fedserdiff.evaluation.distances import distances, farthest_at_most, surface
 
 _SHARE = np.float32(0.95)  # MONAI interpolates a percentile in float32: in float64 another distance comes out
 
@@ -30,7 +31,7 @@ def hd95(
         return 0.0
     if not prediction.any() or not truth.any():
         return diagonal_mm
-    held = box_about(prediction | truth)
+    held = bounding_box(prediction | truth)
     one, other = surface(prediction[held]), surface(truth[held])
     far = _percentile(distances(one, other, spacing_mm))
     if farthest_at_most(other, one, spacing_mm) <= far:  # as where the prediction is all over the truth

@@ -20,6 +20,7 @@ from fedserdiff.data.cases import BadCases, Case, split_patients
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.preprocess import CaseArrays, Geometry
 from fedserdiff.data.site_cases import convention_of, site_cases
+from fedserdiff.data.store.stored_case import label_type
 from fedserdiff.device import use_device
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
@@ -133,7 +134,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
     rows = plan_evaluation(config, stages).rows
     tested = {site.name: one.test for site, one in zip(sites, cases, strict=True)}
     grid, depth = config.data.grid, config.data.grid[2] if config.data.spatial_dims == 2 else 1
-    voxel = 2 * len(config.data.modalities) + (1 if len(config.data.regions) <= 8 else 4)
+    voxel = 2 * len(config.data.modalities) + label_type(len(config.data.regions)).itemsize
     counts = {site.name: one.training for site, one in zip(sites, cases, strict=True)}
     steps = []
     for stage in stages:

@@ -116,6 +116,7 @@ def test_a_file_that_is_as_it_was_is_not_read_again(
     everything = [path for case in find_cases(scans, RELEASES["brats2023-gli"]) for path in case.files]
     assert sorted(read) == sorted(everything)
     read.clear()
+    monkeypatch.setattr(cache.nib, "load", lambda path: pytest.fail(f"{path} was read"))
     _open(scans, tmp_path / "cache")
     forget()
     _open(scans, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""A release that a user declares in TOML: its mistakes are told, and it goes wherever the experiment goes."""
+"""A release that a user declares in TOML: its mistakes are named, and it travels with the experiment."""
 
 import json
 import re

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedserdiff.evaluation.distances import box_about, distances, farthest_at_most, surface
+from fedserdiff.data.preprocess import bounding_box
+from fedserdiff.evaluation.distances import distances, farthest_at_most, surface
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 2.5, 2.5), (3.0, 1.5, 0.7), (0.9375, 0.9375, 1.2)]
 SHAPES = [(9, 11, 13), (13, 2, 7), (1, 12, 9), (1, 1, 15), (1, 1, 1)]
@@ -75,5 +76,5 @@ def test_a_surface_is_what_has_a_face_outside() -> None:
 def test_the_box_about_a_mask_holds_it_and_no_more() -> None:
     mask = np.zeros((5, 6, 7), bool)
     mask[1, 2, 6] = mask[3, 2, 0] = True
-    assert box_about(mask) == (slice(1, 4), slice(2, 3), slice(0, 7))
-    assert box_about(np.ones((1, 2, 3), bool)) == (slice(0, 1), slice(0, 2), slice(0, 3))
+    assert bounding_box(mask) == (slice(1, 4), slice(2, 3), slice(0, 7))
+    assert bounding_box(np.ones((1, 2, 3), bool)) == (slice(0, 1), slice(0, 2), slice(0, 3))

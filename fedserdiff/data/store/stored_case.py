@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +93,7 @@ class Entry:
     @property
     def label_type(self) -> np.dtype[np.unsignedinteger[Any]]:
         """Of a label map, a bit a region."""
-        return np.dtype(np.uint8 if self.regions <= 8 else np.uint32)
+        return label_type(self.regions)
 
     @property
     def image_size(self) -> int:
@@ -104,6 +104,11 @@ class Entry:
     def mask_size(self) -> int:
         """Bytes of the label map on the grid."""
         return self.label_type.itemsize * math.prod(self.geometry.inner_shape)
+
+
+def label_type(regions: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the type of a label map that has a bit for each of so many regions."""
+    return np.dtype(np.uint8 if regions <= 8 else np.uint32)
 
 
 def _numbers(values: Any, count: int | None = None) -> Any:
@@ -189,7 +194,7 @@ class StoredCase(PreparedCase):
         try:
             labels = np.frombuffer(zlib.decompress(packed.data), entry.label_type).reshape(shape, order="F")
         except (zlib.error, ValueError):
-            raise StorageError(f"{self.file}: a prepared case is damaged: run with --verify") from None
+            raise StorageError(f"{self.file}: a prepared case is damaged: run `fedserdiff cache verify`") from None
         return _masks(labels, entry.regions)
 
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -235,9 +240,9 @@ def _padded(part: NDArray[Any], box: Box, grid: tuple[int, int, int]) -> NDArray
 
 
 @lru_cache(maxsize=_MOST_OPEN)
-def _opened(file: Path) -> BufferedReader:
+def _opened(file: Path) -> FileIO:
     """Open a file of cases; who still reads one that is dropped here holds it open for as long."""
-    return file.open("rb", buffering=0)  # type: ignore[return-value]
+    return file.open("rb", buffering=0)
 
 
 @contextmanager

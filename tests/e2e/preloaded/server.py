@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
 
 
 def serve(path: Path) -> None:
-    """Take orders, and tell whoever gave one the number of its process and then its exit status."""
+    """Take orders; answer each with the number of its process, and then with its exit status."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen(64)
