@@ -25,7 +25,7 @@ from fedserdiff.data.store.stored_case import reading
 from fedserdiff.data.store.upkeep import SOURCES
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
-_FORMAT = 6  # part of the key: raise it when preparation changes
+_FORMAT = 7  # part of the key: raise it when preparation changes
 _BYTES_A_VOXEL = 16  # of one modality, while a case is prepared (measured at 1 mm: 13)
 
 

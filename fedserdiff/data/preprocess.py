@@ -200,7 +200,8 @@ def prepare_scan(
     """Read a scan's modalities and bring them to the working grid; no segmentation has a part in it.
 
     Steps: canonical orientation; bounding box of the brain (non-zero in any modality); z-score inside the brain;
-    resampling to `spacing_mm` (coarser where the brain would not fit the grid); centring in `grid`.
+    resampling to `spacing_mm` (coarser, by one factor for all axes, where the brain would not fit the grid); centring
+    in `grid`.
 
     Raises
     ------
@@ -365,9 +366,14 @@ def _place(
     grid: tuple[int, int, int],
     spacing_mm: float,
 ) -> Geometry:
-    """Find the resampled size of the brain's box and centre it in the grid."""
+    """Find the resampled size of the brain's box and centre it in the grid.
+
+    Where one axis would not fit, all are sampled more coarsely by one factor: a brain keeps its shape (our choice).
+    """
     box_shape = tuple(s.stop - s.start for s in box)
-    inner = tuple(min(n, max(1, round(b * mm / spacing_mm))) for b, mm, n in zip(box_shape, spacing, grid, strict=True))
+    sides = [b * mm / spacing_mm for b, mm in zip(box_shape, spacing, strict=True)]
+    coarser = max([1.0, *(side / n for side, n in zip(sides, grid, strict=True) if round(side) > n)])
+    inner = tuple(max(1, round(side / coarser)) for side in sides)
     return Geometry(
         shape=(shape[0], shape[1], shape[2]),
         spacing_mm=(spacing[0], spacing[1], spacing[2]),

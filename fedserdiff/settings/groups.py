@@ -74,7 +74,8 @@ class Data(Group):
     )
     spacing_mm: float = setting(
         3.0,
-        "Voxel size of the working grid. A brain too large for the grid is sampled more coarsely, never cut.",
+        "Voxel size of the working grid. A brain too large for the grid is sampled more coarsely, by one "
+        "factor for all axes, never cut.",
         gt=0,
     )
     test_share: float = setting(0.2, "Share of patients held out for testing; at least one patient.", gt=0, lt=1)

@@ -168,24 +168,6 @@ def test_voxel_size_is_the_affines_where_the_header_disagrees(
     assert _prepare(tmp_path).geometry.spacing_mm == (2.0, 2.0, 2.0)
 
 
-def test_tall_brain_is_shrunk_never_cut(
-    tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
-) -> None:
-    volumes = draw_volumes()
-    volumes["seg"][2, 1, 2] = volumes["seg"][9, 11, 7] = 2  # opposite corners of the brain
-    write_case(tmp_path, volumes)
-
-    prepared = _prepare(tmp_path, grid=(16, 8, 4))
-
-    geometry = prepared.geometry
-    assert geometry.box_shape == (8, 11, 6)
-    assert geometry.inner_shape == (8, 8, 4)
-    assert geometry.pad_before == (4, 0, 0)
-    back = geometry.to_scan(geometry.from_box(torch.from_numpy(prepared.truth).float(), (16, 8, 4)))
-    assert back[1, 0, 0, 0] > 0
-    assert back[1, -1, -1, -1] > 0
-
-
 def test_coarser_grid_averages_the_voxels_it_covers(
     tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]
 ) -> None:
