@@ -26,6 +26,11 @@ def use_device(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host's to a device, where it is needed; nothing waits for a GPU to have it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def compute_repeatably() -> None:
     """Have GPUs sum in the same order each time, where torch knows how; a CPU's sums repeat anyway.
 

@@ -8,11 +8,12 @@ import torch
 from fedserdiff.text import readable
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """Return a CPU generator for one purpose, such as ``generator(seed, "batches", site, stage, round)``.
+def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator for one purpose, such as ``generator(seed, "batches", site, stage, round)``.
 
-    Different purposes give independent streams; the same purpose gives the same stream on every machine.
+    Different purposes give independent streams; the same purpose gives the same stream on every machine, on a `device`
+    of the same kind. What a device computes with is drawn there; what is looked up on the host is drawn on the CPU.
     """
     keys = [zlib.crc32(readable(part).encode()) if isinstance(part, str) else part for part in purpose]
     state = int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(state)
+    return torch.Generator(device).manual_seed(state)

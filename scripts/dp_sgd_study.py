@@ -18,8 +18,9 @@ from torch.func import functional_call, grad, vmap
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.diffusion.draws import draw
 from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
-from fedserdiff.diffusion.refiner import Student, drop_context, new_student, perturb_boundary, random_timesteps
+from fedserdiff.diffusion.refiner import Student, drop_context, new_student, perturb_boundary
 from fedserdiff.diffusion.schedule import add_noise
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
@@ -186,12 +187,12 @@ def gradients(
 
     each: Callable[..., Any] = vmap(grad(of_coarse, has_aux=True), in_dims=(None, 0, 0))
     found, coarse = each(_weights(student.coarse), image, truth)
-    seen = perturb_boundary(coarse, noise) if perturb else coarse
-    t = random_timesteps(len(image), noise)
-    noisy = add_noise(truth - seen, torch.randn(truth.shape, generator=noise), t)
-    context = drop_context(student.context(image, seen), seen.shape[1], student.drop_rates, noise)
+    draws = draw(truth.shape, student.drop_rates, perturb, noise)
+    seen = coarse if draws.bumps is None else perturb_boundary(coarse, draws.bumps)
+    noisy = add_noise(truth - seen, draws.noise, draws.t)
+    context = drop_context(student.context(image, seen), seen.shape[1], draws.keep)
     each = vmap(grad(of_refiner), in_dims=(None, 0, 0, 0, 0, 0))
-    of_both = {"coarse": found, "refiner": each(_weights(student.refiner), noisy, t, context, seen, truth)}
+    of_both = {"coarse": found, "refiner": each(_weights(student.refiner), noisy, draws.t, context, seen, truth)}
     return {f"{network}.{name}": part for network, parts in of_both.items() for name, part in parts.items()}
 
 

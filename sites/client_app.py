@@ -274,13 +274,13 @@ class _ProgressFile:
         self._file = file
         self._last = 0.0
 
-    def __call__(self, step: int, steps: int, terms: dict[str, float]) -> None:
+    def __call__(self, step: int, steps: int, terms: Callable[[], dict[str, float]]) -> None:
         now = time.monotonic()
         if now - self._last < _PROGRESS_EVERY_S and step < steps:
             return
         self._last = now
         partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"step": step, "steps": steps, "terms": terms}))
+        partial.write_text(json.dumps({"step": step, "steps": steps, "terms": terms()}))
         partial.replace(self._file)
 
 

@@ -10,6 +10,7 @@ import torch
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
 from fedserdiff.data.site_cases import patient_of, site_cases
+from fedserdiff.device import to_device
 from fedserdiff.errors import DataError
 from fedserdiff.settings.experiment import Settings, Site
 
@@ -166,11 +167,15 @@ class TrainingSet:
         For the number of spatial dimensions.
     device : torch.device
         Where batches go.
+
+    Attributes
+    ----------
+    device : torch.device
     """
 
     def __init__(self, cases: Sequence[CachedCase], config: Settings, device: torch.device) -> None:
         self._cases = cases
-        self._device = device
+        self.device = device
         self._slices = config.data.spatial_dims == 2
         self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
         items: list[tuple[int, int]] = []
@@ -241,4 +246,4 @@ class TrainingSet:
             truth[place, :, i, j, k] = torch.from_numpy(of_mask)
         if self._slices:
             image, truth = image[..., 0], truth[..., 0]
-        return Batch(image.to(self._device), truth.to(self._device), index)
+        return Batch(to_device(image, self.device), to_device(truth, self.device), index)

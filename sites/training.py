@@ -1,16 +1,16 @@
 """One round inside a hospital: the same optimisation loop for every method."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import torch
 
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import Lesson, Terms, coarse_terms, refiner_terms
+from fedserdiff.diffusion.draws import Draws
+from fedserdiff.diffusion.objective import Lesson, Seen, Terms, coarse_terms, draws_for, refiner_terms
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods import get_method, half_of
 from fedserdiff.seeding import generator
@@ -22,10 +22,14 @@ from sites.objectives.base import DISTILLATION, NOTHING_KEPT, Objective
 from sites.objectives.combined import CombinedObjective
 from sites.sampling import Sampling
 
-Value = TypeVar("Value", float, torch.Tensor)
+Losses = dict[str, torch.Tensor]
+"""Weighted terms of the loss by name, scalars."""
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with the steps done in the stage, their total and the step's loss terms."""
+Progress = Callable[[int, int, Callable[[], dict[str, float]]], None]
+"""Called after each step with the steps done in the stage, their total and what returns the step's loss terms.
+
+Asking for them waits for the device: do so a few times a second.
+"""
 
 
 @dataclass(frozen=True)
@@ -130,68 +134,89 @@ def optimise(
     steps = sampling.steps
     first = steps * (order.server_round - 1) // config.training.rounds
     last = steps * order.server_round // config.training.rounds
+    device = training_set.device
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
-    noise = generator(config.seed, "noise", site, order.stage, order.server_round)
-    device = next(student.parameters()).device
+    noise = generator(config.seed, "noise", site, order.stage, order.server_round, device=device)
     coarse, refiner = (
         _Learner(name, student, objective, config.training.learning_rate) for name in ("coarse", "refiner")
     )
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, torch.Tensor] = {}
     student.train()
-    under_way: tuple[dict[str, float], Future[dict[str, float]]] | None = None
+    under_way: tuple[Losses, Future[Losses]] | None = None
 
-    def finish(done: int, of_coarse: dict[str, float], of_refiner: Future[dict[str, float]]) -> None:
+    def finish(done: int, of_coarse: Losses, of_refiner: Future[Losses]) -> None:
         """Take in the losses of the last of `done` steps once the refiner has taken it, too."""
         values = _sum_by_name(of_coarse, of_refiner.result())
-        for name, value in values.items():
-            sums[name] += value
-        progress(done, steps, values)
+        sums.update(_sum_by_name(sums, values))
+        progress(done, steps, partial(_read, values))
 
     for step in range(first, last):
         batch = training_set.batch(sampling.items(step, batches))
         if torch.rand(1, generator=batches) < 0.5:  # brains are nearly symmetric
             batch = batch.mirror()
         lessons = objective.lessons(batch, noise)
-        found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
-        of_coarse = coarse.learn({name: terms for name, (terms, _) in found.items()}, step / steps)
+        losses, seen = coarse_losses(student, objective, lessons)
+        of_coarse = coarse.learn(losses, step / steps)
         if under_way is not None:
             finish(step, *under_way)
-        seen = {name: (lesson, found[name][1]) for name, lesson in lessons.items()}
-        under_way = of_coarse, beside(device, refiner.learn_refinement, seen, step % 2 == 1, step / steps)
+        under_way = of_coarse, beside(device, refiner.learn_refinement, lessons, seen, step % 2 == 1, step / steps)
     if under_way is not None:
         finish(last, *under_way)
-    return {name: value / max(last - first, 1) for name, value in sums.items()}
+    return {name: value / max(last - first, 1) for name, value in _read(sums).items()}
 
 
 class _Learner:
     """One of the student's networks in training."""
 
     def __init__(self, network: str, student: Student, objective: Objective, learning_rate: float) -> None:
-        self._network, self._student, self._objective = network, student, objective
+        self._student, self._objective = student, objective
         own = {"params": list(student.get_submodule(network).parameters()), "lr": learning_rate}
         self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, learning_rate)], fused=True)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def learn_refinement(
-        self, seen: Mapping[str, tuple[Lesson, torch.Tensor]], perturb: bool, done: float
-    ) -> dict[str, float]:
-        """Take a step of the refiner on lessons and the coarse network's P of each."""
-        terms = {n: refiner_terms(self._student, lesson, coarse, perturb) for n, (lesson, coarse) in seen.items()}
-        return self.learn(terms, done)
+        self, lessons: Mapping[str, Lesson], seen: Mapping[str, Seen], perturb: bool, done: float
+    ) -> Losses:
+        """Take a step of the refiner on lessons and what the coarse network saw of each."""
+        draws = {name: draws_for(self._student, lesson, perturb) for name, lesson in lessons.items()}
+        return self.learn(refiner_losses(self._student, self._objective, lessons, seen, draws), done)
 
-    def learn(self, terms_of_lessons: Mapping[str, Terms], done: float) -> dict[str, float]:
-        """Take a step at the share `done` of the stage; return the weighted terms of the loss."""
-        losses = weighted_terms(self._objective, self._network, self._student, terms_of_lessons)
+    def learn(self, losses: Losses, done: float) -> Losses:
+        """Take a step at the share `done` of the stage; return the terms that it was taken by, in float64.
+
+        Nothing here waits for the device.
+        """
         anneal(self._optimizer, self._rates, done)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self._optimizer.step()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: value.detach().double() for name, value in losses.items()}
+
+
+def coarse_losses(
+    student: Student, objective: Objective, lessons: Mapping[str, Lesson]
+) -> tuple[Losses, dict[str, Seen]]:
+    """Return the coarse network's weighted terms, and what the refiner's need: a function of tensors alone."""
+    found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
+    losses = weighted_terms(objective, "coarse", student, {name: terms for name, (terms, _) in found.items()})
+    return losses, {name: seen for name, (_, seen) in found.items()}
+
+
+def refiner_losses(
+    student: Student,
+    objective: Objective,
+    lessons: Mapping[str, Lesson],
+    seen: Mapping[str, Seen],
+    draws: Mapping[str, Draws],
+) -> Losses:
+    """Return the refiner's weighted terms: a function of tensors alone."""
+    terms = {name: refiner_terms(student, lesson, seen[name], draws[name]) for name, lesson in lessons.items()}
+    return weighted_terms(objective, "refiner", student, terms)
 
 
 def weighted_terms(
     objective: Objective, network: str, student: Student, terms_of_lessons: Mapping[str, Terms]
-) -> dict[str, torch.Tensor]:
+) -> Losses:
     """Return, by name, one network's share of the terms whose sum is minimised."""
     parts: list[Mapping[str, torch.Tensor]] = []
     for lesson, terms in terms_of_lessons.items():
@@ -201,9 +226,14 @@ def weighted_terms(
     return _sum_by_name(*parts, objective.penalties(network, student))
 
 
-def _sum_by_name(*parts: Mapping[str, Value]) -> dict[str, Value]:
+def _read(losses: Losses) -> dict[str, float]:
+    """Return losses as figures, which waits for the device."""
+    return {name: float(value) for name, value in losses.items()}
+
+
+def _sum_by_name(*parts: Mapping[str, torch.Tensor]) -> Losses:
     """Add up what the parts have under each name: of several lessons, or of the two networks."""
-    sums: dict[str, Value] = {}
+    sums: Losses = {}
     for part in parts:
         for name, value in part.items():
             sums[name] = sums[name] + value if name in sums else value

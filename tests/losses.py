@@ -2,19 +2,18 @@
 
 import torch
 
-from fedserdiff.diffusion.objective import coarse_terms, refiner_terms
+from fedserdiff.diffusion.objective import draws_for
 from fedserdiff.diffusion.refiner import Student
 from sites.hospital import Batch
 from sites.objectives.base import Objective
-from sites.training import weighted_terms
+from sites.training import coarse_losses, refiner_losses
 
 
 def terms_of(objective: Objective, student: Student, batch: Batch, perturb: bool = True) -> dict[str, torch.Tensor]:
     """The weighted terms by name, under noise of seed 0."""
     lessons = objective.lessons(batch, torch.Generator().manual_seed(0))
-    found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
-    of_refiner = {name: refiner_terms(student, lesson, found[name][1], perturb) for name, lesson in lessons.items()}
-    coarse = weighted_terms(objective, "coarse", student, {name: terms for name, (terms, _) in found.items()})
-    refiner = weighted_terms(objective, "refiner", student, of_refiner)
+    coarse, seen = coarse_losses(student, objective, lessons)
+    draws = {name: draws_for(student, lesson, perturb) for name, lesson in lessons.items()}
+    refiner = refiner_losses(student, objective, lessons, seen, draws)
     assert list(coarse) == list(refiner)
     return {name: coarse[name] + refiner[name] for name in coarse}

@@ -35,10 +35,10 @@ class SiteAdapter(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Translate images of shape (B, 4, *grid), 0 outside the brain."""
         voxels = image.movedim(1, -1)
-        brain = (voxels != 0).any(-1)
-        inside = voxels[brain]  # the rest is half of a scan
-        translated = torch.zeros_like(voxels, memory_format=torch.contiguous_format)
-        translated[brain] = self.signs * inside + self.residual(inside)
+        brain = (voxels != 0).any(-1, keepdim=True)
+        translated: torch.Tensor = (
+            self.signs * voxels + self.residual(voxels)
+        ) * brain  # the same work whatever a scan shows
         return translated.movedim(-1, 1).contiguous()
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedserdiff.diffusion.denoiser import StemmedUNet
+from fedserdiff.diffusion.draws import draw_noise
 from fedserdiff.diffusion.precision import autocast
-from fedserdiff.diffusion.refiner import random_timesteps
 from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 from fedserdiff.settings.experiment import Settings
 
@@ -37,19 +37,18 @@ class ImageGenerator(nn.Module):
         truth : Tensor of shape (B, 3, *grid)
             Region masks, 0 or 1.
         generator : torch.Generator
-            On the CPU.
+            On the images' device.
         """
         brain = (image != 0).any(1, keepdim=True).float()
         clean = torch.cat([image / _SIGMAS, 2 * truth - 1, 2 * brain - 1], 1)
-        t = random_timesteps(len(clean), generator).to(clean.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        t, noise = draw_noise(clean.shape, generator)
         return F.mse_loss(self._denoise(add_noise(clean, noise, t), t), clean)
 
     @torch.no_grad()
     def sample(self, samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Generate images (samples, 4, *grid), 0 outside the brain, and masks (samples, 3, *grid) of 0 and 1."""
-        device = next(self.parameters()).device
-        noisy = torch.randn(samples, sum(self._channels), *self._shape, generator=generator).to(device)
+        device = generator.device
+        noisy = torch.randn(samples, sum(self._channels), *self._shape, generator=generator, device=device)
         timesteps = sampling_timesteps(_STEPS)
         for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
             clean = self._denoise(noisy, torch.full((samples,), t, device=device))

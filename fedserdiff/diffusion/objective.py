@@ -3,47 +3,52 @@
 It falls into two halves that share no gradient, one for each network: they may be computed side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from fedserdiff.diffusion.adapter import SiteAdapter
+from fedserdiff.diffusion.draws import Draws, draw
 from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
-from fedserdiff.diffusion.refiner import Student, drop_context, perturb_boundary, random_timesteps
+from fedserdiff.diffusion.refiner import Student, drop_context, perturb_boundary
 from fedserdiff.diffusion.schedule import add_noise
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Samples at which the student's features are held to a teacher's, and the teacher's features there.
+    """Samples at which the student's features are held to a teacher's.
+
+    The teacher's P of `image` is computed in the step: it is part of the context of the error maps, and its true errors
+    may be the error maps.
 
     Attributes
     ----------
     image : Tensor of shape (M, 4, *grid)
-        Where the coarse network's are.
-    of_coarse : list of Tensor
-        The teacher's there.
-    noisy, t, context : Tensor of shape (N, 3, *grid), (N,), (N, 10, *grid)
-        Where the residual diffusion's are: error maps noised to random timesteps, and the context each came with.
+        The hospital's own, as the networks see them.
     teacher : Student
         Frozen.
     gamma : float
         As `feature_distance`'s.
+    t, noise : Tensor of shape (N,), (N, 3, *grid)
+        Timesteps to which the error maps are noised, and the noise: of the maps of `image` first, then of `bank`.
+    maps : Tensor of shape (M, 3, *grid)
+        Error maps of `image`, in [−1, 1]; or its region masks, where those errors are replayed that P makes.
+    true_errors : bool
+        Whether they are.
+    bank : Tensor of shape (N − M, 3, *grid), optional
+        Error maps that come with a null context.
     """
 
     image: torch.Tensor
-    of_coarse: list[torch.Tensor]
-    noisy: torch.Tensor
-    t: torch.Tensor
-    context: torch.Tensor
     teacher: Student
     gamma: float
-
-    @torch.no_grad()
-    def of_refiner(self) -> list[torch.Tensor]:
-        """Return the teacher's features of the residual diffusion's samples, computed where they are asked for."""
-        return self.teacher.denoise_features(self.noisy, self.t, self.context)[1]
+    t: torch.Tensor
+    noise: torch.Tensor
+    maps: torch.Tensor
+    true_errors: bool = False
+    bank: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,16 @@ class Lesson:
     Attributes
     ----------
     image : Tensor of shape (B, 4, *grid)
+        The hospital's own.
     truth : Tensor of shape (B, 3, *grid)
         Region masks, 0 or 1, float32.
     noise : torch.Generator
-        For noise, timesteps and dropouts.
+        From which the step's `Draws` come; on the student's device.
+    adapter : SiteAdapter, optional
+        Translates `image` before any network sees it, and learns from the coarse network's terms.
     old_map : Tensor of shape (B, 3, *grid), optional
         The teacher's conditional maps Ê_old, zeros for samples without one.
     replay : Replay, optional
-        From `replay_of`.
     teacher : Student, optional
         Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
     taught : int, optional
@@ -74,11 +81,54 @@ class Lesson:
     image: torch.Tensor
     truth: torch.Tensor
     noise: torch.Generator
+    adapter: SiteAdapter | None = None
     old_map: torch.Tensor | None = None
     replay: Replay | None = None
     teacher: Student | None = None
     taught: int | None = None
     gamma: float = 1.0
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What is replayed to the residual diffusion.
+
+    Attributes
+    ----------
+    noisy, t, context : Tensor of shape (N, 3, *grid), (N,), (N, 10, *grid)
+        Noised error maps, their timesteps and the context of each.
+    teacher : Student
+    gamma : float
+    """
+
+    noisy: torch.Tensor
+    t: torch.Tensor
+    context: torch.Tensor
+    teacher: Student
+    gamma: float
+
+    @torch.no_grad()
+    def features(self) -> list[torch.Tensor]:
+        """Return the teacher's features there."""
+        return self.teacher.denoise_features(self.noisy, self.t, self.context)[1]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the coarse network's share of a step leaves to the refiner's: nothing of it carries a gradient.
+
+    Attributes
+    ----------
+    image : Tensor of shape (B, 4, *grid)
+        The lesson's, as the networks see it.
+    coarse : Tensor of shape (B, 3, *grid)
+        P of it.
+    replayed : Replayed, optional
+    """
+
+    image: torch.Tensor
+    coarse: torch.Tensor
+    replayed: Replayed | None = None
 
 
 @dataclass(frozen=True)
@@ -89,27 +139,45 @@ class Terms:
     distillation: torch.Tensor | None = None
 
 
-def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, torch.Tensor]:
-    """Return the coarse network's share, (Dice + BCE)(P, y) and its features' distance, and P without its gradient.
+def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, Seen]:
+    """Return the coarse network's share, (Dice + BCE)(P, y) and its features' distance, and what the refiner needs.
 
     The paper distils its diffusion model alone. Here P is part of the context, and a coarse network free to forget
     would take the refined mask with it (our choice).
     """
-    own, replay = len(lesson.image), lesson.replay
-    images = lesson.image if replay is None else torch.cat([lesson.image, replay.image])
+    own, replay, replayed = len(lesson.image), lesson.replay, None
+    seen = images = lesson.image if lesson.adapter is None else lesson.adapter(lesson.image)
+    of_coarse: list[torch.Tensor] = []
+    if replay is not None:
+        of_coarse, replayed = _replayed(replay)
+        images = torch.cat([seen, replay.image])
     logits, features = student.coarse_features(images)
-    distances = [] if replay is None else [_distance(features, own, replay.of_coarse, replay.gamma)]
+    distances = [] if replay is None else [_distance(features, own, of_coarse, replay.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
-            taught, of_teacher = lesson.teacher.coarse_features(lesson.image[: lesson.taught])
+            taught, of_teacher = lesson.teacher.coarse_features(seen[: lesson.taught])
         held = len(taught)
         distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
         distances.append(F.binary_cross_entropy_with_logits(logits[:held], torch.sigmoid(taught)))
     terms = Terms(dice_bce_with_logits(logits[:own], lesson.truth), _total(distances))
-    return terms, torch.sigmoid(logits[:own].detach())
+    return terms, Seen(seen.detach(), torch.sigmoid(logits[:own].detach()), replayed)
 
 
-def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, perturb: bool) -> Terms:
+@torch.no_grad()
+def _replayed(replay: Replay) -> tuple[list[torch.Tensor], Replayed]:
+    """Return a teacher's coarse features of what it replays, and what the refiner gets."""
+    logits, of_coarse = replay.teacher.coarse_features(replay.image)
+    coarse = torch.sigmoid(logits)
+    maps = replay.maps - coarse if replay.true_errors else replay.maps
+    context = replay.teacher.context(replay.image, coarse)
+    if replay.bank is not None:
+        maps = torch.cat([maps, replay.bank])
+        context = torch.cat([context, replay.teacher.null_context(len(replay.bank))])
+    noisy = add_noise(maps, replay.noise, replay.t)
+    return of_coarse, Replayed(noisy, replay.t, context, replay.teacher, replay.gamma)
+
+
+def refiner_terms(student: Student, lesson: Lesson, seen: Seen, draws: Draws) -> Terms:
     """Return the residual diffusion's share, (Dice + BCE)(ŷ, y) + ‖Ê − E‖² and its features' distance.
 
     The norm is a mean over voxels, as BCE is. BCE of ŷ is the loss that matches how ŷ follows from the network's
@@ -120,25 +188,23 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
     student : Student
         The model in training.
     lesson : Lesson
-    coarse : Tensor of shape (B, 3, *grid)
-        P of the lesson's images, detached: each network learns from its own terms (our choice).
-    perturb : bool
-        Whether P is perturbed near its boundary before the diffusion sees it.
+    seen : Seen
+        From `coarse_terms`: each network learns from its own terms (our choice).
+    draws : Draws
+        With bumps where P is to be perturbed near its boundary before the diffusion sees it.
     """
-    own, replay, noise = len(lesson.image), lesson.replay, lesson.noise
-    seen = perturb_boundary(coarse, noise) if perturb else coarse
-    error = lesson.truth - seen
-    t, noisy = _noised(error, noise)
-    context = drop_context(
-        student.context(lesson.image.detach(), seen, lesson.old_map), seen.shape[1], student.drop_rates, noise
-    )
-    if replay is not None:
-        pairs = ((noisy, replay.noisy), (t, replay.t), (context, replay.context))
+    own, replayed = len(lesson.image), seen.replayed
+    coarse = seen.coarse if draws.bumps is None else perturb_boundary(seen.coarse, draws.bumps)
+    error = lesson.truth - coarse
+    noisy, t = add_noise(error, draws.noise, draws.t), draws.t
+    context = drop_context(student.context(seen.image, coarse, lesson.old_map), coarse.shape[1], draws.keep)
+    if replayed is not None:
+        pairs = ((noisy, replayed.noisy), (t, replayed.t), (context, replayed.context))
         noisy, t, context = (torch.cat(pair) for pair in pairs)
     corrections, features = student.denoise_features(noisy, t, context)
     correction = corrections[:own]
     estimate = torch.tanh(correction)
-    distances = [] if replay is None else [_distance(features, own, replay.of_refiner(), replay.gamma)]
+    distances = [] if replayed is None else [_distance(features, own, replayed.features(), replayed.gamma)]
     if lesson.teacher is not None:
         with torch.no_grad():
             samples = (part[:own][: lesson.taught] for part in (noisy, t, context))
@@ -146,23 +212,23 @@ def refiner_terms(student: Student, lesson: Lesson, coarse: torch.Tensor, pertur
         held = len(taught)
         distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
         distances.append(F.mse_loss(estimate[:held], torch.tanh(taught)))
-    return Terms(refined_loss(correction, seen, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
+    return Terms(refined_loss(correction, coarse, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
+
+
+def draws_for(student: Student, lesson: Lesson, perturb: bool) -> Draws:
+    """Draw what the refiner's share of a step on a lesson needs; `perturb` is whether P is to be perturbed."""
+    return draw(lesson.truth.shape, student.drop_rates, perturb, lesson.noise)
 
 
 def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:
     """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖², both networks' shares."""
-    terms, coarse = coarse_terms(student, lesson)
-    return terms.segmentation + refiner_terms(student, lesson, coarse, perturb).segmentation
+    terms, seen = coarse_terms(student, lesson)
+    draws = draws_for(student, lesson, perturb)
+    return terms.segmentation + refiner_terms(student, lesson, seen, draws).segmentation
 
 
 def _total(distances: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack(list(distances)).sum() if distances else None
-
-
-def _noised(maps: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return random timesteps, one a map, and the maps noised to them."""
-    t = random_timesteps(len(maps), generator).to(maps.device)
-    return t, add_noise(maps, torch.randn(maps.shape, generator=generator).to(maps.device), t)
 
 
 def _distance(
@@ -195,33 +261,3 @@ def _covariance(features: torch.Tensor) -> torch.Tensor:
     observations = features.transpose(0, 1).flatten(1)
     centred = observations - observations.mean(1, keepdim=True)
     return centred @ centred.T / (observations.shape[1] - 1)
-
-
-@torch.no_grad()
-def replay_of(
-    teacher: Student,
-    image: torch.Tensor,
-    replayed: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    gamma: float,
-    generator: torch.Generator,
-) -> Replay:
-    """Return what a teacher makes of samples: of images, and of error maps, noised to a random t.
-
-    Parameters
-    ----------
-    teacher : Student
-        Its features carry no gradient.
-    image : Tensor of shape (M, 4, *grid)
-        The hospital's own.
-    replayed : callable
-        Given the teacher's P of `image`, returns the error maps (N, 3, *grid) in [−1, 1] to replay, and the context
-        (N, 10, *grid) each comes with; null for maps of the error bank.
-    gamma : float
-        As `feature_distance`'s.
-    generator : torch.Generator
-        For timesteps and noise.
-    """
-    logits, of_coarse = teacher.coarse_features(image)
-    maps, context = replayed(torch.sigmoid(logits))
-    t, noisy = _noised(maps, generator)
-    return Replay(image, of_coarse, noisy, t, context, teacher, gamma)

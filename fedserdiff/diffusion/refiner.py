@@ -8,7 +8,7 @@ from torch import nn
 
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.diffusion.precision import autocast
-from fedserdiff.diffusion.schedule import TIMESTEPS, ddim_step, sampling_timesteps
+from fedserdiff.diffusion.schedule import ddim_step, sampling_timesteps
 from fedserdiff.networks.coarse import build_coarse, with_features
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
@@ -85,12 +85,8 @@ class Student(nn.Module):
         return torch.zeros(samples, self._context_channels, *self.spatial_shape, device=device)
 
     def noise(self, samples: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw the noise that sampling starts from, of shape (samples, 3, *grid).
-
-        `generator` is on the CPU, so that a seed gives the same noise on every device.
-        """
-        noise = torch.randn(samples, self._masks, *self.spatial_shape, generator=generator)
-        return noise.to(next(self.parameters()).device)
+        """Draw the noise that sampling starts from, of shape (samples, 3, *grid), on the generator's own device."""
+        return torch.randn(samples, self._masks, *self.spatial_shape, generator=generator, device=generator.device)
 
     @torch.no_grad()
     def sample(self, context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
@@ -137,25 +133,20 @@ def new_student(config: Settings) -> Student:
         return Student(config)
 
 
-def drop_context(
-    context: torch.Tensor, masks: int, rates: tuple[float, float], generator: torch.Generator
-) -> torch.Tensor:
-    """Drop, sample by sample, the whole context with the first of two probabilities and Ê_old alone with the second.
+def drop_context(context: torch.Tensor, masks: int, keep: torch.Tensor) -> torch.Tensor:
+    """Drop, sample by sample, the whole context and Ê_old alone, as the two rows of `keep`, (2, B), do not keep it.
 
     Ê_old is the last `masks` channels, as many as there are regions.
     """
-    draws = torch.rand(2, len(context), generator=generator)
-    shape = (-1, *[1] * (context.ndim - 1))
-    keep_all = (draws[0] >= rates[0]).float().reshape(shape).to(context.device)
-    keep_old = (draws[1] >= rates[1]).float().reshape(shape).to(context.device)
+    keep_all, keep_old = keep.to(context.dtype).reshape(2, -1, *[1] * (context.ndim - 1)).unbind()
     return torch.cat([context[:, :-masks], context[:, -masks:] * keep_old], 1) * keep_all
 
 
-def perturb_boundary(coarse: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def perturb_boundary(coarse: torch.Tensor, bumps: torch.Tensor) -> torch.Tensor:
     """Move the boundary of P by smooth noise, so that f meets errors which g no longer makes on its training cases.
 
-    P is blurred, which widens its boundary, and smooth noise is added to its logits: probabilities near ½ move,
-    certain ones stay. Amplitude and scale are our choice.
+    P is blurred, which widens its boundary, and `bumps`, standard normal on a coarser grid, are interpolated and added
+    to its logits: probabilities near ½ move, certain ones stay. Amplitude and scale are our choice.
     """
     dims = coarse.ndim - 2
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
@@ -163,13 +154,6 @@ def perturb_boundary(coarse: torch.Tensor, generator: torch.Generator) -> torch.
     for axis in range(dims):  # an average over a box is one of averages along its edges
         along = [int(other == axis) for other in range(dims)]
         blurred = pool(blurred, [1 + 4 * a for a in along], 1, [2 * a for a in along], count_include_pad=False)
-    coarse_grid = [max(n // 6, 2) for n in coarse.shape[2:]]
-    noise = torch.randn(*coarse.shape[:2], *coarse_grid, generator=generator).to(coarse.device)
     mode = "bilinear" if dims == 2 else "trilinear"
-    smooth = F.interpolate(noise, coarse.shape[2:], mode=mode, align_corners=True)
+    smooth = F.interpolate(bumps, coarse.shape[2:], mode=mode, align_corners=True)
     return torch.sigmoid(torch.logit(blurred, 1e-4) + 2.5 * smooth)
-
-
-def random_timesteps(samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one timestep a sample, uniformly from 0 … T − 1."""
-    return torch.randint(0, TIMESTEPS, (samples,), generator=generator)

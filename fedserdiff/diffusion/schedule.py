@@ -16,9 +16,9 @@ _OFFSET = 0.008  # s in eq. 17
 _LEAST = 1e-5  # ᾱ never quite reaches 0, so that ε stays defined at t = T − 1
 
 
-def alpha_bars() -> torch.Tensor:
-    """Return ᾱ_t for t = 0 … T − 1, shape (T,), falling from almost 1 to almost 0."""
-    steps = torch.arange(1, TIMESTEPS + 1, dtype=torch.float64) / TIMESTEPS
+def alpha_bar(t: torch.Tensor) -> torch.Tensor:
+    """Return ᾱ at timesteps `t` of any shape and device, whole numbers from 0 to T − 1: from almost 1 to almost 0."""
+    steps = (t + 1).double() / TIMESTEPS
     angles = (steps + _OFFSET) / (1 + _OFFSET) * math.pi / 2
     start = math.cos(_OFFSET / (1 + _OFFSET) * math.pi / 2) ** 2
     return (torch.cos(angles) ** 2 / start).clamp(min=_LEAST).float()
@@ -34,7 +34,7 @@ def sampling_timesteps(steps: int) -> list[int]:
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Return √ᾱ_t · clean + √(1 − ᾱ_t) · noise, for one timestep a sample: `t` has shape (B,)."""
-    alpha = alpha_bars().to(clean.device)[t].reshape(-1, *[1] * (clean.ndim - 1))
+    alpha = alpha_bar(t).reshape(-1, *[1] * (clean.ndim - 1))
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
 
 
@@ -45,7 +45,6 @@ def ddim_step(noisy: torch.Tensor, clean: torch.Tensor, t: int, t_next: int | No
     """
     if t_next is None:
         return clean
-    alphas = alpha_bars()
-    now, then = alphas[t], alphas[t_next]
+    now, then = alpha_bar(torch.tensor([t, t_next])).unbind()
     noise = (noisy - now.sqrt() * clean) / (1 - now).sqrt()
     return then.sqrt() * clean + (1 - then).sqrt() * noise

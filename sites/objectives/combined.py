@@ -47,8 +47,10 @@ class CombinedObjective(Objective):
         first, *others = self._parts
         lessons = first.lessons(batch, noise)
         own = lessons[SEGMENTATION]
+        with torch.no_grad():
+            seen = replace(batch, image=self.seen(batch.image))
         for part in others:
-            added = part.lessons(replace(batch, image=own.image), noise)
+            added = part.lessons(seen, noise)
             more = added.pop(SEGMENTATION)
             given = {name: value for name in ("old_map", "replay") if (value := getattr(more, name)) is not None}
             if more.teacher is not None:

@@ -2,7 +2,8 @@
 
 import torch
 
-from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
+from fedserdiff.diffusion.draws import draw_noise
+from fedserdiff.diffusion.objective import Lesson, Replay
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator
@@ -19,7 +20,8 @@ class DistillObjective(Objective):
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Seed the noise of the distilled error maps."""
-        self._replay = generator(self.config.seed, "replay", site, stage, server_round)
+        device = training_set.device
+        self._replay = generator(self.config.seed, "replay-noise", site, stage, server_round, device=device)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's lesson, with the teacher's true errors on it where there is a teacher."""
@@ -31,10 +33,5 @@ class DistillObjective(Objective):
         """Return the true errors of the teacher's own P, on as many items of the batch as SER-Diff replays maps."""
         samples = self.config.replay.batch_size
         image, truth = batch.image[:samples], batch.truth[:samples]
-        return replay_of(
-            teacher,
-            image,
-            lambda coarse: (truth - coarse, teacher.context(image, coarse)),
-            Distilling.of(self.config.method).gamma,
-            self._replay,
-        )
+        t, noise = draw_noise(truth.shape, self._replay)
+        return Replay(image, teacher, Distilling.of(self.config.method).gamma, t, noise, truth, true_errors=True)

@@ -2,13 +2,15 @@
 
 import torch
 
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.objective import Lesson, segmentation_loss
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.ewc import EwcSettings
 from fedserdiff.seeding import generator
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import FISHER, Memory
 from sites.hospital import TrainingSet
-from sites.objectives.base import Objective
+from sites.objectives.base import NOTHING_KEPT, Objective
 
 _FISHER_BATCHES = 64  # our choice
 
@@ -20,14 +22,26 @@ class EwcObjective(Objective):
     decay). Without a past, or with weight 0, it is L_seg to the last digit.
     """
 
+    def __init__(
+        self,
+        config: Settings,
+        teacher: Student | None = None,
+        memory: Memory = NOTHING_KEPT,
+        adapter: SiteAdapter | None = None,
+    ) -> None:
+        super().__init__(config, teacher, memory, adapter)
+        self._fisher: dict[str, torch.Tensor] = {}
+        if teacher is not None and FISHER in memory:
+            device = next(teacher.parameters()).device
+            self._fisher = {name: values.to(device) for name, values in memory[FISHER].items()}
+
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
         """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
-        fisher = self.memory.get(FISHER)
-        if fisher is None or self.teacher is None or EwcSettings.of(self.config.method).weight == 0:
+        if not self._fisher or self.teacher is None or EwcSettings.of(self.config.method).weight == 0:
             return {}
         anchor = dict(self.teacher.named_parameters())
         moved = [
-            (fisher[name].to(weight.device) * (weight - anchor[name]).square()).sum()
+            (self._fisher[name] * (weight - anchor[name]).square()).sum()
             for name, weight in student.named_parameters()
             if name.startswith(f"{network}.")
         ]
@@ -37,10 +51,11 @@ class EwcObjective(Objective):
         """Return the diagonal empirical Fisher of L_seg: mean squared gradient of a batch, by parameter, float32."""
         config = self.config
         draws = generator(config.seed, "fisher", site, stage)
+        noise = generator(config.seed, "fisher-noise", site, stage, device=training_set.device)
         squares = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
         for number in range(_FISHER_BATCHES):
             batch = training_set.batch(training_set.draw(config.training.batch_size, draws))
-            loss = segmentation_loss(student, Lesson(batch.image, batch.truth, draws), number % 2 == 1)
+            loss = segmentation_loss(student, Lesson(batch.image, batch.truth, noise), number % 2 == 1)
             student.zero_grad()
             loss.backward()
             for name, weight in student.named_parameters():

@@ -27,7 +27,8 @@ class ImageReplayObjective(Objective):
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Seed the draws from the synthetic images, and the noise on them."""
         self._replay = generator(self.config.seed, "replay", site, stage, server_round)
-        self._noise = generator(self.config.seed, "replay-noise", site, stage, server_round)
+        device = training_set.device
+        self._noise = generator(self.config.seed, "replay-noise", site, stage, server_round, device=device)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's and, with synthetic images, ``replay``: a draw of them."""
@@ -43,21 +44,22 @@ class ImageReplayObjective(Objective):
         """Train the hospital's image model; return images (N, 4, *grid), float16, with masks (N, 3, *grid), uint8."""
         config = self.config
         draws = generator(config.seed, "image-generator", site, stage)
+        noise = generator(config.seed, "image-generator-noise", site, stage, device=training_set.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.initial_seed())
-            model = ImageGenerator(config).to(next(student.parameters()).device)
+            model = ImageGenerator(config).to(training_set.device)
         sampling = Sampling(training_set, config, "image-generator", site, stage)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
         for step in range(sampling.steps):
             anneal(optimizer, [config.training.learning_rate], step / sampling.steps)
             batch = training_set.batch(sampling.items(step, draws))
-            loss = model.loss(batch.image, batch.truth, draws)
+            loss = model.loss(batch.image, batch.truth, noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
         counts = [len(part) for part in torch.arange(config.replay.shared_maps).split(2 * config.training.batch_size)]
-        samples = [model.sample(count, draws) for count in counts]
+        samples = [model.sample(count, noise) for count in counts]
         images = torch.cat([image for image, _ in samples]).half()
         masks = torch.cat([mask for _, mask in samples]).to(torch.uint8)
         return {SYNTHETIC_IMAGES: {"images": images, "masks": masks}}

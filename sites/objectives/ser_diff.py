@@ -1,8 +1,12 @@
 """SER-Diff: L = L_seg + λ · L_KD, features distilled at replayed error maps (arXiv 2510.06283)."""
 
+from collections.abc import Callable
+
 import torch
 
-from fedserdiff.diffusion.objective import Lesson, Replay, replay_of
+from fedserdiff.device import to_device
+from fedserdiff.diffusion.draws import draw_noise
+from fedserdiff.diffusion.objective import Lesson, Replay
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator
@@ -24,7 +28,8 @@ class SerDiffObjective(Objective):
     _pool: torch.Tensor
     _maps: torch.Tensor
     _row_of: torch.Tensor
-    _replay: torch.Generator
+    _rows: torch.Generator
+    _noise: torch.Generator
 
     @property
     def distilled(self) -> Student | None:
@@ -37,56 +42,52 @@ class SerDiffObjective(Objective):
             return
         config = self.config
         self._training_set = training_set
-        self._replay = generator(config.seed, "replay", site, stage, server_round)
-        noise = generator(config.seed, "conditional-maps", site, stage)  # the same maps in every round
+        device = training_set.device
+        self._rows = generator(config.seed, "replay", site, stage, server_round)
+        self._noise = generator(config.seed, "replay-noise", site, stage, server_round, device=device)
+        items = generator(config.seed, "conditional-maps", site, stage)  # the same maps in every round
+        noise = generator(config.seed, "conditional-maps-noise", site, stage, device=device)
         size = min(config.replay.conditional_maps, len(training_set))
-        self._pool = torch.randperm(len(training_set), generator=noise)[:size]
+        self._pool = torch.randperm(len(training_set), generator=items)[:size]
         self._row_of = torch.full((len(training_set),), -1)
         self._row_of[self._pool] = torch.arange(size)
-        self._maps = self._noisy(self._conditional_maps(self.distilled, training_set, self._pool, noise), noise)
+        self._maps = self._noisy(self._conditional_maps(self.distilled, training_set, self._pool, noise), items)
         kept = self.memory.get(ERROR_MAPS)
-        self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), noise)
+        self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), items)
 
-    def _noisy(self, maps: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def _noisy(self, maps: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
         """Add the noise by which a study spoils the maps that are replayed; none by default."""
-        if self.config.replay.map_noise == 0:
-            return maps
-        return (maps + self.config.replay.map_noise * torch.randn(maps.shape, generator=noise).to(maps.device)).clamp(
-            -1, 1
-        )
+        spoilt = self.config.replay.map_noise
+        return maps if spoilt == 0 else (maps + spoilt * torch.randn(maps.shape, generator=draws)).clamp(-1, 1)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the batch's lesson, with the teacher's maps of it and a replay where there is a teacher."""
         if self.distilled is None:
             return super().lessons(batch, noise)
         replay = self._replayed(self.distilled) if self.config.replay.batch_size > 0 else None
-        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self._old_maps(batch), replay)}
+        old_map = self._old_maps(batch)
+        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self.adapter, old_map, replay)}
 
     def _old_maps(self, batch: Batch) -> torch.Tensor:
         """Return Ê_old of each item of a batch, zeros for items outside the pool."""
         rows = self._row_of[batch.index]
-        maps = self._maps[rows.clamp(min=0)] * (rows >= 0).reshape(-1, *[1] * (self._maps.ndim - 1)).to(
-            self._maps.device
-        )
-        return maps.flip(2) if batch.mirrored else maps
+        maps = self._maps[rows.clamp(min=0)] * (rows >= 0).reshape(-1, *[1] * (self._maps.ndim - 1))
+        return to_device(maps.flip(2) if batch.mirrored else maps, batch.image.device)
 
     def _replayed(self, teacher: Student) -> Replay:
         """Return a draw of conditional maps with their context and, where there are any, maps of the bank."""
         config = self.config
         from_bank = 0 if self._bank is None else config.replay.batch_size // 2
-        rows = torch.randint(0, len(self._pool), (config.replay.batch_size - from_bank,), generator=self._replay)
+        rows = torch.randint(0, len(self._pool), (config.replay.batch_size - from_bank,), generator=self._rows)
         with torch.no_grad():
             image = self.seen(self._training_set.batch(self._pool[rows]).image)
-
-        def replayed(coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            maps, context = self._maps[rows], teacher.context(image, coarse)
-            if self._bank is None or not from_bank:
-                return maps, context
-            drawn = torch.randint(0, len(self._bank), (from_bank,), generator=self._replay)
-            of_bank = self._bank[drawn].to(maps.device)
-            return torch.cat([maps, of_bank]), torch.cat([context, teacher.null_context(from_bank)])
-
-        return replay_of(teacher, image, replayed, Distilling.of(config.method).gamma, self._replay)
+        bank = None
+        if self._bank is not None and from_bank:
+            drawn = torch.randint(0, len(self._bank), (from_bank,), generator=self._rows)
+            bank = to_device(self._bank[drawn], image.device)
+        t, noise = draw_noise((config.replay.batch_size, *self._maps.shape[1:]), self._noise)
+        maps = to_device(self._maps[rows], image.device)
+        return Replay(image, teacher, Distilling.of(config.method).gamma, t, noise, maps, bank=bank)
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return maps of the student, from the branch that the config allows, as int8.
@@ -97,9 +98,10 @@ class SerDiffObjective(Objective):
         config = self.config
         if config.shared_error_maps == "none":
             return NOTHING_KEPT
-        noise = generator(config.seed, "shared-maps", site, stage)
+        noise = generator(config.seed, "shared-maps-noise", site, stage, device=training_set.device)
         if config.shared_error_maps == "mri":
-            drawn = training_set.draw(config.replay.shared_maps, noise)
+            items = generator(config.seed, "shared-maps", site, stage)
+            drawn = training_set.draw(config.replay.shared_maps, items)
             maps = self._conditional_maps(student, training_set, drawn, noise)
         else:
             maps = _unconditional_maps(student, config, noise)
@@ -108,26 +110,38 @@ class SerDiffObjective(Objective):
     def _conditional_maps(
         self, student: Student, training_set: TrainingSet, index: torch.Tensor, noise: torch.Generator
     ) -> torch.Tensor:
-        """Return a student's error map of each of the hospital's training items at `index`: (N, 3, *grid)."""
-        start = student.noise(len(index), noise)
-        maps = torch.empty_like(start)
+        """Return, on the host, a student's error map of each of the hospital's training items at `index`."""
+        maps = torch.empty(len(index), len(self.config.data.regions), *student.spatial_shape)
 
         @torch.no_grad()  # in each thread
-        def sample(rows: torch.Tensor) -> None:
+        def sample(part: tuple[torch.Tensor, torch.Tensor]) -> None:
+            rows, start = part
             image = self.seen(training_set.batch(index[rows]).image)
-            maps[rows] = student.predict(image, self.config.replay.map_steps, start[rows]).error_map
+            maps[rows] = student.predict(image, self.config.replay.map_steps, start).error_map.cpu()
 
-        each(start.device, sample, torch.arange(len(index)).split(self.config.training.batch_size))
+        _in_parts(student, len(index), self.config, noise, sample)
         return maps
 
 
 def _unconditional_maps(student: Student, config: Settings, noise: torch.Generator) -> torch.Tensor:
-    """Return `shared_maps` error maps that a student generates from noise alone: (N, 3, *grid)."""
-    start = student.noise(config.replay.shared_maps, noise)
-    maps = torch.empty_like(start)
+    """Return, on the host, `shared_maps` error maps that a student generates from noise alone: (N, 3, *grid)."""
+    maps = torch.empty(config.replay.shared_maps, len(config.data.regions), *student.spatial_shape)
 
-    def sample(rows: torch.Tensor) -> None:
-        maps[rows] = student.sample(student.null_context(len(rows)), config.replay.map_steps, start[rows])
+    def sample(part: tuple[torch.Tensor, torch.Tensor]) -> None:
+        rows, start = part
+        maps[rows] = student.sample(student.null_context(len(rows)), config.replay.map_steps, start).cpu()
 
-    each(start.device, sample, torch.arange(len(start)).split(config.training.batch_size))
+    _in_parts(student, config.replay.shared_maps, config, noise, sample)
     return maps
+
+
+def _in_parts(
+    student: Student,
+    count: int,
+    config: Settings,
+    noise: torch.Generator,
+    sample: Callable[[tuple[torch.Tensor, torch.Tensor]], None],
+) -> None:
+    """Sample `count` maps, a batch at a time, each from its rows and the noise that it starts from."""
+    parts = torch.arange(count).split(config.training.batch_size)
+    each(noise.device, sample, ((rows, student.noise(len(rows), noise)) for rows in parts))

@@ -46,8 +46,7 @@ class SerDiffPlusObjective(SerDiffObjective):
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the translated batch's lesson, where there is a teacher taught by it."""
-        batch = replace(batch, image=self.seen(batch.image))
-        plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
+        plain = {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self.adapter)}
         lesson = (super().lessons(batch, noise) if self._replays else plain)[SEGMENTATION]
         taught = math.ceil(self._own.taught_share * len(batch.image))
         return {SEGMENTATION: replace(lesson, teacher=self.distilled, taught=taught, gamma=self._own.gamma)}

@@ -5,18 +5,19 @@ import pytest
 import torch
 from students import lively_student
 
+from fedserdiff.diffusion.draws import draw_noise
 from fedserdiff.diffusion.losses import dice_bce_with_logits, matching_loss
 from fedserdiff.diffusion.objective import (
     Lesson,
     Replay,
     coarse_terms,
+    draws_for,
     feature_distance,
     refiner_terms,
-    replay_of,
     segmentation_loss,
 )
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.diffusion.schedule import alpha_bars
+from fedserdiff.diffusion.schedule import alpha_bar
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 
@@ -54,14 +55,15 @@ def test_feature_distance_is_zero_where_student_equals_teacher_and_finite_where_
     assert bool(torch.isfinite(feature_distance(student, silent, 1.0)))
 
 
-def replay_by(teacher: Student, image: torch.Tensor, maps: torch.Tensor, context: torch.Tensor) -> Replay:
-    return replay_of(teacher, image, lambda coarse: (maps, context), 1.0, torch.Generator().manual_seed(3))
+def replay_by(teacher: Student, image: torch.Tensor, maps: torch.Tensor, bank: torch.Tensor | None = None) -> Replay:
+    shape = (len(maps) + (0 if bank is None else len(bank)), *maps.shape[1:])
+    return Replay(image, teacher, 1.0, *draw_noise(shape, torch.Generator().manual_seed(3)), maps, bank=bank)
 
 
 def distances(student: Student, lesson: Lesson) -> list[torch.Tensor]:
     """The distillation of the coarse network and of the refiner."""
-    of_coarse, coarse = coarse_terms(student, lesson)
-    of_refiner = refiner_terms(student, lesson, coarse, False)
+    of_coarse, seen = coarse_terms(student, lesson)
+    of_refiner = refiner_terms(student, lesson, seen, draws_for(student, lesson, False))
     assert of_coarse.distillation is not None
     assert of_refiner.distillation is not None
     return [of_coarse.distillation, of_refiner.distillation]
@@ -74,11 +76,10 @@ def test_distillation_of_a_student_by_itself_is_zero_and_by_another_is_not(dims:
     grid = config.data.grid[:dims]
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, *grid, generator=rng), torch.rand(2, 3, *grid, generator=rng) * 2 - 1
-    context = student.context(image, torch.rand(2, 3, *grid, generator=rng))
     same, other = copy.deepcopy(student), new_student(config.replace(seed=9))
 
     def learnt(teacher: Student) -> list[float]:
-        replay = replay_by(teacher, image, maps, context)
+        replay = replay_by(teacher, image, maps)
         lesson = Lesson(image, torch.zeros_like(maps), torch.Generator(), replay=replay)
         return [float(distance.detach()) for distance in distances(student, lesson)]
 
@@ -91,7 +92,7 @@ def test_gradients_reach_the_student_and_never_the_teacher() -> None:
     student, teacher = lively_student(config), lively_student(config.replace(seed=5))
     rng = torch.Generator().manual_seed(0)
     image, maps = torch.randn(2, 4, 16, 24, generator=rng), torch.rand(2, 3, 16, 24, generator=rng)
-    replay = replay_by(teacher, image, maps, student.null_context(2))
+    replay = replay_by(teacher, image, maps, maps)
     for distance in distances(student, Lesson(image, torch.zeros_like(maps), rng, replay=replay)):
         distance.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -104,10 +105,10 @@ def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
     config = smoke()
     student, teacher = lively_student(config), lively_student(config.replace(seed=5))
     rng = torch.Generator().manual_seed(0)
-    image, maps = torch.randn(3, 4, 16, 24, generator=rng), torch.rand(5, 3, 16, 24, generator=rng) * 2 - 1
+    image, maps = torch.randn(3, 4, 16, 24, generator=rng), torch.rand(2, 3, 16, 24, generator=rng) * 2 - 1
+    bank = torch.rand(3, 3, 16, 24, generator=rng) * 2 - 1
     truth = (torch.rand(3, 3, 16, 24, generator=rng) < 0.3).float()
-    context = torch.randn(5, 10, 16, 24, generator=rng)
-    replay = replay_by(teacher, image[:2], maps, context)
+    replay = replay_by(teacher, image[:2], maps, bank)
 
     def segmentation(with_replay: bool) -> float:
         noise = torch.Generator().manual_seed(1)
@@ -117,9 +118,14 @@ def test_what_is_replayed_does_not_change_what_the_batch_teaches() -> None:
     assert segmentation(True) == pytest.approx(segmentation(False), rel=1e-5)
     found = distances(student, Lesson(image, truth, torch.Generator(), replay=replay))
     with torch.no_grad():
+        logits, of_coarse = teacher.coarse_features(image[:2])
+        context = torch.cat([teacher.context(image[:2], torch.sigmoid(logits)), torch.zeros(3, 10, 16, 24)])
+        alpha = alpha_bar(replay.t).reshape(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * torch.cat([maps, bank]) + (1 - alpha).sqrt() * replay.noise
+        of_refiner = [one.denoise_features(noisy, replay.t, context)[1] for one in (student, teacher)]
         alone = [
-            feature_distance(student.coarse_features(image[:2])[1], replay.of_coarse, 1.0),
-            feature_distance(student.denoise_features(replay.noisy, replay.t, context)[1], replay.of_refiner(), 1.0),
+            feature_distance(student.coarse_features(image[:2])[1], of_coarse, 1.0),
+            feature_distance(*of_refiner, 1.0),
         ]
     assert [float(d) for d in found] == pytest.approx([float(d) for d in alone], rel=1e-4)
 
@@ -141,16 +147,16 @@ def test_segmentation_terms_follow_their_definition(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(student, "denoise_features", spy)
     lesson = Lesson(image, truth, torch.Generator().manual_seed(7))
-    of_coarse, coarse = coarse_terms(student, lesson)
-    of_refiner = refiner_terms(student, lesson, coarse, False)
+    of_coarse, left = coarse_terms(student, lesson)
+    of_refiner = refiner_terms(student, lesson, left, draws_for(student, lesson, False))
     logits = student.coarse_logits(image).detach()
     p = torch.sigmoid(logits)
-    assert torch.equal(coarse, p)
+    assert torch.equal(left.coarse, p)
     assert torch.allclose(of_coarse.segmentation, dice_bce_with_logits(logits, truth))
     drawn = torch.Generator().manual_seed(7)  # the same draws, in the order of the definition
     t = torch.randint(0, 1000, (4,), generator=drawn)
     noise = torch.randn(truth.shape, generator=drawn)
-    alpha = alpha_bars()[t].reshape(-1, 1, 1, 1)
+    alpha = alpha_bar(t).reshape(-1, 1, 1, 1)
     assert torch.allclose(seen["noisy"], alpha.sqrt() * (truth - p) + (1 - alpha).sqrt() * noise, atol=1e-5)
     estimate = torch.tanh(seen["correction"])
     mask = (p + estimate).clamp(0, 1)
@@ -173,9 +179,9 @@ def test_the_refiners_terms_do_not_train_the_coarse_network_nor_the_other_way_ro
     def reached() -> set[str]:
         return {n.split(".")[0] for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
 
-    of_coarse, coarse = coarse_terms(student, lesson)
+    of_coarse, seen = coarse_terms(student, lesson)
     of_coarse.segmentation.backward()  # type: ignore[no-untyped-call]
     assert reached() == {"coarse"}
     student.zero_grad()
-    refiner_terms(student, lesson, coarse, True).segmentation.backward()  # type: ignore[no-untyped-call]
+    refiner_terms(student, lesson, seen, draws_for(student, lesson, True)).segmentation.backward()  # type: ignore[no-untyped-call]
     assert reached() == {"refiner"}

@@ -3,6 +3,7 @@ import pytest
 import torch
 from students import lively_student
 
+from fedserdiff.diffusion.draws import draw
 from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
 from fedserdiff.diffusion.refiner import (
     Prediction,
@@ -121,7 +122,7 @@ def test_slices_of_a_volume_do_not_depend_on_how_many_are_batched() -> None:
 def test_context_dropout_rates_are_the_settings() -> None:
     context = torch.ones(20000, 10, 1, 1)
     rates = new_student(make_settings("smoke")).drop_rates
-    dropped = drop_context(context, 3, rates, seeded())
+    dropped = drop_context(context, 3, draw((20000, 3, 1, 1), rates, False, seeded()).keep)
     whole = (dropped.sum((1, 2, 3)) == 0).float().mean()
     kept = dropped[dropped[:, 0, 0, 0] == 1]
     old = (kept[:, 7:].sum((1, 2, 3)) == 0).float().mean()
@@ -135,7 +136,9 @@ def test_perturbation_moves_boundaries_and_leaves_certain_voxels(shape: tuple[in
     coarse = torch.zeros(shape)
     inside = tuple(slice(n // 4, 3 * n // 4) for n in shape[2:])
     coarse[(slice(None), slice(None), *inside)] = 1
-    moved = perturb_boundary(coarse, seeded())
+    bumps = draw(shape, (0, 0), True, seeded()).bumps
+    assert bumps is not None
+    moved = perturb_boundary(coarse, bumps)
     assert float(moved.min()) >= 0
     assert float(moved.max()) <= 1
     changed = (moved - coarse).abs() > 0.3

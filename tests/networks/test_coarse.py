@@ -11,8 +11,9 @@ from students import lively_student
 from torch import nn
 
 from fedserdiff import wire
+from fedserdiff.diffusion.draws import draw_noise
 from fedserdiff.diffusion.losses import dice_bce_with_logits
-from fedserdiff.diffusion.objective import Lesson, coarse_terms, replay_of
+from fedserdiff.diffusion.objective import Lesson, Replay, coarse_terms
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.networks import NETWORKS
@@ -100,7 +101,8 @@ def test_a_network_is_distilled_at_what_it_offers_and_else_at_its_logits(name: s
     assert torch.equal(features[0], logits) == (name == "segresnet")
 
     draws = generator(0, "test")
-    replay = replay_of(teacher, image, lambda p: (torch.zeros_like(p), teacher.context(image, p)), 1.0, draws)
+    maps = torch.zeros(2, 3, 16, 24)
+    replay = Replay(image, teacher, 1.0, *draw_noise(maps.shape, draws), maps)
     terms, _ = coarse_terms(student, Lesson(image, torch.zeros(2, 3, 16, 24), draws, replay=replay))
     assert terms.distillation is not None
     terms.distillation.backward()

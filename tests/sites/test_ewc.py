@@ -53,10 +53,11 @@ def test_fisher_is_the_mean_square_of_batch_gradients(
 
     weights = dict(student.named_parameters())
     draws = generator(config.seed, "fisher", "site-1", 2)
+    noise = generator(config.seed, "fisher-noise", "site-1", 2)
     squares: dict[str, list[np.ndarray]] = {name: [] for name in weights}
     for number in range(batches):
         batch = training_set.batch(training_set.draw(3, draws))
-        loss = segmentation_loss(student, Lesson(batch.image, batch.truth, draws), number in (1, 3))
+        loss = segmentation_loss(student, Lesson(batch.image, batch.truth, noise), number in (1, 3))
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
         for name, gradient in zip(weights, gradients, strict=True):
             squares[name].append(gradient.numpy().astype(float) ** 2)
