@@ -44,6 +44,8 @@ def what_to_lower(config: Settings, message_type: str, share: float = 0.5) -> st
         if (now := config.value(name)) > 1 and _in_use(name, config)
     ]
     advice = [f"lower {' and '.join(lowered)}"] if lowered else []
+    if message_type == MessageType.TRAIN:
+        advice = _in_smaller_passes(config, min(share, 0.5)) or advice
     if 0 < config.machine.gpus_per_site < 1:
         advice.insert(
             0,
@@ -57,6 +59,17 @@ def what_to_lower(config: Settings, message_type: str, share: float = 0.5) -> st
             f"lower {name} (now {config.value(name)}) to {to}" for name, to in halved.items() if to is not None
         ] or [f"raise data.spacing_mm (now {config.data.spacing_mm:g}) and lower data.grid (now {config.data.grid})"]
     return ", or ".join(advice)
+
+
+def _in_smaller_passes(config: Settings, share: float) -> list[str]:
+    """Return how a step of as many samples takes less memory; nothing where it does already."""
+    training = config.training
+    replayed = config.replay.batch_size if _in_use("replay.batch_size", config) else 0
+    at_a_time = training.samples_a_pass or training.batch_size + replayed
+    if at_a_time > 1:
+        now = "0, all of a step's" if training.samples_a_pass == 0 else training.samples_a_pass
+        return [f"lower training.samples_a_pass (now {now}) to {max(1, int(at_a_time * share))}"]
+    return [] if training.checkpointing else ["set training.checkpointing to true"]
 
 
 def share_of_need(told: str) -> float:

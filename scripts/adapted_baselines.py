@@ -20,7 +20,7 @@ from fedserdiff.commands.common import clear_errors, seeds_of
 from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.evaluation.bootstrap import Resampling, StreamScores
 from fedserdiff.evaluation.summary import mean_over_regions

@@ -34,7 +34,7 @@ from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import TrainingSet, open_hospital
-from sites.training import anneal
+from sites.step import anneal
 
 from benchmarks.machine import machine
 

@@ -13,6 +13,9 @@ TOLD = (
 )
 """As torch 2.13 says it."""
 
+ONE = {"training.samples_a_pass": 1}
+LEAST = {**ONE, "training.checkpointing": True}
+
 
 @pytest.mark.parametrize(
     ("tried", "free", "allocated", "reserved", "share"),
@@ -34,18 +37,29 @@ def test_what_there_was_room_for_is_read_from_torchs_own_figures(
 @pytest.mark.parametrize(
     ("message_type", "settings", "advice"),
     [
-        ("train", {"method": "fine-tune"}, "lower training.batch_size (now 4) to 2"),
-        ("train", {"method": "ewc", "training.batch_size": 5}, "lower training.batch_size (now 5) to 2"),
-        ("train", {}, "lower training.batch_size (now 4) to 2 and replay.batch_size (now 4) to 2"),
-        ("train", {"method.lambda_kd": 0.0}, "lower training.batch_size (now 4) to 2"),
-        ("train", {"training.batch_size": 1}, "lower replay.batch_size (now 4) to 2"),
+        ("train", {}, "lower training.samples_a_pass (now 4) to 2"),
+        ("train", {"training.samples_a_pass": 0}, "lower training.samples_a_pass (now 0, all of a step's) to 4"),
+        (
+            "train",
+            {"training.samples_a_pass": 0, "method": "ewc"},
+            "lower training.samples_a_pass (now 0, all of a step's) to 2",
+        ),
+        (
+            "train",
+            {"training.samples_a_pass": 0, "method.lambda_kd": 0.0},
+            "lower training.samples_a_pass (now 0, all of a step's) to 2",
+        ),
+        ("train", ONE, "set training.checkpointing to true"),
+        ("train", LEAST, "lower training.batch_size (now 4) to 2 and replay.batch_size (now 4) to 2"),
+        ("train", {**LEAST, "method": "fine-tune"}, "lower training.batch_size (now 4) to 2"),
+        ("train", {**LEAST, "training.batch_size": 1}, "lower replay.batch_size (now 4) to 2"),
         ("train.consolidate", {"method": "ewc"}, "lower training.batch_size (now 4) to 2"),
         ("train.consolidate", {}, "lower training.batch_size (now 4) to 2 and replay.shared_maps (now 16) to 8"),
         (
             "train",
             {"method": "fine-tune", "machine.gpus_per_site": 0.25},
             "raise machine.gpus_per_site (now 0.25) to 1: a hospital then has a whole GPU, "
-            "or lower training.batch_size (now 4) to 2",
+            "or lower training.samples_a_pass (now 4) to 2",
         ),
         (
             "evaluate",
@@ -56,6 +70,7 @@ def test_what_there_was_room_for_is_read_from_torchs_own_figures(
         (
             "train",
             {
+                **LEAST,
                 "method": "fine-tune",
                 "training.batch_size": 1,
                 "network.coarse_channels": (8, 16),
@@ -73,5 +88,5 @@ def test_the_advice_names_what_the_memory_grows_with_and_is_a_config_that_may_be
 
 @pytest.mark.parametrize(("share", "to"), [(1.0, 8), (0.9, 8), (0.5, 8), (0.3, 4), (0.01, 1)])
 def test_by_how_much_follows_from_what_there_is_room_for(share: float, to: int) -> None:
-    config = make_settings("paper", {"training.batch_size": 16}, method="fine-tune")
-    assert what_to_lower(config, "train", share) == f"lower training.batch_size (now 16) to {to}"
+    config = make_settings("paper", {"training.samples_a_pass": 16}, method="fine-tune")
+    assert what_to_lower(config, "train", share) == f"lower training.samples_a_pass (now 16) to {to}"

@@ -1,6 +1,7 @@
 """The network that the residual diffusion is made of, and the coarse segmenter where no other is chosen."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 _GROUPS = 8
 
@@ -31,6 +33,11 @@ class StemmedUNet(nn.Module):
         Features a level, each a multiple of 8.
     factor : int
         Of the stem, at least 1.
+
+    Attributes
+    ----------
+    checkpointing : bool
+        Whether activations inside a block are computed again for its gradient (`torch.utils.checkpoint`).
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class StemmedUNet(nn.Module):
         super().__init__()
         self.spatial_dims = spatial_dims
         self.factor = factor
+        self.checkpointing = False
         cells = factor**spatial_dims
         self.unet = DiffusionModelUNet(
             spatial_dims=spatial_dims,
@@ -77,13 +85,19 @@ class StemmedUNet(nn.Module):
         embedded = unet.time_embed(get_timestep_embedding(t, unet.block_out_channels[0]))
         h, skips = entry, [entry]
         for block in unet.down_blocks:
-            h, outputs = block(hidden_states=h, temb=embedded)
+            h, outputs = self._through(block, h, temb=embedded)
             skips += outputs
-        h = unet.middle_block(hidden_states=h, temb=embedded)
+        h = self._through(unet.middle_block, h, temb=embedded)
         features = [h]
         for block in unet.up_blocks:
             here = len(block.resnets)
-            h = block(hidden_states=h, res_hidden_states_list=skips[-here:], temb=embedded)
+            h = self._through(block, h, res_hidden_states_list=skips[-here:], temb=embedded)
             del skips[-here:]
             features.append(h)
         return pixelshuffle(unet.out(h), self.spatial_dims, self.factor), features
+
+    def _through(self, block: nn.Module, hidden: torch.Tensor, **others: Any) -> Any:
+        """Return what one of MONAI's blocks makes of its input, whose activations are kept or not."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, hidden_states=hidden, **others, use_reentrant=False, preserve_rng_state=False)
+        return block(hidden_states=hidden, **others)

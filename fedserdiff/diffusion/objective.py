@@ -9,84 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.draws import Draws, draw
+from fedserdiff.diffusion.lesson import Lesson, Replay
 from fedserdiff.diffusion.losses import dice_bce_with_logits, refined_loss
 from fedserdiff.diffusion.refiner import Student, drop_context, perturb_boundary
 from fedserdiff.diffusion.schedule import add_noise
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Samples at which the student's features are held to a teacher's.
-
-    The teacher's P of `image` is computed in the step: it is part of the context of the error maps, and its true errors
-    may be the error maps.
-
-    Attributes
-    ----------
-    image : Tensor of shape (M, 4, *grid)
-        The hospital's own, as the networks see them.
-    teacher : Student
-        Frozen.
-    gamma : float
-        As `feature_distance`'s.
-    t, noise : Tensor of shape (N,), (N, 3, *grid)
-        Timesteps to which the error maps are noised, and the noise: of the maps of `image` first, then of `bank`.
-    maps : Tensor of shape (M, 3, *grid)
-        Error maps of `image`, in [−1, 1]; or its region masks, where those errors are replayed that P makes.
-    true_errors : bool
-        Whether they are.
-    bank : Tensor of shape (N − M, 3, *grid), optional
-        Error maps that come with a null context.
-    """
-
-    image: torch.Tensor
-    teacher: Student
-    gamma: float
-    t: torch.Tensor
-    noise: torch.Tensor
-    maps: torch.Tensor
-    true_errors: bool = False
-    bank: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a step learns from.
-
-    What is replayed goes through each network in one pass with the samples: those of one pass do not see each other.
-
-    Attributes
-    ----------
-    image : Tensor of shape (B, 4, *grid)
-        The hospital's own.
-    truth : Tensor of shape (B, 3, *grid)
-        Region masks, 0 or 1, float32.
-    noise : torch.Generator
-        From which the step's `Draws` come; on the student's device.
-    adapter : SiteAdapter, optional
-        Translates `image` before any network sees it, and learns from the coarse network's terms.
-    old_map : Tensor of shape (B, 3, *grid), optional
-        The teacher's conditional maps Ê_old, zeros for samples without one.
-    replay : Replay, optional
-    teacher : Student, optional
-        Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
-    taught : int, optional
-        Of how many of them, the first ones; all by default.
-    gamma : float
-        As `feature_distance`'s, for what `teacher` makes of them.
-    """
-
-    image: torch.Tensor
-    truth: torch.Tensor
-    noise: torch.Generator
-    adapter: SiteAdapter | None = None
-    old_map: torch.Tensor | None = None
-    replay: Replay | None = None
-    teacher: Student | None = None
-    taught: int | None = None
-    gamma: float = 1.0
 
 
 @dataclass(frozen=True)

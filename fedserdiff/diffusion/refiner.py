@@ -53,6 +53,9 @@ class Student(nn.Module):
         self.refiner = StemmedUNet(
             dims, self._masks + self._context_channels, self._masks, config.network.refiner_channels, factor
         )
+        for module in self.modules():
+            if isinstance(module, StemmedUNet):
+                module.checkpointing = config.training.checkpointing
 
     def coarse_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits of P for images of shape (B, 4, *grid)."""

@@ -26,6 +26,7 @@ from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
 from fedserdiff.experiments.simulated_run import on_what_there_is
+from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import get_method
 from fedserdiff.report.console import print_table
@@ -73,8 +74,8 @@ class Plan:
         Bytes of prepared cases, at most.
     memory : int
         Bytes that a process of a site took to train and to score.
-    gpu_memory : int or None
-        Bytes of a GPU's, where there is one.
+    gpu_memory : int
+        Bytes of a GPU's that a training step holds at most, computed from shapes.
     first_s, step_s, score_s : float
         Seconds of a step of stage 1, of a later step, and of segmenting and scoring one case, timed on random scans.
     """
@@ -85,7 +86,7 @@ class Plan:
     scored: int
     disk: int
     memory: int
-    gpu_memory: int | None
+    gpu_memory: int
     first_s: float
     step_s: float
     score_s: float
@@ -151,7 +152,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
         scored=sum(tested[name] for row in rows for name in row),
         disk=sum(one.training + one.test for one in cases) * voxel * math.prod(grid),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        gpu_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        gpu_memory=_step_memory(config, len(stages)),
         first_s=first_s,
         step_s=step_s,
         score_s=score_s,
@@ -182,17 +183,23 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     whole = sum(plan.seconds for plan in plans)
     shared = [plan for plan in plans if begins_with_first_stage(plan.config)]
     whole -= sum(plan.first_stage_s for plan in shared[1:])
-    gpu = "" if first.gpu_memory is None else f", {_size(max(p.gpu_memory or 0 for p in plans))} of a GPU"
+    gpu_memory = max(plan.gpu_memory for plan in plans)
     runs, memory = len(plans) * seeds, max(plan.memory for plan in plans)
     for sentence in (
         f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: about {_time(whole * seeds / parallel)} of "
         "training and scoring on this machine.",
-        f"Prepared cases take at most {_size(first.disk)}, a process about {_size(memory)}{gpu}.",
+        f"Prepared cases take at most {_size(first.disk)}, a process about {_size(memory)}.",
+        f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
         "Timed on random scans. Not counted: preparing cases, what a method does before a stage's first step or hands "
         "over after it, and the start of Flower and Ray.",
         "Nothing was prepared or written.",
     ):
         console.print(sentence, soft_wrap=True)
+
+
+def _step_memory(config: Settings, stages: int) -> int:
+    """Return the bytes that a step holds at most: of a later stage, with what a method keeps, where there is one."""
+    return step_memory(config, _random_memory(config, new_student(config)), min(stages, 2))
 
 
 def _time(seconds: float) -> str:

@@ -138,6 +138,17 @@ class Training(Group):
     batch_size: int = setting(
         16, "Slices, or volumes in 3D, a step: fewer where a GPU's memory does not suffice.", ge=1
     )
+    samples_a_pass: int = setting(
+        0,
+        "Slices or volumes, replayed ones included, that go through a network at a time; the gradients of a step's "
+        "passes add up. 0 is all of a step: fewer take less memory. Each pass has its own Dice.",
+        ge=0,
+    )
+    checkpointing: bool = setting(
+        False,
+        "Compute the networks' activations again for the gradients instead of keeping them: less memory, and a step "
+        "takes about a third longer. The result is the same.",
+    )
     learning_rate: float = setting(2e-3, "Adam's initial rate, annealed to 0 by a cosine over the stage.", gt=0)
     drop_context: float = setting(
         0.1,

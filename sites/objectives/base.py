@@ -8,7 +8,7 @@ import torch
 
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.wire import Memory

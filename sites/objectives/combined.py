@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedserdiff.data.cache import CachedCase
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Site
 from sites.hospital import Batch, Hospital, TrainingSet

@@ -3,7 +3,7 @@
 import torch
 
 from fedserdiff.diffusion.draws import draw_noise
-from fedserdiff.diffusion.objective import Lesson, Replay
+from fedserdiff.diffusion.lesson import Lesson, Replay
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator

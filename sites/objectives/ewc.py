@@ -3,7 +3,8 @@
 import torch
 
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.objective import Lesson, segmentation_loss
+from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.diffusion.objective import segmentation_loss
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.ewc import EwcSettings
 from fedserdiff.seeding import generator

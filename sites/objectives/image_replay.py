@@ -7,7 +7,7 @@ where SER-Diff shares error maps.
 import torch
 
 from fedserdiff.diffusion.image_generator import ImageGenerator
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.image_replay import ImageReplaySettings
 from fedserdiff.seeding import generator
@@ -15,7 +15,7 @@ from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
 from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import Objective
 from sites.sampling import Sampling
-from sites.training import anneal
+from sites.step import anneal
 
 
 class ImageReplayObjective(Objective):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
 from fedserdiff.seeding import generator
 from sites.adapters import learns_adapter

@@ -6,16 +6,9 @@ import torch
 from students import lively_student
 
 from fedserdiff.diffusion.draws import draw_noise
+from fedserdiff.diffusion.lesson import Lesson, Replay
 from fedserdiff.diffusion.losses import dice_bce_with_logits, matching_loss
-from fedserdiff.diffusion.objective import (
-    Lesson,
-    Replay,
-    coarse_terms,
-    draws_for,
-    feature_distance,
-    refiner_terms,
-    segmentation_loss,
-)
+from fedserdiff.diffusion.objective import coarse_terms, draws_for, feature_distance, refiner_terms, segmentation_loss
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.diffusion.schedule import alpha_bar
 from fedserdiff.settings.experiment import Settings

@@ -12,8 +12,9 @@ from torch import nn
 
 from fedserdiff import wire
 from fedserdiff.diffusion.draws import draw_noise
+from fedserdiff.diffusion.lesson import Lesson, Replay
 from fedserdiff.diffusion.losses import dice_bce_with_logits
-from fedserdiff.diffusion.objective import Lesson, Replay, coarse_terms
+from fedserdiff.diffusion.objective import coarse_terms
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.errors import ConfigError
 from fedserdiff.networks import NETWORKS

@@ -8,7 +8,8 @@ from losses import terms_of
 from students import lively_student
 
 import sites.objectives.ewc
-from fedserdiff.diffusion.objective import Lesson, segmentation_loss
+from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.diffusion.objective import segmentation_loss
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings

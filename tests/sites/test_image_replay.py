@@ -5,7 +5,8 @@ import torch
 from losses import terms_of
 from students import lively_student
 
-from fedserdiff.diffusion.objective import Lesson, segmentation_loss
+from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.diffusion.objective import segmentation_loss
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings

@@ -14,7 +14,8 @@ from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
-from sites.training import Order, consolidate, run_round, weighted_terms
+from sites.step import weighted_terms
+from sites.training import Order, consolidate, run_round
 from strategies.stream import make_stream
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fedserdiff.diffusion.objective import Lesson
+from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import Memory

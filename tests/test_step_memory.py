@@ -1,0 +1,66 @@
+"""What a step holds, counted without values: against sums by hand, and by which settings it shrinks."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.experiments import step_memory as counting
+from fedserdiff.experiments.plan import _random_memory
+from fedserdiff.experiments.step_memory import step_memory
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
+from fedserdiff.threads import use_cpus
+
+GIB = 2**30
+
+
+def settings(profile: str, method: str, **changes: Any) -> Settings:
+    sites = tuple(Site(f"site-{n}", "brats2021", "") for n in (1, 2))
+    return make_settings(profile, changes, method=method).replace(sites=sites)
+
+
+def held(config: Settings) -> int:
+    return step_memory(config, _random_memory(config, new_student(config)))
+
+
+def test_views_cost_nothing_and_what_is_let_go_of_counts_no_longer() -> None:
+    with FakeTensorMode(), counting._Alive() as alive:
+        first = torch.zeros(1000)  # 4,000 bytes
+        half = first[:500]  # none
+        second = first + 1  # 8,000 in all
+        del first, second
+        third = torch.zeros(500, dtype=torch.float64)  # half still holds the first: 8,000 again
+        assert alive.most == 8000
+        del half
+        fourth = torch.zeros(1000)
+        assert alive.most == 8000
+        fifth = torch.zeros(1)
+    assert alive.most == 8004
+    assert len(third) + len(fourth) + len(fifth) == 1501
+
+
+def test_a_step_holds_weights_gradients_and_moments_at_least_and_grows_with_its_batch() -> None:
+    """Next to nothing but weights on a small grid; on larger batches what is added is in proportion."""
+    use_cpus(1)
+    wide = {"network.coarse_channels": (128, 256), "network.refiner_channels": (128, 256), "data.grid": (16, 16, 16)}
+    weights = sum(4 * weight.numel() for weight in new_student(settings("smoke", "fine-tune", **wide)).parameters())
+    one, two, three = (held(settings("smoke", "fine-tune", **wide, **{"training.batch_size": n})) for n in (1, 2, 3))
+    # three numbers beside each weight, and a teacher's, with what a few slices need
+    assert 4.9 * weights < one < 7 * weights
+    assert three - two == pytest.approx(two - one, rel=0.35)
+
+
+@pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus", "distill", "image-replay"])
+def test_profile_paper_fits_a_gpu_of_24_gib_by_every_kind_of_method(method: str) -> None:
+    use_cpus(2)
+    assert 8 * GIB < held(settings("paper", method)) <= 22 * GIB
+
+
+def test_smaller_passes_and_checkpointing_hold_less() -> None:
+    config = settings("workstation", "fine-tune", **{"training.batch_size": 4})
+    whole = held(config)
+    assert held(config.replace({"training.samples_a_pass": 2})) < 0.65 * whole
+    assert held(config.replace({"training.checkpointing": True})) < 0.75 * whole
