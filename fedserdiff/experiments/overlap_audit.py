@@ -53,8 +53,8 @@ def show_overlap(console: Console, federation: Path, config: Settings, cache: Ca
             except DataError as error:
                 refused.append(error)
     if refused:
-        error = one_of(refused)
-        raise with_list(error, RUNS) if isinstance(error, BadCasesError) else error
+        every = one_of(refused)
+        raise with_list(every, RUNS) if isinstance(every, BadCasesError) else every
     for note in filter(None, map(passed_over_note, sites)):
         warn(console, note)
     overlaps = find_overlap(found, same_patient)
