@@ -75,8 +75,8 @@ def settle(found: BadCases, bad: BadCases | None, site: str = "") -> None:
 
 
 def rows_of(bad: BadCases, site: str = "") -> list[CaseFault]:
-    """Return every fault of cases that cannot be used, with its file."""
-    return [CaseFault.of(site, case, fault) for case, faults in bad.items() for fault in faults]
+    """Return every fault of cases that cannot be used, with its file, by the case's name."""
+    return [CaseFault.of(site, case, fault) for case in sorted(bad) for fault in bad[case]]
 
 
 def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: BadCases | None = None) -> list[Case]:

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,12 +21,18 @@ _COLUMNS = tuple(field.name for field in fields(CaseFault))
 
 
 def bad_cases_table(found: Sequence[CaseFault]) -> Table:
-    """Return a table of all faults."""
-    table = Table(title="Cases that cannot be used", title_justify="left", title_style="bold")
+    """Return a table of all faults; the folder that all files are in is in its title, for paths break in no cell."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(fault.file) for fault in found])
+    except ValueError:  # some are relative, others are not
+        folder = ""
+    title = f"Cases that cannot be used, in {folder}" if folder else "Cases that cannot be used"
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     for column in _COLUMNS:
         table.add_column(column)
     for fault in found:
-        table.add_row(*map(escape, astuple(fault)))
+        file = os.path.relpath(fault.file, folder) if folder else fault.file
+        table.add_row(*map(escape, astuple(replace(fault, file=file))))
     return table
 
 

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,10 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
     assert last == "Mend them, or leave these cases out by --skip-bad"
     assert not Path("result").exists()
     with Path(listed.removeprefix("Listed in ")).open(encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file, strict=True)) == [["site", "case", "file", "reason"], *told]
+        header, *rows = csv.reader(file, strict=True)
+    assert header == ["site", "case", "file", "reason"]
+    assert f"Cases that cannot be used, in {hospital.parent}\n" in re.sub(" +\n", "\n", output)
+    assert rows == [[*of, str(hospital.parent / below), reason] for *of, below, reason in told]
 
 
 def test_a_list_of_bad_cases_takes_no_other_list_s_place(hospital: Path, command: Callable[..., str]) -> None:
@@ -165,7 +169,7 @@ def test_a_site_that_is_not_there_is_named_beside_bad_cases_which_no_option_help
     file.write_text(file.read_text() + '[[site]]\nname = "east"\nrelease = "brats2023-gli"\npath = "empty"\n')
     output = command("federation.toml")
     assert "error: site east: " in output
-    assert f"│ {file_of(hospital, 't1n')}" in output
+    assert f"│ {file_of(hospital, 't1n').name} " in output
     assert "--skip-bad" not in output
 
 
