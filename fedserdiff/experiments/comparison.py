@@ -68,10 +68,11 @@ class Setting:
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
-        """Open the hospitals by seed: phantom patients differ from seed to seed."""
+        """Open the hospitals by seed: phantom patients differ from seed to seed, and others' are told of once."""
+        again = self.console if self.phantom else Console(quiet=True)
         return {
             seed: open_named(
-                self.console,
+                again if number else self.console,
                 self.config.replace(seed=seed),
                 self.federation,
                 self.sites,
@@ -80,7 +81,7 @@ class Setting:
                 self.show_cases,
                 self.beside,
             )
-            for seed in self.seeds
+            for number, seed in enumerate(self.seeds)
         }
 
 

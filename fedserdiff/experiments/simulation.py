@@ -75,6 +75,8 @@ def run_simulation(
     run.write_config(config, made_of.provenance)
     if skipped:
         run.write_file(SKIPPED, bad_cases_csv([row for case in skipped for row in SkippedCase(**case).rows]))
+    else:  # a start before, which came to nothing, may have left one
+        (run.path / SKIPPED).unlink(missing_ok=True)
     try:
         simulate(
             make_server_app(config, run, events, federation.case_counts, shared, only_first),

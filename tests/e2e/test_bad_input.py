@@ -202,8 +202,8 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     refused = CliRunner().invoke(compare.app, arguments)
     assert "leave these cases out by --skip-bad" in refused.output
     assert not asked
-    skipping = CliRunner().invoke(compare.app, [*arguments, "--skip-bad"])
-    assert f"│ west │ {spoilt} │" in skipping.output
+    skipping = CliRunner().invoke(compare.app, [*arguments, "--seeds", "0,1", "--skip-bad"])
+    assert skipping.output.count(f"│ west │ {spoilt} │") == 1, "once, though every seed opens it"
     assert "Skipped: 1 case that cannot be used" in skipping.output
     assert [site.cases for site in asked[0].sites] == [tuple(name for name in whole if name != spoilt)]
 
