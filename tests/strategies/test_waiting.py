@@ -1,15 +1,19 @@
 """How long a site is waited for: time in which it is at work on its introduction is not counted as absence."""
 
+import io
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 from flwr.app import Message, RecordDict
+from rich.console import Console
 from superlink import SuperLink, SuperNode
 from test_roster import CONFIG, EAST, KEYS, NORTH, Heard, introduction, join
 
 from fedserdiff.errors import FederationError
+from fedserdiff.report.live import LiveView
 from strategies.retrying_grid import RetryingGrid
 from strategies.roster import Roster
 
@@ -77,7 +81,7 @@ def test_a_site_that_prepares_for_longer_than_it_may_be_away_is_taken_in(
     preparing = Preparing(1)
     east = join(link, EAST, preparing)
     clock.at.append((10 * AWAY_S, preparing.ready.set))
-    assert make_roster(link, heard, keys).wait_for([EAST]) == {EAST: east.id}
+    assert make_roster(link, heard, keys, ttl_s=1e6).wait_for([EAST]) == {EAST: east.id}
     assert clock.now >= 10 * AWAY_S
     assert heard.prepares == [([EAST], 1)], "told once, not at every look"
     assert heard.waited_for == []
@@ -128,3 +132,18 @@ def test_with_keys_one_site_s_work_excuses_no_other(link: SuperLink, heard: Hear
         make_roster(link, heard).wait_for([NORTH, EAST])
     assert heard.waited_for == [[NORTH]]
     assert heard.prepares == [([EAST], 1)]
+
+
+def test_the_person_reads_who_is_at_work_and_who_is_away(link: SuperLink, clock: Clock, tmp_path: Path) -> None:
+    join(link, EAST, silent)
+    console = Console(file=io.StringIO(), width=120)
+    config = CONFIG.replace({"machine.site_timeout_s": AWAY_S, "machine.stage_timeout_s": AT_WORK_S})
+    roster = Roster(RetryingGrid(link.grid), config, LiveView(console, tmp_path), KEYS)
+    with pytest.raises(FederationError):
+        roster.wait_for([NORTH, EAST])
+    assert console.file.getvalue().splitlines() == [
+        "waiting for north (up to 120 s)",
+        "waiting for east: it is connected and prepares its cases",
+    ]
+    LiveView(console, tmp_path).preparing(["north", "east", "west"], 2)
+    assert console.file.getvalue().endswith("east, west: 2 of them are connected and prepare their cases\n")
