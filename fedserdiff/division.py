@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fedserdiff.data.case_table import TableRow
-from fedserdiff.data.cases import BadCases, find_cases
+from fedserdiff.data.cases import BadCases, find_cases, settle
 from fedserdiff.data.decathlon import MSD, TABLE, DecathlonDataset, find_decathlon_cases, read_dataset
 from fedserdiff.data.layout import look
 from fedserdiff.data.releases import (
@@ -22,7 +22,7 @@ from fedserdiff.data.releases import (
     Release,
     release_or_file,
 )
-from fedserdiff.errors import ConfigError, DataError, Faults
+from fedserdiff.errors import ConfigError, Faults
 
 _LEAST_PATIENTS = 2  # one to train on, one to test on
 
@@ -115,7 +115,9 @@ def find_all(folder: Path, release: str) -> FoundCases:
     ConfigError
         As `release_or_file`.
     DataError
-        As `find_cases` and `find_decathlon_cases`, and where no case can be used.
+        As `find_cases` and `find_decathlon_cases`.
+    BadCasesError
+        Where no case can be used.
     """
     bad: BadCases = {}
     convention: Release | DecathlonDataset
@@ -126,7 +128,7 @@ def find_all(folder: Path, release: str) -> FoundCases:
         convention = release_or_file(release)
         cases = find_cases(folder, convention, (), bad)
     if not cases:
-        raise DataError(*(fault for faults in bad.values() for fault in faults))
+        settle(bad, None)
     return FoundCases(convention, {case.name: case.patient for case in cases}, bad)
 
 

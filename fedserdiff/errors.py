@@ -3,8 +3,10 @@
 import errno
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 _MOST_TOLD = 20  # faults in one text
 _ADVICE = {errno.EMFILE: "raise `ulimit -n`", errno.ENFILE: "close other programs, or raise fs.file-max"}
@@ -36,8 +38,41 @@ class DataError(FedSerDiffError):
     """A case on disk cannot be used; the text names the file and what is wrong with it."""
 
 
+@dataclass(frozen=True)
+class CaseFault:
+    """What is wrong with a file of a case; the file may be the case's folder, and the site "" where nobody knows it."""
+
+    site: str
+    case: str
+    file: str
+    reason: str
+
+    @classmethod
+    def of(cls, site: str, case: str, fault: str) -> Self:
+        """Take the text of a `DataError` about a case, ``FILE: reason``, apart: nothing else does."""
+        end = fault.find(": ", max(fault.find(case), 0))  # a folder above the case's own may be called "a: b"
+        return cls(site, case, fault[: max(end, 0)], fault[end + 2 :] if end >= 0 else fault)
+
+    def __str__(self) -> str:
+        return ": ".join([*filter(None, [self.site and f"site {self.site}", self.file]), self.reason])
+
+
 class BadCasesError(DataError):
-    """Cases cannot be used, while others of their hospitals may be."""
+    """Cases cannot be used, while others of their hospitals may be.
+
+    Parameters
+    ----------
+    *found : CaseFault
+        All of them.
+    others : sequence of str
+        What is wrong besides, with no case of its own.
+    advice : str
+        As `FedSerDiffError`'s.
+    """
+
+    def __init__(self, *found: CaseFault, others: Sequence[str] = (), advice: str = "") -> None:
+        super().__init__(*others, *map(str, found), advice=advice)
+        self.found, self.others, self.advice = found, tuple(others), advice
 
 
 class RecordsError(FedSerDiffError):
@@ -87,6 +122,13 @@ class Faults:
         """Raise one error of all that were caught, if any were."""
         if self._found:
             raise self._kind(*dict.fromkeys(self._found))
+
+
+def one_of(errors: Sequence[DataError]) -> DataError:
+    """Return one error that tells of several: a `BadCasesError` where one of them is."""
+    found = [fault for error in errors if isinstance(error, BadCasesError) for fault in error.found]
+    others = [one for error in errors for one in (error.others if isinstance(error, BadCasesError) else error.faults)]
+    return BadCasesError(*found, others=others) if found else DataError(*others)
 
 
 def reason_of(error: OSError) -> str:

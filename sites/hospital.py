@@ -11,7 +11,7 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
 from fedserdiff.data.site_cases import patient_of, site_cases
 from fedserdiff.device import to_device
-from fedserdiff.errors import DataError
+from fedserdiff.errors import BadCasesError, DataError
 from fedserdiff.settings.experiment import Settings, Site
 
 
@@ -45,9 +45,9 @@ def open_hospital(
     Raises
     ------
     DataError
-        As `site_cases`, `hold_out` and `split_patients`, and where too few cases can be used.
+        As `site_cases`, `hold_out` and `split_patients`. Every fault begins with the site's name.
     BadCasesError
-        Without `skip_bad`: of all cases that cannot be used. Every fault begins with the site's name.
+        Without `skip_bad`: of all cases that cannot be used. With it, where too few cases are left.
     """
     bad: BadCases = {}
     skipped: list[SkippedCase] = []
@@ -56,13 +56,13 @@ def open_hospital(
         if not bad:
             split_cases(site, cases, config)  # before hours of preparation
         ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, cache, progress, bad)
-        if bad and skip_bad:
-            site, skipped = _without(site, cases, bad, config)
-        elif bad:
-            settle(bad, None)
     except DataError as error:
         name = f"site {site.name}: "
-        raise type(error)(*(name + fault.removeprefix(name) for fault in error.faults)) from None
+        raise DataError(*(name + fault.removeprefix(name) for fault in error.faults)) from None
+    if bad and skip_bad:
+        site, skipped = _without(site, cases, bad, config)
+    else:
+        settle(bad, None, site.name)
     return replace(hospital_of(site, ready, config), skipped=tuple(skipped))
 
 
@@ -77,7 +77,8 @@ def _without(site: Site, cases: Sequence[Case], bad: BadCases, config: Settings)
     skipped = [SkippedCase(site.name, name, name in held_out, bad[name]) for name in sorted(bad)]
     kept = sorted(set(patients) - set(bad))
     if not held_out - set(bad) or not set(kept) - held_out:
-        raise DataError("too few cases can be used to train and to test on", *map(str, skipped))
+        too_few = f"site {site.name}: too few cases can be used to train and to test on"
+        raise BadCasesError(*(row for case in skipped for row in case.rows), others=[too_few])
     return replace(site, cases=tuple(kept), test_cases=tuple(sorted(held_out - set(bad)))), skipped
 
 

@@ -24,11 +24,19 @@ _INTRODUCTION_S = 30
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question that is out: its message, the site whose key the node has, when the node was last activated."""
+    """An introduction that is awaited: its message, the site whose key the node has, when it was last activated."""
 
     message: str
     owner: str | None
     activated: str | None
+
+
+@dataclass
+class _Waited:
+    """How long a site was waited for: in seconds without a sign of it, and in those in which it was at work."""
+
+    away: float = 0.0
+    at_work: float = 0.0
 
 
 class Roster:
@@ -45,6 +53,9 @@ class Roster:
         Told a site's name and the content of its introduction.
     scans : SharedScans, optional
         Asks sites for the hashes of their scans, and takes them in; one of the roster's own unless given.
+    prepared : bool
+        Whether the sites' cases are prepared already, as a simulation's are: then nothing but a fault keeps one from
+        its introduction, and all of the wait counts.
     """
 
     def __init__(
@@ -55,11 +66,13 @@ class Roster:
         keys: Mapping[str, bytes] | None = None,
         introduced: Callable[[str, RecordDict], None] = lambda site, content: None,
         scans: SharedScans | None = None,
+        prepared: bool = False,
     ) -> None:
         self._grid = grid
         self._config = config
         self._events = events
         self._tell = introduced
+        self._prepared = prepared
         self._owners = None if keys is None else {key: site for site, key in keys.items()}
         self._asked: dict[int, _Asked] = {}
         self._turned_away: dict[int, str | None] = {}  # when the node had last been activated
@@ -73,30 +86,64 @@ class Roster:
     def wait_for(self, sites: Sequence[str]) -> dict[str, int]:
         """Return the node of each of `sites`, asking every node that is new, until all of them are there.
 
+        Where its cases are not prepared yet, a site is at work as long as its node is connected and owes its introduction, for which it prepares its cases;
+        without keys, any node that does may be the missing one. That time, up to the config's `stage_timeout_s` in all,
+        is not counted as time without a sign of it. Flower's heartbeat is what there is to see: it comes from the
+        hospital's node, so that it stops where that ends, and goes on where the hospital's own program hangs. How many
+        cases are ready would tell more, and is not said on the wire.
+
         Raises
         ------
         FederationError
-            Where a site has not appeared within the config's `site_timeout_s`, and, without keys, where two nodes claim
-            one site or a node answers with a fault.
+            Where a site has not appeared within the config's `site_timeout_s`, or was at work for longer than
+            `stage_timeout_s`, and, without keys, where two nodes claim one site or a node answers with a fault.
         """
-        timeout = self._config.machine.site_timeout_s
-        end = time.monotonic() + timeout
-        told: list[str] = []
+        machine = self._config.machine
+        waited = {site: _Waited() for site in sites}
+        told: tuple[list[str], list[str]] = [], []
+        before, then = set[str](), time.monotonic()
         while True:
             there = self.meet()
             missing = [site for site in sites if site not in there]
             if not missing:
                 return {site: there[site] for site in sites}
-            if missing != told:
-                self._events.waiting(missing, timeout)
-                told = missing
-            if time.monotonic() > end:
-                why = "; ".join(f"{site} {self._why[site]}" for site in missing if site in self._why)
-                raise FederationError(
-                    f"waited {timeout:.0f} s for {', '.join(missing)}: no such site appeared"
-                    + (f" ({why})" if why else "")
-                )
+            nodes = self._owing()
+            owners = {asked.owner for asked in nodes.values()}
+            working = not self._prepared
+            busy = [site for site in missing if working and (site in owners or None in owners)]
+            now = time.monotonic()
+            for site in missing:  # at work at either end of the time that has passed: doubt is in a site's favour
+                if site in before or site in busy:
+                    waited[site].at_work += now - then
+                else:
+                    waited[site].away += now - then
+            before, then = set(busy), now
+            if (missing, busy) != told:
+                told = missing, busy
+                if away := [site for site in missing if site not in busy]:
+                    self._events.waiting(away, machine.site_timeout_s)
+                if busy:
+                    self._events.preparing(busy, min(len(nodes), len(busy)))
+            self._give_up([site for site in missing if waited[site].at_work > machine.stage_timeout_s], silent=True)
+            self._give_up([site for site in missing if waited[site].away > machine.site_timeout_s], silent=False)
             time.sleep(_POLL_S)
+
+    def _give_up(self, sites: Sequence[str], silent: bool) -> None:
+        """Raise what the wait for `sites`, if any, has come to: no word of them, or none but that they are there."""
+        machine = self._config.machine
+        if sites and silent:
+            raise FederationError(f"{', '.join(sites)}: {_silence(machine.stage_timeout_s)}")
+        if sites:
+            why = "; ".join(f"{site} {self._why[site]}" for site in sites if site in self._why)
+            raise FederationError(
+                f"waited {machine.site_timeout_s:.0f} s for {', '.join(sites)}: no such site appeared"
+                + (f" ({why})" if why else "")
+            )
+
+    def _owing(self) -> dict[int, _Asked]:
+        """Return the nodes that are connected and have not answered yet who they are."""
+        there = {node.node_id for node in self._grid.get_nodes()}
+        return {node: asked for node, asked in self._asked.items() if node in there}
 
     def name(self, node: int) -> str:
         """Return the name of the site that a node is, or the node's number."""
@@ -164,7 +211,8 @@ class Roster:
     def _introduced(self, node: int, owner: str | None, reply: Message) -> str:
         """Return the name of the site that a node is."""
         if reply.has_error():
-            fault = describe_fault(reply.error)
+            expired = reply.error.code in (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+            fault = _silence(self._config.machine.stage_timeout_s) if expired else describe_fault(reply.error)
             raise FederationError(fault if owner else f"node {node} {fault}")
         try:
             claimed = int(str(reply.content.metric_records[wire.SITE]["site"]))
@@ -188,3 +236,7 @@ class Roster:
         self._turned_away[node] = activated
         self._why[who] = why
         self._events.site_turned_away(who, why)
+
+
+def _silence(seconds: float) -> str:
+    return f"was connected and did not introduce itself within {seconds:.0f} s"

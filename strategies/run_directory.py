@@ -16,6 +16,7 @@ from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.files import write_whole
 from fedserdiff.locks import try_lock
 from fedserdiff.origin import Origin, Scans, installed_versions
+from fedserdiff.report.bad_cases import SKIPPED
 from fedserdiff.settings.experiment import PROVENANCE, Settings
 from strategies.results import COLUMNS, Results
 
@@ -23,7 +24,7 @@ CHECKPOINTS = ("checkpoint", "checkpoint.previous")
 """A run's state, and the one before for when the disk has lost bits of the last."""
 
 _CONFIG, _RESULTS, _LOCK, FLOWER_LOG = "config.json", "results.json", "lock", "flower.log"
-_OF_AN_EMPTY_RUN = {_LOCK, _CONFIG, f"{_CONFIG}.partial", FLOWER_LOG}
+_OF_AN_EMPTY_RUN = {_LOCK, *(f"{name}{end}" for name in (_CONFIG, SKIPPED) for end in ("", ".partial")), FLOWER_LOG}
 
 
 class RunDirectory:

@@ -120,6 +120,21 @@ def test_audit_needs_no_second_patient_of_a_site(overlapping: Path, call: Call) 
     assert "no patient is at two sites" in call("audit", "overlap", overlapping, "--profile", "smoke")
 
 
+def test_audit_lists_every_bad_case_in_a_table_and_a_file(overlapping: Path, call: Call) -> None:
+    for folder in sorted(Path("new").iterdir()):
+        (folder / f"{folder.name}-seg.nii.gz").unlink()
+    Path("old", "BraTS2021_01005", "BraTS2021_01005_t2.nii.gz").unlink()
+    output = call("audit", "overlap", overlapping, "--profile", "smoke", fails=True)
+    told = rows(output)
+    assert [(site, Path(file).name) for site, _, file, _ in told] == [
+        ("east", "BraTS2021_01005_t2.nii.gz"),
+        *(("west", f"{folder.name}-seg.nii.gz") for folder in sorted(Path("new").iterdir())),
+    ]
+    (listed,) = Path("runs").iterdir()
+    assert f"Listed in {listed}" in output
+    assert len(listed.read_text().splitlines()) == 1 + len(told)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [

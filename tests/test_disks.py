@@ -84,7 +84,7 @@ def test_a_lock_that_is_never_given_is_not_waited_for_without_end(
     assert "ledger.jsonl" in os_error_text(caught.value)
 
 
-@pytest.mark.parametrize("left", [["lock"], ["lock", "config.json", "flower.log"], []], ids=", ".join)
+@pytest.mark.parametrize("left", [["lock"], ["lock", "config.json", "skipped.csv", "flower.log"], []], ids=", ".join)
 def test_a_folder_in_which_nothing_was_run_is_taken(tmp_path: Path, left: list[str]) -> None:
     for name in left:
         (tmp_path / name).touch()

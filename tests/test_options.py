@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedserdiff.commands import provision
+from fedserdiff.commands import provision, simulate
 from fedserdiff.commands.common import listed, seeds_of
 from fedserdiff.commands.compare import app
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import Settings
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,19 @@ def test_compare_refuses_what_it_would_not_use(
     assert done.exit_code == 1, done.output
     assert said in done.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_how_long_a_site_is_waited_for_reaches_a_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+
+    def stops(console: object, config: Settings, *rest: object) -> None:
+        asked.append(config)
+        raise ConfigError("as far as this test goes")
+
+    monkeypatch.setattr("fedserdiff.experiments.simulated_run.open_named", stops)
+    CliRunner().invoke(simulate.app, ["--profile", "smoke", "--set", "machine.site_timeout_s=7.5"])
+    (config,) = asked
+    assert config.machine.site_timeout_s == 7.5
 
 
 def test_items_of_an_option_come_in_its_order() -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import typer
 from rich.markup import escape
 
-from fedserdiff.errors import ConfigError, FedSerDiffError, os_error_text
-from fedserdiff.report.console import open_console
+from fedserdiff.errors import BadCasesError, ConfigError, FedSerDiffError, os_error_text
+from fedserdiff.report.bad_cases import bad_cases_table
+from fedserdiff.report.console import open_console, print_table
 
 
 @contextmanager
@@ -24,6 +25,13 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
         yield
     except ConfigError as error:  # what was asked for cannot be done, going on included
         _say("error", str(error), "")
+        raise typer.Exit(1) from None
+    except BadCasesError as error:
+        count = len({(fault.site, fault.case) for fault in error.found})
+        _say("error", "\n".join([*error.others, f"{count} case{'' if count == 1 else 's'} cannot be used"]), "")
+        console = open_console(stderr=True, highlight=False)
+        print_table(console, bad_cases_table(error.found))
+        console.print(escape("\n".join(filter(None, [error.advice, go_on()]))), soft_wrap=True)
         raise typer.Exit(1) from None
     except FedSerDiffError as error:
         _say("error", str(error), go_on())

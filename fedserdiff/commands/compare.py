@@ -85,7 +85,7 @@ def main(
         studies = [] if study is None else _studies(study)
         # with torch, Flower and Ray, for which help and completion should not wait
         from fedserdiff.experiments.comparison import Setting, claim, compare_methods, run_studies, write_page
-        from fedserdiff.experiments.opened_federation import PHANTOM_SITES, Cache
+        from fedserdiff.experiments.opened_federation import PHANTOM_SITES, RUNS, Cache
         from fedserdiff.experiments.plan import plans_of, show_plan
         from fedserdiff.experiments.run_pool import RunPool
         from fedserdiff.experiments.simulated_run import on_what_there_is
@@ -114,9 +114,10 @@ def main(
             Cache.at(cache),
             skip_bad,
             show_cases,
+            RUNS if out is None else out.parent,
         )
         machine = setting.config.machine
-        folder = out or Path("runs") / f"compare-{setting.folder}-{layers.profile}"
+        folder = out or RUNS / f"compare-{setting.folder}-{layers.profile}"
         claim(folder, setting)
         pool = RunPool(
             folder,

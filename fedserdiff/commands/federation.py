@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.case_table import read_case_table
-from fedserdiff.data.cases import split_patients
+from fedserdiff.data.cases import rows_of, split_patients
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.division import (
@@ -26,6 +26,7 @@ from fedserdiff.division import (
 )
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
+from fedserdiff.report.bad_cases import bad_cases_table
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.text import read_rows, readable
@@ -91,6 +92,8 @@ def main(
     print_table(console, _table(division, found, share))
     small = [f"{share.name} ({len(share.cases)})" for share in division.small]
     _say(console, "Left out, of too few cases or patients", small)
+    if found.bad:
+        print_table(console, bad_cases_table(rows_of(found.bad)))
     _say(console, "Left out, for a file lacks or is not one", sorted(found.bad))
     _say(console, "In the table, not on disk", [one for one in division.not_there if one not in found.bad])
     _say(console, "On disk, of no institution in the table", division.nobodys)

@@ -26,6 +26,7 @@ from fedserdiff.data.store.upkeep import SOURCES
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
 _FORMAT = 7  # part of the key: raise it when preparation changes
+_Known = Mapping[Path, tuple[Stamp, bytes]]  # a case's files, in its order, with their hashes
 _BYTES_A_VOXEL = 16  # of one modality, while a case is prepared (measured at 1 mm: 13)
 
 
@@ -52,6 +53,7 @@ def cached_cases(
     """Return `cases` prepared for `grid`, preparing those that are not in the cache under `root` yet.
 
     Cases that cannot be used are entered in `bad`, by name; without it they are refused, once the others are prepared.
+    `progress` counts only cases that are prepared, or whose files are read: it is not called where all are there.
 
     A file whose size, time of change and number on its disk are as they were is not read again:
     `fedserdiff.data.store.upkeep.verify` reads all. Cases that are prepared appear whole or not at all, whatever ends
@@ -80,22 +82,29 @@ def cached_cases(
         except DataError as error:
             return error.faults
 
-    progress(0, len(cases))
-    ready: list[CachedCase] = []
+    def there(case: Case) -> CachedCase | None:
+        known = sources.known(case.files)
+        return None if known is None else _stored(case, grid, spacing_mm, root, known)
+
     found: BadCases = {}
     with _workers() as workers:  # decompression and numpy leave the interpreter free
         try:
-            for done, (case, outcome) in enumerate(zip(cases, workers.map(attempt, cases), strict=True), 1):
+            ready = list(workers.map(there, cases))
+            missing = [number for number, case in enumerate(ready) if case is None]
+            if missing:
+                progress(0, len(missing))
+            outcomes = workers.map(attempt, (cases[number] for number in missing))
+            for done, (number, outcome) in enumerate(zip(missing, outcomes, strict=True), 1):
                 if isinstance(outcome, CachedCase):
-                    ready.append(outcome)
+                    ready[number] = outcome
                 else:
-                    found[case.name] = outcome
-                progress(done, len(cases))
+                    found[cases[number].name] = outcome
+                progress(done, len(missing))
         except BaseException:
             workers.shutdown(cancel_futures=True)  # neither a full disk nor an interrupt waits for the rest
             raise
     settle(found, bad)
-    return ready
+    return [case for case in ready if case is not None]
 
 
 def _workers() -> ThreadPoolExecutor:
@@ -159,20 +168,26 @@ def _prepared(
     """Return one case from the cache, preparing it where it is not there or damaged."""
     with _writing(root):
         known = sources.hashes(case.files)
-    store = _store_of(case, grid, spacing_mm, root)
-    key = _key([content for _, content in known.values()], case, grid, spacing_mm)
+    if stored := _stored(case, grid, spacing_mm, root, known):
+        return stored
+    try:
+        with room.places(case):
+            fresh = prepare_case(case, grid, spacing_mm)
+    except MemoryError:
+        raise StorageError(f"{case.seg.parent}: {case.name}: cannot be prepared (out of memory)") from None
+    _check_unchanged({path: stamp for path, (stamp, _) in known.items()})
+    key = _key(known, case, grid, spacing_mm)
+    with _writing(root):
+        kept = _store_of(case, grid, spacing_mm, root).keep(key, fresh, _about(case, grid, spacing_mm))
+    return CachedCase(case, kept, key)
+
+
+def _stored(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, known: _Known) -> CachedCase | None:
+    """Return one case whose files' content is known, if it is in the cache."""
+    store, key = _store_of(case, grid, spacing_mm, root), _key(known, case, grid, spacing_mm)
     with reading(store.folder):
         stored = store.find(key)
-    if stored is None:
-        try:
-            with room.places(case):
-                fresh = prepare_case(case, grid, spacing_mm)
-        except MemoryError:
-            raise StorageError(f"{case.seg.parent}: {case.name}: cannot be prepared (out of memory)") from None
-        _check_unchanged({path: stamp for path, (stamp, _) in known.items()})
-        with _writing(root):
-            stored = store.keep(key, fresh, _about(case, grid, spacing_mm))
-    return CachedCase(case, stored, key)
+    return None if stored is None else CachedCase(case, stored, key)
 
 
 def _check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
@@ -206,9 +221,9 @@ def _about(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> dict[st
     }
 
 
-def _key(contents: Sequence[bytes], case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:
+def _key(known: _Known, case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:
     digest = hashlib.sha256(_kind(case, grid, spacing_mm).encode())
-    for content in contents:
+    for _, content in known.values():
         digest.update(content)
     return digest.hexdigest()[:32]
 

@@ -1,7 +1,6 @@
 """Find the cases of a hospital on disk, and split its patients into training and test."""
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from fedserdiff.data.layout import called_after_a_case, entries_of, look, stem_o
 from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, is_directory, unreadable
 from fedserdiff.data.release_fields import SEG
 from fedserdiff.data.releases import RELEASES, Convention, Release
-from fedserdiff.errors import BadCasesError, DataError, Faults
+from fedserdiff.errors import BadCasesError, CaseFault, DataError, Faults
 
 BadCases = dict[str, tuple[str, ...]]
 """What is wrong with each case that cannot be used, by the case's name."""
@@ -58,16 +57,26 @@ class SkippedCase:
     test: bool
     faults: Sequence[str]
 
+    @property
+    def rows(self) -> list[CaseFault]:
+        """Its faults, each with its file."""
+        return rows_of({self.case: tuple(self.faults)}, self.site)
+
     def __str__(self) -> str:
         return f"{self.site}: {self.case}{', a test case' if self.test else ''}: {'; '.join(self.faults)}"
 
 
-def settle(found: BadCases, bad: BadCases | None) -> None:
+def settle(found: BadCases, bad: BadCases | None, site: str = "") -> None:
     """Enter cases that cannot be used in `bad`, or, where nobody takes them, raise one error that tells of all."""
     if bad is not None:
         bad.update(found)
     elif found:
-        raise BadCasesError(*itertools.chain.from_iterable(found.values()))
+        raise BadCasesError(*rows_of(found, site))
+
+
+def rows_of(bad: BadCases, site: str = "") -> list[CaseFault]:
+    """Return every fault of cases that cannot be used, with its file, by the case's name."""
+    return [CaseFault.of(site, case, fault) for case in sorted(bad) for fault in bad[case]]
 
 
 def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: BadCases | None = None) -> list[Case]:

@@ -17,7 +17,7 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import hospitals_of, layers_of_file, phantoms_of
 from fedserdiff.experiments.comparison import Setting, claim, compare_methods, write_page
-from fedserdiff.experiments.opened_federation import PHANTOM_SITES, Cache, Hospitals, open_named
+from fedserdiff.experiments.opened_federation import PHANTOM_SITES, RUNS, Cache, Hospitals, open_named
 from fedserdiff.experiments.opened_model import open_model
 from fedserdiff.experiments.run_pool import RunPool
 from fedserdiff.experiments.simulated_run import carry_out, new_folder, on_what_there_is
@@ -191,8 +191,9 @@ def simulate(
     layers = _layers(hospitals, settings)
     config = on_what_there_is(console, layers.settings(), layers)
     kept = Cache.at(None if cache is None else Path(cache))
-    opened = open_named(console, config, named, phantoms, kept, show_cases=show_cases)
-    run = RunDirectory.new(Path(out) if out is not None else new_folder(config))
+    folder = Path(out) if out is not None else new_folder(config)
+    opened = open_named(console, config, named, phantoms, kept, show_cases=show_cases, beside=folder.parent)
+    run = RunDirectory.new(folder)
     carry_out(console, opened, run, kept, None, None)
     return Run(run.path)
 
@@ -237,8 +238,9 @@ def compare(
     named, phantoms = _hospitals(hospitals)
     sites = PHANTOM_SITES if phantoms is None else phantoms
     kept = Cache.at(None if cache is None else Path(cache))
-    setting = Setting(config, list(seeds), named, sites, console, kept, False, show_cases)
-    folder = Path(out) if out is not None else Path("runs") / f"compare-{setting.folder}-{config.profile}"
+    beside = RUNS if out is None else Path(out).parent
+    setting = Setting(config, list(seeds), named, sites, console, kept, False, show_cases, beside)
+    folder = Path(out) if out is not None else RUNS / f"compare-{setting.folder}-{config.profile}"
     claim(folder, setting)
     pool = RunPool(folder, setting.cache.prepared, parallel, console, setting.data)
     made, records = compare_methods(pool, setting, methods, folder)

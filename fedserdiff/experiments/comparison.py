@@ -17,7 +17,7 @@ from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
 from fedserdiff.comparison.verdicts import judge
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM
-from fedserdiff.experiments.opened_federation import Cache, Federation, Hospitals, data_name, open_named, scans_of
+from fedserdiff.experiments.opened_federation import RUNS, Cache, Federation, Hospitals, data_name, open_named, scans_of
 from fedserdiff.experiments.run_pool import RunPool
 from fedserdiff.experiments.simulation import examples
 from fedserdiff.experiments.studies import STUDIES
@@ -38,7 +38,7 @@ _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 class Setting:
     """What is compared on: settings as `Layers.for_methods` has them, and where the hospitals come from.
 
-    `show_cases` asks for pictures of cases, as `open_named` has it.
+    `skip_bad`, `show_cases` and `beside` are as `open_named` has them.
     """
 
     config: Settings
@@ -49,6 +49,7 @@ class Setting:
     cache: Cache
     skip_bad: bool = False
     show_cases: bool = False
+    beside: Path = RUNS
 
     @property
     def phantom(self) -> bool:
@@ -67,18 +68,20 @@ class Setting:
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
-        """Open the hospitals by seed: phantom patients differ from seed to seed."""
+        """Open the hospitals by seed: phantom patients differ from seed to seed, and others' are told of once."""
+        again = self.console if self.phantom else Console(quiet=True)
         return {
             seed: open_named(
-                self.console,
+                again if number else self.console,
                 self.config.replace(seed=seed),
                 self.federation,
                 self.sites,
                 self.cache,
                 self.skip_bad,
                 self.show_cases,
+                self.beside,
             )
-            for seed in self.seeds
+            for number, seed in enumerate(self.seeds)
         }
 
 

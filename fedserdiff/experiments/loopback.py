@@ -50,8 +50,9 @@ def rehearse(
     hospitals = hospitals_of(experiment, sites)
     config = layers.settings()
     config = config.replace({"machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1)})
-    opened = open_named(console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache)
-    folder = RunDirectory.new(out or new_folder(config, "loopback-")).path
+    folder, phantoms = out or new_folder(config, "loopback-"), phantoms_of(experiment) if sites is None else sites
+    opened = open_named(console, config, hospitals, phantoms, cache, beside=folder.parent)
+    folder = RunDirectory.new(folder).path
     names = [site.name for site in opened.config.sites]
     with LocalFederation(folder / "federation", opened.config) as deployed:
         console.print(

@@ -15,12 +15,13 @@ from fedserdiff.data.cases import SkippedCase
 from fedserdiff.data.name_mapping import read_name_mapping
 from fedserdiff.data.overlap import Overlap, find_overlap, overlap_record
 from fedserdiff.data.site_cases import passed_over_note
-from fedserdiff.errors import BadCasesError, ConfigError, DataError
+from fedserdiff.errors import BadCasesError, ConfigError, DataError, one_of
 from fedserdiff.experiment_file import PHANTOM
 from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
 from fedserdiff.origin import Scans
-from fedserdiff.report.console import progress_bars, warn
-from fedserdiff.report.overlap import skipped_notes
+from fedserdiff.report.bad_cases import bad_cases_table, with_list
+from fedserdiff.report.console import print_table, progress_bars, warn
+from fedserdiff.report.overlap import skipped_note
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.text import readable
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
@@ -57,6 +58,9 @@ class Cache:
         """Scans of phantoms."""
         return self.root / PHANTOM
 
+
+RUNS = Path("runs")
+"""The folder in which runs are made whose directories nobody names."""
 
 Hospitals = Path | tuple[Site, ...] | None
 """Who has scans of their own: hospitals of an experiment's file, or named one by one; None for phantoms."""
@@ -139,19 +143,10 @@ def open_federation(
     ------
     DataError
         As `open_hospital`, of all sites at once, and where a site has no case left; a `BadCasesError` where
-        `skip_bad` would help.
+        cases cannot be used, which `skip_bad` helps where nothing else is wrong.
     """
     same_patient = same_patient or {}
-    found: dict[str, Hospital] = {}
-    refused: list[DataError] = []
-    for site in sites:
-        try:
-            found[site.name] = open_hospital(site, config, cache, partial(progress, site.name), skip_bad)
-        except DataError as error:
-            refused.append(error)
-    if refused:
-        kind = BadCasesError if all(isinstance(error, BadCasesError) for error in refused) else DataError
-        raise kind(*(fault for error in refused for fault in error.faults))
+    found = _open_all(sites, config, cache, progress, skip_bad)
     overlaps = find_overlap({name: hospital.cases for name, hospital in found.items()}, same_patient)
     hospitals = []
     for site in sites:
@@ -167,6 +162,22 @@ def open_federation(
     return Federation(config, tuple(hospitals), tuple(overlaps), same_patient, skipped=skipped)
 
 
+def _open_all(
+    sites: Iterable[Site], config: Settings, cache: Path, progress: Callable[[str, int, int], None], skip_bad: bool
+) -> dict[str, Hospital]:
+    """Open every site by name; raises one error of all that `open_hospital` refuses."""
+    found: dict[str, Hospital] = {}
+    refused: list[DataError] = []
+    for site in sites:
+        try:
+            found[site.name] = open_hospital(site, config, cache, partial(progress, site.name), skip_bad)
+        except DataError as error:
+            refused.append(error)
+    if refused:
+        raise one_of(refused)
+    return found
+
+
 def open_named(
     console: Console,
     config: Settings,
@@ -175,10 +186,12 @@ def open_named(
     cache: Cache,
     skip_bad: bool | None = None,
     show_cases: bool = False,
+    beside: Path = RUNS,
 ) -> Federation:
     """Open hospitals that are named, or else `sites` phantom ones, 3 by default, and tell of progress.
 
-    `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise.
+    `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise. Where it
+    is not asked for, a list of them is written into the folder `beside`.
 
     Raises
     ------
@@ -211,10 +224,12 @@ def open_named(
                 bool(skip_bad),
             )
         except BadCasesError as error:
-            advice = "" if skip_bad is None else "Mend them, or leave these cases out by --skip-bad"
-            raise BadCasesError(*error.faults, advice=advice) from None
-    for line in skipped_notes(opened.skipped_of(opened.config)):
-        warn(console, line)
+            helps = skip_bad is not None and not error.others
+            advice = "Mend them, or leave these cases out by --skip-bad" if helps else ""
+            raise with_list(error, beside, advice) from None
+    if opened.skipped:
+        print_table(console, bad_cases_table([row for case in opened.skipped for row in case.rows]))
+        warn(console, skipped_note(opened.skipped))
     what = "[red]kept, which leaks:[/red]" if config.data.allow_overlap else "[yellow]left out[/yellow]"
     for overlap in opened.overlaps:
         console.print(f"{what} {escape(str(overlap))}")
@@ -265,10 +280,13 @@ def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings |
                     f"site {site.name}: {site.path}: no such directory: if its scans have moved, name where all sites' "
                     f"scans are now in a federation file, and go on by simulate FILE --resume {run.path}"
                 )
-        hospitals = tuple(
-            open_hospital(site, config, cache.prepared, partial(show, f"preparing cases of {site.name}"))
-            for site in config.sites
-        )
+        try:
+            found = _open_all(
+                config.sites, config, cache.prepared, lambda s, d, t: show(f"preparing cases of {s}", d, t), False
+            )
+        except BadCasesError as error:
+            raise with_list(error, run.path.parent) from None
+    hospitals = tuple(found.values())
     changed = origin.difference(config, scans_of(hospitals))
     if changed:
         raise ConfigError(f"{run.path}: {changed} since it began")

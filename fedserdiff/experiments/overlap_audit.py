@@ -12,9 +12,10 @@ from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, settle
 from fedserdiff.data.overlap import Overlap, find_overlap
 from fedserdiff.data.site_cases import passed_over_note, site_cases
-from fedserdiff.errors import DataError, Faults
-from fedserdiff.experiments.opened_federation import Cache, same_patient_of
+from fedserdiff.errors import BadCasesError, DataError, one_of
+from fedserdiff.experiments.opened_federation import RUNS, Cache, same_patient_of
 from fedserdiff.federation import read_federation
+from fedserdiff.report.bad_cases import with_list
 from fedserdiff.report.console import print_table, progress_bars, warn
 from fedserdiff.settings.experiment import Settings, Site
 
@@ -38,17 +39,22 @@ def show_overlap(console: Console, federation: Path, config: Settings, cache: Ca
     ConfigError
         As `read_federation` and `same_patient_of`.
     DataError
-        As `site_cases` and `cached_cases`; the text begins with the site's name.
+        As `site_cases` and `cached_cases`; the text begins with the site's name. Cases that cannot be used are listed
+        in a file where runs are made.
     """
     sites = read_federation(federation)
     same_patient = same_patient_of(federation)
     found: dict[str, list[CachedCase]] = {}
-    faults = Faults(DataError)
+    refused: list[DataError] = []
     with progress_bars(console) as show:
         for site in sites:
-            with faults.caught():
+            try:
                 found[site.name] = _cases(site, config, cache, partial(show, f"preparing cases of {site.name}"))
-    faults.check()
+            except DataError as error:
+                refused.append(error)
+    if refused:
+        every = one_of(refused)
+        raise with_list(every, RUNS) if isinstance(every, BadCasesError) else every
     for note in filter(None, map(passed_over_note, sites)):
         warn(console, note)
     overlaps = find_overlap(found, same_patient)
@@ -64,9 +70,9 @@ def _cases(site: Site, config: Settings, cache: Cache, progress: Callable[[int, 
     try:
         cases = site_cases(site, config, bad)
         ready = cached_cases(cases, config.data.grid, config.data.spacing_mm, cache.prepared, progress, bad)
-        settle(bad, None)
     except DataError as error:
         raise DataError(*(f"site {site.name}: {fault}" for fault in error.faults)) from None
+    settle(bad, None, site.name)
     return ready
 
 

@@ -29,7 +29,7 @@ from fedserdiff.experiments.simulated_run import on_what_there_is
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import get_method
-from fedserdiff.report.console import print_table
+from fedserdiff.report.console import duration, print_table
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import Layers
 from fedserdiff.threads import use_cpus
@@ -177,7 +177,7 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     for plan in plans:
         table.add_row(
             escape(plan.config.method.name), str(len(plan.steps)), f"{sum(plan.steps):,}", f"{plan.scored:,}",
-            f"{plan.first_s:.3g}, {plan.step_s:.3g}", f"{plan.score_s:.3g}", _time(plan.seconds),
+            f"{plan.first_s:.3g}, {plan.step_s:.3g}", f"{plan.score_s:.3g}", duration(plan.seconds),
         )  # fmt: skip
     print_table(console, table)
     whole = sum(plan.seconds for plan in plans)
@@ -186,7 +186,7 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     gpu_memory = max(plan.gpu_memory for plan in plans)
     runs, memory = len(plans) * seeds, max(plan.memory for plan in plans)
     for sentence in (
-        f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: about {_time(whole * seeds / parallel)} of "
+        f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: about {duration(whole * seeds / parallel)} of "
         "training and scoring on this machine.",
         f"Prepared cases take at most {_size(first.disk)}, a process about {_size(memory)}.",
         f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
@@ -200,12 +200,6 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
 def _step_memory(config: Settings, stages: int) -> int:
     """Return the bytes that a step holds at most: of a later stage, with what a method keeps, where there is one."""
     return step_memory(config, _random_memory(config, new_student(config)), min(stages, 2))
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _size(count: int) -> str:

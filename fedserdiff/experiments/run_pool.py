@@ -291,6 +291,9 @@ class _StatusFile(RunEvents):
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
         self._say("", f"waiting for {', '.join(sites)}" if sites else "about to train")
 
+    def preparing(self, sites: Sequence[str], connected: int) -> None:
+        self._say("", f"waiting for {', '.join(sites)}, which prepare{'s' if len(sites) == 1 else ''} cases")
+
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         self._say(participants[0], f"stage {stage}/{stages} · {name}")
 

@@ -10,7 +10,9 @@ from rich.markup import escape
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.deployment.kit import HospitalKit
 from fedserdiff.device import settle_gpus, use_device
+from fedserdiff.errors import BadCasesError
 from fedserdiff.networks.coarse import check_coarse
+from fedserdiff.report.bad_cases import with_list
 from fedserdiff.report.console import progress_bars, warn
 from sites.client_app import Premises, make_client_app
 from sites.hospital import open_hospital
@@ -39,7 +41,10 @@ def serve_hospital(console: Console, kit: Path) -> None:
     site = own.config.sites[own.site]
     _tell_of_gpus(console, own.config.machine.gpus_per_site)
     with progress_bars(console) as show:
-        hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
+        try:
+            hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
+        except BadCasesError as error:
+            raise with_list(error, own.records / site.name) from None
     console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
     if note := passed_over_note(site):
         warn(console, note)

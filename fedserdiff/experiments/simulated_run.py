@@ -16,7 +16,7 @@ from rich.markup import escape
 from fedserdiff.device import settle_gpus
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
-from fedserdiff.experiments.opened_federation import Cache, Federation, open_named, reopen
+from fedserdiff.experiments.opened_federation import RUNS, Cache, Federation, open_named, reopen
 from fedserdiff.experiments.simulation import examples, run_simulation
 from fedserdiff.federation import read_federation
 from fedserdiff.methods import get_method, half_of, label
@@ -58,16 +58,15 @@ def begin(
     """
     hospitals = hospitals_of(experiment, sites)
     config = on_what_there_is(console, layers.settings(), layers, ray_address is not None)
-    opened = open_named(
-        console, config, hospitals, phantoms_of(experiment) if sites is None else sites, cache, skip_bad, show_cases
-    )
-    return opened, RunDirectory.new(out or new_folder(config))
+    folder, phantoms = out or new_folder(config), phantoms_of(experiment) if sites is None else sites
+    opened = open_named(console, config, hospitals, phantoms, cache, skip_bad, show_cases, folder.parent)
+    return opened, RunDirectory.new(folder)
 
 
 def new_folder(config: Settings, what: str = "") -> Path:
     """Return a run's directory that nobody named: by the time, `what` it is, the method and the seed."""
     method = config.method.name.replace(":", ".")
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{what}{method}-seed{config.seed}"
+    return RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{what}{method}-seed{config.seed}"
 
 
 def on_what_there_is(console: Console, settings: Settings, layers: Layers, cluster: bool = False) -> Settings:

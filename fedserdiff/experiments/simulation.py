@@ -12,6 +12,7 @@ import numpy as np
 
 from fedserdiff.comparison.summary import RAW_SCANS
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.cases import SkippedCase
 from fedserdiff.device import use_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
@@ -22,6 +23,7 @@ from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
 from fedserdiff.origin import Origin, installed_versions
+from fedserdiff.report.bad_cases import SKIPPED, bad_cases_csv
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
 from fedserdiff.report.labels import in_capitals
@@ -71,6 +73,10 @@ def run_simulation(
         config, installed_versions(config), federation.data, overlap, scans, skipped, show_cases=federation.show_cases
     )
     run.write_config(config, made_of.provenance)
+    if skipped:
+        run.write_file(SKIPPED, bad_cases_csv([row for case in skipped for row in SkippedCase(**case).rows]))
+    else:  # a start before, which came to nothing, may have left one
+        (run.path / SKIPPED).unlink(missing_ok=True)
     try:
         simulate(
             make_server_app(config, run, events, federation.case_counts, shared, only_first),

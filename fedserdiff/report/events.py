@@ -10,6 +10,9 @@ class RunEvents:
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
         """The coordinator waits for sites that are not there."""
 
+    def preparing(self, sites: Sequence[str], connected: int) -> None:
+        """The coordinator waits for sites of which so many are connected and, it takes it, prepare their cases."""
+
     def site_turned_away(self, who: str, why: str) -> None:
         """A node is not taken for the site that it says it is, or could not introduce itself."""
 

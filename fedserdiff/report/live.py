@@ -15,6 +15,7 @@ from fedserdiff.report.console import Bars
 from fedserdiff.report.events import RunEvents
 
 _POLL_S = 0.3
+_PREPARING = ("prepares its cases", "prepare their cases")
 
 
 class LiveView(RunEvents):
@@ -59,6 +60,10 @@ class LiveView(RunEvents):
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
         self._console.print(f"waiting for {', '.join(sites)} (up to {timeout_s:.0f} s)")
+
+    def preparing(self, sites: Sequence[str], connected: int) -> None:
+        who = "it is" if len(sites) == 1 else f"{connected} of them {'is' if connected == 1 else 'are'}"
+        self._console.print(f"waiting for {', '.join(sites)}: {who} connected and {_PREPARING[connected > 1]}")
 
     def site_turned_away(self, who: str, why: str) -> None:
         self._console.print(f"  [yellow]turned away:[/yellow] {escape(who)} {escape(why)}")

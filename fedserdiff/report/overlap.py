@@ -28,12 +28,15 @@ def left_out_note(overlap: Mapping[str, Any] | None) -> str | None:
 
 def skipped_notes(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return, of a run's ``skipped``, a line for each of the first 20 cases, and one on all; none of none."""
-    if not skipped:
-        return []
-    of_test = sum(case["test"] for case in skipped)
+    cases = [SkippedCase(**case) for case in skipped]
+    return [*(f"Skipped {case}" for case in cases[:_MOST_TOLD]), skipped_note(cases)] if cases else []
+
+
+def skipped_note(skipped: Sequence[SkippedCase]) -> str:
+    """Return a sentence on how many cases were skipped."""
+    of_test = sum(case.test for case in skipped)
     fewer = f", {of_test} of them to be tested on: scores are of fewer patients" if of_test else ""
-    lines = [f"Skipped {SkippedCase(**case)}" for case in skipped[:_MOST_TOLD]]
-    return [*lines, f"Skipped: {len(skipped)} case{'s' if len(skipped) > 1 else ''} that cannot be used{fewer}"]
+    return f"Skipped: {len(skipped)} case{'s' if len(skipped) > 1 else ''} that cannot be used{fewer}"
 
 
 def _cases(counts: Mapping[str, int]) -> tuple[str, str]:

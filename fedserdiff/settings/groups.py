@@ -288,7 +288,11 @@ class Machine(Group):
     )
     gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a site at work.", ge=0, one_machine=True)
     site_timeout_s: float = setting(
-        120.0, "Seconds that the coordinator waits for a site to appear.", gt=0, one_machine=True
+        120.0,
+        "Seconds that the coordinator waits for a site to appear; those in which it is connected and prepares its "
+        "cases do not count, up to `stage_timeout_s`.",
+        gt=0,
+        one_machine=True,
     )
     stage_timeout_s: float = setting(
         7.0 * 24 * 3600,

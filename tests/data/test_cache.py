@@ -331,3 +331,15 @@ def test_progress_counts_up_to_the_total(scans: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     _open(scans, tmp_path / "cache", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_cases_that_are_there_count_for_no_progress(scans: Path, tmp_path: Path) -> None:
+    """They take no time: counted, they would make those to come look as quick."""
+    seen: list[tuple[int, int]] = []
+    first, second = find_cases(scans, RELEASES["brats2023-gli"])
+    for file in second.files:
+        os.utime(file, (0, 0))  # what was written less than two seconds before is read again
+    cached_cases([second], GRID, 1.0, tmp_path / "cache")
+    both = cached_cases([first, second], GRID, 1.0, tmp_path / "cache", lambda done, total: seen.append((done, total)))
+    assert [cached.case for cached in both] == [first, second]
+    assert seen == [(0, 1), (1, 1)]

@@ -1,5 +1,6 @@
 """Each mistake: one clear message that names file and field, exit code 1, no traceback, nothing half-written."""
 
+import csv
 import gzip
 import os
 import re
@@ -126,10 +127,50 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
         truncate(path)
     bad[2].unlink()
     output = command("federation.toml", "--out", "result")
-    told = re.findall(r"site (\w+): \S*/(\S+): (?:truncated|segmentation)", output)
-    assert told == [("west", bad[0].name), ("west", bad[1].name), ("east", bad[2].name)]
-    assert output.rstrip().endswith("Mend them, or leave these cases out by --skip-bad")
+    told = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if "│" in line]
+    assert [(site, case, Path(file).name) for site, case, file, _ in told] == [
+        ("west", first.name, bad[0].name), ("west", second.name, bad[1].name), ("east", third.name, bad[2].name)
+    ]  # fmt: skip
+    assert "error: 3 cases cannot be used\n" in output
+    *_, listed, last = output.rstrip().splitlines()
+    assert last == "Mend them, or leave these cases out by --skip-bad"
     assert not Path("result").exists()
+    with Path(listed.removeprefix("Listed in ")).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file, strict=True)
+    assert header == ["site", "case", "file", "reason"]
+    assert f"Cases that cannot be used, in {hospital.parent}\n" in re.sub(" +\n", "\n", output)
+    assert rows == [[*of, str(hospital.parent / below), reason] for *of, below, reason in told]
+
+
+def test_a_list_of_bad_cases_takes_no_other_list_s_place(hospital: Path, command: Callable[..., str]) -> None:
+    """Somebody may be at work in it; two starts in one second may write one each."""
+    truncate(file_of(hospital, "t1n"))
+    for _ in range(3):
+        command("federation.toml", "--out", "results/one")
+    assert len(list(Path("results").glob("*-bad-cases*.csv"))) == 3
+
+
+def test_where_no_list_of_bad_cases_can_be_written_they_are_named_all_the_same(
+    hospital: Path, command: Callable[..., str]
+) -> None:
+    truncate(file_of(hospital, "t1n"))
+    Path("results").touch()
+    output = command("federation.toml", "--out", "results/one")
+    assert file_of(hospital, "t1n").name in output
+    assert "No list of them is written: results: " in output
+
+
+def test_a_site_that_is_not_there_is_named_beside_bad_cases_which_no_option_helps(
+    hospital: Path, command: Callable[..., str]
+) -> None:
+    truncate(file_of(hospital, "t1n"))
+    file = Path("federation.toml")
+    Path("empty").mkdir()
+    file.write_text(file.read_text() + '[[site]]\nname = "east"\nrelease = "brats2023-gli"\npath = "empty"\n')
+    output = command("federation.toml")
+    assert "error: site east: " in output
+    assert f"│ {file_of(hospital, 't1n').name} " in output
+    assert "--skip-bad" not in output
 
 
 def test_skipping_too_many_bad_cases_is_refused_with_every_reason(hospital: Path, command: Callable[..., str]) -> None:
@@ -161,8 +202,9 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     refused = CliRunner().invoke(compare.app, arguments)
     assert "leave these cases out by --skip-bad" in refused.output
     assert not asked
-    skipping = CliRunner().invoke(compare.app, [*arguments, "--skip-bad"])
-    assert f"Skipped west: {spoilt}: " in skipping.output
+    skipping = CliRunner().invoke(compare.app, [*arguments, "--seeds", "0,1", "--skip-bad"])
+    assert skipping.output.count(f"│ west │ {spoilt} │") == 1, "once, though every seed opens it"
+    assert "Skipped: 1 case that cannot be used" in skipping.output
     assert [site.cases for site in asked[0].sites] == [tuple(name for name in whole if name != spoilt)]
 
 

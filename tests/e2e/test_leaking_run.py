@@ -1,5 +1,6 @@
 """A whole run on patients who are in the federation twice, and on bad cases: every result says so."""
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -57,7 +58,17 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     for one, reason in zip(skipped, reasons, strict=True):
         (fault,) = one["faults"]
         assert fault.startswith(reason)
-        assert done.stdout.count(f"Skipped north: {one['case']}") == 2, "before the run and with its results"
+        assert done.stdout.count(f"Skipped north: {one['case']}") == 1, "with its results"
+    with (workplace / "leaking" / "skipped.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [(row["site"], row["case"], row["file"]) for row in rows] == [
+        ("north", bad[0], str(missing)),
+        ("north", bad[1], str(spoilt)),
+    ]
+    assert [f"{row['file']}: {row['reason']}" for row in rows] == [one["faults"][0] for one in skipped]
+    assert f"Cases that cannot be used, in {folder}" in done.stdout, "before the run"
+    for row in rows:
+        assert f"│ north │ {row['case']} │ {Path(row['file']).relative_to(folder)} │" in done.stdout
     assert (
         "Skipped: 2 cases that cannot be used, 1 of them to be tested on: scores are of fewer patients" in done.stdout
     )

@@ -16,7 +16,7 @@ from test_report import results
 from typer.testing import CliRunner
 
 from fedserdiff.commands import compare, score, simulate
-from fedserdiff.report.console import Bars, open_console, print_table
+from fedserdiff.report.console import Bars, open_console, print_table, progress_bars
 from fedserdiff.report.tables import print_comparison, print_results, print_study
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,32 @@ def test_a_log_has_a_plain_line_of_progress_now_and_then_and_nothing_that_steers
     every = log(0)
     assert every[0] == "preparing cases of north: 0 of 500"
     assert every[-2:] == ["preparing cases of north: 499 of 500", "north: done"]
+
+
+def test_progress_says_how_fast_cases_are_prepared_and_how_long_the_rest_takes() -> None:
+    now = [1000.0]
+
+    def at(seconds: float, done: int) -> None:
+        now[0] = 1000 + seconds
+        show("preparing cases of north", done, 1251)
+
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), width=100, get_time=lambda: now[0], force_terminal=terminal)
+        with progress_bars(console) as show:
+            at(0, 0)
+            at(120, 24)
+            at(7230, 626)
+            at(7320, 1221)
+            at(7321, 1250)
+        text = console.file.getvalue()
+        if terminal:
+            assert "1250/1251\x1b[0m 10 a minute, 6 s left" in text
+        else:
+            assert text.splitlines() == [
+                "preparing cases of north: 24 of 1251, 12 a minute, 1.7 h left",
+                "preparing cases of north: 626 of 1251, 5.2 a minute, 2.0 h left",
+                "preparing cases of north: 1221 of 1251, 10 a minute, 3 min left",
+            ]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

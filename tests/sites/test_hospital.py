@@ -158,11 +158,12 @@ def test_a_hospital_that_has_nothing_left_to_test_or_train_on_says_so_with_every
 ) -> None:
     gone = [cached.case.name for cached in getattr(hospital, which)]
     _spoil(Path(hospital.site.path), *gone)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(BadCasesError) as caught:
         open_hospital(hospital.site, CONFIG, tmp_path / "cache", skip_bad=True)
     first, *others = str(caught.value).splitlines()
     assert first == "site north: too few cases can be used to train and to test on"
-    assert [line.split(": ")[2].partition(",")[0] for line in others] == gone
+    assert [line.split("/")[-2] for line in others] == gone
+    assert [(fault.site, fault.case) for fault in caught.value.found] == [("north", name) for name in gone]
 
 
 def test_slices_of_a_2d_set_are_exactly_those_with_brain(hospital: Hospital) -> None:

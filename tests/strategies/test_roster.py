@@ -35,6 +35,7 @@ class Heard(RunEvents):
     def __init__(self) -> None:
         self.turned_away: list[tuple[str, str]] = []
         self.waited_for: list[list[str]] = []
+        self.prepares: list[tuple[list[str], int]] = []
         self.again: list[tuple[str, str]] = []
         self.on_waiting: Callable[[], object] = lambda: None
 
@@ -47,6 +48,11 @@ class Heard(RunEvents):
     def waiting(self, sites: object, timeout_s: float) -> None:
         assert isinstance(sites, list)
         self.waited_for.append(sites)
+        self.on_waiting()
+
+    def preparing(self, sites: object, connected: int) -> None:
+        assert isinstance(sites, list)
+        self.prepares.append((sites, connected))
         self.on_waiting()
 
 

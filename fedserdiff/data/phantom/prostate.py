@@ -126,6 +126,7 @@ def write_prostate_hospital(
     x, y, z = (round(mm / spacing_mm) for mm in _EXTENT_MM)
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     training = []
+    progress(0, patients)
     for patient in range(patients):
         name = f"prostate_{1000 * index + patient:04d}"
         images, labels = _draw(np.random.default_rng([seed, index, patient, 7]), scanner, (x, y, z), spacing_mm)

@@ -70,6 +70,16 @@ class Sources:
         """The files that are known."""
         return [Path(path) for path in self._known]
 
+    def known(self, files: Iterable[Path]) -> dict[Path, tuple[Stamp, bytes]] | None:
+        """Return what `hashes` would, where that would read no file; else None."""
+        found: dict[Path, tuple[Stamp, bytes]] = {}
+        for path in files:
+            known = self._known.get(str(path))
+            if known is None or known[0] != _stamp(path):
+                return None
+            found[path] = known
+        return found
+
     def hashes(self, files: Iterable[Path], again: bool = False) -> dict[Path, tuple[Stamp, bytes]]:
         """Return each file's stamp and SHA-256; every one is read where it is to be read `again`.
 

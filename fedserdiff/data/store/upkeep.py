@@ -86,6 +86,7 @@ def verify(root: Path, progress: Progress = lambda done, total: None) -> Damage:
         paths = [path for path in sources.paths if path.is_file()]
         total = len(paths) + sum(len(store.keys) for store in stores)
         before, done, changed = dict(sources.hashes(paths)), 0, []
+        progress(0, total)
         for path in paths:
             try:
                 after = sources.hashes([path], again=True)[path]
