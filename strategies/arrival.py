@@ -90,7 +90,8 @@ class _Run:
         self._stream = self._runner.stream
         self._grid = RetryingGrid(grid, config.machine.retries, self._told_again)
         self._scans = SharedScans(config)
-        self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans, cases is not None)
+        prepared = cases is not None
+        self._roster = Roster(self._grid, config, events, keys, self._count_introduction, self._scans, prepared)
         self._runner.outbox.left_out = self._scans.record_for
         self.results = Results(
             config.method.name,

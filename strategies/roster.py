@@ -86,11 +86,11 @@ class Roster:
     def wait_for(self, sites: Sequence[str]) -> dict[str, int]:
         """Return the node of each of `sites`, asking every node that is new, until all of them are there.
 
-        Where its cases are not prepared yet, a site is at work as long as its node is connected and owes its introduction, for which it prepares its cases;
-        without keys, any node that does may be the missing one. That time, up to the config's `stage_timeout_s` in all,
-        is not counted as time without a sign of it. Flower's heartbeat is what there is to see: it comes from the
-        hospital's node, so that it stops where that ends, and goes on where the hospital's own program hangs. How many
-        cases are ready would tell more, and is not said on the wire.
+        Where its cases are not prepared yet, a site is at work as long as its node is connected and owes its
+        introduction; without keys, any node that does may be the missing one. That time, up to the config's
+        `stage_timeout_s` in all, is not counted as time without a sign of it. Flower's heartbeat is what there is to
+        see: it comes from the hospital's node, so that it stops where that ends, and goes on where the hospital's own
+        program hangs. How many cases are ready would tell more, and is not said on the wire.
 
         Raises
         ------

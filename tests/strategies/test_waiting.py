@@ -108,6 +108,16 @@ def test_a_site_that_stays_connected_and_silent_is_given_up_when_its_message_wou
     assert AT_WORK_S < clock.now < AT_WORK_S + AWAY_S
 
 
+def test_where_cases_are_prepared_already_a_silent_site_is_away(link: SuperLink, heard: Heard, clock: Clock) -> None:
+    """As a simulation's are: a worker that hangs is not waited for as long as one that prepares."""
+    join(link, EAST, silent)
+    config = CONFIG.replace({"machine.site_timeout_s": AWAY_S, "machine.stage_timeout_s": AT_WORK_S})
+    roster = Roster(RetryingGrid(link.grid), config, heard, None, prepared=True)
+    with pytest.raises(FederationError, match=r"^waited 120 s for east: no such site appeared$"):
+        roster.wait_for([EAST])
+    assert clock.now < 2 * AWAY_S
+
+
 def test_an_introduction_that_flower_lets_expire_is_named_as_that(link: SuperLink, heard: Heard) -> None:
     node = join(link, EAST, silent)
     says = f"^node {node.id} was connected and did not introduce itself within 1 s$"
