@@ -68,8 +68,8 @@ def _predict(
     student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator, adapter: SiteAdapter | None
 ) -> Prediction:
     """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do."""
-    noise = student.noise(len(samples), generator)
-    device = noise.device
+    noise = student.noise(len(samples), generator)  # on the host, and the same for every device
+    device = next(student.parameters()).device
     coarse, error = torch.zeros(noise.shape), torch.zeros(noise.shape)
 
     @torch.no_grad()  # in each thread
@@ -82,7 +82,7 @@ def _predict(
 
     def refine(batch: torch.Tensor) -> None:
         context = student.context(seen(batch), coarse[batch].to(device))
-        error[batch] = student.sample(context, steps, noise[batch]).cpu()
+        error[batch] = student.sample(context, steps, noise[batch].to(device)).cpu()
 
     each(device, segment, _batches_where(samples != 0, device))
     each(device, refine, _batches_where(coarse >= REFINED_FROM, device))

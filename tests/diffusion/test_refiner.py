@@ -3,6 +3,7 @@ import pytest
 import torch
 from students import lively_student
 
+from fedserdiff.diffusion import inference
 from fedserdiff.diffusion.draws import draw
 from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
 from fedserdiff.diffusion.refiner import (
@@ -70,6 +71,29 @@ def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> N
     if dims == 2:
         assert not prediction.refined[..., :3].any()
         assert bool(prediction.coarse[..., 3:].all())
+
+
+def test_a_volume_is_predicted_where_the_student_is_from_noise_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with a student of another device's, whose networks give values of the host's: no test has a GPU."""
+    config = make_settings("smoke")
+    student = new_student(config).to("meta")
+    met: list[torch.device] = []
+
+    def segment(batch: torch.Tensor) -> torch.Tensor:
+        met.append(batch.device)
+        return torch.ones(len(batch), 3, *batch.shape[2:])
+
+    def sample(context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
+        met.extend([context.device, noise.device])
+        return torch.ones(noise.shape)
+
+    monkeypatch.setattr(student, "segment", segment)
+    monkeypatch.setattr(student, "sample", sample)
+    for by_device in (inference._VOXELS_AT_ONCE, inference._LEAST_BATCHES):
+        monkeypatch.setitem(by_device, "meta", by_device["cuda"])
+    image = np.ones((4, *config.data.grid), np.float16)
+    assert bool(predict_volume(student, image, 2, seeded()).error_map.all())
+    assert [device.type for device in met] == ["meta"] * 3
 
 
 def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_done_with_others() -> None:
