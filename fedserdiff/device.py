@@ -31,6 +31,15 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given; a CPU has.
+
+    Without it a clock tells when work was given, not when it was done.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def compute_repeatably() -> None:
     """Have GPUs sum in the same order each time, where torch knows how; a CPU's sums repeat anyway.
 

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiments import step_memory as counting
-from fedserdiff.experiments.plan import _random_memory
+from fedserdiff.experiments.random_hospital import random_memory
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
@@ -23,7 +23,7 @@ def settings(profile: str, method: str, **changes: Any) -> Settings:
 
 
 def held(config: Settings) -> int:
-    return step_memory(config, _random_memory(config, new_student(config)))
+    return step_memory(config, random_memory(config, new_student(config)))
 
 
 def test_views_cost_nothing_and_what_is_let_go_of_counts_no_longer() -> None:

@@ -5,45 +5,38 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedserdiff import wire
-from fedserdiff.data.cache import CachedCase
-from fedserdiff.data.cases import BadCases, Case, split_patients
+from fedserdiff.data.cases import BadCases, split_patients
 from fedserdiff.data.phantom.hospitals import phantom_hospital
-from fedserdiff.data.preprocess import CaseArrays, Geometry
-from fedserdiff.data.site_cases import convention_of, site_cases
+from fedserdiff.data.site_cases import site_cases
 from fedserdiff.data.store.stored_case import label_type
 from fedserdiff.device import use_device
-from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_memory, random_orders
 from fedserdiff.experiments.simulated_run import on_what_there_is
 from fedserdiff.experiments.step_memory import step_memory
+from fedserdiff.experiments.step_time import step_seconds
 from fedserdiff.federation import read_federation
-from fedserdiff.methods import get_method
 from fedserdiff.report.console import duration, print_table
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import Layers
 from fedserdiff.threads import use_cpus
-from fedserdiff.wire import Memory
 from sites.evaluation import score_case
-from sites.hospital import Hospital, split_cases
-from sites.training import Order, run_round
+from sites.hospital import split_cases
 from strategies.evaluation_plan import plan_evaluation
 from strategies.first_stage import begins_with_first_stage
 from strategies.stream import make_stream
 
-_STEPS = 4  # that are timed of a stage, after one that is not
-_QUICK = {"replay.conditional_maps": 2, "replay.map_steps": 1, "method.inversion_steps": 1}
-"""Settings of what a method does before a stage's first step: it is not timed."""
+_BLOCKS, _STEPS = 2, 2  # that are timed of a stage, and the steps of each
 
 
 @dataclass(frozen=True)
@@ -199,7 +192,7 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
 
 def _step_memory(config: Settings, stages: int) -> int:
     """Return the bytes that a step holds at most: of a later stage, with what a method keeps, where there is one."""
-    return step_memory(config, _random_memory(config, new_student(config)), min(stages, 2))
+    return step_memory(config, random_memory(config, new_student(config)), min(stages, 2))
 
 
 def _size(count: int) -> str:
@@ -208,75 +201,19 @@ def _size(count: int) -> str:
 
 def _timed(config: Settings) -> tuple[float, float, float]:
     """Return the seconds of a step of stage 1, of a later step, and of scoring a case."""
-    own = set(type(config.method).model_fields)
-    quick = {name: value for name, value in _QUICK.items() if not name.startswith("method.") or name[7:] in own}
-    few = {"training.rounds": 1, "training.steps_per_stage": 1 + _STEPS, "training.epochs_per_stage": 0}
-    config = config.replace({**few, **quick})
+    config = config.replace(LITTLE_BEFORE_STEPS)
     use_cpus(config.machine.cpus_per_site)
     device = use_device(config.machine.gpus_per_site)
-    hospital, student = _random_hospital(config), new_student(config).to(device)
-    teacher = new_student(config).to(device).eval().requires_grad_(False)
-    parts = get_method(config.method.name).parts
-    later = Order(2, 1, teachers=(teacher,) * len(parts), memory=_random_memory(config, student))
-    first = Order(1, 1, teachers=(None,) * len(parts))
-    first_s, step_s = (_step_s(student, order, hospital, config) for order in (first, later))
+    hospital, student = random_hospital(config), new_student(config).to(device)
+    first_s, step_s = (
+        float(np.median(step_seconds(student, order, hospital, config, _BLOCKS, _STEPS)))
+        for order in random_orders(config, student)
+    )
     for _ in range(2):  # the first one sets things up
         started = time.perf_counter()
-        score_case(student.eval(), hospital.test[0], config)
+        score_case(student.eval(), hospital.test[0], config)  # what it scores is on the host: nothing is left to do
         score_s = time.perf_counter() - started
     return first_s, step_s, score_s
-
-
-def _step_s(student: Student, order: Order, hospital: Hospital, config: Settings) -> float:
-    ends: list[float] = []
-    run_round(student, order, hospital, lambda site: hospital, config, lambda *about: ends.append(time.perf_counter()))
-    return float(np.median(np.diff(ends)))
-
-
-def _random_memory(config: Settings, student: Student) -> Memory:
-    """Return what a method might keep of a stage, of the agreed shape, all 0."""
-    weights = wire.weights_to_record(student)
-    memory = {}
-    for part in get_method(config.method.name).parts:
-        if part.hands_over == wire.FISHER:
-            memory[part.hands_over] = {name: torch.zeros_like(w) for name, w in student.named_parameters()}
-        elif rules := wire.rules_of(part, config, weights):
-            memory[part.hands_over] = {
-                name: torch.from_numpy(np.zeros(((rule.most,) if rule.most else ()) + rule.shape, rule.dtype))
-                for name, rule in rules.items()
-            }
-    return memory
-
-
-def _random_hospital(config: Settings) -> Hospital:
-    """Return a hospital of two cases of noise, whose brain fills most of the grid, with a lesion in it."""
-    site = config.sites[1] if len(config.sites) > 1 else config.sites[0]
-    convention = convention_of(site, config)
-    grid = config.data.grid
-    inner = tuple(max(1, round(0.85 * n)) for n in grid)
-    scan = tuple(max(1, round(n * config.data.spacing_mm)) for n in inner)
-    draws = np.random.default_rng(config.seed)
-    image = np.zeros((len(config.data.modalities), *grid), np.float16, order="F")
-    image[:, : inner[0], : inner[1], : inner[2]] = draws.normal(size=(len(image), *inner)).astype(np.float16)
-    geometry = Geometry(_three(scan), (1.0, 1.0, 1.0), (0, 0, 0), _three(scan), _three(inner), (0, 0, 0))
-    cases = []
-    for name in ("training", "test"):
-        masks = [_ball((len(config.data.regions), *shape)) for shape in (grid, scan)]
-        case = Case(name, name, (), Path(name), convention)
-        cases.append(CachedCase(case, CaseArrays(image, masks[0], masks[1], geometry, "")))
-    return Hospital(replace(site, cases=(), test_cases=()), (cases[0],), (cases[1],))
-
-
-def _three(numbers: tuple[int, ...]) -> tuple[int, int, int]:
-    x, y, z = numbers
-    return x, y, z
-
-
-def _ball(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return masks, each a ball of a quarter of the shape's width."""
-    axes = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape[1:])]
-    ball = np.asarray(sum(axis**2 for axis in axes)) < 0.25**2
-    return np.repeat(ball[None], shape[0], 0).astype(np.uint8)
 
 
 def plan_of(console: Console, layers: Layers, experiment: Path | None, phantoms: int | None) -> Plan:

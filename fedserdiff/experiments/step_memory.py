@@ -10,6 +10,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import one_a_cpu
@@ -20,7 +21,6 @@ from sites.step import Learners
 from sites.training import make_objective
 
 _ITEMS = 64
-_QUICK = {"replay.conditional_maps": 2, "replay.map_steps": 1}  # what comes before the first step takes less
 _CPU = torch.device("cpu")
 
 
@@ -39,7 +39,7 @@ def step_memory(config: Settings, memory: Memory, stage: int = 2) -> int:
         The first, or one with a teacher.
     """
     precision = "bf16" if config.network.precision == "auto" else config.network.precision
-    config = config.replace({**_QUICK, "network.precision": precision})
+    config = config.replace({**LITTLE_BEFORE_STEPS, "network.precision": precision})
     # There every mode of this thread holds, and nothing is begun in another.
     return one_a_cpu(lambda _: _most_alive(config, memory, stage), [None], 1)[0]
 

@@ -6,7 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from fedserdiff.device import finish
 from fedserdiff.origin import installed_versions
+
+_CPU = torch.device("cpu")
 
 
 def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
@@ -25,10 +30,11 @@ def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
     }
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Return the wall time of `work`, done once."""
+def seconds_of(work: Callable[[], object], device: torch.device = _CPU) -> float:
+    """Return the wall time of `work`, done once, until `device` has done what it was given by it."""
     started = time.perf_counter()
     work()
+    finish(device)
     return time.perf_counter() - started
 
 

@@ -2,8 +2,7 @@
 
 import json
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,10 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedserdiff.commands.common import clear_errors
-from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiments.opened_federation import Cache
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS
+from fedserdiff.experiments.step_time import step_seconds
 from fedserdiff.federation import phantom_federation
 from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method
@@ -30,7 +31,7 @@ from sites.training import Order, consolidate, run_round
 from benchmarks.direct_training import no_other
 from benchmarks.machine import machine, seconds_of
 
-_WARM_UP = 5
+_WARM_UP, _BLOCK = 5, 10  # steps before those that are timed; those between two looks at the clock
 _SQUARE, _PRODUCTS = 1024, 8  # of matrices whose products tell what the cores can do
 _CPU = torch.device("cpu")
 
@@ -38,18 +39,14 @@ _CPU = torch.device("cpu")
 def step(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
-    steps: Annotated[int, typer.Option(help="Steps to time of each stage.", min=1)] = 60,
+    steps: Annotated[int, typer.Option(help=f"Steps to time of each stage, in blocks of {_BLOCK}.", min=_BLOCK)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of phantoms and weights.")] = 0,
 ) -> None:
     """Time SER-Diff's training steps on phantoms: without a past (stage 1) and with replay (stage 2)."""
     console = open_console()
+    blocks = steps // _BLOCK
     with clear_errors("nothing: figures stand at the end"):
-        config = make_settings(
-            profile,
-            {"training.rounds": 1, "training.steps_per_stage": _WARM_UP + steps, "training.epochs_per_stage": 0},
-            method="ser-diff",
-            seed=seed,
-        )
+        config = make_settings(profile, method="ser-diff", seed=seed)
         with console.status("preparing phantoms"):
             sites = phantom_federation(2, config, Cache().phantoms)
             hospitals = [open_hospital(site, config, Cache().prepared) for site in sites]
@@ -60,14 +57,19 @@ def step(
             student = new_student(config)
             orders = (_first(), _second(config, hospitals[0]))
             rows = [
-                _row(f"stage {order.stage}", _step_s(student, order, hospital, config), loading, count)
+                _row(
+                    f"stage {order.stage}",
+                    step_seconds(student, order, hospital, config, blocks, _BLOCK, _WARM_UP),
+                    loading,
+                    count,
+                )
                 for order, hospital, count, loading in zip(
                     orders, hospitals, flops, _loading_s(config, hospitals), strict=True
                 )
             ]
             peak = _peak_flops()
         report = {
-            "data": "phantom, sites 1 and 2", "seed": seed, "steps": steps, "config": config.to_dict(),
+            "data": "phantom, sites 1 and 2", "seed": seed, "steps": blocks * _BLOCK, "config": config.to_dict(),
             "machine": machine(int(config.machine.cpus_per_site)), "peak_flops": peak, "rows": rows,
         }  # fmt: skip
         write_whole(out, lambda opened: opened.write((json.dumps(report, indent=2) + "\n").encode()))
@@ -88,16 +90,11 @@ def _second(config: Settings, hospital: Hospital) -> Order:
 
 def _flops(config: Settings, hospital: Hospital, order: Order) -> int:
     """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
-    one = config.replace({"training.steps_per_stage": 1, "replay.conditional_maps": 1, "replay.map_steps": 1})
+    only = {"training.rounds": 1, "training.steps_per_stage": 1, "training.epochs_per_stage": 0}
+    one = config.replace({**LITTLE_BEFORE_STEPS, **only})
     with FlopCounterMode(display=False) as counter:
         run_round(new_student(one), order, hospital, no_other, one)
     return int(counter.get_total_flops())
-
-
-def _step_s(student: Student, order: Order, hospital: Hospital, config: Settings) -> float:
-    ends: list[float] = []
-    run_round(student, order, hospital, no_other, config, lambda *about: ends.append(time.perf_counter()))
-    return statistics.median(b - a for a, b in zip(ends[_WARM_UP - 1 :], ends[_WARM_UP:], strict=False))
 
 
 def _loading_s(config: Settings, hospitals: list[Hospital]) -> list[float]:
@@ -131,7 +128,8 @@ def _peak_flops() -> float:
     return 2 * _SQUARE**3 * _PRODUCTS / best
 
 
-def _row(stage: str, step_s: float, loading_s: float, flops: int) -> dict[str, Any]:
+def _row(stage: str, timed: Sequence[float], loading_s: float, flops: int) -> dict[str, Any]:
+    step_s = statistics.median(timed)
     return {
         "stage": stage, "step_s": step_s, "loading_s": loading_s, "loading_share": loading_s / step_s, "flops": flops,
     }  # fmt: skip
@@ -141,7 +139,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     about, peak = report["machine"], report["peak_flops"]
     table = Table(
         "step of", "ms", "loading, ms", "share", "GFLOPs", "at peak, ms",
-        title=f"{report['data']}, seed {report['seed']}, {report['config']['profile']}, median of {report['steps']}; "
+        title=f"{report['data']}, seed {report['seed']}, {report['config']['profile']}, "
+        f"{report['steps']} steps, median of blocks of {_BLOCK}; "
         f"{about['cpu']}, {about['threads']} of {about['cores']} cores, torch {about['torch']}",
     )  # fmt: skip
     for row in report["rows"]:
