@@ -18,6 +18,7 @@ from strategies.run_directory import RunDirectory
 from strategies.stream import make_stream
 
 from benchmarks.accuracy import accuracy
+from benchmarks.gpu.command import gpu
 from benchmarks.inference import inference
 from benchmarks.overhead import overhead
 from benchmarks.stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
@@ -28,6 +29,7 @@ app.command()(inference)
 app.command()(accuracy)
 app.command()(overhead)
 app.command()(step)
+app.command()(gpu)
 
 
 @app.command()

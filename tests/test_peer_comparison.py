@@ -66,14 +66,15 @@ def test_windows_lie_where_half_an_overlap_puts_them(
     assert len(windows) == of_nnunet
 
 
-@pytest.mark.parametrize("name", ["diff-unet", "monai-diffusion", "nnunet"])
+@pytest.mark.parametrize("name", ["diff-unet", "monai-diffusion", "nnunet", "segresnet"])
 def test_peers_map_a_window_to_three_masks(script: Scripts, name: str) -> None:
     if name == "nnunet":
         pytest.importorskip("dynamic_network_architectures")
     peer = script("benchmarks.peer_networks").PEERS[name]
     with FakeTensorMode(), torch.no_grad():
-        window = torch.zeros(1, peer.channels, *(peer.roi,) * 3)
-        assert peer.network()(window).shape == (1, 3, *(peer.roi,) * 3)
+        for edge in (peer.least, peer.roi):
+            window = torch.zeros(1, peer.channels, *(edge,) * 3)
+            assert peer.network()(window).shape == (1, 3, *(edge,) * 3)
         if peer.encoder:
             assert peer.encoder()(window[:, :4]).shape == (1, 512, 6, 6, 6)
 
@@ -119,7 +120,7 @@ def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
     script: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers = script("benchmarks.peer_networks")
-    tiny = peers.Peer("tiny", "", 8, 40, 7, lambda: nn.Conv3d(7, 3, 3, padding=1), lambda: nn.Conv3d(4, 1, 1))
+    tiny = peers.Peer("tiny", "", 8, 8, 40, 7, lambda: nn.Conv3d(7, 3, 3, padding=1), lambda: nn.Conv3d(4, 1, 1))
     monkeypatch.setitem(peers.PEERS, "tiny", tiny)
     benchmark, task = measurement(script, "tiny")
     cost = benchmark.measure(task)
@@ -133,7 +134,7 @@ def test_a_peer_is_extrapolated_from_the_windows_that_were_timed(
     assert cost.whole_s == pytest.approx(whole * each)
     assert cost.flops == windows * (40 * 2 * 27 * 7 * 3 + 2 * 4) * 8**3
 
-    once = peers.Peer("once", "", 8, 1, 4, lambda: nn.Conv3d(4, 3, 1))
+    once = peers.Peer("once", "", 8, 8, 1, 4, lambda: nn.Conv3d(4, 3, 1))
     monkeypatch.setitem(peers.PEERS, "once", once)
     every = benchmark.measure(measurement(script, "once", windows=10**6)[1])
     assert (len(every.timed), every.extrapolated) == (windows, False)

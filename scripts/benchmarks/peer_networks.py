@@ -1,7 +1,7 @@
 """What people segment brain tumours with today: the networks, and how many windows a volume takes. Nothing is trained.
 
-Diff-UNet and nnU-Net as published: their widths, window sizes and overlap. Their weights are random: what a pass costs
-does not depend on them.
+Diff-UNet and nnU-Net as published: their widths, window sizes and overlap. SegResNet as MONAI's tutorial
+has it. Their weights are random: what a pass costs does not depend on them.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from monai.inferers.utils import dense_patch_slices
-from monai.networks.nets import BasicUNet, DiffusionModelUNet
+from monai.networks.nets import BasicUNet, DiffusionModelUNet, SegResNet
 from torch import nn
 
 from fedserdiff.data.releases import BRATS_MODALITIES, BRATS_REGIONS
@@ -33,6 +33,8 @@ class Peer:
         What the report calls it, and where its settings come from.
     roi : int
         Edge of a window in voxels.
+    least : int
+        Edge of the smallest window that `network` takes.
     passes : int
         Passes of `network` a window.
     channels : int
@@ -46,6 +48,7 @@ class Peer:
     title: str
     source: str
     roi: int
+    least: int
     passes: int
     channels: int
     network: Callable[[], nn.Module]
@@ -146,6 +149,7 @@ PEERS = {
         "Diff-UNet as published",
         "BasicUNet 64, 64, 128, 256, 512, 64; windows of 96³, overlap 0.5; 10 DDIM steps × 4 samples",
         roi=96,
+        least=32,
         passes=_DIFF_UNET_PASSES,
         channels=_IMAGE + _MASK,
         network=lambda: BasicUNet(3, _IMAGE + _MASK, _MASK, _DIFF_UNET),
@@ -155,6 +159,7 @@ PEERS = {
         "the same with MONAI's DiffusionModelUNet",
         "DiffusionModelUNet 64, 64, 128, 256, 512, one residual block a level, no attention; else as Diff-UNet",
         roi=96,
+        least=32,
         passes=_DIFF_UNET_PASSES,
         channels=_IMAGE + _MASK,
         network=_DiffusionModelUNet,
@@ -164,8 +169,18 @@ PEERS = {
         "nnU-Net's full-resolution network",
         "PlainConvUNet 32, 64, 128, 256, 320, 320; windows of 128³, overlap 0.5; one pass, no mirroring",
         roi=128,
+        least=64,
         passes=1,
         channels=_IMAGE,
         network=_nnunet,
+    ),
+    "segresnet": Peer(
+        "MONAI's SegResNet",
+        "SegResNet 16, 32, 64, 128 of MONAI's BraTS tutorial; windows of 128³, overlap 0.5 (our choice); one pass",
+        roi=128,
+        least=16,
+        passes=1,
+        channels=_IMAGE,
+        network=lambda: SegResNet(init_filters=16, in_channels=_IMAGE, out_channels=_MASK, dropout_prob=0.2),
     ),
 }

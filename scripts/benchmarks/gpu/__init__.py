@@ -1,0 +1,1 @@
+"""What a GPU does of this project's work in minutes, and of its peers'."""
