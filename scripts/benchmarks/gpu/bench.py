@@ -74,7 +74,7 @@ SIZES = {
             copied=2 * GIB,
             square=8192,
             repeats=10,
-            limit_s=7.0,
+            limit_s=5.0,
             compiler="inductor",
         ),
         Size(

@@ -43,7 +43,7 @@ def _steps(bench: Bench, of: str, method: str, stages: tuple[int, ...], changes:
             in_ms(timed),
             f"batch {config.training.batch_size} of {_grid(config)}; {len(timed)} blocks of {size} steps",
             bench.peak_gib(),
-            step_memory(config, random_memory(config, new_student(config)), stage) / GIB if of == "paper" else None,
+            step_memory(config, random_memory(config, student), stage) / GIB if of == "paper" else None,
         )
 
 
@@ -113,11 +113,11 @@ def _grid(config: Settings) -> str:
 
 
 TRAINING = (
-    Part("laptop's steps, ser-diff-plus", 25, lambda bench: _steps(bench, "laptop", "ser-diff-plus", (1, 2), {})),
-    Part("laptop's steps, ser-diff", 12, lambda bench: _steps(bench, "laptop", "ser-diff", (2,), {})),
+    Part("laptop's steps, ser-diff-plus", 20, lambda bench: _steps(bench, "laptop", "ser-diff-plus", (1, 2), {})),
+    Part("laptop's steps, ser-diff", 10, lambda bench: _steps(bench, "laptop", "ser-diff", (2,), {})),
     Part("paper's steps, ser-diff-plus", 35, lambda bench: _steps(bench, "paper", "ser-diff-plus", (1, 2), {})),
     Part("paper's steps, ser-diff", 25, lambda bench: _steps(bench, "paper", "ser-diff", (2,), {})),
     Part("parts of paper's step", 20, lambda bench: _parts(bench, "paper")),
     Part("parts of laptop's step", 8, lambda bench: _parts(bench, "laptop")),
 )
-COMPILED = Part("laptop's steps, compiled", 90, _compiled)
+COMPILED = Part("laptop's steps, compiled", 85, _compiled)
