@@ -23,17 +23,16 @@ _METHOD = "ser-diff-plus"
 _BATCH = 2  # of nnU-Net's as it plans BraTS
 
 
-def _own(bench: Bench) -> Iterator[Row]:
+def _own(bench: Bench, of: str, what: str) -> Iterator[Row]:
     """Time predictions of a volume; of untrained networks, by which every slice is refined."""
-    for of, what in (("paper", "paper's networks"), ("slices", "laptop's networks, slice by slice")):
-        config = bench.config(of, _METHOD)
-        use_cpus(config.machine.cpus_per_site)
-        image, student = random_hospital(config).test[0].prepared.image, new_student(config).to(bench.device)
-        steps = config.scoring.sampling_steps
-        bench.watch()
-        timed = bench.timed(lambda: predict_volume(student, image, steps, generator(bench.seed, "noise")))  # noqa: B023
-        how = f"{'×'.join(map(str, config.data.grid))}, K = {steps}, all of it refined"
-        yield Row(f"a volume: {what}", "s", timed, how, bench.peak_gib())
+    config = bench.config(of, _METHOD)
+    use_cpus(config.machine.cpus_per_site)
+    image, student = random_hospital(config).test[0].prepared.image, new_student(config).to(bench.device)
+    steps = config.scoring.sampling_steps
+    bench.watch()
+    timed = bench.timed(lambda: predict_volume(student, image, steps, generator(bench.seed, "noise")))
+    how = f"{'×'.join(map(str, config.data.grid))}, K = {steps}, all of it refined"
+    yield Row(f"a volume: {what}", "s", timed, how, bench.peak_gib())
 
 
 def _peer_volume(bench: Bench, name: str) -> Iterator[Row]:
@@ -93,7 +92,8 @@ def _as_peers_run() -> Iterator[None]:
 
 
 VOLUMES = (
-    Part("volumes", 20, _own),
+    Part("paper's volume", 10, lambda bench: _own(bench, "paper", "paper's networks")),
+    Part("laptop's volume", 10, lambda bench: _own(bench, "slices", "laptop's networks, slice by slice")),
     Part("nnU-Net's volume", 6, lambda bench: _peer_volume(bench, "nnunet")),
     Part("SegResNet's volume", 6, lambda bench: _peer_volume(bench, "segresnet")),
     Part("Diff-UNet's volume", 8, lambda bench: _peer_volume(bench, "diff-unet")),
