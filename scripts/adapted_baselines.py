@@ -32,11 +32,12 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.inversion import invert_contrast
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
+from sites.training_set import Batch, TrainingSet
 from strategies.pooled import Pooled
 
 from benchmarks.direct_training import in_rounds

@@ -33,8 +33,9 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
-from sites.hospital import TrainingSet, open_hospital
+from sites.hospital import open_hospital
 from sites.step import anneal
+from sites.training_set import TrainingSet
 
 from benchmarks.machine import machine
 

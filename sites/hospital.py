@@ -4,13 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, hold_out, settle, split_patients
 from fedserdiff.data.site_cases import patient_of, site_cases
-from fedserdiff.device import to_device
 from fedserdiff.errors import BadCasesError, DataError
 from fedserdiff.settings.experiment import Settings, Site
 
@@ -138,113 +134,3 @@ def split_cases(site: Site, cases: Sequence[Case], config: Settings) -> tuple[se
     if site.test_cases:
         return hold_out(cases, site.test_cases, site.name)
     return split_patients((case.patient for case in cases), config.data.test_share, site.name)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
-
-    `mirrored` says that the items were flipped left to right.
-    """
-
-    image: torch.Tensor
-    truth: torch.Tensor
-    index: torch.Tensor
-    mirrored: bool = False
-
-    def mirror(self) -> "Batch":
-        """Return the batch flipped left to right."""
-        return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
-
-
-class TrainingSet:
-    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D).
-
-    Parameters
-    ----------
-    cases : sequence of CachedCase
-        Training cases, at least one.
-    config : Settings
-        For the number of spatial dimensions.
-    device : torch.device
-        Where batches go.
-
-    Attributes
-    ----------
-    device : torch.device
-    """
-
-    def __init__(self, cases: Sequence[CachedCase], config: Settings, device: torch.device) -> None:
-        self._cases = cases
-        self.device = device
-        self._slices = config.data.spatial_dims == 2
-        self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
-        items: list[tuple[int, int]] = []
-        shows_tumour: list[bool] = []
-        for number, case in enumerate(cases):
-            brain, tumour = case.prepared.slices()  # of the index: no round reads voxels to learn where tumour is
-            if self._slices:
-                items.extend((number, int(z)) for z in brain)
-                shows_tumour.extend(np.isin(brain, tumour).tolist())
-            else:
-                items.append((number, 0))
-                shows_tumour.append(len(tumour) > 0)
-        self._items = items
-        self._shows_tumour = torch.tensor(shows_tumour, dtype=torch.bool)
-        self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw item indices: half of them, rounded down, from items that show tumour (our choice), shape (size,)."""
-        of_tumour = size // 2 if len(self._tumour) else 0
-        anywhere = torch.randint(0, len(self), (size - of_tumour,), generator=generator)
-        if not of_tumour:
-            return anywhere
-        chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
-        return torch.cat([chosen, anywhere])
-
-    def items_an_epoch(self, balanced: bool) -> int:
-        """Return how many items `epoch` has in all its batches."""
-        return len(self) + self._repeats(balanced)
-
-    def epoch(self, size: int, generator: torch.Generator, balanced: bool) -> tuple[torch.Tensor, ...]:
-        """Return one pass over all items, in a drawn order, in batches of `size` indices, the last as many as are left.
-
-        Each item comes once. Where it is to be `balanced`, those that show tumour come again, pass after pass over
-        them, until they are half of the epoch. Within a batch they come first.
-        """
-        extra, order = self._repeats(balanced), [torch.randperm(len(self), generator=generator)]
-        while extra > 0:
-            again = self._tumour[torch.randperm(len(self._tumour), generator=generator)][:extra]
-            order.append(again)
-            extra -= len(again)
-        whole = torch.cat(order)
-        if balanced:
-            whole = whole[torch.randperm(len(whole), generator=generator)]
-        return tuple(
-            batch[(~self._shows_tumour[batch]).to(torch.uint8).argsort(stable=True)] for batch in whole.split(size)
-        )
-
-    def _repeats(self, balanced: bool) -> int:
-        """Return how many times, in all, items that show tumour come again in an epoch."""
-        tumour = len(self._tumour)
-        return max(0, len(self) - 2 * tumour) if balanced and tumour else 0
-
-    def batch(self, index: torch.Tensor) -> Batch:
-        """Return the items at `index` (B,)."""
-        x, y, z = self._grid
-        depth = 1 if self._slices else z
-        # Channels fastest, as the store has them; NumPy's zeros cost nothing where nothing is written.
-        shapes = [(len(index), depth, y, x, channels) for channels in self._channels]
-        image, truth = (torch.from_numpy(np.zeros(s, np.float32)).permute(0, 4, 3, 2, 1) for s in shapes)
-        for place, item in enumerate(index.tolist()):
-            number, at = self._items[item]
-            (i, j, k), of_image, of_mask = self._cases[number].prepared.boxed(at if self._slices else None)
-            k = slice(0, of_image.shape[-1]) if self._slices else k
-            image[place, :, i, j, k] = torch.from_numpy(of_image)
-            truth[place, :, i, j, k] = torch.from_numpy(of_mask)
-        if self._slices:
-            image, truth = image[..., 0], truth[..., 0]
-        return Batch(to_device(image, self.device), to_device(truth, self.device), index)

@@ -16,8 +16,8 @@ from fedserdiff.experiments.opened_federation import Cache, open_federation
 from fedserdiff.federation import phantom_federation
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import TrainingSet
 from sites.sampling import Sampling
+from sites.training_set import TrainingSet
 
 
 @pytest.fixture

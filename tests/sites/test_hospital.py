@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from fedserdiff.errors import BadCasesError, DataError
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.hospital import Hospital, open_hospital
+from sites.training_set import TrainingSet
 
 Volumes = dict[str, NDArray[Any]]
 CONFIG = make_settings(

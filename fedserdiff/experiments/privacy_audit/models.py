@@ -14,9 +14,10 @@ from fedserdiff.privacy.membership import losses
 from fedserdiff.privacy.scores import Scores
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.training import Order, optimise
+from sites.training_set import Batch, TrainingSet
 
 
 @dataclass(frozen=True)
