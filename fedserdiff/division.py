@@ -207,10 +207,12 @@ def hold_out_listed(division: Division, listed: Mapping[str, Collection[str]], f
             field: tuple(case for case in share.cases if found.patients[case] in wanted)
             for field, wanted in patients.items()
         }
-        everyone = sum(map(len, held_out.values())) >= len(share.cases)
-        if everyone or not all(held_out.values()):
-            who = "every patient" if everyone else "no patient"
-            faults.add(f"{share.name}: {who} of this hospital is listed: it needs some on each side")
+        if sum(map(len, held_out.values())) >= len(share.cases):
+            faults.add(f"{share.name}: every patient of this hospital is listed: it needs some on each side")
+        for field in [field for field, cases in held_out.items() if not cases]:
+            faults.add(
+                f"{share.name}: no patient of this hospital is listed for its {field}: it needs some on each side"
+            )
         hospitals.append(
             replace(
                 share,

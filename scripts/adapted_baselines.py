@@ -125,9 +125,7 @@ def main(
                 console, make_settings(profile, {"machine.cpus_per_site": 1}, seed=seed), None, sites, Cache()
             )
             hospitals = federation.hospitals
-            patients[seed] = {
-                h.site.name: [c.case.patient for c in h.scored(federation.config)] for h in hospitals
-            }
+            patients[seed] = {h.site.name: [c.case.patient for c in h.scored(federation.config)] for h in hospitals}
             with console.status(f"seed {seed}: stage 1"):
                 start = _first_stage(hospitals[0], federation.config)
             for baseline in BASELINES:

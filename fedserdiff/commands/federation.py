@@ -91,7 +91,9 @@ def main(
             count = "two" if least == 2 else "three"
             raise ConfigError(f"{table}: no hospital has {minimum} cases of at least {count} patients: lower --minimum")
         lists = {side: file for side, (_, file) in sides.items() if file is not None}
-        listed = {side: [cells[0] for _, cells in read_rows(file) if cells and cells[0]] for side, file in lists.items()}
+        listed = {
+            side: [cells[0] for _, cells in read_rows(file) if cells and cells[0]] for side, file in lists.items()
+        }
         if lists:
             try:
                 division = hold_out_listed(division, {f"{side}_cases": names for side, names in listed.items()}, found)
@@ -115,9 +117,7 @@ def main(
 
 def _split(share: Share, found: FoundCases, config: Settings) -> Split:
     """Return a hospital's patients by side, as a run on the file will have them."""
-    site = Site(
-        share.name, "", "", share.cases, test_cases=share.test_cases, validation_cases=share.validation_cases
-    )
+    site = Site(share.name, "", "", share.cases, test_cases=share.test_cases, validation_cases=share.validation_cases)
     return split_patients(site, {case: found.patients[case] for case in share.cases}, config)
 
 

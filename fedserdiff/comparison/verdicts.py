@@ -70,7 +70,8 @@ def judge(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return results with their ``verdicts`` in words, corrected for the comparisons of all of them together.
 
     A result is the contents of a ``comparison.json`` or of a study's file; its ``scored`` says whose scores it is of,
-    ``test`` or ``validation`` patients'. Each of its verdicts, as `compared` made it, gets ``p_adjusted`` and ``text``; ``rule`` says how they were come by, and is empty where there is none.
+    ``test`` or ``validation`` patients'. Each of its verdicts, as `compared` made it, gets ``p_adjusted`` and ``text``;
+    ``rule`` says how they were come by, and is empty where there is none.
     """
     tested = [one["p"] for result in results for one in result["verdicts"] if one["p"] is not None]
     adjusted = iter(holm(tested))
