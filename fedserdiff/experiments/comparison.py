@@ -295,7 +295,8 @@ def _about(setting: Setting, opened: dict[int, Federation]) -> str:
     cases = [sum(count[scored] for count in federation.case_counts.values()) for federation in opened.values()]
     seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
     sites = len(next(iter(opened.values())).hospitals)
-    return f"{setting.data} data, {sites} sites, {cases[0]} {scored} cases a seed, {seeds}, profile {setting.config.profile}"
+    counts = f"{sites} sites, {cases[0]} {scored} cases a seed"
+    return f"{setting.data} data, {counts}, {seeds}, profile {setting.config.profile}"
 
 
 def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:

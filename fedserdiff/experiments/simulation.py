@@ -134,7 +134,7 @@ def _on_disk(cases: Iterable[CachedCase]) -> int:
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
-    """Return, for the first scored case of every site to evaluate, what its final student and the teacher make of it."""
+    """Return, for the first scored case of every site to evaluate, what its last student and the teacher make of it."""
     config = federation.config
     use_cpus(config.machine.cpus_per_site)
     device = use_device(config.machine.gpus_per_site)

@@ -39,8 +39,8 @@ def check_shares(data: Data) -> None:
     """See that patients are left to train on beside those to test on and those to choose settings by."""
     if data.test_share + data.validation_share >= 1:
         raise ValueError(
-            f"data.test_share, data.validation_share: {data.test_share:g} and {data.validation_share:g} leave nobody to "
-            "train on"
+            f"data.test_share, data.validation_share: {data.test_share:g} and {data.validation_share:g} leave nobody "
+            "to train on"
         )
 
 

@@ -50,8 +50,8 @@ class Site:
     """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
 
     An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
-    held out by `data.test_share`; otherwise these of the `cases` are, and no other. So it is with `validation_cases` and
-    `data.validation_share`. `declared` is the release where the experiment itself declares it.
+    held out by `data.test_share`; otherwise these of the `cases` are, and no other. So it is with `validation_cases`
+    and `data.validation_share`. `declared` is the release where the experiment itself declares it.
     """
 
     name: str
