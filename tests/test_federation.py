@@ -110,7 +110,11 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
             '["BraTS-GLI-00002-000", "BraTS-GLI-00001-000"]',
             "site 2: test_cases: 'BraTS-GLI-00001-000' is none of the cases$",
         ),
-        ("test_cases =", "test-cases =", "site 2: test-cases: unknown field: choose from .*, cases, test_cases$"),
+        (
+            "test_cases =",
+            "test-cases =",
+            "site 2: test-cases: unknown field: choose from .*, cases, test_cases, validation_cases$",
+        ),
         ('"north"\n', '"north/../../x"\n', "site 1: name: 'north/../../x' may hold letters, digits"),
         ('"north"\n', '"nörd"\n', "site 1: name: 'nörd' may hold letters, digits"),
         ('"north"\n', '"north pole"\n', "site 1: name: 'north pole' may hold letters, digits"),

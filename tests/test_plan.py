@@ -80,7 +80,7 @@ def test_hospitals_of_a_file_are_counted_and_bad_cases_with_them(
     next((tmp_path / "scans" / "BraTS2021_00003").glob("*_t1.nii*")).unlink()
     sites, cases = plan.sites_of((Site("north", "brats2021", str(tmp_path / "scans")),), 3, make_settings("smoke"))
     assert [site.name for site in sites] == ["north"]
-    assert cases == [plan.Cases(4, 3, 1, 1)]
+    assert cases == [plan.Cases(4, 3, 1, bad=1)]
 
 
 def told(app: Any, *arguments: str) -> tuple[int, str]:

@@ -213,7 +213,7 @@ def test_every_picture_has_a_text_and_a_caption_of_data_seeds_and_cases(page: Pa
     for caption in page.captions[:4]:
         assert "4 + 5 + 6 = 15 test cases, seeds 0, 1, 2" in caption
     for caption in page.captions[4:]:
-        assert "seed 0, 12 test cases" in caption
+        assert "seed 0, 12 validation cases" in caption
 
 
 @pytest.mark.usefixtures("no_charts")

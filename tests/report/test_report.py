@@ -117,13 +117,13 @@ def test_leaking_run_is_stamped_in_red_above_and_below_its_tables() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {"north": 1, "west[x]": 2}})
     warning = "Leaking: 3 cases (1 of north, 2 of west[x]) are of patients who are in the federation already"
     lines = text.strip().splitlines()
-    assert lines[0] == lines[-1] == f"⟪{warning}: test scores are too good⟫"
+    assert lines[0] == lines[-1] == f"⟪{warning}: scores are too good⟫"
     assert "Left out" not in text
 
 
 def test_deployment_that_allowed_overlap_is_stamped_though_nobody_counted() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {}, "cases": []})
-    warning = "Leaking: nobody looked for patients who are at several sites: test scores may be too good"
+    warning = "Leaking: nobody looked for patients who are at several sites: scores may be too good"
     assert text.strip().splitlines()[0] == f"⟪{warning}⟫"
 
 
@@ -134,12 +134,17 @@ def test_tables_count_what_was_left_out_by_site_without_need_of_names() -> None:
 
 
 def test_tables_name_twenty_skipped_cases_and_say_that_scores_are_of_fewer_patients() -> None:
-    skipped = [{"site": "west", "case": f"C{n}", "test": n < 2, "faults": [f"/C{n}: gone"]} for n in range(23)]
+    roles = {n: "test" if n < 2 else "validation" if n < 5 else "training" for n in range(23)}
+    skipped = [{"site": "west", "case": f"C{n}", "role": roles[n], "faults": [f"/C{n}: gone"]} for n in roles]
     console = Console(width=150, record=True, file=io.StringIO())
     print_results(console, results(3).to_dict() | {"skipped": skipped}, "ours.toml")
-    *_, last_case, total = console.export_text().strip().splitlines()
+    console_text = console.export_text()
+    *_, last_case, total = console_text.strip().splitlines()
     assert last_case == "Skipped west: C19: /C19: gone"
-    lost = "23 cases that cannot be used, 2 of them to be tested on: scores are of fewer patients"
+    assert console_text.count(", a test case: ") == 2
+    assert console_text.count(", a validation case: ") == 3
+    held_out = "3 of them to be validated on and 2 of them to be tested on"
+    lost = f"23 cases that cannot be used, {held_out}: scores are of fewer patients"
     assert total == f"Skipped: {lost}"
 
 

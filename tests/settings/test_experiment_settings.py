@@ -106,6 +106,9 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("aggregation.beta", 0.5),
         ("data.test_share", 0),
         ("data.test_share", 1),
+        ("data.validation_share", -0.1),
+        ("data.validation_share", 0.8),  # beside a fifth to test on
+        ("scoring.patients", "training"),
         ("scoring.sampling_steps", 0),
         ("scoring.sampling_steps", 1001),
         ("replay.map_steps", 0),
@@ -210,6 +213,7 @@ SITES_OF_ONE_MACHINE: dict[str, dict[str, Any]] = {
     "paths": {"sites": tuple(dataclasses.replace(site, path=f"/elsewhere/{site.name}") for site in SITES)},
     "cases": {"sites": (dataclasses.replace(SITES[0], cases=("c", "b")), SITES[1])},
     "test cases": {"sites": (dataclasses.replace(SITES[0], test_cases=("a",)), SITES[1])},
+    "validation cases": {"sites": (dataclasses.replace(SITES[0], validation_cases=("a",)), SITES[1])},
 }
 
 SITES_OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {

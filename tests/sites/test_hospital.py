@@ -145,7 +145,7 @@ def test_who_is_tested_on_stays_so_where_bad_cases_are_skipped(hospital: Hospita
 
     assert [cached.case.name for cached in left.test] == tested[1:]
     assert [cached.case.name for cached in left.training] == [trained[0], *trained[2:]]
-    assert {(case.case, case.test) for case in left.skipped} == {(tested[0], True), (trained[1], False)}
+    assert {(case.case, case.role) for case in left.skipped} == {(tested[0], "test"), (trained[1], "training")}
     assert all(folder.name in fault for case in left.skipped for fault in case.faults)
     again = open_hospital(left.site, config, tmp_path / "cache")  # as a run that goes on opens it
     assert [cached.case for cached in again.test] == [cached.case for cached in left.test]
