@@ -172,8 +172,8 @@ def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: 
     faults.check()
 
 
-def cases_of(entry: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
-    """Return the fields of a `Site` that name cases, as a site's table has them; empty where it names none.
+def cases_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields of a `Site` that name cases, from a site's table; empty where it names none.
 
     Raises
     ------

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import BadCases, Case, SkippedCase, settle
 from fedserdiff.data.site_cases import patient_of, site_cases
-from fedserdiff.data.split import Side, Split, split_patients
+from fedserdiff.data.split import Split, split_patients
 from fedserdiff.errors import DataError
 from fedserdiff.settings.experiment import Settings, Site
 
@@ -36,12 +37,10 @@ class Hospital:
         return tuple(sorted(everyone, key=lambda cached: cached.case.name))
 
     @property
-    def counts(self) -> dict[Side, int]:
+    def counts(self) -> dict[str, int]:
         """How many cases there are to train on, to choose settings by, where there are such, and to test on."""
-        counts: dict[Side, int] = {"training": len(self.training)}
-        if self.validation:
-            counts["validation"] = len(self.validation)
-        return {**counts, "test": len(self.test)}
+        validation = {"validation": len(self.validation)} if self.validation else {}
+        return {"training": len(self.training), **validation, "test": len(self.test)}
 
     @property
     def counted(self) -> str:
@@ -149,7 +148,7 @@ def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[Ca
     kept = [c for c in hospital.cases if c.case.name not in names]
     if not kept:
         raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
-    left = {}
+    left: dict[str, Any] = {}
     for field in ("test_cases", "validation_cases"):
         named = getattr(site, field)
         left[field] = tuple(case for case in named if case not in names)

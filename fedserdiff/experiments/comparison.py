@@ -249,7 +249,7 @@ def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]
     if others := other_versions(earlier.get("versions", {})):
         return "; ".join(others)
     scans = earlier.get("scans")
-    if not scans or "verdicts" not in earlier or "scored" not in earlier:
+    if not scans or "verdicts" not in earlier or not earlier.get("scored"):
         return "it does not say what it was made of"
     changed: set[str] = set()
     for result in made:

@@ -106,7 +106,7 @@ class Federation:
     @property
     def case_counts(self) -> dict[str, dict[str, int]]:
         """Exact case counts by site, as `Hospital.counts`."""
-        return {h.site.name: {**h.counts} for h in self.hospitals}
+        return {h.site.name: h.counts for h in self.hospitals}
 
     def overlap_of(self, config: Settings) -> dict[str, Any]:
         """Return the ``overlap`` of the ``results.json`` of a run on this federation, or on a part of its cases."""

@@ -107,7 +107,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("data.test_share", 0),
         ("data.test_share", 1),
         ("data.validation_share", -0.1),
-        ("data.validation_share", 0.8),  # beside a fifth to test on
+        ("data.validation_share", 1),
         ("scoring.patients", "training"),
         ("scoring.sampling_steps", 0),
         ("scoring.sampling_steps", 1001),
@@ -200,6 +200,14 @@ def test_stored_configuration_with_a_bad_value_is_refused() -> None:
     stored["aggregation"]["inertia"] = 2
     with pytest.raises(ConfigError, match=r"aggregation.inertia: 2 is not a number of at least 0 and less than 1"):
         Settings.from_dict(stored)
+
+
+def test_shares_to_test_and_to_validate_on_leave_somebody_to_train_on() -> None:
+    assert make_settings("smoke", {"data.validation_share": 0.75}).data.validation_share == 0.75
+    with pytest.raises(
+        ConfigError, match=r"^data.test_share, data.validation_share: 0.2 and 0.8 leave nobody to train on"
+    ):
+        make_settings("smoke", {"data.validation_share": 0.8})
 
 
 SITES = (Site("north", "brats2021", "/scans/north", ("a", "b"), ("b",)), Site("east", "brats2020", "/scans/east"))
