@@ -51,6 +51,16 @@ def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> 
     assert "nan" not in text.lower()
 
 
+def test_tables_of_a_run_that_was_scored_on_validation_patients_say_so_and_count_them() -> None:
+    values = results(3)
+    values.scored = "validation"
+    values.cases = {"north": {"training": 8, "validation": 3, "test": 2}, "west": {"training": 8, "validation": 4}}
+    text = printed(values)
+    assert "phantom data, 3 + 4 validation cases" in text
+    assert "test cases" not in text
+    assert (values.to_dict()["scored"], results(3).to_dict()["scored"]) == ("validation", "test")
+
+
 def test_all_that_left_but_weights_is_shown_as_a_share_of_the_sites_own_scans_where_they_are_known() -> None:
     console = Console(width=150, record=True, file=io.StringIO())
     values = results(3).to_dict()
@@ -223,6 +233,17 @@ def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> Non
     assert "phantom data, 3 sites, 15 test cases a seed" in " ".join(text.split())
     assert comparison["answer"][0] in " ".join(text.split())
     assert "nan" not in text.lower()
+
+
+def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> None:
+    comparison = make_comparison()
+    for number, cases in enumerate(comparison["data"]["cases"].values()):
+        cases["validation"] = 7 + number
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(console, {**comparison, "scored": "validation"})
+    text = " ".join(console.export_text().split())
+    assert "phantom data, 3 sites, 24 validation cases a seed" in text
+    assert "test cases" not in text
 
 
 def test_a_study_is_printed_with_all_its_cells_and_sentences() -> None:
