@@ -130,10 +130,8 @@ def find_all(folder: Path, release: str) -> FoundCases:
     return FoundCases(convention, {case.name: case.patient for case in cases}, bad)
 
 
-def divide(
-    rows: Sequence[TableRow], found: FoundCases, minimum: int, order: ArrivalOrder, patients: int = 2
-) -> Division:
-    """Give each case to the hospital that the table names; it needs `minimum` cases of so many patients.
+def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, patients: int, order: ArrivalOrder) -> Division:
+    """Give each case to the hospital that the table names; it needs `minimum` cases, of so many `patients`.
 
     Raises
     ------

@@ -197,14 +197,13 @@ def _introduce(message: Message, desk: _Desk) -> RecordDict:
     if asked is None or asked.get("experiment") != desk.config.fingerprint:
         raise ExperimentError("the coordinator runs another experiment, or another version of this software")
     hospital = desk.hospital
-    told_of = {"training": hospital.training, desk.config.scoring.patients: hospital.scored(desk.config)}
-    counts = {f"{side}-cases": _rounded(len(cases)) for side, cases in told_of.items()}
+    sides = {"training": hospital.training, desk.config.scoring.patients: hospital.scored(desk.config)}
+    counts = {f"{side}-cases": _rounded(len(cases)) for side, cases in sides.items()}
     told = RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
     if not desk.config.data.allow_overlap:
-        # Never fewer than scans, as rounding takes away 2 of each side at most; and no news to whoever knows the sides'
-        # rounded counts.
-        sides = hospital.counts.values()
-        rows = sum(map(_rounded, sides)) + wire.COUNTS_ROUNDED_TO * (len(sides) - 1)
+        # Never fewer than scans, as rounding takes away 2 of each side at most; and no news beside the rounded counts.
+        exact = hospital.counts.values()
+        rows = sum(map(_rounded, exact)) + wire.COUNTS_ROUNDED_TO * (len(exact) - 1)
         told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
     return told
 

@@ -49,7 +49,7 @@ class Hospital:
         return f"{', '.join(first)} and {last} cases"
 
     def scored(self, config: Settings) -> tuple[CachedCase, ...]:
-        """Return the cases whose scores a run of `config` reports; whoever scores, scores these."""
+        """Return the cases whose scores a run of `config` reports: all scoring goes by it."""
         return self.validation if config.scoring.patients == "validation" else self.test
 
 

@@ -79,12 +79,12 @@ def main(
             raise ConfigError(f"--out: {out}: is there already: give another file")
         shares = {f"{side}_share": share for side, (share, _) in sides.items() if share is not None}
         config = make_settings("laptop", {f"data.{name}": share for name, share in shares.items()})
-        least = 2 if validation_list is None and not config.data.validation_share else 3
+        least = 2 if validation_list is None and not config.data.validation_share else 3  # one a side
         name = release or find_release(folder)
         found = find_all(folder, name)
         rows = read_case_table(table, found.patients, order is ArrivalOrder.DATE)
         try:
-            division = divide(rows, found, minimum, order, least)
+            division = divide(rows, found, minimum, least, order)
         except ConfigError as error:
             raise ConfigError(f"{table}: {error}") from None
         if not division.hospitals:

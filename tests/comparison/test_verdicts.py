@@ -74,11 +74,11 @@ def test_a_difference_says_whose_scores_it_is_of() -> None:
         compared("with", "without", difference(0)),
         compared("a", "b", Estimate(0, np.full(9, np.nan), Sample(3, 3))),
     ]
-    (told, few), (other,) = (
+    (clear, few), (other,) = (
         [one["text"] for one in result["verdicts"]]
         for result in judge([{"scored": "validation", "verdicts": study}, {"scored": "test", "verdicts": [study[0]]}])
     )
-    assert ", 12 validation patients, 3 seeds" in told
+    assert ", 12 validation patients, 3 seeds" in clear
     assert "too few validation patients for an interval" in few
     assert ", 12 test patients, 3 seeds" in other
 

@@ -18,7 +18,7 @@ VALIDATED = {"data.validation_share": 0.2, "scoring.patients": "validation"}
 
 
 def scored(scene: Scene, **changes: Any) -> set[str]:
-    """The cases that the hospital enters in its table of scores when it is told to evaluate."""
+    """The cases that the hospital enters in its table of scores when it evaluates."""
     (scene.records("north") / "scores.csv").unlink(missing_ok=True)
     reply = scene.order("north", MessageType.EVALUATE, **changes)
     assert reply.content.metric_records[wire.METRICS][wire.WEIGHT] == 5
@@ -30,7 +30,7 @@ def names(cases: Any) -> set[str]:
     return {cached.case.name for cached in cases}
 
 
-def test_the_setting_says_whose_scores_are_told(make_scene: MakeScene) -> None:
+def test_the_setting_says_whose_scores_leave(make_scene: MakeScene) -> None:
     scene = make_scene({"north": NORTH}, **{"data.validation_share": 0.2})
     hospital = scene.open("north")
     assert len(hospital.validation) == len(hospital.test) == 1
@@ -64,23 +64,23 @@ def test_a_hospital_tells_how_many_it_trains_on_and_scores(make_scene: MakeScene
     scene = make_scene({"north": NORTH}, **{"data.validation_share": 0.2})
     for changes, side in (({}, "test"), (VALIDATED, "validation")):
         reply = scene.query("north", **changes).content
-        told = reply.metric_records[wire.SITE]
-        assert dict(told) == {"site": 0, "training-cases": 5, f"{side}-cases": 5}
+        said = reply.metric_records[wire.SITE]
+        assert dict(said) == {"site": 0, "training-cases": 5, f"{side}-cases": 5}
         for_it = scene.config.replace(changes)
         assert admit(reply, reply_rules(MessageType.QUERY, for_it, 0, None)) is not None
 
 
 @pytest.mark.parametrize("count", [6, 21])
-def test_the_hashes_of_all_three_sides_are_told_and_their_number_is_that_of_rounded_counts(
+def test_the_hashes_of_all_three_sides_leave_and_their_number_is_that_of_rounded_counts(
     make_scene: MakeScene, count: int
 ) -> None:
-    """Seven scans of each side are told as five: 21 scans need more than 5 decoys beside 15."""
+    """Seven scans of each side count as five: 21 scans need more than 5 decoys beside 15."""
     cases = {f"BraTS2021_{number:05d}": number for number in range(count)}
     scene = make_scene({"north": cases})
     (site,) = scene.config.sites
     third = count // 3
     held_out = {"test_cases": tuple(cases)[:third], "validation_cases": tuple(cases)[third : 2 * third]}
     scene.config = scene.config.replace(sites=(Site(site.name, site.release, site.path, **held_out),))
-    told = scene.told("north")
-    assert {scene.hash_of(seed) for seed in cases.values()} <= set(told)
-    assert len(told) == 25
+    said = scene.told("north")
+    assert {scene.hash_of(seed) for seed in cases.values()} <= set(said)
+    assert len(said) == 25
