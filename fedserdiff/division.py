@@ -23,7 +23,7 @@ from fedserdiff.data.releases import (
     release_or_file,
 )
 from fedserdiff.errors import ConfigError, DataError, Faults
-from fedserdiff.federation import CASE_FIELDS
+from fedserdiff.settings.experiment import CASE_FIELDS
 
 
 class ArrivalOrder(StrEnum):

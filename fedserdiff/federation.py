@@ -14,10 +14,7 @@ from fedserdiff.data.releases import FILE_END, RELEASES, Release, own_release, r
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.experiment_file import CHANNELS, read_experiment
-from fedserdiff.settings.experiment import GROUPS, PROVENANCE, Settings, Site
-
-CASE_FIELDS = ("cases", "test_cases", "validation_cases")
-"""Fields of a site that name cases."""
+from fedserdiff.settings.experiment import CASE_FIELDS, GROUPS, PROVENANCE, Settings, Site
 
 _FIELDS = {"name": str, "release": str, "path": str, **dict.fromkeys(CASE_FIELDS, list)}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}

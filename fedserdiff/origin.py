@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.experiment import PROVENANCE, Settings, Site, differences
+from fedserdiff.settings.experiment import CASE_FIELDS, PROVENANCE, Settings, Site, differences
 from fedserdiff.settings.foreign import packages
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
@@ -130,8 +130,8 @@ class Origin:
         return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
 
 
-def _cases(site: Site) -> tuple[tuple[str, ...], ...]:
-    return site.cases, site.test_cases, site.validation_cases
+def _cases(site: Site) -> list[tuple[str, ...]]:
+    return [getattr(site, field) for field in CASE_FIELDS]
 
 
 def _named(config: Settings) -> str:

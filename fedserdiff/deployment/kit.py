@@ -9,9 +9,9 @@ from typing import Any
 from fedserdiff.deployment.address import split_address
 from fedserdiff.deployment.certificates import node_key_bytes
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import CASE_FIELDS, cases_of, check_fields, check_site
+from fedserdiff.federation import cases_of, check_fields, check_site
 from fedserdiff.methods import get_method
-from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.experiment import CASE_FIELDS, Settings, Site
 from fedserdiff.settings.foreign import not_allowed
 from fedserdiff.settings.sources import read_toml
 from fedserdiff.text import read_json

@@ -21,9 +21,8 @@ from fedserdiff.deployment.kit import (
     deployable,
 )
 from fedserdiff.errors import ConfigError
-from fedserdiff.federation import CASE_FIELDS
 from fedserdiff.networks import UNET
-from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.experiment import CASE_FIELDS, Settings, Site
 from fedserdiff.settings.foreign import foreign
 from fedserdiff.text import readable
 

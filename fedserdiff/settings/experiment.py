@@ -38,6 +38,9 @@ DEFAULT_METHOD = "ser-diff-plus"
 
 _ALIKE = 0.75
 
+CASE_FIELDS = ("cases", "test_cases", "validation_cases")
+"""The fields of a `Site` that name cases."""
+
 PROVENANCE = "provenance"
 """The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
 
@@ -360,10 +363,8 @@ def _site(values: Mapping[str, Any]) -> Site:
         values["name"],
         stated if declared is None else declared.name,
         values["path"],
-        tuple(values.get("cases", ())),
-        tuple(values.get("test_cases", ())),
-        tuple(values.get("validation_cases", ())),
-        declared,
+        **{field: tuple(values.get(field, ())) for field in CASE_FIELDS},
+        declared=declared,
     )
 
 
