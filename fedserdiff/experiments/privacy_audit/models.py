@@ -27,7 +27,8 @@ class Target:
     Attributes
     ----------
     hospital : Hospital
-        Its `training` cases are the members; its `test` cases never were trained on.
+        Its `training` cases are the members; its `test` cases never were trained on. Its `validation` cases are
+        neither: settings may have been chosen by them.
     strangers : sequence of CachedCase
         Further patients of the same scanner that were never trained on; there are some of a phantom hospital.
     stage : int
