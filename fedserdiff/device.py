@@ -40,6 +40,11 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def room_on(device: torch.device) -> int:
+    """Return the bytes that are free on a GPU; 0 for the host, whose memory the system shares out."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+
+
 def compute_repeatably() -> None:
     """Have GPUs sum in the same order each time, where torch knows how; a CPU's sums repeat anyway.
 

@@ -23,8 +23,7 @@ from fedserdiff.data.releases import (
     release_or_file,
 )
 from fedserdiff.errors import ConfigError, Faults
-
-_LEAST_PATIENTS = 2  # one to train on, one to test on
+from fedserdiff.settings.experiment import CASE_FIELDS
 
 
 class ArrivalOrder(StrEnum):
@@ -54,8 +53,8 @@ class Share:
         As a federation file may have it.
     institution : str
         As the table has it.
-    cases, test_cases : tuple of str
-        Names, in order; `test_cases` is empty where a share of the patients is to be held out.
+    cases, test_cases, validation_cases : tuple of str
+        Names, in order; those held out are empty where a share of the patients is to be.
     date : date
         Of the earliest case; the last there is where none has one.
     """
@@ -64,6 +63,7 @@ class Share:
     institution: str
     cases: tuple[str, ...]
     test_cases: tuple[str, ...] = ()
+    validation_cases: tuple[str, ...] = ()
     date: datetime.date = datetime.date.max
 
 
@@ -132,8 +132,8 @@ def find_all(folder: Path, release: str) -> FoundCases:
     return FoundCases(convention, {case.name: case.patient for case in cases}, bad)
 
 
-def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: ArrivalOrder) -> Division:
-    """Give each case to the hospital that the table names.
+def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, patients: int, order: ArrivalOrder) -> Division:
+    """Give each case to the hospital that the table names; it needs `minimum` cases, of so many `patients`.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: Arr
     if order is not ArrivalOrder.LISTED:
         shares.sort(key=lambda share: -len(share.cases) if order is ArrivalOrder.SIZE else share.date.toordinal())
     enough = [
-        len(share.cases) >= minimum and len({found.patients[case] for case in share.cases}) >= _LEAST_PATIENTS
+        len(share.cases) >= minimum and len({found.patients[case] for case in share.cases}) >= patients
         for share in shares
     ]
     return Division(
@@ -179,31 +179,58 @@ def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, order: Arr
     )
 
 
-def hold_out_listed(division: Division, listed: Collection[str], found: FoundCases) -> Division:
-    """Hold out the patients of a list, which names them or cases of theirs; every scan of theirs is held out.
+def hold_out_listed(division: Division, listed: Mapping[str, Collection[str]], found: FoundCases) -> Division:
+    """Hold out the patients of lists, which name them or cases of theirs; every scan of theirs is held out.
+
+    Parameters
+    ----------
+    division : Division
+        Whose hospitals hold out nobody by name yet.
+    listed : mapping
+        A list by the field of a site that it is for, ``test_cases`` or ``validation_cases``.
+    found : FoundCases
+        For the patient of each case.
 
     Raises
     ------
     ConfigError
-        Naming each hospital that would have nobody to test on, or nobody to train on.
+        Naming each patient of both lists, and each hospital of whom a list names nobody, or which would have nobody to
+        train on.
     """
-    patients = {found.patients.get(name, name) for name in listed}
+    patients = {field: {found.patients.get(name, name) for name in names} for field, names in listed.items()}
     faults = Faults(ConfigError)
+    if len(patients) > 1 and (twice := sorted(set.intersection(*patients.values()))):
+        faults.add(f"{', '.join(twice)}: listed to test on and to validate on")
     hospitals = []
     for share in division.hospitals:
-        test = tuple(case for case in share.cases if found.patients[case] in patients)
-        if not test or len(test) == len(share.cases):
-            who = "every patient" if test else "no patient"
-            faults.add(f"{share.name}: {who} of this hospital is listed: it needs some on each side")
-        hospitals.append(replace(share, test_cases=test))
+        held_out = {
+            field: tuple(case for case in share.cases if found.patients[case] in wanted)
+            for field, wanted in patients.items()
+        }
+        if sum(map(len, held_out.values())) >= len(share.cases):
+            faults.add(f"{share.name}: every patient of this hospital is listed: it needs some on each side")
+        for field in [field for field, cases in held_out.items() if not cases]:
+            faults.add(
+                f"{share.name}: no patient of this hospital is listed for its {field}: it needs some on each side"
+            )
+        hospitals.append(
+            replace(
+                share,
+                test_cases=held_out.get("test_cases", ()),
+                validation_cases=held_out.get("validation_cases", ()),
+            )
+        )
     faults.check()
     return replace(division, hospitals=tuple(hospitals))
 
 
 def federation_text(
-    division: Division, found: FoundCases, release: str, folder: Path, out: Path, test_share: float | None
+    division: Division, found: FoundCases, release: str, folder: Path, out: Path, shares: Mapping[str, float]
 ) -> str:
-    """Return the text of a federation file that lies at `out`: paths are relative to it."""
+    """Return the text of a federation file that lies at `out`: paths are relative to it.
+
+    `shares` of patients to hold out are by their settings in the group ``data``.
+    """
     base = out.parent.resolve()
     stated = os.path.relpath(Path(release).resolve(), base) if release.endswith(FILE_END) else release
     cases = sum(len(share.cases) for share in division.hospitals)
@@ -212,13 +239,13 @@ def federation_text(
     for name, own, usual in (*agreed, ("regions", tuple(found.convention.regions), BRATS_REGIONS)):
         if own != usual:
             lines.append(f"{name} = {_toml(own)}")
-    if test_share is not None:
-        lines += ["", "[data]", f"test_share = {test_share:g}"]
+    if shares:
+        lines += ["", "[data]", *(f"{name} = {share:g}" for name, share in shares.items())]
     for share in division.hospitals:
         lines += ["", "[[site]]", f"name = {_toml(share.name)}", f"release = {_toml(stated)}"]
         lines.append(f"path = {_toml(os.path.relpath(folder.resolve(), base))}")
-        for field, names in (("cases", share.cases), ("test_cases", share.test_cases)):
-            if names:
+        for field in CASE_FIELDS:
+            if names := getattr(share, field):
                 lines.append(f"{field} = {_toml(names)}")
     return "\n".join(lines) + "\n"
 

@@ -14,9 +14,9 @@ from fedserdiff.data.releases import FILE_END, RELEASES, Release, own_release, r
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.experiment_file import CHANNELS, read_experiment
-from fedserdiff.settings.experiment import GROUPS, PROVENANCE, Settings, Site
+from fedserdiff.settings.experiment import CASE_FIELDS, GROUPS, PROVENANCE, Settings, Site
 
-_FIELDS = {"name": str, "release": str, "path": str, "cases": list, "test_cases": list}
+_FIELDS = {"name": str, "release": str, "path": str, **dict.fromkeys(CASE_FIELDS, list)}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
 _OF_SETTINGS = ("profile", "seed", "method", "methods", PROVENANCE, *GROUPS)  # `fedserdiff.experiment_file` reads them
 _CHANNEL_EXAMPLES = {"modalities": 'modalities = ["T2", "ADC"]', "regions": 'regions = ["PZ", "TZ"]'}
@@ -28,9 +28,9 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
     A site's release is one of `fedserdiff.data.releases`, one that a ``[[release]]`` of the file declares, or the path
-    of a TOML file that declares it. Optional are `cases`, to take no others, and `test_cases`, to hold out these and no
-    others, and above the first site ``name_mapping``, which `name_mapping_of` reads. Settings in the same file are
-    `layers_of_file`'s to read.
+    of a TOML file that declares it. Optional are `cases`, to take no others, `test_cases` and `validation_cases`, to
+    hold out these and no others, and above the first site ``name_mapping``, which `name_mapping_of` reads. Settings in
+    the same file are `layers_of_file`'s to read.
 
     Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
     a `path` is optional, and need not exist here.
@@ -139,8 +139,7 @@ def _site(entry: Any, where: str, base: Path, paths: bool, releases: Mapping[str
     if declared is not None:
         entry = {**entry, "release": declared.name}
     check_fields(entry, _FIELDS, _REQUIRED if paths else _REQUIRED_ANYWHERE, where)
-    cases, test_cases = cases_of(entry, where)
-    site = Site(entry["name"], entry["release"], "", cases, test_cases, declared)
+    site = Site(entry["name"], entry["release"], "", **cases_of(entry, where), declared=declared)
     check_site(site, where)
     if not paths:  # no symbolic link of this machine
         return replace(site, path=os.path.abspath(base / entry["path"]) if "path" in entry else "")
@@ -170,21 +169,23 @@ def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: 
     faults.check()
 
 
-def cases_of(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the `cases` and `test_cases` that a site's table names; empty where it names none.
+def cases_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields of a `Site` that name cases, from a site's table; empty where it names none.
 
     Raises
     ------
     ConfigError
-        Where one is no string, or is held out without being one of the cases.
+        Where one is no string, is held out without being one of the cases, or is held out twice.
     """
-    cases, test_cases = entry.get("cases", []), entry.get("test_cases", [])
-    for field, names in (("cases", cases), ("test_cases", test_cases)):
+    named = {field: tuple(entry.get(field, ())) for field in CASE_FIELDS}
+    for field, names in named.items():
         if not all(isinstance(case, str) for case in names):
             raise ConfigError(f"{where}: {field}: every case is named by a string")
-    if cases and not set(test_cases) <= set(cases):
-        raise ConfigError(f"{where}: test_cases: {sorted(set(test_cases) - set(cases))[0]!r} is none of the cases")
-    return tuple(cases), tuple(test_cases)
+        if field != "cases" and named["cases"] and (others := sorted(set(names) - set(named["cases"]))):
+            raise ConfigError(f"{where}: {field}: {others[0]!r} is none of the cases")
+    if twice := sorted(set(named["test_cases"]) & set(named["validation_cases"])):
+        raise ConfigError(f"{where}: validation_cases: {twice[0]!r} is one of the test_cases, too")
+    return named
 
 
 def check_site(site: Site, where: str) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.experiment import PROVENANCE, Settings, differences
+from fedserdiff.settings.experiment import CASE_FIELDS, PROVENANCE, Settings, Site, differences
 from fedserdiff.settings.foreign import packages
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
@@ -122,12 +122,16 @@ class Origin:
             pairs = zip(theirs.sites, config.sites, strict=True)
             others = [one.release for one, now in pairs if one.stated_release != now.stated_release]
             settings += [f"release {name} was declared otherwise" for name in dict.fromkeys(others)]
-        cases = {site.name: (site.cases, site.test_cases) for site in theirs.sites}
-        of_others = [site.name for site in config.sites if cases.get(site.name) != (site.cases, site.test_cases)]
+        cases = {site.name: _cases(site) for site in theirs.sites}
+        of_others = [site.name for site in config.sites if cases.get(site.name) != _cases(site)]
         changed = [name for name in scans if name not in of_others and self.scans.get(name) != scans[name]]
         told = [f"other cases of {', '.join(of_others)}"] if of_others else []
         told += [f"scans or segmentations of {', '.join(changed)} have changed"] if changed else []
         return Difference(tuple(settings), tuple(other_versions(self.versions)), tuple(told))
+
+
+def _cases(site: Site) -> list[tuple[str, ...]]:
+    return [getattr(site, field) for field in CASE_FIELDS]
 
 
 def _named(config: Settings) -> str:

@@ -83,7 +83,7 @@ def reply_rules(
     """
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
-        about = {"site": NumberRule(site, site, 1), "training-cases": count, "test-cases": count}
+        about = {"site": NumberRule(site, site, 1), "training-cases": count, f"{config.scoring.patients}-cases": count}
         if config.data.allow_overlap:
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}

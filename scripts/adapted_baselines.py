@@ -32,11 +32,12 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import predict_case, score_prediction
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.inversion import invert_contrast
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, optimise
+from sites.training_set import Batch, TrainingSet
 from strategies.pooled import Pooled
 
 from benchmarks.direct_training import in_rounds
@@ -125,7 +126,7 @@ def main(
                 console, make_settings(profile, {"machine.cpus_per_site": 1}, seed=seed), None, sites, Cache()
             )
             hospitals = federation.hospitals
-            patients[seed] = {h.site.name: [c.case.patient for c in h.test] for h in hospitals}
+            patients[seed] = {h.site.name: [c.case.patient for c in h.scored(federation.config)] for h in hospitals}
             with console.status(f"seed {seed}: stage 1"):
                 start = _first_stage(hospitals[0], federation.config)
             for baseline in BASELINES:
@@ -201,7 +202,7 @@ def _scores(
     adapters: Mapping[str, SiteAdapter],
     config: Settings,
 ) -> list[list[float]]:
-    """Return the refined Dice of every test case, by site, each site through its own adapter."""
+    """Return the refined Dice of every scored case, by site, each site through its own adapter."""
     student.eval()
 
     def score(cached: CachedCase, adapter: SiteAdapter | None) -> float:
@@ -209,7 +210,7 @@ def _scores(
             score_prediction(predict_case(student, cached, config, adapter), cached), "refined", "dice"
         )
 
-    return [[score(c, adapters.get(h.site.name)) for c in h.test] for h in hospitals]
+    return [[score(c, adapters.get(h.site.name)) for c in h.scored(config)] for h in hospitals]
 
 
 def _summary(

@@ -33,8 +33,9 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
-from sites.hospital import TrainingSet, open_hospital
+from sites.hospital import open_hospital
 from sites.step import anneal
+from sites.training_set import TrainingSet
 
 from benchmarks.machine import machine
 
@@ -88,9 +89,8 @@ def main(
 def _others(config: Settings) -> Sequence[CachedCase]:
     site = phantom_federation(1, config, Cache().phantoms)[0]
     folder = write_phantom_hospital(Cache().phantoms, 0, _OTHERS, config.data.spacing_mm, _OTHERS_SEED)
-    return open_hospital(
-        replace(site, path=str(folder.resolve()), cases=(), test_cases=()), config, Cache().prepared
-    ).cases
+    strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
+    return open_hospital(strange, config, Cache().prepared).cases
 
 
 def _row(

@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run of ser-diff-plus.")]) -> None:
-    """Score the final student on all test cases, each through whichever adapter leaves the student in least doubt.
+    """Score the final student on the cases that the run scored, each by the adapter that leaves least doubt.
 
     In a deployment adapters stay in their hospitals: only a simulation can do this, and it writes no adapter anywhere.
     """
@@ -58,7 +58,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         rows: list[dict[str, Any]] = []
         with console.status("scoring"):
             for hospital in federation.hospitals:
-                scans = [_score(student, cached, adapters, config) for cached in hospital.test]
+                scans = [_score(student, cached, adapters, config) for cached in hospital.scored(config)]
                 rows.append(
                     {
                         "site": hospital.site.name,

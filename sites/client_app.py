@@ -197,11 +197,13 @@ def _introduce(message: Message, desk: _Desk) -> RecordDict:
     if asked is None or asked.get("experiment") != desk.config.fingerprint:
         raise ExperimentError("the coordinator runs another experiment, or another version of this software")
     hospital = desk.hospital
-    counts = {"training-cases": _rounded(len(hospital.training)), "test-cases": _rounded(len(hospital.test))}
+    sides = {"training": hospital.training, desk.config.scoring.patients: hospital.scored(desk.config)}
+    counts = {f"{side}-cases": _rounded(len(cases)) for side, cases in sides.items()}
     told = RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
     if not desk.config.data.allow_overlap:
-        # Never fewer than scans, as rounding takes away 2 of each at most; and no news to whoever knows the counts.
-        rows = sum(counts.values()) + wire.COUNTS_ROUNDED_TO
+        # Never fewer than scans, as rounding takes away 2 of each side at most; and no news beside the rounded counts.
+        exact = hospital.counts.values()
+        rows = sum(map(_rounded, exact)) + wire.COUNTS_ROUNDED_TO * (len(exact) - 1)
         told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
     return told
 
@@ -249,12 +251,13 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
-    """Score the student that was sent on this hospital's test cases."""
+    """Score the student that was sent on this hospital's cases whose scores the experiment reports."""
     stage = _ordered(message, "stage", 0, len(desk.config.sites))
     student, hospital = desk.student(message), desk.at_work(message)
     adapter = desk.adapter(before=(stage + 1, 0))
-    scores = evaluate(student, hospital.test, desk.config, stage, desk.records / "scores.csv", adapter)
-    metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.test)), **scores}
+    cases = hospital.scored(desk.config)
+    scores = evaluate(student, cases, desk.config, stage, desk.records / "scores.csv", adapter)
+    metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(cases)), **scores}
     return RecordDict({wire.METRICS: MetricRecord(metrics)})
 
 

@@ -1,4 +1,4 @@
-"""Score a student on a hospital's test cases: means leave as named scalars, per-case scores stay on its disk."""
+"""Score a student on a hospital's cases: means leave as named scalars, per-case scores stay on its disk."""
 
 import csv
 import io

@@ -11,7 +11,7 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import each
-from sites.hospital import Batch, TrainingSet
+from sites.training_set import Batch, TrainingSet
 
 _BATCHES_A_SIGN = 2
 

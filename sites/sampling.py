@@ -6,7 +6,7 @@ import torch
 
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from sites.hospital import TrainingSet
+from sites.training_set import TrainingSet
 
 
 class Sampling:

@@ -12,11 +12,12 @@ from fedserdiff.methods import get_method, half_of
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.wire import Memory
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import NOTHING_KEPT, Objective
 from sites.objectives.combined import CombinedObjective
 from sites.sampling import Sampling
 from sites.step import Learners, Losses, sum_by_name
+from sites.training_set import TrainingSet, ahead
 
 Progress = Callable[[int, int, Callable[[], dict[str, float]]], None]
 """Called after each step with the steps done in the stage, their total and what returns the step's loss terms.
@@ -137,10 +138,11 @@ def optimise(
         sums.update(sum_by_name(sums, losses))
         progress(done, steps, partial(_read, losses))
 
-    for step in range(first, last):
-        batch = training_set.batch(sampling.items(step, batches))
-        if torch.rand(1, generator=batches) < 0.5:  # brains are nearly symmetric
-            batch = batch.mirror()
+    wanted = (
+        (sampling.items(step, batches), bool(torch.rand(1, generator=batches) < 0.5))  # brains are nearly symmetric
+        for step in range(first, last)
+    )
+    for step, batch in enumerate(ahead(training_set, wanted), first):
         taken = learners.take(objective.lessons(batch, noise), step, step / steps)
         if under_way is not None:
             finish(step, under_way())

@@ -104,6 +104,7 @@ class _Run:
         )
         self.results.overlap_allowed = config.data.allow_overlap
         self.results.differential_privacy = spent(config)
+        self.results.scored = config.scoring.patients
         self._scoring = Scoring(self._grid, self._runner, self.results)
         self._arrays = self._untrained = wire.weights_to_record(new_student(config))
         self._at = Position()
@@ -182,7 +183,7 @@ class _Run:
     def _catch_up(self) -> bool:
         """Let every site that is there score what it has yet to score; return whether anything was.
 
-        A site begins to score when all before it have come once: its test cases may be an earlier one's, too.
+        A site begins to score when all before it have come once: its cases may be an earlier one's, too.
         """
         there = self._roster.meet()
         ready = [site for site in self._sites if site in there and self._scans.settled(site)]

@@ -36,6 +36,8 @@ class Results:
         Whether nobody looked for scans that several sites hold.
     differential_privacy : dict or None
         What noise on changes of weights promises, as `fedserdiff.privacy.gaussian.spent`.
+    scored : str
+        Whose scores these are: ``test`` patients', or ``validation`` patients'.
     left_out : dict
         By site, how many of its scans an earlier site brought, so that it works without their patients.
     absences : list
@@ -67,6 +69,7 @@ class Results:
         self.losses: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
         self.overlap_allowed = False
+        self.scored = "test"
         self.differential_privacy: Mapping[str, Any] | None = None
         self.left_out: dict[str, int] = {}
         self.interruptions: list[str] = []
@@ -105,6 +108,7 @@ class Results:
             "stages": self.stages,
             "deployed": self.deployed,
             "cases": self.cases,
+            "scored": self.scored,
             "R": self._matrices("refined"),
             "R_coarse": self._matrices("coarse"),
         }

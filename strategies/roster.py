@@ -228,7 +228,8 @@ class Roster:
         if wire.SCANS in about:
             self.scans.add(name, about.array_records[wire.SCANS][wire.HASHES].numpy())
         counts = about.metric_records[wire.SITE]
-        self.cases[name] = {kind: int(str(counts[f"{kind}-cases"])) for kind in ("training", "test")}
+        sides = ("training", self._config.scoring.patients)
+        self.cases[name] = {side: int(str(counts[f"{side}-cases"])) for side in sides}
         return name
 
     def _turn_away(self, node: int, activated: str | None, who: str, why: str) -> None:

@@ -25,6 +25,7 @@ def make_comparison(
             "seeds": list(seeds),
             "left_out": [],
         },
+        "scored": "test",
         "versions": {"fedserdiff": "0.1.0", "torch": "2.13.0"},
         "methods": [_method(name, number, sites, seeds) for number, name in enumerate(methods)],
         "answer": ["Replay forgets less: −1.2 points against −14.3."],
@@ -78,7 +79,8 @@ def make_study(kind: str = "line") -> dict[str, Any]:
         "name": kind,
         "title": f"A study of {kind}",
         "question": "How strongly should a hospital listen to the past?",
-        "data": "phantom data, 3 sites, seed 0, 12 test cases, profile laptop",
+        "data": "phantom data, 3 sites, seed 0, 12 validation cases, profile laptop",
+        "scored": "validation",
         "columns": ["λ", "Dice % on site-1", "cases", "method"],
         "rows": [["0.01", 41.52, 12, "ser-diff"], ["0.1", 43.25, 7, "rehearsal"], ["1", None, -3, "fine-tune"]],
         "plot": {

@@ -4,9 +4,9 @@ import torch
 
 from fedserdiff.diffusion.objective import draws_for
 from fedserdiff.diffusion.refiner import Student
-from sites.hospital import Batch
 from sites.objectives.base import Objective
 from sites.step import coarse_losses, refiner_losses
+from sites.training_set import Batch
 
 
 def terms_of(objective: Objective, student: Student, batch: Batch, perturb: bool = True) -> dict[str, torch.Tensor]:

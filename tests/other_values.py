@@ -22,6 +22,7 @@ _OTHERS: dict[str, Any] = {
     "aggregation.strategy": "FedAdam",
     "method.teacher": "latest",
     "method.shared_error_maps": "mri",
+    "scoring.patients": "validation",
     "machine.site_failure": "go-on",
 }
 

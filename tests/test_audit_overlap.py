@@ -176,7 +176,8 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
                 "deployed": [1] * len(names), "cases": opened.case_counts, "R": by_metric, "R_coarse": by_metric,
                 **dict.fromkeys(("bwt", "fwt", "forgetting", "forgetting_rate"), none),
                 "bytes_out": {name: {} for name in names}, "seconds": {}, "absences": [], "interruptions": [],
-                "overlap": seen["overlap"], "evaluation": {"every": 1, "sites": names, "rows": [0, 1]},
+                "overlap": seen["overlap"], "scored": "test",
+                "evaluation": {"every": 1, "sites": names, "rows": [0, 1]},
             }  # fmt: skip
 
         monkeypatch.setattr(module, "run_simulation", run_simulation)

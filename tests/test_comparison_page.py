@@ -46,6 +46,7 @@ def page_of(folder: Path, made: dict[str, Any], phantom: bool = False) -> tuple[
         ({"scans": {"0": {"west": "b", "north": "a"}}}, "of other scans, or another order, of north, west"),
         ({"scans": {"1": {"north": "a", "west": "other"}}}, "of other scans, or another order, of west"),
         ({"scans": {}}, "it does not say what it was made of"),
+        ({"scored": None}, "it does not say what it was made of"),
         ({"versions": {**installed_versions(), "torch": "1.0"}}, "torch 1.0 then, "),
     ],
     ids=str,

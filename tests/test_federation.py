@@ -5,7 +5,7 @@ import pytest
 
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import name_mapping_of, phantom_federation, read_federation
-from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 
 GOOD = """\
@@ -55,6 +55,14 @@ def test_cases_may_be_held_out_of_all_that_lie_in_the_folder(folder: Path) -> No
     assert read_federation(file)[1] == Site(
         "East_2.b", "brats2023-gli", str(folder / "scans" / "east"), (), ("BraTS-GLI-00000-000",)
     )
+
+
+def test_cases_may_be_named_to_validate_on(folder: Path) -> None:
+    file = _write(folder, GOOD + 'validation_cases = ["BraTS-GLI-00002-000"]\n')
+    (_, east) = read_federation(file)
+    assert (east.test_cases, east.validation_cases) == (("BraTS-GLI-00000-000",), ("BraTS-GLI-00002-000",))
+    written = make_settings("smoke", sites=(east,))
+    assert Settings.from_dict(written.to_dict()) == written
 
 
 def test_relative_file_and_absolute_paths_work_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +118,22 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
             '["BraTS-GLI-00002-000", "BraTS-GLI-00001-000"]',
             "site 2: test_cases: 'BraTS-GLI-00001-000' is none of the cases$",
         ),
-        ("test_cases =", "test-cases =", "site 2: test-cases: unknown field: choose from .*, cases, test_cases$"),
+        (
+            "test_cases =",
+            "test-cases =",
+            "site 2: test-cases: unknown field: choose from .*, cases, test_cases, validation_cases$",
+        ),
+        (
+            "test_cases =",
+            'validation_cases = ["BraTS-GLI-00001-000"]\ntest_cases =',
+            "site 2: validation_cases: 'BraTS-GLI-00001-000' is none of the cases$",
+        ),
+        (
+            "test_cases =",
+            'validation_cases = ["BraTS-GLI-00000-000"]\ntest_cases =',
+            "site 2: validation_cases: 'BraTS-GLI-00000-000' is one of the test_cases, too$",
+        ),
+        ("test_cases =", "validation_cases = [1]\ntest_cases =", "site 2: validation_cases: every case is named by a"),
         ('"north"\n', '"north/../../x"\n', "site 1: name: 'north/../../x' may hold letters, digits"),
         ('"north"\n', '"nörd"\n', "site 1: name: 'nörd' may hold letters, digits"),
         ('"north"\n', '"north pole"\n', "site 1: name: 'north pole' may hold letters, digits"),

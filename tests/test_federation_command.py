@@ -150,6 +150,61 @@ def test_a_list_that_leaves_a_hospital_with_one_side_alone_is_refused(call: Call
     assert not Path("federation.toml").exists()
 
 
+def test_validation_patients_are_written_by_share_and_counted(call: Call) -> None:
+    _cases(Path("data"), _fets(8))
+    output = call(PARTITION, "--test-share", "0.4", "--validation-share", "0.2")
+    assert "validation patients ┃ test patients" in output
+    assert _row(output, "site-2") == ["site-2", "5", "5", "1", "2"]
+    assert _row(output, "site-1") == ["site-1", "3", "3", "1", "1"]
+    data = layers_of_file(Path("federation.toml")).settings().data
+    assert (data.test_share, data.validation_share) == (0.4, 0.2)
+    assert {site.validation_cases for site in read_federation(Path("federation.toml"))} == {()}
+
+
+@pytest.mark.parametrize("test", [("--test-list", "test.txt"), ("--test-share", "0.2")], ids=["list", "share"])
+def test_listed_validation_patients_are_held_out_with_all_their_scans(call: Call, test: tuple[str, str]) -> None:
+    names = [*OF_GLI, "BraTS-GLI-00007-000", "BraTS-GLI-00008-000"]
+    _cases(Path("data"), names, NEW, "-")
+    table = MAPPING + "NA;UCSF;NA;BraTS-GLI-00007-000\nNA;Ludwig Maximilian, LMU;NA;BraTS-GLI-00008-000\n"
+    Path("test.txt").write_text("BraTS-GLI-00004\nBraTS-GLI-00001\n")
+    Path("validation.txt").write_text("BraTS-GLI-00003-001\nBraTS-GLI-00008\nBraTS-GLI-09999-000\n")
+    output = call(table, "--release", "brats2023-gli", "--validation-list", "validation.txt", *test)
+    assert "In the list of validation patients, of no hospital here: 1: BraTS-GLI-09999-000" in output
+    assert _row(output, "UCSF") == ["UCSF", "4", "3", "1", "1"]
+    sites = read_federation(Path("federation.toml"))
+    assert [site.validation_cases for site in sites] == [
+        ("BraTS-GLI-00003-000", "BraTS-GLI-00003-001"),
+        ("BraTS-GLI-00008-000",),
+    ]
+    listed = [("BraTS-GLI-00004-000",), ("BraTS-GLI-00001-000",)]
+    assert [site.test_cases for site in sites] == (listed if test[0] == "--test-list" else [(), ()])
+
+
+def test_a_hospital_of_two_patients_has_nobody_to_validate_on(call: Call) -> None:
+    _cases(Path("data"), OF_GLI, NEW, "-")
+    assert "no hospital has 2 cases of at least three patients" in call(
+        MAPPING, "--release", "brats2023-gli", "--validation-share", "0.2", fails=True
+    )
+    assert not Path("federation.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        ("FeTS2022_00003\n", "site-1: no patient of this hospital is listed for its validation_cases: it needs some"),
+        ("FeTS2022_00000\nFeTS2022_00004\n", "FeTS2022_00000: listed to test on and to validate on"),
+        ("FeTS2022_00001\nFeTS2022_00002\nFeTS2022_00004\n", "site-1: every patient of this hospital is listed"),
+    ],
+)
+def test_lists_that_leave_a_side_empty_or_name_a_patient_twice_are_refused(call: Call, listed: str, says: str) -> None:
+    _cases(Path("data"), _fets(8))
+    Path("test.txt").write_text("FeTS2022_00000\nFeTS2022_00005\n")
+    Path("validation.txt").write_text(listed)
+    output = call(PARTITION, "--test-list", "test.txt", "--validation-list", "validation.txt", fails=True)
+    assert f"test.txt, validation.txt: {says}" in output
+    assert not Path("federation.toml").exists()
+
+
 def test_a_table_of_patients_gives_all_their_scans(call: Call) -> None:
     _cases(Path("data"), OF_GLI, NEW, "-")
     table = "patient,hospital\nBraTS-GLI-00003,a\nBraTS-GLI-00004,a\nBraTS-GLI-00009,a\n"
@@ -195,6 +250,17 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
         (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is no date"),
         (PARTITION, ["--test-share", "1.5"], "data.test_share: 1.5 is not"),
         (PARTITION, ["--test-share", "0.2", "--test-list", "x"], "leave one of them out"),
+        (
+            PARTITION,
+            ["--validation-share", "0.2", "--validation-list", "x"],
+            "--validation-share, .* leave one of them",
+        ),
+        (PARTITION, ["--validation-share", "0.8"], "0.2 and 0.8 leave nobody to train on"),
+        (
+            PARTITION,
+            ["--test-share", "0.7", "--validation-share", "0.1"],
+            "site-2: data.validation_share: 1 of 5 patients is left",
+        ),
         (PARTITION, ["--test-list", "gone.txt"], "gone.txt: cannot be read"),
         (PARTITION, ["--release", "fets2023"], "unknown release 'fets2023': did you mean fets202"),
         (PARTITION, ["--release", "brats2021"], "no case of brats2021 here, but 8 of fets2022"),

@@ -45,6 +45,7 @@ def test_where_a_run_runs_and_where_scans_lie_makes_it_no_other_run(changes: dic
         ({}, {"north": "x", "west": "y"}, "scans or segmentations of north, west have changed"),
         ({"sites": other(0, cases=("north-1",))}, SCANS, "other cases of north"),
         ({"sites": other(1, test_cases=("west-2",))}, SCANS, "other cases of west"),
+        ({"sites": other(0, validation_cases=("north-2",))}, SCANS, "other cases of north"),
     ],
     ids=str,
 )
@@ -60,6 +61,8 @@ def test_other_scans_are_told_by_site(changes: dict[str, Any], scans: dict[str, 
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"training.learning_rate": 0.1}, "training.learning_rate was 0.002, is 0.1"),
+        ({"data.validation_share": 0.2}, "data.validation_share was 0.0, is 0.2"),
+        ({"scoring.patients": "validation"}, "scoring.patients was 'test', is 'validation'"),
         ({"data.allow_overlap": True}, "data.allow_overlap was False, is True"),
         ({"sites": SITES[::-1]}, "sites were north (brats2021), west (brats2021), are west (brats2021), north"),
         ({"sites": other(0, release="brats2020")}, "sites were north (brats2021), "),

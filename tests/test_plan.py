@@ -16,8 +16,8 @@ from fedserdiff.experiments.opened_federation import Cache, open_federation
 from fedserdiff.federation import phantom_federation
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import TrainingSet
 from sites.sampling import Sampling
+from sites.training_set import TrainingSet
 
 
 @pytest.fixture
@@ -43,6 +43,19 @@ def test_counts_are_those_of_the_run_and_disk_is_no_less_than_it_takes(quick: No
     assert kept <= found.disk < 4 * kept
     assert found.steps == (config.training.steps_per_stage,) * 2
     assert found.scored == 3 * sum(len(h.test) for h in opened.hospitals), "rows 0, 1 and 2"
+
+
+@pytest.mark.parametrize("scored", ["test", "validation"])
+def test_counts_with_validation_patients_are_those_of_the_run(quick: None, tmp_path: Path, scored: str) -> None:
+    chosen = {"data.phantom_patients": 6, "data.validation_share": 0.4, "scoring.patients": scored}
+    config = make_settings("smoke", chosen)
+    found = planned(config, 2)
+    opened = open_federation(config, phantom_federation(2, config, tmp_path), tmp_path / "cache")
+    assert [(one.training, one.validation, one.test) for one in found.cases] == [
+        (len(h.training), len(h.validation), len(h.test)) for h in opened.hospitals
+    ]
+    assert found.scored == 3 * sum(len(h.scored(config)) for h in opened.hospitals)
+    assert found.cases[0].usable == len(opened.hospitals[0].cases)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -80,7 +93,7 @@ def test_hospitals_of_a_file_are_counted_and_bad_cases_with_them(
     next((tmp_path / "scans" / "BraTS2021_00003").glob("*_t1.nii*")).unlink()
     sites, cases = plan.sites_of((Site("north", "brats2021", str(tmp_path / "scans")),), 3, make_settings("smoke"))
     assert [site.name for site in sites] == ["north"]
-    assert cases == [plan.Cases(4, 3, 1, 1)]
+    assert cases == [plan.Cases(4, 3, 1, bad=1)]
 
 
 def told(app: Any, *arguments: str) -> tuple[int, str]:
@@ -94,7 +107,11 @@ def test_nothing_is_prepared_or_written(quick: None, tmp_path: Path, monkeypatch
     assert code == 0
     assert "ser-diff-plus │ 2 │ 8 │ 6 │ 2, 3 │ 5 │" in said
     assert "Nothing was prepared or written." in said
+    assert "validation" not in said
     assert list(tmp_path.iterdir()) == []
+    _, said = told(simulate.app, "--sites", "1", "--set", "data.validation_share=0.3", "--plan")
+    assert "training cases ┃ validation cases ┃ test cases" in said
+    assert "site-1 │ 3 │ 1 │ 1 │ 1 │ 0 │" in said
     code, said = told(simulate.app, "--resume", "run", "--plan")
     assert (code, "--plan: --resume goes on with a run that has begun" in said) == (1, True)
 

@@ -37,7 +37,8 @@ def main(
     study: Annotated[
         str | None,
         typer.Option(
-            help=f"Vary one thing instead of the method: {', '.join(STUDIES)}, with commas between, or all.",
+            help=f"Vary one thing instead of the method, and score validation patients: {', '.join(STUDIES)}, with "
+            "commas between, or all.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,

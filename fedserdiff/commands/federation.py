@@ -11,13 +11,15 @@ from rich.table import Table
 
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.case_table import read_case_table
-from fedserdiff.data.cases import rows_of, split_patients
+from fedserdiff.data.cases import rows_of
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.data.split import Split, split_patients
 from fedserdiff.division import (
     ArrivalOrder,
     Division,
     FoundCases,
+    Share,
     divide,
     federation_text,
     find_all,
@@ -28,6 +30,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.report.bad_cases import bad_cases_table
 from fedserdiff.report.console import open_console, print_table
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.text import read_rows, readable
 
@@ -59,37 +62,50 @@ def main(
     test_list: Annotated[
         Path | None, typer.Option(help="File that names the patients, or cases, to test on, one a line.")
     ] = None,
+    validation_share: Annotated[
+        float | None,
+        typer.Option(help="Share of each hospital's patients to choose settings by.", show_default="nobody"),
+    ] = None,
+    validation_list: Annotated[
+        Path | None, typer.Option(help="File that names the patients, or cases, to choose settings by, one a line.")
+    ] = None,
 ) -> None:
     """Give each case to the hospital that the table names; print the hospitals, and what is in none of them."""
     console = open_console()
     with clear_errors("nothing was written"):
-        if test_share is not None and test_list is not None:
-            raise ConfigError("--test-share, --test-list: leave one of them out")
+        sides = {"test": (test_share, test_list), "validation": (validation_share, validation_list)}
+        for side, (share, file) in sides.items():
+            if share is not None and file is not None:
+                raise ConfigError(f"--{side}-share, --{side}-list: leave one of them out")
         if out.exists():
             raise ConfigError(f"--out: {out}: is there already: give another file")
-        chosen = {} if test_share is None else {"data.test_share": test_share}
-        share = make_settings("laptop", chosen).data.test_share
+        shares = {f"{side}_share": share for side, (share, _) in sides.items() if share is not None}
+        config = make_settings("laptop", {f"data.{name}": share for name, share in shares.items()})
+        least = 2 if validation_list is None and not config.data.validation_share else 3  # one a side
         name = release or find_release(folder)
         found = find_all(folder, name)
         rows = read_case_table(table, found.patients, order is ArrivalOrder.DATE)
         try:
-            division = divide(rows, found, minimum, order)
+            division = divide(rows, found, minimum, least, order)
         except ConfigError as error:
             raise ConfigError(f"{table}: {error}") from None
         if not division.hospitals:
-            raise ConfigError(f"{table}: no hospital has {minimum} cases of at least two patients: lower --minimum")
-        unlisted: list[str] = []
-        if test_list is not None:
-            listed = [cells[0] for _, cells in read_rows(test_list) if cells and cells[0]]
-            here = {one for share in division.hospitals for case in share.cases for one in (case, found.patients[case])}
-            unlisted = [one for one in listed if one not in here]
+            count = "two" if least == 2 else "three"
+            raise ConfigError(f"{table}: no hospital has {minimum} cases of at least {count} patients: lower --minimum")
+        lists = {side: file for side, (_, file) in sides.items() if file is not None}
+        listed = {
+            side: [cells[0] for _, cells in read_rows(file) if cells and cells[0]] for side, file in lists.items()
+        }
+        if lists:
             try:
-                division = hold_out_listed(division, listed, found)
+                division = hold_out_listed(division, {f"{side}_cases": names for side, names in listed.items()}, found)
             except ConfigError as error:
-                raise ConfigError(*(f"{test_list}: {fault}" for fault in error.faults)) from None
-        text = federation_text(division, found, name, folder, out, test_share)
-        write_whole(out, lambda file: file.write(text.encode()))
-    print_table(console, _table(division, found, share))
+                where = ", ".join(map(str, lists.values()))
+                raise ConfigError(*(f"{where}: {fault}" for fault in error.faults)) from None
+        splits = [_split(share, found, config) for share in division.hospitals]
+        text = federation_text(division, found, name, folder, out, shares)
+        write_whole(out, lambda opened: opened.write(text.encode()))
+    print_table(console, _table(division, found, splits))
     small = [f"{share.name} ({len(share.cases)})" for share in division.small]
     _say(console, "Left out, of too few cases or patients", small)
     if found.bad:
@@ -97,20 +113,28 @@ def main(
     _say(console, "Left out, for a file lacks or is not one", sorted(found.bad))
     _say(console, "In the table, not on disk", [one for one in division.not_there if one not in found.bad])
     _say(console, "On disk, of no institution in the table", division.nobodys)
-    _say(console, "In the list of test patients, of no hospital here", unlisted)
+    here = {one for share in division.hospitals for case in share.cases for one in (case, found.patients[case])}
+    for side, names in listed.items():
+        _say(console, f"In the list of {side} patients, of no hospital here", [one for one in names if one not in here])
     console.print(f"{len(division.hospitals)} hospitals: {escape(str(out))}", highlight=False, soft_wrap=True)
 
 
-def _table(division: Division, found: FoundCases, test_share: float) -> Table:
+def _split(share: Share, found: FoundCases, config: Settings) -> Split:
+    """Return a hospital's patients by side, as a run on the file will have them."""
+    site = Site(share.name, "", "", share.cases, test_cases=share.test_cases, validation_cases=share.validation_cases)
+    return split_patients(site, {case: found.patients[case] for case in share.cases}, config)
+
+
+def _table(division: Division, found: FoundCases, splits: Sequence[Split]) -> Table:
     table = Table(title=f"Hospitals of {found.convention.name}", title_justify="left", title_style="bold")
-    for number, column in enumerate(("hospital", "cases", "patients", "test patients")):
+    validating = any(split.validation for split in splits)
+    held_out = ("validation patients", "test patients") if validating else ("test patients",)
+    for number, column in enumerate(("hospital", "cases", "patients", *held_out)):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for share in division.hospitals:
+    for share, split in zip(division.hospitals, splits, strict=True):
         patients = {found.patients[case] for case in share.cases}
-        test = {found.patients[case] for case in share.test_cases}
-        if not test:
-            _, test = split_patients(patients, test_share, share.name)
-        table.add_row(share.name, str(len(share.cases)), str(len(patients)), str(len(test)))
+        counts = [len(share.cases), len(patients), *([len(split.validation)] if validating else []), len(split.test)]
+        table.add_row(share.name, *map(str, counts))
     return table
 
 

@@ -44,7 +44,7 @@ class RunRecord:
 
     @property
     def patients(self) -> dict[str, Sequence[str]]:
-        """The patient of each test case, by site."""
+        """The patient of each scored case, by site."""
         return dict(self.scores["dice"].patients)
 
     def final(self, metric: str) -> list[float]:

@@ -102,7 +102,7 @@ def _describe_lambda(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             f"{100 * least.first:.1f} to {100 * most.first:.1f} %, and on the last from {100 * least.last:.1f} to "
             f"{100 * most.last:.1f} %.",
             f"The mean over sites is highest at λ = {best}: {100 * by_name[best].dice.value:.1f} %. That is read off "
-            "test cases to describe the method; nothing is tuned by it.",
+            "validation patients: λ may be chosen by it, and no test patient was scored.",
         ],
     }
 

@@ -63,11 +63,13 @@ def tumour_voxels(cached: CachedCase) -> float:
 
 
 def _with_first(config: Settings, first: FirstHospital, patients: set[str]) -> Settings:
-    """Return the config with these patients alone to train on at the first site; its test cases stay."""
-    test = tuple(sorted(c.case.name for c in first.test))
-    training = tuple(sorted(c.case.name for c in first.training if c.case.patient in patients))
-    old = config.sites[0]
-    site = replace(old, cases=tuple(sorted((*training, *test))), test_cases=test)
+    """Return the config with these patients alone to train on at the first site; those held out stay."""
+    training, validation, test = (
+        tuple(sorted(c.case.name for c in cases))
+        for cases in ([c for c in first.training if c.case.patient in patients], first.validation, first.test)
+    )
+    cases = tuple(sorted((*training, *validation, *test)))
+    site = replace(config.sites[0], cases=cases, test_cases=test, validation_cases=validation)
     return config.replace(method="ser-diff", sites=(site, *config.sites[1:]))
 
 

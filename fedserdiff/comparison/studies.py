@@ -19,7 +19,24 @@ class FirstHospital:
     """The cases of the first site, for studies that vary what stage 1 trains on."""
 
     training: Sequence[CachedCase]
+    validation: Sequence[CachedCase]
     test: Sequence[CachedCase]
+
+
+VALIDATION_SHARE = 0.25
+"""Of a site's patients whose scores a study reports, where neither settings nor site say who they are (our choice)."""
+
+
+def scored_on_validation(config: Settings) -> Settings:
+    """Return the config of a study: what is read off it may become a setting, so no test patient is scored.
+
+    Raises
+    ------
+    ConfigError
+        Where the config's test share leaves too few patients.
+    """
+    share = config.data.validation_share or VALIDATION_SHARE
+    return config.replace({"data.validation_share": share, "scoring.patients": "validation"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,8 @@ class Study:
     name, title, question : str
         For the command line, and for the page.
     variants : callable
-        From a seed's config and first hospital, the config of each variant by name, in the order of the table.
+        From a seed's config, as `scored_on_validation` makes it, and first hospital, the config of each variant by
+        name, in the order of the table.
     describe : callable
         From the finished runs and whether the data are phantoms, the study's ``columns``, ``rows``, ``plot`` and
         ``sentences``, as `fedserdiff.report.page` shows them, and ``verdicts``, as `compared` makes them: what beats

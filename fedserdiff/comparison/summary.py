@@ -18,13 +18,16 @@ Runs = Mapping[str, Mapping[int, RunRecord]]
 RAW_SCANS = "raw-scans"
 """Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
 
-ONE_SEED = (
-    "One seed: intervals are over test patients alone, and how much training varies from seed to seed is not in them."
-)
-"""What has to be said beside any verdict from a single seed."""
-
 _REPLICATES = 2000
 _STREAM = ("bwt", "fwt", "forgetting")
+
+
+def one_seed(scored: str) -> str:
+    """Return what has to be said beside any verdict from a single seed; `scored` is ``test`` or ``validation``."""
+    return (
+        f"One seed: intervals are over {scored} patients alone, and how much training varies from seed to seed is not "
+        "in them."
+    )
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Data:
 def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     """Return the contents of ``comparison.json``.
 
-    Dice is a fraction and HD95 in mm throughout, means over the sites' test cases and the seeds; an interval is the
+    Dice is a fraction and HD95 in mm throughout, means over the sites' scored cases and the seeds; an interval is the
     95 % one of a bootstrap over seeds and patients (`fedserdiff.evaluation.bootstrap`).
 
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or test patients, so that they cannot be compared.
+        Where runs differ in seeds or in whom they score, so that they cannot be compared.
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
@@ -67,13 +70,15 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         "kept": list(data.kept),
         "leak": data.leak,
     }
+    scored = one.config.scoring.patients
     return {
         "data": about,
+        "scored": scored,
         "versions": dict(one.versions),
         "methods": [_method(name, runs[name], estimates[name]) for name in runs],
         "verdicts": _verdicts(estimates),
-        "answer": answer(estimates, about),
-        "notes": _notes(about, [run for by_seed in runs.values() for run in by_seed.values()]),
+        "answer": answer(estimates, about, scored),
+        "notes": _notes(about, scored, [run for by_seed in runs.values() for run in by_seed.values()]),
     }
 
 
@@ -97,7 +102,7 @@ def paired_estimates(
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or test patients.
+        Where runs differ in seeds or in whom they score.
     """
     patients = {seed: scores.patients for seed, scores in next(iter(runs.values())).items()}
     draws = Resampling(patients, shared_patients=not phantom, replicates=_REPLICATES)
@@ -167,7 +172,7 @@ def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+def answer(estimates: Mapping[str, Any], about: Mapping[str, Any], scored: str) -> list[str]:
     """Return what the comparison says, in sentences with figures, but for its verdicts."""
     final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
     sentences = []
@@ -184,7 +189,7 @@ def answer(estimates: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
     if note := origin_note(final):
         sentences.append(note)
-    return sentences if len(about["seeds"]) > 1 else [*sentences, ONE_SEED]
+    return sentences if len(about["seeds"]) > 1 else [*sentences, one_seed(scored)]
 
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
@@ -230,17 +235,18 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _notes(about: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
+def _notes(about: Mapping[str, Any], scored: str, runs: Sequence[RunRecord]) -> list[str]:
     seeds: Sequence[int] = about["seeds"]
-    drawn = "seeds and test patients" if len(seeds) > 1 else "test patients alone, since there is one seed"
+    drawn = f"{scored} patients"
+    drawn = f"seeds and {drawn}" if len(seeds) > 1 else f"{drawn} alone, since there is one seed"
     cpus = sorted({run.config.machine.cpus_per_site for run in runs})
     on_gpu = sorted({run.path.name for run in runs if run.config.machine.gpus_per_site})
-    few = [site for site, count in about["cases"].items() if count["test"] < 2]
+    few = [site for site, count in about["cases"].items() if count[scored] < 2]
     notes = [
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
         "scored on the same draws."
-        + (f" There are none where a site has a single test patient, as {', '.join(few)} here." if few else ""),
-        "Dice and HD95 are those of the refined masks on whole test volumes, means over regions, over cases and "
+        + (f" There are none where a site has a single {scored} patient, as {', '.join(few)} here." if few else ""),
+        f"Dice and HD95 are those of the refined masks on whole {scored} volumes, means over regions, over cases and "
         "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
         f"Minutes are computation on {' or '.join(f'{count:g}' for count in cpus)} CPU{'' if cpus == [1] else 's'} a "
         "run; a stage 1 that several methods share was computed once and counts for each of them.",

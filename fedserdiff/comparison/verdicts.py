@@ -69,8 +69,9 @@ def holm(p: Sequence[float]) -> list[float]:
 def judge(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return results with their ``verdicts`` in words, corrected for the comparisons of all of them together.
 
-    A result is the contents of a ``comparison.json`` or of a study's file. Each of its verdicts, as `compared` made it,
-    gets ``p_adjusted`` and ``text``; ``rule`` says how they were come by, and is empty where there is none.
+    A result is the contents of a ``comparison.json`` or of a study's file; its ``scored`` says whose scores it is of,
+    ``test`` or ``validation`` patients'. Each of its verdicts, as `compared` made it, gets ``p_adjusted`` and ``text``;
+    ``rule`` says how they were come by, and is empty where there is none.
     """
     tested = [one["p"] for result in results for one in result["verdicts"] if one["p"] is not None]
     adjusted = iter(holm(tested))
@@ -79,7 +80,7 @@ def judge(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         verdicts = []
         for one in result["verdicts"]:
             p = None if one["p"] is None else next(adjusted)
-            verdicts.append({**one, "p_adjusted": p, "text": _text(one, p)})
+            verdicts.append({**one, "p_adjusted": p, "text": _text(one, p, result["scored"])})
         judged.append({**result, "verdicts": verdicts, "rule": _rule(len(tested)) if verdicts else ""})
     return judged
 
@@ -90,15 +91,15 @@ def said(sentences: Sequence[str], result: Mapping[str, Any]) -> list[str]:
     return [*sentences, *verdicts, *([result["rule"]] if verdicts else [])]
 
 
-def _text(one: Mapping[str, Any], p: float | None) -> str:
+def _text(one: Mapping[str, Any], p: float | None, scored: str) -> str:
     first, second, low, high = one["first"], one["second"], one["low"], one["high"]
     ends = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
     seeds = f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
-    figures = f"{one['value']:+.1f}{ends} points of mean Dice, {one['patients']} test patients, {seeds}"
+    figures = f"{one['value']:+.1f}{ends} points of mean Dice, {one['patients']} {scored} patients, {seeds}"
     figures = figures.replace("-", "−")
     adjusted = "" if p is None else f", adjusted p = {p:.2g}"
     if low is None:
-        why = "too few test patients for an interval"
+        why = f"too few {scored} patients for an interval"
     elif p is None:
         why = f"fewer than {LEAST_SEEDS} seeds"
     elif low <= 0 <= high:
@@ -112,7 +113,7 @@ def _text(one: Mapping[str, Any], p: float | None) -> str:
 
 def _rule(tested: int) -> str:
     return (
-        "Each difference is of two means over the same sites, test patients and seeds. In brackets is its own 95 % "
+        "Each difference is of two means over the same sites, patients and seeds. In brackets is its own 95 % "
         f"interval, of a bootstrap over them. What beats what is told from {LEAST_SEEDS} seeds on, where that interval "
         f"leaves out 0 and p is at most {LEVEL}: p is of the same bootstrap, two-sided, adjusted by Holm's procedure "
         f"for the comparisons here that have one: {tested or 'none'}."

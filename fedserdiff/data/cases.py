@@ -1,7 +1,6 @@
-"""Find the cases of a hospital on disk, and split its patients into training and test."""
+"""Find the cases of a hospital on disk."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,11 +49,14 @@ class Case:
 
 @dataclass(frozen=True)
 class SkippedCase:
-    """A case that cannot be used and was left out by request; `test` says that it was to be scored on."""
+    """A case that cannot be used and was left out by request.
+
+    `role` is what it was for: ``training``, ``validation`` or ``test``.
+    """
 
     site: str
     case: str
-    test: bool
+    role: str
     faults: Sequence[str]
 
     @property
@@ -63,7 +65,8 @@ class SkippedCase:
         return rows_of({self.case: tuple(self.faults)}, self.site)
 
     def __str__(self) -> str:
-        return f"{self.site}: {self.case}{', a test case' if self.test else ''}: {'; '.join(self.faults)}"
+        held_out = "" if self.role == "training" else f", a {self.role} case"
+        return f"{self.site}: {self.case}{held_out}: {'; '.join(self.faults)}"
 
 
 def settle(found: BadCases, bad: BadCases | None, site: str = "") -> None:
@@ -259,45 +262,3 @@ def _is_there(path: Path) -> bool:
     except OSError as error:
         raise unreadable(path, error) from None
     return True
-
-
-def hold_out(cases: Sequence[Case], test_cases: Sequence[str], site: str) -> tuple[set[str], set[str]]:
-    """Split patients into (training, test) as the names of the test cases say.
-
-    Raises
-    ------
-    DataError
-        Where a test case is missing, a patient would be on both sides, or nobody is left to train on.
-    """
-    missing = sorted(set(test_cases) - {case.name for case in cases})
-    if missing:
-        raise DataError(f"site {site}: test_cases: no case {', '.join(missing)} here")
-    test = {case.patient for case in cases if case.name in test_cases}
-    torn = sorted(case.name for case in cases if case.patient in test and case.name not in test_cases)
-    if torn:
-        raise DataError(f"site {site}: test_cases: {', '.join(torn)}: of a patient whose other scan is held out")
-    training = {case.patient for case in cases} - test
-    if not training:
-        raise DataError(f"site {site}: test_cases: every patient is held out: none is left to train on")
-    return training, test
-
-
-def split_patients(patients: Iterable[str], test_share: float, site: str) -> tuple[set[str], set[str]]:
-    """Split patients into (training, test), the same way on every machine and for every seed.
-
-    Patients are ordered by a hash of their identity, so the split does not follow the order of enrolment, and
-    `round(n × test_share)` of them, at least one, are held out. Splitting by patient keeps a patient's
-    follow-up scans on one side.
-
-    Raises
-    ------
-    DataError
-        Where there are fewer than two patients.
-    """
-    ordered = sorted(set(patients), key=lambda p: hashlib.sha256(p.encode()).hexdigest())
-    if len(ordered) < 2:
-        raise DataError(
-            f"site {site}: {len(ordered)} patient cannot be split into training and test; at least 2 are needed"
-        )
-    held_out = min(max(1, round(len(ordered) * test_share)), len(ordered) - 1)
-    return set(ordered[held_out:]), set(ordered[:held_out])

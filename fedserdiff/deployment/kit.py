@@ -11,7 +11,7 @@ from fedserdiff.deployment.certificates import node_key_bytes
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import cases_of, check_fields, check_site
 from fedserdiff.methods import get_method
-from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.experiment import CASE_FIELDS, Settings, Site
 from fedserdiff.settings.foreign import not_allowed
 from fedserdiff.settings.sources import read_toml
 from fedserdiff.text import read_json
@@ -37,7 +37,7 @@ EGRESS_LIMITS = ("max_update_rms", "egress_quota_mb")
 _FEDERATION_FIELDS = {"experiment": dict, "address": str, "sites": list}
 _KEY_FIELDS = {"name": str, "release": str, "public_key": str}
 _SITE_FIELDS = {
-    "name": str, "release": str, "coordinator": str, "data": str, "cache": str, "cases": list, "test_cases": list,
+    "name": str, "release": str, "coordinator": str, "data": str, "cache": str, **dict.fromkeys(CASE_FIELDS, list),
     "cpus": int, "gpus": int, "egress": dict, "allow": list,
 }  # fmt: skip
 _SITE_REQUIRED = ("name", "release", "coordinator", "data")
@@ -166,13 +166,13 @@ class HospitalKit:
             )
         config = _experiment(values, str(folder / EXPERIMENT_FILE))
         number = _place(entry, config, file)
-        cases, test_cases = cases_of(entry, str(file))
+        cases = cases_of(entry, str(file))
         split_address(entry["coordinator"], f"{file}: coordinator")
         data = (folder / entry["data"]).resolve()
         if not data.is_dir():
             raise ConfigError(f"{file}: data: {data} is not a directory: write where this hospital's scans are")
         sites = list(config.sites)
-        sites[number] = replace(sites[number], path=str(data), cases=cases, test_cases=test_cases)
+        sites[number] = replace(sites[number], path=str(data), **cases)
         limits = _stricter(entry.get("egress", {}), config, f"{file}: egress")
         for field, resource in (("cpus", "machine.cpus_per_site"), ("gpus", "machine.gpus_per_site")):
             if field in entry:

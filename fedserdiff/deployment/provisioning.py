@@ -22,7 +22,7 @@ from fedserdiff.deployment.kit import (
 )
 from fedserdiff.errors import ConfigError
 from fedserdiff.networks import UNET
-from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.experiment import CASE_FIELDS, Settings, Site
 from fedserdiff.settings.foreign import foreign
 from fedserdiff.text import readable
 
@@ -187,8 +187,8 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
             "# Where you have read and trust it, take the # from the next line:",
             f"# allow = [{', '.join(map(_toml_string, others))}]",
         ]
-    for field, names in (("cases", site.cases), ("test_cases", site.test_cases)):
-        if names:
+    for field in CASE_FIELDS:
+        if names := getattr(site, field):
             lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")
     lines += ["", "# This hospital may let out less than the experiment allows, which is:", "# [egress]"]
     lines += [f"# {name} = {getattr(shared.privacy, name):g}" for name in EGRESS_LIMITS]

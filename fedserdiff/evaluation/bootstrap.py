@@ -20,7 +20,7 @@ STATISTICS = ("final", "bwt", "fwt", "forgetting")
 
 @dataclass(frozen=True, eq=False)
 class StreamScores:
-    """One run's score of every test case after every stage, in the metric's units.
+    """One run's score of every case that it scores after every stage, in the metric's units.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """What an estimate is of: how many seeds, and how many test patients of all sites and seeds together."""
+    """What an estimate is of: how many seeds, and how many scored patients of all sites and seeds together."""
 
     seeds: int
     patients: int

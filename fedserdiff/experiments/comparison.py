@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.comparison.studies import FirstHospital, Study
-from fedserdiff.comparison.summary import ONE_SEED, Data, compare_runs
+from fedserdiff.comparison.studies import FirstHospital, Study, scored_on_validation
+from fedserdiff.comparison.summary import Data, compare_runs, one_seed
 from fedserdiff.comparison.verdicts import judge
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM
@@ -152,7 +152,9 @@ def compare_methods(
 
 
 def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Have the variants of all studies run, and return what each study says."""
+    """Have the variants of all studies run, scored on validation patients, and return what each study says."""
+    setting = replace(setting, config=scored_on_validation(setting.config))
+    scored = setting.config.scoring.patients
     opened = {
         sites: replace(setting, sites=sites).open() for sites in {max(setting.sites, study.sites) for study in studies}
     }
@@ -175,13 +177,14 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> li
             "name": study.name,
             "title": study.title,
             "question": study.question,
-            "data": about if leak is None else f"{about}, leaking into the test set",
+            "data": about if leak is None else f"{about}, leaking into the {scored} set",
+            "scored": scored,
             "leak": leak,
             **described,
             **_origin(by_seed),
         }
         if len(setting.seeds) == 1:
-            result["sentences"] = [*described["sentences"], ONE_SEED]
+            result["sentences"] = [*described["sentences"], one_seed(scored)]
         results.append(result)
     return results
 
@@ -227,8 +230,17 @@ def _file(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def _origin(opened: Mapping[int, Federation]) -> dict[str, Any]:
-    """Return what a result is made of beside its settings: the software, and by seed the scans of each site."""
-    scans = {str(seed): dict(scans_of(federation.hospitals)) for seed, federation in opened.items()}
+    """Return what a result is made of beside its settings: the software, and by seed the scans of each site.
+
+    Who validates does not count: a study may stand beside a comparison of the same scans and test patients, all of
+    whose others train.
+    """
+    scans = {
+        str(seed): dict(
+            scans_of(replace(h, training=(*h.training, *h.validation), validation=()) for h in federation.hospitals)
+        )
+        for seed, federation in opened.items()
+    }
     return {"versions": installed_versions(), "scans": scans}
 
 
@@ -240,7 +252,7 @@ def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]
     if others := other_versions(earlier.get("versions", {})):
         return "; ".join(others)
     scans = earlier.get("scans")
-    if not scans or "verdicts" not in earlier:
+    if not scans or "verdicts" not in earlier or not earlier.get("scored"):
         return "it does not say what it was made of"
     changed: set[str] = set()
     for result in made:
@@ -278,16 +290,16 @@ def _records(
 
 def _first(federation: Federation) -> FirstHospital:
     hospital = federation.hospitals[0]
-    return FirstHospital(hospital.training, hospital.test)
+    return FirstHospital(hospital.training, hospital.validation, hospital.test)
 
 
 def _about(setting: Setting, opened: dict[int, Federation]) -> str:
-    cases = [sum(count["test"] for count in federation.case_counts.values()) for federation in opened.values()]
+    scored = setting.config.scoring.patients
+    cases = [sum(count[scored] for count in federation.case_counts.values()) for federation in opened.values()]
     seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
     sites = len(next(iter(opened.values())).hospitals)
-    return (
-        f"{setting.data} data, {sites} sites, {cases[0]} test cases a seed, {seeds}, profile {setting.config.profile}"
-    )
+    counts = f"{sites} sites, {cases[0]} {scored} cases a seed"
+    return f"{setting.data} data, {counts}, {seeds}, profile {setting.config.profile}"
 
 
 def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:

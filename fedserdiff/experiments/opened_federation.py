@@ -109,8 +109,8 @@ class Federation:
 
     @property
     def case_counts(self) -> dict[str, dict[str, int]]:
-        """Exact case counts by site."""
-        return {h.site.name: {"training": len(h.training), "test": len(h.test)} for h in self.hospitals}
+        """Exact case counts by site, as `Hospital.counts`."""
+        return {h.site.name: h.counts for h in self.hospitals}
 
     def overlap_of(self, config: Settings) -> dict[str, Any]:
         """Return the ``overlap`` of the ``results.json`` of a run on this federation, or on a part of its cases."""
@@ -234,9 +234,7 @@ def open_named(
     for overlap in opened.overlaps:
         console.print(f"{what} {escape(str(overlap))}")
     for hospital in opened.hospitals:
-        site, counts = hospital.site, opened.case_counts[hospital.site.name]
-        about = f"{site.name}: {site.release}, {counts['training']} training and {counts['test']} test cases"
-        console.print(about)
+        console.print(f"{hospital.site.name}: {hospital.site.release}, {hospital.counted}")
     for note in filter(None, map(passed_over_note, of_all)):
         warn(console, note)
     return replace(opened, data=data_name(named), show_cases=show_cases)
@@ -300,7 +298,8 @@ def scans_of(hospitals: Iterable[Hospital]) -> Scans:
         hospital.site.name: hashlib.sha256(
             "; ".join(
                 " ".join(sorted(f"{c.case.name}={c.key}" for c in cases))
-                for cases in (hospital.training, hospital.test)
+                for cases in (hospital.training, hospital.test, hospital.validation)
+                if cases
             ).encode()
         ).hexdigest()
         for hospital in hospitals

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedserdiff.data.cases import BadCases, split_patients
+from fedserdiff.data.cases import BadCases
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.site_cases import site_cases
+from fedserdiff.data.split import Side, split_patients
 from fedserdiff.data.store.stored_case import label_type
 from fedserdiff.device import use_device
 from fedserdiff.diffusion.refiner import new_student
-from fedserdiff.experiment_file import hospitals_of, phantoms_of
+from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
 from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_memory, random_orders
 from fedserdiff.experiments.simulated_run import on_what_there_is
@@ -41,12 +42,22 @@ _BLOCKS, _STEPS = 2, 2  # that are timed of a stage, and the steps of each
 
 @dataclass(frozen=True)
 class Cases:
-    """How many cases a site has, of how many patients, to train and to test on; `bad` cannot be used."""
+    """How many cases a site has, of how many patients, by the side they are on; `bad` cannot be used."""
 
     patients: int
     training: int
     test: int
+    validation: int = 0
     bad: int = 0
+
+    @property
+    def usable(self) -> int:
+        """All that can be used."""
+        return self.training + self.validation + self.test
+
+    def of(self, side: Side) -> int:
+        """Return how many are on one side."""
+        return {"training": self.training, "validation": self.validation, "test": self.test}[side]
 
 
 @dataclass(frozen=True)
@@ -103,21 +114,24 @@ def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Setti
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `site_cases` and `split_cases`.
+        As `read_federation`, `site_cases` and `split_patients`.
     """
     if named is None:
-        patients = [str(number) for number in range(config.data.phantom_patients)]
-        training, test = split_patients(patients, config.data.test_share, "phantom")
-        cases = Cases(len(patients), len(training), len(test))
+        everyone = {name: name for name in map(str, range(config.data.phantom_patients))}
+        one = split_patients(Site(PHANTOM, "", ""), everyone, config)
+        cases = Cases(len(everyone), len(one.training), len(one.test), len(one.validation))
         return [Site(f"site-{i + 1}", phantom_hospital(i).release, "") for i in range(phantoms)], [cases] * phantoms
     sites = list(read_federation(named) if isinstance(named, Path) else named)
     counted = []
     for site in sites:
         bad: BadCases = {}
         found = site_cases(site, config, bad)
-        training, test = split_cases(site, found, config)
-        of = [sum(case.patient in group for case in found) for group in (training, test)]
-        counted.append(Cases(len(training | test), of[0], of[1], len(bad)))
+        split = split_cases(site, found, config)
+        patients = len({case.patient for case in found})
+        training, validation, test = (
+            sum(case.patient in side for case in found) for side in (split.training, split.validation, split.test)
+        )
+        counted.append(Cases(patients, training, test, validation, len(bad)))
     return sites, counted
 
 
@@ -126,7 +140,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
     config = config.replace(sites=tuple(sites))
     stages = make_stream(config).stages([site.name for site in sites])
     rows = plan_evaluation(config, stages).rows
-    tested = {site.name: one.test for site, one in zip(sites, cases, strict=True)}
+    scored = {site.name: one.of(config.scoring.patients) for site, one in zip(sites, cases, strict=True)}
     grid, depth = config.data.grid, config.data.grid[2] if config.data.spatial_dims == 2 else 1
     voxel = 2 * len(config.data.modalities) + label_type(len(config.data.regions)).itemsize
     counts = {site.name: one.training for site, one in zip(sites, cases, strict=True)}
@@ -142,8 +156,8 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
         config=config,
         cases=tuple(cases),
         steps=tuple(steps),
-        scored=sum(tested[name] for row in rows for name in row),
-        disk=sum(one.training + one.test for one in cases) * voxel * math.prod(grid),
+        scored=sum(scored[name] for row in rows for name in row),
+        disk=sum(one.usable for one in cases) * voxel * math.prod(grid),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         gpu_memory=_step_memory(config, len(stages)),
         first_s=first_s,
@@ -159,10 +173,13 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     """
     first = plans[0]
     table = Table(title="Hospitals", title_justify="left", title_style="bold")
-    for column in ("site", "patients", "training cases", "test cases", "cannot be used"):
+    sides: list[Side] = ["training", "validation", "test"]
+    if not any(one.validation for one in first.cases):
+        sides.remove("validation")
+    for column in ("site", "patients", *(f"{side} cases" for side in sides), "cannot be used"):
         table.add_column(column, justify="left" if column == "site" else "right")
     for site, one in zip(first.config.sites, first.cases, strict=True):
-        table.add_row(escape(site.name), *map(str, (one.patients, one.training, one.test, one.bad)))
+        table.add_row(escape(site.name), *map(str, (one.patients, *map(one.of, sides), one.bad)))
     print_table(console, table)
     table = Table(title="Runs", title_justify="left", title_style="bold")
     for column in ("method", "stages", "steps", "cases scored", "s a step (stage 1, later)", "s a case", "time"):

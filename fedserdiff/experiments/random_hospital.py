@@ -46,7 +46,7 @@ def random_hospital(config: Settings) -> Hospital:
         masks = [_ball((len(config.data.regions), *shape)) for shape in (grid, scan)]
         case = Case(name, name, (), Path(name), convention)
         cases.append(CachedCase(case, CaseArrays(image, masks[0], masks[1], geometry, "")))
-    return Hospital(replace(site, cases=(), test_cases=()), (cases[0],), (cases[1],))
+    return Hospital(replace(site, cases=(), test_cases=(), validation_cases=()), (cases[0],), (cases[1],))
 
 
 def random_memory(config: Settings, student: Student) -> Memory:

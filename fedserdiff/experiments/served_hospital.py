@@ -45,7 +45,7 @@ def serve_hospital(console: Console, kit: Path) -> None:
             hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
         except BadCasesError as error:
             raise with_list(error, own.records / site.name) from None
-    console.print(f"{site.name}: {len(hospital.training)} training and {len(hospital.test)} test cases")
+    console.print(f"{site.name}: {hospital.counted}")
     if note := passed_over_note(site):
         warn(console, note)
     console.print(f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True)

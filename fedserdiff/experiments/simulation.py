@@ -140,7 +140,7 @@ def _on_disk(cases: Iterable[CachedCase]) -> int:
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
-    """Return, for the first test case of every site to evaluate, what its final student and the teacher make of it."""
+    """Return, for the first scored case of every site to evaluate, what its last student and the teacher make of it."""
     config = federation.config
     use_cpus(config.machine.cpus_per_site)
     device = use_device(config.machine.gpus_per_site)
@@ -163,8 +163,8 @@ def _example(
     config: Settings,
     adapter: SiteAdapter | None,
 ) -> Example:
-    """Show a site's first test case."""
-    cached = min(hospital.test, key=lambda c: c.case.name)
+    """Show the first of a site's cases whose scores the run reports."""
+    cached = min(hospital.scored(config), key=lambda c: c.case.name)
     prepared, convention = cached.prepared, cached.case.convention
     own = predict_case(student, cached, config, adapter)
     scores = score_prediction(own, cached)

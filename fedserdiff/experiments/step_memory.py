@@ -16,9 +16,9 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import one_a_cpu
 from fedserdiff.wire import Memory
 from sites.adapters import learns_adapter
-from sites.hospital import Batch, TrainingSet
 from sites.step import Learners
 from sites.training import make_objective
+from sites.training_set import Batch, TrainingSet
 
 _ITEMS = 64
 _CPU = torch.device("cpu")
@@ -76,10 +76,10 @@ class _Blank(TrainingSet):
     def __len__(self) -> int:
         return _ITEMS
 
-    def batch(self, index: torch.Tensor) -> Batch:
+    def batch(self, index: torch.Tensor, mirrored: bool = False) -> Batch:
         """Return items that show nothing."""
         image, truth = (torch.zeros(len(index), *shape) for shape in self._shapes)
-        return Batch(image, truth, index)
+        return Batch(image, truth, index, mirrored)
 
 
 class _Alive(TorchDispatchMode):

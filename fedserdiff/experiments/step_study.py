@@ -26,7 +26,7 @@ _METHOD = "ser-diff"
 _COARSE = "0 (coarse mask)"
 
 _BySite = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Scores by name (``refined.dice``, …) and site, one of each test case, by case name."""
+"""Scores by name (``refined.dice``, …) and site, one of each scored case, by case name."""
 
 
 def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
@@ -34,9 +34,9 @@ def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
 
 
 def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
-    """Score the final student of each seed's run on every site's test cases, once for every K.
+    """Score the final student of each seed's run on every site's validation cases, once for every K.
 
-    Seconds are those of predicting one test volume, mean over cases; scoring is apart, and so is the first case of
+    Seconds are those of predicting one volume, mean over cases; scoring is apart, and so is the first case of
     each K, which warms up.
     """
     dice: dict[str, dict[int, StreamScores]] = {_COARSE: {}, **{str(steps): {} for steps in _STEPS}}
@@ -89,7 +89,7 @@ def _two_decimals(value: float | None) -> str | None:
 
 
 def _of_last_row(scores: _BySite, name: str, run: RunRecord) -> StreamScores:
-    """Return one score of the final student on every test case, as a stream of that student alone."""
+    """Return one score of the final student on every scored case, as a stream of that student alone."""
     return StreamScores(
         values={site: values[None] for site, values in scores[name].items()},
         patients=run.patients,
@@ -99,7 +99,7 @@ def _of_last_row(scores: _BySite, name: str, run: RunRecord) -> StreamScores:
 
 
 def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
-    """Return one student's scores of every test case with K = `steps`, and the seconds of each volume but the first."""
+    """Return one student's scores of every scored case with K = `steps`, and seconds of each volume but the first."""
     config = run.config.replace({"scoring.sampling_steps": steps})
     use_cpus(config.machine.cpus_per_site)
     student = load_student(config, run.path / "student.pt").to(use_device(config.machine.gpus_per_site))
@@ -107,7 +107,8 @@ def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
     seconds = []
     for site in config.sites:
         cases = []
-        for cached in sorted(open_hospital(site, config, Cache().prepared).test, key=lambda cached: cached.case.name):
+        scored = open_hospital(site, config, Cache().prepared).scored(config)
+        for cached in sorted(scored, key=lambda cached: cached.case.name):
             started = time.monotonic()
             prediction = predict_case(student, cached, config)
             seconds.append(time.monotonic() - started)

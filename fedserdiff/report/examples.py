@@ -1,4 +1,4 @@
-"""A test case to look at: a whole scan, what is true of it, and what a student and a teacher make of it."""
+"""A scored case to look at: a whole scan, what is true of it, and what a student and a teacher make of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Example:
-    """One test case on the working grid, in RAS order.
+    """One scored case on the working grid, in RAS order.
 
     Attributes
     ----------

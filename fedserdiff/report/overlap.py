@@ -1,11 +1,13 @@
 """What a report says of cases that are in a federation twice, or cannot be used, from a run's ``results.json``."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedserdiff.data.cases import SkippedCase
 
 _MOST_TOLD = 20  # skipped cases, a line each
+_HELD_OUT = {"validation": "validated", "test": "tested"}
 
 
 def leak_warning(overlap: Mapping[str, Any] | None) -> str | None:
@@ -13,9 +15,9 @@ def leak_warning(overlap: Mapping[str, Any] | None) -> str | None:
     if overlap is None or not overlap["leaks"]:
         return None
     if not overlap["kept"]:  # a deployment that allows overlap asks nobody
-        return "Leaking: nobody looked for patients who are at several sites: test scores may be too good"
+        return "Leaking: nobody looked for patients who are at several sites: scores may be too good"
     what, are = _cases(overlap["kept"])
-    return f"Leaking: {what} {are} of patients who are in the federation already: test scores are too good"
+    return f"Leaking: {what} {are} of patients who are in the federation already: scores are too good"
 
 
 def left_out_note(overlap: Mapping[str, Any] | None) -> str | None:
@@ -34,8 +36,9 @@ def skipped_notes(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def skipped_note(skipped: Sequence[SkippedCase]) -> str:
     """Return a sentence on how many cases were skipped."""
-    of_test = sum(case.test for case in skipped)
-    fewer = f", {of_test} of them to be tested on: scores are of fewer patients" if of_test else ""
+    roles = Counter(case.role for case in skipped)
+    held_out = [f"{roles[side]} of them to be {use} on" for side, use in _HELD_OUT.items() if roles[side]]
+    fewer = f", {' and '.join(held_out)}: scores are of fewer patients" if held_out else ""
     return f"Skipped: {len(skipped)} case{'s' if len(skipped) > 1 else ''} that cannot be used{fewer}"
 
 

@@ -17,6 +17,7 @@ _SHEET = 9.5  # inches of height that a picture may have
 _WORDS = 24  # a longer text in a table's cell is words, not a figure
 _KINDS = ("arrays", "error-maps", "metrics", "scan-hashes", "site", "raw-scans")  # others follow by name
 _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
+_SIDES = ("training", "validation", "test")  # of a site's cases
 _BADGE = Markup('<span class="badge">breaks privacy</span>')
 
 
@@ -42,8 +43,9 @@ def render_page(
     mark = _Marker(comparison["methods"] if comparison else [])
     picture = None
     if cases is not None:
-        about = f"{_facts(comparison['data'])}." if comparison else "Its title says of which data."
-        caption = f"Test cases as examples: the scan, the truth and the masks that were predicted. {about}"
+        about = f"{_facts(comparison)}." if comparison else "Its title says of which data."
+        kind = f"{_capital(comparison['scored'])} cases" if comparison else "Cases"
+        caption = f"{kind} as examples: the scan, the truth and the masks that were predicted. {about}"
         picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
     return (
         template("comparison.html")
@@ -88,15 +90,17 @@ class _Marker:
 def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
     data, methods = comparison["data"], comparison["methods"]
     kinds = _kinds(methods)
+    sides = [side for side in _SIDES if any(side in data["cases"][site] for site in data["sites"])]
     releases = data["releases"] if len(data["releases"]) == len(data["sites"]) else []
     views = [_method_view(method, kinds, data["sites"], mark) for method in methods]
     return {
         "data": data,
         "leak": data.get("leak"),
         "kept": data.get("kept", []),
-        "facts": _facts(data),
+        "facts": _facts(comparison),
+        "sides": list(map(_capital, sides)),
         "cases": [
-            (site, release, data["cases"][site]["training"], data["cases"][site]["test"])
+            (site, release, [data["cases"][site].get(side, 0) for side in sides])
             for site, release in zip(data["sites"], releases or [None] * len(data["sites"]), strict=True)
         ],
         "by_release": bool(releases),
@@ -109,7 +113,7 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
             (title, [(view["name"], view[key]) for view in views])
             for key, title in (("site_dice", "Dice %"), ("site_hd95", "HD95 mm"))
         ],
-        "figures": _figures(data, methods) if methods else {},
+        "figures": _figures(comparison) if methods else {},
     }
 
 
@@ -136,19 +140,21 @@ def _kinds(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [kind for kind in _KINDS if kind in found] + sorted(found.difference(_KINDS))
 
 
-def _facts(data: Mapping[str, Any]) -> str:
+def _facts(comparison: Mapping[str, Any]) -> str:
     """Return which data, seeds and cases figures come from: it stands under every one of them."""
-    tests = [data["cases"][site]["test"] for site in data["sites"]]
-    counts = " + ".join(map(str, tests)) + (f" = {sum(tests)}" if len(tests) > 1 else "")
+    data, scored = comparison["data"], comparison["scored"]
+    cases = [data["cases"][site][scored] for site in data["sites"]]
+    counts = " + ".join(map(str, cases)) + (f" = {sum(cases)}" if len(cases) > 1 else "")
     word = "seed" if len(data["seeds"]) == 1 else "seeds"
     seeds = ", ".join(map(str, data["seeds"]))
-    places = f"{len(tests)} site{'s' if len(tests) > 1 else ''}"
-    facts = f"{data['name']} data, profile {data['profile']}, {places}, {counts} test cases, {word} {seeds}"
-    return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the test set")
+    places = f"{len(cases)} site{'s' if len(cases) > 1 else ''}"
+    facts = f"{data['name']} data, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
+    return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
 
 
-def _figures(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
-    facts = f"{_facts(data)}." + (" Means over seeds." if len(data["seeds"]) > 1 else "")
+def _figures(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    data, methods = comparison["data"], comparison["methods"]
+    facts = f"{_facts(comparison)}." + (" Means over seeds." if len(data["seeds"]) > 1 else "")
     ends = "; ".join(
         f"{method['name']} {_number(method['scores']['dice']['value'], 100)} % at "
         f"{_bytes(sum(method['bytes_out'].values()))}"

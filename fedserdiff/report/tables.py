@@ -33,8 +33,9 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         What the scores were measured on, such as ``phantom``; it stands in every title.
     """
     _print_warnings(console, results)
-    counts = " + ".join(str(results["cases"][site]["test"]) for site in _scored_at_end(results))
-    about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} test cases"
+    scored = results["scored"]
+    counts = " + ".join(str(results["cases"][site][scored]) for site in _scored_at_end(results))
+    about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} {scored} cases"
     print_table(console, _site_table(results, f"At the end of the stream, by site ({about})"))
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
         console.print(f"R has {len(results['sites'])} columns, too many to show: it is in results.csv")
@@ -174,9 +175,10 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     """Print methods side by side and the answer, from the contents of ``comparison.json``."""
     data = comparison["data"]
     _print_warning(console, data.get("leak"))
-    tests = sum(cases["test"] for cases in data["cases"].values())
+    scored = comparison["scored"]
+    count = sum(cases[scored] for cases in data["cases"].values())
     about = (
-        f"{escape(data['name'])} data, {len(data['sites'])} sites, {tests} test cases a seed, "
+        f"{escape(data['name'])} data, {len(data['sites'])} sites, {count} {scored} cases a seed, "
         f"seeds {', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]

@@ -62,7 +62,7 @@ def render_volumes(methods: Mapping[str, Sequence[Example]], facts: str, phantom
     phantom : bool
         Whether the scans are synthetic.
     leak : str or None
-        The warning where test patients were trained on.
+        The warning where scored patients were trained on.
 
     Raises
     ------

@@ -35,6 +35,15 @@ def check_grid(data: Data, network: Network) -> None:
             )
 
 
+def check_shares(data: Data) -> None:
+    """See that patients are left to train on beside those to test on and those to choose settings by."""
+    if data.test_share + data.validation_share >= 1:
+        raise ValueError(
+            f"data.test_share, data.validation_share: {data.test_share:g} and {data.validation_share:g} leave nobody "
+            "to train on"
+        )
+
+
 def check_noise(privacy: Privacy, method: MethodSettings) -> None:
     """See that noise on what rounds change covers all that hospitals tell of their training patients."""
     if privacy.dp_noise == 0:

@@ -16,7 +16,7 @@ from fedserdiff.data.releases import Release, own_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
-from fedserdiff.settings.consistency import check_grid, check_length, check_noise
+from fedserdiff.settings.consistency import check_grid, check_length, check_noise, check_shares
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay, Scoring, Training
@@ -38,6 +38,9 @@ DEFAULT_METHOD = "ser-diff-plus"
 
 _ALIKE = 0.75
 
+CASE_FIELDS = ("cases", "test_cases", "validation_cases")
+"""The fields of a `Site` that name cases."""
+
 PROVENANCE = "provenance"
 """The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
 
@@ -50,8 +53,8 @@ class Site:
     """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
 
     An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
-    held out by `data.test_share`; otherwise these of the `cases` are, and no other. `declared` is the release where the
-    experiment itself declares it.
+    held out by `data.test_share`; otherwise these of the `cases` are, and no other. So it is with `validation_cases`
+    and `data.validation_share`. `declared` is the release where the experiment itself declares it.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Site:
     path: str
     cases: tuple[str, ...] = ()
     test_cases: tuple[str, ...] = ()
+    validation_cases: tuple[str, ...] = ()
     declared: Release | None = field(default=None, hash=False)
 
     @property
@@ -146,6 +150,7 @@ class Settings(Group):
     def _fits(self) -> "Settings":
         check_length(self.training)
         check_grid(self.data, self.network)
+        check_shares(self.data)
         check_noise(self.privacy, self.method)
         return self
 
@@ -358,9 +363,8 @@ def _site(values: Mapping[str, Any]) -> Site:
         values["name"],
         stated if declared is None else declared.name,
         values["path"],
-        tuple(values.get("cases", ())),
-        tuple(values.get("test_cases", ())),
-        declared,
+        **{field: tuple(values.get(field, ())) for field in CASE_FIELDS},
+        declared=declared,
     )
 
 

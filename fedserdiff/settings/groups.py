@@ -79,7 +79,14 @@ class Data(Group):
         gt=0,
     )
     test_share: float = setting(0.2, "Share of patients held out for testing; at least one patient.", gt=0, lt=1)
-    phantom_patients: int = setting(20, "Patients of each phantom hospital, test patients included.", ge=2)
+    validation_share: float = setting(
+        0.0,
+        "Share of patients held out to choose settings by, beside those to test on; at least one patient where it is "
+        "above 0.",
+        ge=0,
+        lt=1,
+    )
+    phantom_patients: int = setting(20, "Patients of each phantom hospital, those held out included.", ge=2)
     allow_overlap: bool = setting(
         False, "Keep patients that an earlier site brought: a leak into the test set, and the results say so."
     )
@@ -266,10 +273,14 @@ class Privacy(Group):
 
 
 class Scoring(Group):
-    """Inference, and when which sites score a student."""
+    """Inference, whose scores a run reports, and when which sites score a student."""
 
     sampling_steps: int = setting(
         4, "K, the DDIM steps by which a student refines its mask; 1 is fastest.", ge=1, le=1000
+    )
+    patients: Literal["test", "validation"] = setting(
+        "test",
+        "Whose scores a run reports: `validation` to choose settings by, so that no choice is made on test patients.",
     )
     evaluate_every: int = setting(
         1,

@@ -121,7 +121,8 @@ def _directly(track: Track, federation: Federation, run: RunDirectory) -> None:
 
 def _evaluate(student: Student, federation: Federation, stage: int, tables: Path) -> None:
     for hospital in federation.hospitals:
-        evaluate(student, hospital.test, federation.config, stage, tables / f"{hospital.site.name}.csv")
+        scored = hospital.scored(federation.config)
+        evaluate(student, scored, federation.config, stage, tables / f"{hospital.site.name}.csv")
 
 
 class _Timed(RunEvents):

@@ -25,8 +25,9 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import each, use_cpus
-from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.hospital import Hospital, open_hospital
 from sites.training import Order, consolidate, run_round
+from sites.training_set import TrainingSet
 
 from benchmarks.direct_training import no_other
 from benchmarks.machine import machine, seconds_of

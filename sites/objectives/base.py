@@ -12,7 +12,8 @@ from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.wire import Memory
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
+from sites.training_set import Batch, TrainingSet
 
 NOTHING_KEPT: Memory = MappingProxyType({})
 

@@ -10,8 +10,9 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Site
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import SEGMENTATION, Objective
+from sites.training_set import Batch, TrainingSet
 
 
 class CombinedObjective(Objective):

@@ -7,8 +7,8 @@ from fedserdiff.diffusion.lesson import Lesson, Replay
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.method import Distilling
 from fedserdiff.seeding import generator
-from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import SEGMENTATION, Objective
+from sites.training_set import Batch, TrainingSet
 
 
 class DistillObjective(Objective):

@@ -10,8 +10,8 @@ from fedserdiff.methods.ewc import EwcSettings
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import FISHER, Memory
-from sites.hospital import TrainingSet
 from sites.objectives.base import NOTHING_KEPT, Objective
+from sites.training_set import TrainingSet
 
 _FISHER_BATCHES = 64  # our choice
 

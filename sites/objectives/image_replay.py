@@ -12,10 +12,10 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.image_replay import ImageReplaySettings
 from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
-from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import Objective
 from sites.sampling import Sampling
 from sites.step import anneal
+from sites.training_set import Batch, TrainingSet
 
 
 class ImageReplayObjective(Objective):

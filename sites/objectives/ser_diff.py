@@ -13,8 +13,8 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import each
 from fedserdiff.wire import ERROR_MAPS, Memory, from_levels, to_levels
-from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import NOTHING_KEPT, SEGMENTATION, Objective
+from sites.training_set import Batch, TrainingSet
 
 
 class SerDiffObjective(Objective):

@@ -10,10 +10,10 @@ from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
 from fedserdiff.seeding import generator
 from sites.adapters import learns_adapter
-from sites.hospital import Batch, TrainingSet
 from sites.inversion import invert_contrast
 from sites.objectives.base import DISTILLATION, SEGMENTATION
 from sites.objectives.ser_diff import SerDiffObjective
+from sites.training_set import Batch, TrainingSet
 
 
 class SerDiffPlusObjective(SerDiffObjective):

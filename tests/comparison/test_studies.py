@@ -34,7 +34,7 @@ def case(patient: str, scan: int = 0, voxels: int = 0) -> Any:
 
 
 TRAINING = [case(f"p{n}", voxels=10 * n) for n in (3, 1, 4, 2, 8, 7, 6, 5)]
-FIRST = FirstHospital(TRAINING, [case("t1"), case("t2")])
+FIRST = FirstHospital(TRAINING, [case("v1"), case("v1", scan=1)], [case("t1"), case("t2")])
 
 
 def described(study: Study, write_run: WriteRun, levels: dict[str, list[list[float]]]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def described(study: Study, write_run: WriteRun, levels: dict[str, list[list[flo
             record = write_run(config.method.name, seed, levels.get(name, LEVELS), name=f"{number}-{seed}")
             by_seed[seed] = record
         runs[name] = by_seed
-    (judged,) = judge([study.describe(runs, True)])
+    (judged,) = judge([{**study.describe(runs, True), "scored": "validation"}])
     return {**judged, "sentences": said(judged["sentences"], judged)}
 
 
@@ -128,15 +128,16 @@ def test_patients_that_are_alike_are_neighbours_by_volume_and_diverse_ones_span_
     assert "p2" in choose_patients(twice, 0.25, diverse=True)
 
 
-def test_the_teachers_data_shrink_and_the_test_cases_stay() -> None:
+def test_the_teachers_data_shrink_and_those_held_out_stay() -> None:
     *fewer, everyone = TEACHER_DATA.variants(CONFIG, FIRST).values()
     assert everyone == CONFIG, "the run of the comparison itself"
     for config in fewer:
         site = config.sites[0]
         assert site.test_cases == ("t1-0", "t2-0")
-        assert set(site.test_cases) < set(site.cases)
+        assert site.validation_cases == ("v1-0", "v1-1")
+        assert {*site.test_cases, *site.validation_cases} < set(site.cases)
         assert config.sites[1:] == CONFIG.sites[1:]
-    assert [len(config.sites[0].cases) - 2 for config in fewer] == [2, 2, 4, 4]
+    assert [len(config.sites[0].cases) - 4 for config in fewer] == [2, 2, 4, 4]
 
 
 def test_a_shorter_stream_is_the_beginning_of_a_longer_one() -> None:

@@ -162,6 +162,30 @@ def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
     assert {"torch", "flwr", "python"} <= set(comparison["versions"])
 
 
+def test_a_comparison_says_whose_scores_it_is_of(write_run: WriteRun) -> None:
+    given = runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS}, seeds=(0,))
+    counts = {"north": {"training": 8, "validation": 1, "test": 3}, "west": {"training": 8, "validation": 3, "test": 1}}
+    on_validation = {
+        name: {
+            seed: replace(
+                one,
+                config=one.config.replace({"data.validation_share": 0.1, "scoring.patients": "validation"}),
+                results={**one.results, "cases": counts},
+            )
+            for seed, one in by_seed.items()
+        }
+        for name, by_seed in given.items()
+    }
+    tested, validated = (compare_runs(these, PHANTOM) for these in (given, on_validation))
+    assert (tested["scored"], validated["scored"]) == ("test", "validation")
+    said = " ".join((*validated["answer"], *validated["notes"]))
+    assert "intervals are over validation patients alone" in said
+    assert "a single validation patient, as north here" in said
+    assert "whole validation volumes" in said
+    assert " test " not in said
+    assert "intervals are over test patients alone" in " ".join(tested["answer"])
+
+
 def test_comparison_of_leaking_runs_says_so(write_run: WriteRun) -> None:
     data = Data("ours.toml", phantom=False, kept=("west: X is Y",), leak="Leaking: scores are too good")
     about = compare_runs(runs(write_run, {"fine-tune": FORGETS}), data)["data"]

@@ -20,7 +20,7 @@ def difference(at_most_0: int, seeds: int = 3, replicates: int = REPLICATES, val
 
 
 def texts(*results: list[dict[str, Any]]) -> list[list[str]]:
-    judged = judge([{"verdicts": verdicts} for verdicts in results])
+    judged = judge([{"scored": "test", "verdicts": verdicts} for verdicts in results])
     return [[one["text"] for one in result["verdicts"]] for result in judged]
 
 
@@ -69,6 +69,20 @@ def test_a_difference_that_is_clear_is_told_with_what_it_is_of() -> None:
     assert lost.startswith("ser-diff-plus loses to fine-tune: −5.0 [−8.8, −1.2] points of mean Dice")
 
 
+def test_a_difference_says_whose_scores_it_is_of() -> None:
+    study = [
+        compared("with", "without", difference(0)),
+        compared("a", "b", Estimate(0, np.full(9, np.nan), Sample(3, 3))),
+    ]
+    (clear, few), (other,) = (
+        [one["text"] for one in result["verdicts"]]
+        for result in judge([{"scored": "validation", "verdicts": study}, {"scored": "test", "verdicts": [study[0]]}])
+    )
+    assert ", 12 validation patients, 3 seeds" in clear
+    assert "too few validation patients for an interval" in few
+    assert ", 12 test patients, 3 seeds" in other
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -108,13 +122,13 @@ def test_what_cannot_be_told_for_want_of_seeds_does_not_cost_the_others_anything
     (first, _), (more,) = texts([once, without], [without])
     assert first.startswith("a beats b")
     assert "cannot be told" in more
-    (judged,) = judge([{"verdicts": [once, without]}])
+    (judged,) = judge([{"scored": "test", "verdicts": [once, without]}])
     assert judged["rule"].endswith("by Holm's procedure for the comparisons here that have one: 1.")
 
 
 def test_an_interval_and_a_verdict_never_contradict_each_other() -> None:
     for at_most_0 in range(200):
-        (judged,) = judge([{"verdicts": [compared("a", "b", difference(at_most_0))]}])
+        (judged,) = judge([{"scored": "test", "verdicts": [compared("a", "b", difference(at_most_0))]}])
         (one,) = judged["verdicts"]
         if " beats " in one["text"]:
             assert one["low"] > 0
@@ -124,8 +138,9 @@ def test_an_interval_and_a_verdict_never_contradict_each_other() -> None:
 
 
 def test_results_that_are_judged_again_with_others_are_judged_anew() -> None:
-    alone = judge([{"verdicts": [compared("a", "b", difference(21))]}])
-    again = judge([*alone, {"verdicts": [compared("e", "f", difference(900)), compared("e", "g", difference(900))]}])
+    alone = judge([{"scored": "test", "verdicts": [compared("a", "b", difference(21))]}])
+    others = [compared("e", "f", difference(900)), compared("e", "g", difference(900))]
+    again = judge([*alone, {"scored": "validation", "verdicts": others}])
     assert " beats " in alone[0]["verdicts"][0]["text"]
     assert " beats " not in again[0]["verdicts"][0]["text"]
     assert judge(again[:1]) == alone

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedserdiff.data.cases import Case, find_cases, hold_out, split_patients
+from fedserdiff.data.cases import find_cases
 from fedserdiff.data.releases import RELEASES
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.errors import DataError
@@ -148,68 +148,3 @@ def test_absent_case_that_is_asked_for_is_refused_by_name(tmp_path: Path) -> Non
     _case_2021(tmp_path, 1)
     with pytest.raises(DataError, match="no case BraTS2021_00009 of brats2021 here"):
         find_cases(tmp_path, RELEASES["brats2021"], ["BraTS2021_00001", "BraTS2021_00009"])
-
-
-@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99])
-@pytest.mark.parametrize("count", range(2, 31))
-def test_split_covers_all_patients_once_with_the_share_held_out(count: int, share: float) -> None:
-    patients = {f"patient-{n}" for n in range(count)}
-
-    training, test = split_patients(patients, share, "north")
-
-    assert training | test == patients
-    assert not training & test
-    assert training
-    assert test
-    assert abs(len(test) - share * count) <= 1
-
-
-def test_split_depends_on_neither_order_nor_repetition() -> None:
-    patients = [f"BraTS2021_{n:05d}" for n in range(20)]
-    assert split_patients(patients[::-1] + patients[:5], 0.2, "a") == split_patients(patients, 0.2, "b")
-
-
-def test_split_does_not_follow_enrolment() -> None:
-    patients = [f"BraTS2021_{n:05d}" for n in range(40)]
-    _, test = split_patients(patients, 0.25, "north")
-    assert test not in (set(patients[:10]), set(patients[-10:]))
-
-
-def test_split_of_known_patients_never_changes() -> None:
-    # The order is that of SHA-256: another one would move test patients into training between versions.
-    _, test = split_patients([f"BraTS2021_{n:05d}" for n in range(10)], 0.2, "north")
-    assert test == {"BraTS2021_00001", "BraTS2021_00004"}
-
-
-@pytest.mark.parametrize("patients", [[], ["a"], ["a", "a"]])
-def test_fewer_than_two_patients_are_refused(patients: list[str]) -> None:
-    count = len(set(patients))
-    with pytest.raises(DataError, match=f"site north: {count} patient cannot be split .* at least 2 are needed"):
-        split_patients(patients, 0.2, "north")
-
-
-def _cases(*names: str) -> list[Case]:
-    """Cases named PATIENT-SCAN."""
-    return [Case(name, name.partition("-")[0], (), Path(), RELEASES["brats2021"]) for name in names]
-
-
-def test_patients_whose_cases_are_named_are_held_out_and_no_others() -> None:
-    cases = _cases("a-1", "a-2", "b-1", "c-1", "d-1")
-    assert hold_out(cases, ["c-1", "a-2", "a-1"], "north") == ({"b", "d"}, {"a", "c"})
-    assert hold_out(cases, ["d-1"], "north") == ({"a", "b", "c"}, {"d"})
-
-
-@pytest.mark.parametrize(
-    ("test_cases", "says"),
-    [
-        (["a-1", "a-2", "e-1", "a-3"], "no case a-3, e-1 here$"),
-        (["a-1"], "a-2: of a patient whose other scan is held out$"),
-        (["c-3", "a-1", "a-2"], "c-1, c-2: of a patient whose other scan is held out$"),
-        (["a-1", "a-2", "b-1", "c-1", "c-2", "c-3"], "every patient is held out: none is left to train on$"),
-    ],
-    ids=["missing", "torn patient", "torn patient of three", "nobody left"],
-)
-def test_a_hold_out_that_cannot_be_is_refused_naming_the_site(test_cases: list[str], says: str) -> None:
-    cases = _cases("a-1", "a-2", "b-1", "c-1", "c-2", "c-3")
-    with pytest.raises(DataError, match=f"^site north: test_cases: {says}"):
-        hold_out(cases, test_cases, "north")

@@ -15,7 +15,8 @@ ADDRESS = "federation.example.org:8443"
 @pytest.fixture
 def experiment() -> Settings:
     """What whoever provisions knows: two hospitals, and where one keeps which scans."""
-    north = Site("north", "brats2021", "", ("BraTS2021_00007", "BraTS2021_00008"), ("BraTS2021_00008",))
+    cases = ("BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009")
+    north = Site("north", "brats2021", "", cases, cases[1:2], cases[2:])
     return make_settings(
         "smoke",
         {"training.rounds": 3, "method.gamma": 0.5},

@@ -50,8 +50,8 @@ def test_hospital_reads_the_experiment_with_its_own_data_alone(
 ) -> None:
     kit = HospitalKit.load(kits / "sites" / "north")
     folder = kits / "sites" / "north"
-    named, held_out = ("BraTS2021_00007", "BraTS2021_00008"), ("BraTS2021_00008",)
-    own = Site("north", "brats2021", str(kits.parent / "scans-of-north"), named, held_out)
+    named = ("BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009")
+    own = Site("north", "brats2021", str(kits.parent / "scans-of-north"), named, named[1:2], named[2:])
     assert kit.config == experiment.replace(sites=(own, Site("east", "brats2023-gli", "")))
     assert kit.config.fingerprint == coordinator.config.fingerprint
     assert (kit.site, kit.folder, kit.coordinator) == (0, folder, "federation.example.org:8443")
@@ -123,8 +123,14 @@ def test_hospital_tightens_what_may_leave_it_and_never_widens_it(
         ),
         ('cache = "cache"', "cache = 1", "cache: 1 is not a filled str"),
         ('cache = "cache"', 'egress = "no"', "egress: 'no' is not a filled dict"),
-        ('cases = ["BraTS2021_00007", "BraTS2021_00008"]', "cases = [7]", "cases: every case is named by a string"),
-        ('["BraTS2021_00008"]', '["BraTS2021_00009"]', "test_cases: 'BraTS2021_00009' is none of the cases"),
+        (
+            'cases = ["BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009"]',
+            "cases = [7]",
+            "cases: every case is named by a string",
+        ),
+        ('["BraTS2021_00008"]', '["BraTS2021_00006"]', "test_cases: 'BraTS2021_00006' is none of the cases"),
+        ('["BraTS2021_00009"]', '["BraTS2021_00006"]', "validation_cases: 'BraTS2021_00006' is none of the cases"),
+        ('["BraTS2021_00009"]', '["BraTS2021_00008"]', "validation_cases: 'BraTS2021_00008' is one of the test_cases"),
         (
             "# [egress]",
             "[egress]\nquota = 1",

@@ -157,15 +157,31 @@ def test_a_third_call_runs_nothing_and_says_the_same(
     assert "mean Dice" in done.stdout
 
 
-def test_a_study_reuses_the_runs_and_joins_the_page(
-    finished: dict[str, Any], compare: Compare, workplace: Path
-) -> None:
+@pytest.fixture(scope="module")
+def studied(finished: dict[str, Any], compare: Compare, workplace: Path) -> str:
+    """What a study beside the comparison says, which does a run of its own."""
     done = compare("--sites", "2", "--study", "steps", "--out", "compared")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ": done, " not in done.stdout
+    return done.stdout
+
+
+def scored_cases(workplace: Path, run: str) -> dict[str, set[str]]:
+    """The cases of a run's tables of scores, by site."""
+    files = (workplace / "compared" / "runs" / run / "hospitals").glob("*/scores.csv")
+    return {file.parent.name: {line.split(",")[1] for line in file.read_text().splitlines()[1:]} for file in files}
+
+
+def test_a_study_scores_validation_patients_and_joins_the_page(studied: str, workplace: Path) -> None:
+    assert "ser-diff-seed0-2: done" in studied, "the comparison's run was scored on test patients"
+    assert "site-1: brats2020, 1 training, 1 validation and 1 test cases" in studied
+    tested, validated = (scored_cases(workplace, f"ser-diff-seed0{number}") for number in ("", "-2"))
+    assert set(tested) == set(validated) == {"site-1", "site-2"}
+    assert all(validated[site] and not validated[site] & tested[site] for site in tested)
     study = json.loads((workplace / "compared" / "studies" / "steps.json").read_text())
+    assert study["data"].startswith("phantom data, 2 sites, 2 validation cases a seed")
     assert [row[0] for row in study["rows"]] == ["0 (coarse mask)", "1", "2", "4", "8", "16"]
-    own = results(workplace, "ser-diff-seed0")  # the smoke profile samples in 2 steps
+    own = results(workplace, "ser-diff-seed0-2")  # the smoke profile samples in 2 steps
+    assert own["scored"] == "validation"
     assert study["rows"][2][1] == f"{100 * np.mean(own['R']['dice']['mean'][-1]):.1f}"  # a patient a site: no interval
     assert study["rows"][0][1] == f"{100 * np.mean(own['R_coarse']['dice']['mean'][-1]):.1f}"
     assert all("cannot be told" in one["text"] for one in study["verdicts"])
@@ -187,9 +203,7 @@ def test_a_folder_of_another_stream_is_refused(compare: Compare) -> None:
 
 
 @pytest.fixture(scope="module")
-def rolled(
-    finished: dict[str, Any], compare: Compare, workplace: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def rolled(studied: str, compare: Compare, workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the comparison, and of its scans, all of whose segmentations are moved by 3 voxels."""
     place = tmp_path_factory.mktemp("rolled")
     shutil.copytree(workplace / "compared", place / "compared")
@@ -208,7 +222,7 @@ def test_a_comparison_that_is_killed_takes_its_runs_with_it_and_one_of_other_sca
     again = command("--sites", "2", "--seeds", "0", "--methods", "fine-tune", "--out", "compared", "--parallel", "1")
     said = (rolled / "said.txt").open("w")
     killed = subprocess.Popen(again, cwd=rolled, stdout=said, stderr=subprocess.STDOUT)
-    status = rolled / "compared" / "first-stages" / "seed0-2.partial" / "status.txt"
+    status = rolled / "compared" / "first-stages" / "seed0-3.partial" / "status.txt"
     end = time.monotonic() + 240
     while not status.exists() and time.monotonic() < end:
         time.sleep(0.2)

@@ -51,9 +51,9 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     assert {site["name"]: site["cases"] for site in config["sites"]} == sites
     reasons = [f"{missing}: modality t2 of case {bad[0]} is missing", f"{spoilt}: truncated or damaged ("]
     skipped = results["skipped"]
-    assert [(one["site"], one["case"], one["test"]) for one in skipped] == [
-        ("north", bad[0], False),
-        ("north", bad[1], True),
+    assert [(one["site"], one["case"], one["role"]) for one in skipped] == [
+        ("north", bad[0], "training"),
+        ("north", bad[1], "test"),
     ]
     for one, reason in zip(skipped, reasons, strict=True):
         (fault,) = one["faults"]

@@ -9,7 +9,8 @@ from fedserdiff.diffusion.losses import dice_bce_with_logits
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.privacy.gaussian import epsilon
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
+from sites.training_set import TrainingSet
 
 CONFIG = make_settings(
     "smoke",

@@ -188,6 +188,23 @@ def test_the_head_says_which_data_cases_seeds_and_versions(page: Page) -> None:
     ]
 
 
+def test_a_comparison_on_validation_patients_says_so_in_its_head_and_under_every_figure() -> None:
+    values = make_comparison()
+    for number, cases in enumerate(values["data"]["cases"].values()):
+        cases["validation"] = 7 + number
+    values["data"]["leak"] = "Leaking: scores are too good"
+    shown = Page(render_page({**values, "scored": "validation"}, [], b"picture"))
+    assert "7 + 8 + 9 = 24 validation cases, seeds 0, 1, 2, leaking into the validation set" in shown.text
+    assert "Validation cases as examples" in shown.text
+    assert "test cases, seeds" not in shown.text
+    assert shown.tables["cases"] == [
+        ["Site", "Release", "Training", "Validation", "Test"],
+        ["site-1", "brats2020", "16", "7", "4"],
+        ["site-2", "brats2021", "17", "8", "5"],
+        ["site-3", "brats2023-gli", "18", "9", "6"],
+    ]
+
+
 def test_the_order_is_answer_methods_sites_charts_examples_studies_notes(page: Page) -> None:
     parts = (
         "Replay forgets less",
@@ -213,7 +230,7 @@ def test_every_picture_has_a_text_and_a_caption_of_data_seeds_and_cases(page: Pa
     for caption in page.captions[:4]:
         assert "4 + 5 + 6 = 15 test cases, seeds 0, 1, 2" in caption
     for caption in page.captions[4:]:
-        assert "seed 0, 12 test cases" in caption
+        assert "seed 0, 12 validation cases" in caption
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -51,6 +51,16 @@ def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> 
     assert "nan" not in text.lower()
 
 
+def test_tables_of_a_run_that_was_scored_on_validation_patients_say_so_and_count_them() -> None:
+    values = results(3)
+    values.scored = "validation"
+    values.cases = {"north": {"training": 8, "validation": 3, "test": 2}, "west": {"training": 8, "validation": 4}}
+    text = printed(values)
+    assert "phantom data, 3 + 4 validation cases" in text
+    assert "test cases" not in text
+    assert (values.to_dict()["scored"], results(3).to_dict()["scored"]) == ("validation", "test")
+
+
 def test_all_that_left_but_weights_is_shown_as_a_share_of_the_sites_own_scans_where_they_are_known() -> None:
     console = Console(width=150, record=True, file=io.StringIO())
     values = results(3).to_dict()
@@ -117,13 +127,13 @@ def test_leaking_run_is_stamped_in_red_above_and_below_its_tables() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {"north": 1, "west[x]": 2}})
     warning = "Leaking: 3 cases (1 of north, 2 of west[x]) are of patients who are in the federation already"
     lines = text.strip().splitlines()
-    assert lines[0] == lines[-1] == f"⟪{warning}: test scores are too good⟫"
+    assert lines[0] == lines[-1] == f"⟪{warning}: scores are too good⟫"
     assert "Left out" not in text
 
 
 def test_deployment_that_allowed_overlap_is_stamped_though_nobody_counted() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {}, "cases": []})
-    warning = "Leaking: nobody looked for patients who are at several sites: test scores may be too good"
+    warning = "Leaking: nobody looked for patients who are at several sites: scores may be too good"
     assert text.strip().splitlines()[0] == f"⟪{warning}⟫"
 
 
@@ -134,12 +144,17 @@ def test_tables_count_what_was_left_out_by_site_without_need_of_names() -> None:
 
 
 def test_tables_name_twenty_skipped_cases_and_say_that_scores_are_of_fewer_patients() -> None:
-    skipped = [{"site": "west", "case": f"C{n}", "test": n < 2, "faults": [f"/C{n}: gone"]} for n in range(23)]
+    roles = {n: "test" if n < 2 else "validation" if n < 5 else "training" for n in range(23)}
+    skipped = [{"site": "west", "case": f"C{n}", "role": roles[n], "faults": [f"/C{n}: gone"]} for n in roles]
     console = Console(width=150, record=True, file=io.StringIO())
     print_results(console, results(3).to_dict() | {"skipped": skipped}, "ours.toml")
-    *_, last_case, total = console.export_text().strip().splitlines()
+    console_text = console.export_text()
+    *_, last_case, total = console_text.strip().splitlines()
     assert last_case == "Skipped west: C19: /C19: gone"
-    lost = "23 cases that cannot be used, 2 of them to be tested on: scores are of fewer patients"
+    assert console_text.count(", a test case: ") == 2
+    assert console_text.count(", a validation case: ") == 3
+    held_out = "3 of them to be validated on and 2 of them to be tested on"
+    lost = f"23 cases that cannot be used, {held_out}: scores are of fewer patients"
     assert total == f"Skipped: {lost}"
 
 
@@ -218,6 +233,17 @@ def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> Non
     assert "phantom data, 3 sites, 15 test cases a seed" in " ".join(text.split())
     assert comparison["answer"][0] in " ".join(text.split())
     assert "nan" not in text.lower()
+
+
+def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> None:
+    comparison = make_comparison()
+    for number, cases in enumerate(comparison["data"]["cases"].values()):
+        cases["validation"] = 7 + number
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(console, {**comparison, "scored": "validation"})
+    text = " ".join(console.export_text().split())
+    assert "phantom data, 3 sites, 24 validation cases a seed" in text
+    assert "test cases" not in text
 
 
 def test_a_study_is_printed_with_all_its_cells_and_sentences() -> None:

@@ -106,6 +106,9 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("aggregation.beta", 0.5),
         ("data.test_share", 0),
         ("data.test_share", 1),
+        ("data.validation_share", -0.1),
+        ("data.validation_share", 1),
+        ("scoring.patients", "training"),
         ("scoring.sampling_steps", 0),
         ("scoring.sampling_steps", 1001),
         ("replay.map_steps", 0),
@@ -199,6 +202,14 @@ def test_stored_configuration_with_a_bad_value_is_refused() -> None:
         Settings.from_dict(stored)
 
 
+def test_shares_to_test_and_to_validate_on_leave_somebody_to_train_on() -> None:
+    assert make_settings("smoke", {"data.validation_share": 0.75}).data.validation_share == 0.75
+    with pytest.raises(
+        ConfigError, match=r"^data.test_share, data.validation_share: 0.2 and 0.8 leave nobody to train on"
+    ):
+        make_settings("smoke", {"data.validation_share": 0.8})
+
+
 SITES = (Site("north", "brats2021", "/scans/north", ("a", "b"), ("b",)), Site("east", "brats2020", "/scans/east"))
 
 
@@ -210,6 +221,7 @@ SITES_OF_ONE_MACHINE: dict[str, dict[str, Any]] = {
     "paths": {"sites": tuple(dataclasses.replace(site, path=f"/elsewhere/{site.name}") for site in SITES)},
     "cases": {"sites": (dataclasses.replace(SITES[0], cases=("c", "b")), SITES[1])},
     "test cases": {"sites": (dataclasses.replace(SITES[0], test_cases=("a",)), SITES[1])},
+    "validation cases": {"sites": (dataclasses.replace(SITES[0], validation_cases=("a",)), SITES[1])},
 }
 
 SITES_OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {

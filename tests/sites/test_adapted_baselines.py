@@ -11,9 +11,10 @@ from students import lively_student
 from fedserdiff import wire
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.rehearsal import buffer
 from sites.training import Order, run_round
+from sites.training_set import TrainingSet
 
 CPU = torch.device("cpu")
 SCRIPTS = Path(__file__).parents[2] / "scripts"

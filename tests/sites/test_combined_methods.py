@@ -22,9 +22,10 @@ from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.foreign import foreign
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault, Memory
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import Objective
 from sites.training import make_objective
+from sites.training_set import Batch, TrainingSet
 from strategies.stream import Stage, make_stream
 
 BOTH = "ser-diff+ewc"

@@ -12,9 +12,10 @@ from fedserdiff.diffusion.schedule import add_noise
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.distill import DistillObjective
 from sites.objectives.fine_tune import FineTuneObjective
+from sites.training_set import Batch, TrainingSet
 
 CPU = torch.device("cpu")
 

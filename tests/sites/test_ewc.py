@@ -15,9 +15,10 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import FISHER
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.ewc import EwcObjective
 from sites.objectives.fine_tune import FineTuneObjective
+from sites.training_set import Batch, TrainingSet
 
 CPU = torch.device("cpu")
 Fisher = dict[str, torch.Tensor]

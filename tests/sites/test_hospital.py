@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from fedserdiff.errors import BadCasesError, DataError
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.hospital import Hospital, leave_out, open_hospital
+from sites.training_set import TrainingSet
 
 Volumes = dict[str, NDArray[Any]]
 CONFIG = make_settings(
@@ -55,6 +57,34 @@ def test_cases_of_the_site_restrict_what_is_opened(hospital: Hospital, tmp_path:
     site = Site("north", "brats2023-gli", hospital.site.path, cases)
     opened = open_hospital(site, CONFIG, tmp_path / "cache")
     assert sorted(cached.case.name for cached in (*opened.training, *opened.test)) == list(cases)
+
+
+def test_validation_patients_are_taken_from_those_who_train(hospital: Hospital, tmp_path: Path) -> None:
+    opened = open_hospital(hospital.site, CONFIG.replace({"data.validation_share": 0.4}), tmp_path / "cache")
+    sides = [{c.case.patient for c in cases} for cases in (opened.training, opened.validation, opened.test)]
+    assert list(map(len, sides)) == [2, 2, 1]
+    assert len(set.union(*sides)) == 5, "nobody is on two sides"
+    assert opened.test == hospital.test
+    assert {c.case.name for c in opened.cases} == {c.case.name for c in hospital.cases}
+    assert opened.counts == {side: len(getattr(opened, side)) for side in ("training", "validation", "test")}
+    assert opened.counted == "{training} training, {validation} validation and {test} test cases".format(
+        **opened.counts
+    )
+    assert hospital.counted == "{training} training and {test} test cases".format(**hospital.counts)
+
+
+def test_whose_test_or_validation_cases_are_all_an_earlier_sites_is_told(hospital: Hospital, tmp_path: Path) -> None:
+    chosen = {
+        "test_cases": ("BraTS-GLI-00003-000",),
+        "validation_cases": ("BraTS-GLI-00002-000", "BraTS-GLI-00004-000"),
+    }
+    opened = open_hospital(replace(hospital.site, **chosen), CONFIG, tmp_path / "cache")
+    left = leave_out(opened, {"BraTS-GLI-00002-000"}, CONFIG)
+    assert left.site.validation_cases == ("BraTS-GLI-00004-000",)
+    assert [c.case.name for c in left.validation] == ["BraTS-GLI-00004-000"]
+    for field, names in chosen.items():
+        with pytest.raises(DataError, match=f"site north: an earlier site brought every patient of its {field}$"):
+            leave_out(opened, set(names), CONFIG)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
@@ -127,41 +157,56 @@ def test_every_unusable_case_is_refused_at_once_naming_site_and_file(hospital: H
     assert {line.split("/")[-2] for line in lines} == {f"BraTS-GLI-0000{n}-000" for n in (0, 3, 4)}
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["a share is held out", "test_cases are held out"])
-def test_who_is_tested_on_stays_so_where_bad_cases_are_skipped(hospital: Hospital, tmp_path: Path, named: bool) -> None:
-    """A hospital of five patients, two of whom are held out, loses a scan of one of them, and one of another's."""
+@pytest.mark.parametrize("validating", [False, True], ids=["two sides", "three sides"])
+@pytest.mark.parametrize("named", [False, True], ids=["shares are held out", "cases are held out by name"])
+def test_everybody_stays_on_their_side_where_bad_cases_are_skipped(
+    hospital: Hospital, tmp_path: Path, named: bool, validating: bool
+) -> None:
+    """A hospital of five patients loses a scan of each side that has two."""
     folder = Path(hospital.site.path)
     site = Site("north", "brats2023-gli", str(folder))
-    config = CONFIG.replace({"data.test_share": 0.4})
+    config = CONFIG.replace({"data.test_share": 0.4, "data.validation_share": 0.4 if validating else 0.0})
     whole = open_hospital(site, config, tmp_path / "cache")
-    tested, trained = ([cached.case.name for cached in cases] for cases in (whole.test, whole.training))
-    assert len({cached.case.patient for cached in whole.test}) == 2
+    sides: dict[str, list[str]] = {
+        side: [cached.case.name for cached in getattr(whole, side)] for side in ("training", "validation", "test")
+    }
+    assert [len({c.case.patient for c in cases}) for cases in (whole.test, whole.validation)] == [2, 2 * validating]
     if named:
-        site = Site("north", "brats2023-gli", str(folder), (), tuple(tested))
-    _spoil(folder, tested[0])
-    (folder / trained[1] / f"{trained[1]}-seg.nii.gz").unlink()
+        held_out = {"test_cases": tuple(sides["test"]), "validation_cases": tuple(sides["validation"])}
+        site = Site("north", "brats2023-gli", str(folder), **held_out)
+    bad = {side: names[0] for side, names in sides.items() if len(names) > 1}
+    assert set(bad) >= {"test", "validation" if validating else "training"}
+    _spoil(folder, *bad.values())
 
     left = open_hospital(site, config, tmp_path / "cache", skip_bad=True)
 
-    assert [cached.case.name for cached in left.test] == tested[1:]
-    assert [cached.case.name for cached in left.training] == [trained[0], *trained[2:]]
-    assert {(case.case, case.test) for case in left.skipped} == {(tested[0], True), (trained[1], False)}
+    for side, names in sides.items():
+        assert [cached.case.name for cached in getattr(left, side)] == names[side in bad :]
+    assert {case.role: case.case for case in left.skipped} == bad
     assert all(folder.name in fault for case in left.skipped for fault in case.faults)
     again = open_hospital(left.site, config, tmp_path / "cache")  # as a run that goes on opens it
-    assert [cached.case for cached in again.test] == [cached.case for cached in left.test]
-    assert [cached.case for cached in again.training] == [cached.case for cached in left.training]
+    for side in sides:
+        assert [cached.case for cached in getattr(again, side)] == [cached.case for cached in getattr(left, side)]
 
 
-@pytest.mark.parametrize("which", ["test", "training"])
-def test_a_hospital_that_has_nothing_left_to_test_or_train_on_says_so_with_every_reason(
-    hospital: Hospital, tmp_path: Path, which: str
+@pytest.mark.parametrize(
+    ("which", "share", "what"),
+    [
+        ("test", 0.0, "train and to test on"),
+        ("training", 0.0, "train and to test on"),
+        ("validation", 0.2, "train, to validate and to test on"),
+    ],
+)
+def test_a_hospital_that_has_nothing_left_of_a_side_says_so_with_every_reason(
+    hospital: Hospital, tmp_path: Path, which: str, share: float, what: str
 ) -> None:
-    gone = [cached.case.name for cached in getattr(hospital, which)]
+    config = CONFIG.replace({"data.validation_share": share})
+    gone = [c.case.name for c in getattr(open_hospital(hospital.site, config, tmp_path / "cache"), which)]
     _spoil(Path(hospital.site.path), *gone)
     with pytest.raises(BadCasesError) as caught:
-        open_hospital(hospital.site, CONFIG, tmp_path / "cache", skip_bad=True)
+        open_hospital(hospital.site, config, tmp_path / "cache", skip_bad=True)
     first, *others = str(caught.value).splitlines()
-    assert first == "site north: too few cases can be used to train and to test on"
+    assert first == f"site north: too few cases can be used to {what}"
     assert [line.split("/")[-2] for line in others] == gone
     assert [(fault.site, fault.case) for fault in caught.value.found] == [("north", name) for name in gone]
 

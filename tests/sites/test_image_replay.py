@@ -11,9 +11,10 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import SYNTHETIC_IMAGES
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.fine_tune import FineTuneObjective
 from sites.objectives.image_replay import ImageReplayObjective
+from sites.training_set import Batch, TrainingSet
 
 CPU = torch.device("cpu")
 Images = dict[str, torch.Tensor]

@@ -10,9 +10,10 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import ERROR_MAPS
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.pooled import PooledObjective
 from sites.objectives.ser_diff import SerDiffObjective
+from sites.training_set import TrainingSet
 
 CPU = torch.device("cpu")
 

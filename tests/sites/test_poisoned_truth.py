@@ -13,8 +13,9 @@ from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, new_student
 from fedserdiff.settings.sources import make_settings
 from sites.evaluation import score_case
-from sites.hospital import Hospital, TrainingSet, open_hospital
+from sites.hospital import Hospital, open_hospital
 from sites.objectives.ser_diff import SerDiffObjective
+from sites.training_set import TrainingSet
 
 
 def poisoned(cached: CachedCase) -> CachedCase:

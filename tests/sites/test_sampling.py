@@ -9,9 +9,10 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.sampling import Sampling
 from sites.training import Order, consolidate, run_round
+from sites.training_set import Batch, TrainingSet
 
 CPU = torch.device("cpu")
 
@@ -36,9 +37,9 @@ def visited(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> Counter[int]
     counts: Counter[int] = Counter()
     real = TrainingSet.batch
 
-    def counting(self: TrainingSet, index: torch.Tensor) -> Batch:
+    def counting(self: TrainingSet, index: torch.Tensor, mirrored: bool = False) -> Batch:
         counts.update(index.tolist())
-        return real(self, index)
+        return real(self, index, mirrored)
 
     monkeypatch.setattr(TrainingSet, "batch", counting)
     return counts

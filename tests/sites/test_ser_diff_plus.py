@@ -14,11 +14,12 @@ from fedserdiff.diffusion.objective import coarse_terms
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.settings.sources import make_settings
 from sites.adapters import load_adapter, save_adapter
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.inversion import invert_contrast
 from sites.objectives.fine_tune import FineTuneObjective
 from sites.objectives.ser_diff_plus import SerDiffPlusObjective
 from sites.training import Order, run_round
+from sites.training_set import Batch, TrainingSet
 
 CPU = torch.device("cpu")
 CONFIG = make_settings("smoke", {"network.precision": "fp32"}, method="ser-diff-plus")

@@ -21,10 +21,11 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import ERROR_MAPS, FISHER, SYNTHETIC_IMAGES, Memory
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import Objective
 from sites.step import Losses, coarse_losses, refiner_losses
 from sites.training import Order, make_objective, run_round
+from sites.training_set import TrainingSet
 
 STEPS = [*sorted({*METHODS} - {"local", "pooled", "rehearsal"}), "ser-diff+ewc"]  # a step of those is fine-tune's
 DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.rand_like,

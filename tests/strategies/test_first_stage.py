@@ -108,6 +108,8 @@ def test_a_first_stage_is_shared_by_whatever_differs_in_later_stages_only(first:
         {"aggregation.inertia": 0.5},
         {"scoring.sampling_steps": 3},
         {"data.test_share": 0.4},
+        {"data.validation_share": 0.2},
+        {"scoring.patients": "validation"},
         {"network.coarse_channels": (8, 8)},
         {"sites": SITES[::-1]},
         {"sites": SITES[:1]},

@@ -103,6 +103,21 @@ def test_sites_are_known_by_their_keys_whatever_order_they_come_in(link: SuperLi
     assert heard.turned_away == []
 
 
+def test_sites_tell_how_many_validation_cases_they_score_where_those_are_scored(link: SuperLink, heard: Heard) -> None:
+    config = CONFIG.replace({"scoring.patients": "validation", "data.validation_share": 0.2})
+    roster = Roster(RetryingGrid(link.grid), config, heard, KEYS)
+
+    def telling(site: int, scored: str) -> Answer:
+        counts = MetricRecord({"site": site, "training-cases": 10, f"{scored}-cases": 15})
+        return lambda node, message: RecordDict({**introduction(site), wire.SITE: counts})
+
+    join(link, EAST, telling(1, "validation"))
+    join(link, WEST, telling(2, "test"))
+    roster.meet()
+    assert roster.cases == {EAST: {"training": 10, "validation": 15}}
+    assert heard.turned_away == [(WEST, "introduced itself out of protocol")]
+
+
 def test_hashes_that_sites_told_settle_what_is_left_out_whoever_comes_first(link: SuperLink, heard: Heard) -> None:
     """WEST comes first and has two scans of NORTH's and one of EAST's; what it leaves out waits for both of them."""
     own = {NORTH: TOLD[:5], EAST: TOLD[5:10], WEST: TOLD[[1, 3, 7, 15, 16]]}

@@ -119,7 +119,8 @@ def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequ
     site = config.sites[stage - 1]
     seed = _STRANGERS_SEED + config.seed
     folder = write_phantom_hospital(cache.phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
-    strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=())
+    strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
+    config = config.replace({"scoring.patients": "test"})  # strangers need no side
     found = open_hospital(strange, config, cache.prepared).cases
     # Phantom hospitals number their patients alike.
     return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]

@@ -142,13 +142,15 @@ def _study(
                 None if spent is None else f"{max(spent['epsilon'].values()):.3g}", _what_leaves(record),
             ]
         )  # fmt: skip
-    cases = sum(count["test"] for count in next(iter(records.values())).results["cases"].values())
+    one = next(iter(records.values()))
+    scored = one.config.scoring.patients
+    cases = sum(count[scored] for count in one.results["cases"].values())
     return {
         "name": "frontier",
         "title": "What is won, and what leaks under these attacks",
         "question": "What does a method's Dice cost in what an attacker learns of who was trained on? An AUC of 0.5 is "
         "guessing, 1 is certainty.",
-        "data": f"{data}, {cases} test cases",
+        "data": f"{data}, {cases} {scored} cases",
         "leak": None,
         "columns": list(_COLUMNS),
         "rows": rows,

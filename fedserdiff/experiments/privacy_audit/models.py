@@ -14,9 +14,10 @@ from fedserdiff.privacy.membership import losses
 from fedserdiff.privacy.scores import Scores
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from sites.hospital import Batch, Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.training import Order, optimise
+from sites.training_set import Batch, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Target:
     Attributes
     ----------
     hospital : Hospital
-        Its `training` cases are the members; its `test` cases never were trained on.
+        Its `training` cases are the members; its `test` cases never were trained on. Its `validation` cases are
+        neither: settings may have been chosen by them.
     strangers : sequence of CachedCase
         Further patients of the same scanner that were never trained on; there are some of a phantom hospital.
     stage : int

@@ -17,9 +17,9 @@ from fedserdiff.experiments.step_time import step_seconds
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import use_cpus
-from sites.hospital import TrainingSet
 from sites.step import Learners, coarse_losses, refiner_losses
 from sites.training import make_objective
+from sites.training_set import TrainingSet
 
 from benchmarks.gpu.bench import GIB, Bench, Part, Row, in_ms
 from benchmarks.gpu.floor import kernel_seconds

@@ -7,8 +7,8 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.wire import Memory
 from fedserdiff_example.method import SHARES, SizePriorSettings
-from sites.hospital import Batch, TrainingSet
 from sites.objectives.base import Objective
+from sites.training_set import Batch, TrainingSet
 
 
 class SizePriorObjective(Objective):

@@ -1,0 +1,99 @@
+"""Split a site's patients into those to train on, those to choose settings by, and those to test on."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fedserdiff.errors import DataError
+from fedserdiff.settings.experiment import Settings, Site
+
+Side = Literal["training", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A site's patients by side; nobody is on two. `validation` is empty where nobody asked for such patients."""
+
+    training: frozenset[str]
+    validation: frozenset[str]
+    test: frozenset[str]
+
+    def side_of(self, patient: str) -> Side:
+        """Return the side that a patient of the site is on."""
+        if patient in self.test:
+            return "test"
+        return "validation" if patient in self.validation else "training"
+
+
+def split_patients(site: Site, patients: Mapping[str, str], config: Settings) -> Split:
+    """Split a site's patients, the same way on every machine and for every seed.
+
+    A site's `test_cases` and `validation_cases` say who is on these sides. Where a site names none, a share of all its
+    patients is taken, `data.test_share` and `data.validation_share`, rounded, at least one patient; without a
+    validation share nobody. Patients come in the order of a hash of their identity, so the split does not follow the
+    order of enrolment. The test patients are the first of them, so that they stay who they are whatever the validation
+    share is. A split by patient keeps a patient's follow-up scans on one side.
+
+    Parameters
+    ----------
+    site : Site
+        Whose `test_cases` and `validation_cases` count.
+    patients : mapping of str to str
+        The patient of each of its cases, by the case's name.
+    config : Settings
+        For the shares, and for whose scores are wanted.
+
+    Raises
+    ------
+    DataError
+        Where a named case is missing or on two sides, a patient would be on two, nobody is left for a side, or
+        `scoring.patients` asks for validation patients and there are none.
+    """
+    where = f"site {site.name}"
+    twice = sorted(set(site.test_cases) & set(site.validation_cases))
+    if twice:
+        raise DataError(f"{where}: validation_cases: {', '.join(twice)}: among the test_cases, too")
+    test = _named(patients, site.test_cases, f"{where}: test_cases")
+    validation = _named(patients, site.validation_cases, f"{where}: validation_cases")
+    ordered = sorted(set(patients.values()), key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+    validating = bool(validation) or config.data.validation_share > 0
+    if len(ordered) < 2 + validating:
+        sides = "training, validation and test" if validating else "training and test"
+        count = f"{len(ordered)} patient{'' if len(ordered) == 1 else 's'}"
+        raise DataError(f"{where}: {count} cannot be split into {sides}; at least {2 + validating} are needed")
+    if not test:
+        test = _first(ordered, config.data.test_share, validation, f"{where}: data.test_share")
+    if not validation and validating:
+        validation = _first(ordered, config.data.validation_share, test, f"{where}: data.validation_share")
+    training = frozenset(ordered) - test - validation
+    if not training:
+        fields = "test_cases, validation_cases" if site.validation_cases else "test_cases"
+        raise DataError(f"{where}: {fields}: every patient is held out: none is left to train on")
+    if config.scoring.patients == "validation" and not validation:
+        raise DataError(
+            f"{where}: scoring.patients: validation, but no patient is held out for it: set data.validation_share, or "
+            "name the site's validation_cases"
+        )
+    return Split(training, validation, test)
+
+
+def _named(patients: Mapping[str, str], cases: Sequence[str], where: str) -> frozenset[str]:
+    """Return the patients of the cases that are named for one side."""
+    missing = sorted(set(cases) - set(patients))
+    if missing:
+        raise DataError(f"{where}: no case {', '.join(missing)} here")
+    named = frozenset(patients[case] for case in cases)
+    torn = sorted(case for case, patient in patients.items() if patient in named and case not in cases)
+    if torn:
+        raise DataError(f"{where}: {', '.join(torn)}: of a patient whose other scan is held out")
+    return named
+
+
+def _first(ordered: Sequence[str], share: float, taken: Collection[str], where: str) -> frozenset[str]:
+    """Return the first patients that are free, a share of all; one at least stays free, to train on."""
+    free = [patient for patient in ordered if patient not in taken]
+    if len(free) < 2:
+        left = f"{len(free)} of {len(ordered)} patients {'is' if len(free) == 1 else 'are'} left"
+        raise DataError(f"{where}: {left} to hold out and to train on; at least 2 are needed: hold out fewer others")
+    return frozenset(free[: min(max(1, round(len(ordered) * share)), len(free) - 1)])

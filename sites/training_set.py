@@ -1,0 +1,204 @@
+"""What a hospital trains on, and its batches, made ahead of the steps that take them."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.device import room_on, to_device
+from fedserdiff.settings.experiment import Settings
+
+_AHEAD = 2
+"""Batches that are made before they are asked for."""
+
+_MOST_KEPT = 0.2
+"""Share of a GPU's free memory that a training set may take for good (our choice)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
+
+    `mirrored` says that the items were flipped left to right.
+    """
+
+    image: torch.Tensor
+    truth: torch.Tensor
+    index: torch.Tensor
+    mirrored: bool = False
+
+    def mirror(self) -> "Batch":
+        """Return the batch flipped left to right."""
+        return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
+
+
+class TrainingSet:
+    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D).
+
+    Parameters
+    ----------
+    cases : sequence of CachedCase
+        Training cases, at least one.
+    config : Settings
+        For the number of spatial dimensions.
+    device : torch.device
+        Where batches go. A GPU keeps the whole set, as float16, where that is a small part of its free memory.
+
+    Attributes
+    ----------
+    device : torch.device
+    """
+
+    def __init__(self, cases: Sequence[CachedCase], config: Settings, device: torch.device) -> None:
+        self._cases = cases
+        self.device = device
+        self._slices = config.data.spatial_dims == 2
+        self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
+        items: list[tuple[int, int]] = []
+        shows_tumour: list[bool] = []
+        for number, case in enumerate(cases):
+            brain, tumour = case.prepared.slices()  # of the index: no round reads voxels to learn where tumour is
+            if self._slices:
+                items.extend((number, int(z)) for z in brain)
+                shows_tumour.extend(np.isin(brain, tumour).tolist())
+            else:
+                items.append((number, 0))
+                shows_tumour.append(len(tumour) > 0)
+        self._items = items
+        self._shows_tumour = torch.tensor(shows_tumour, dtype=torch.bool)
+        self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
+
+    @cached_property
+    def copying(self) -> torch.cuda.Stream:
+        """The stream of a GPU in which batches are copied."""
+        return torch.cuda.Stream(self.device)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw item indices: half of them, rounded down, from items that show tumour (our choice), shape (size,)."""
+        of_tumour = size // 2 if len(self._tumour) else 0
+        anywhere = torch.randint(0, len(self), (size - of_tumour,), generator=generator)
+        if not of_tumour:
+            return anywhere
+        chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
+        return torch.cat([chosen, anywhere])
+
+    def items_an_epoch(self, balanced: bool) -> int:
+        """Return how many items `epoch` has in all its batches."""
+        return len(self) + self._repeats(balanced)
+
+    def epoch(self, size: int, generator: torch.Generator, balanced: bool) -> tuple[torch.Tensor, ...]:
+        """Return one pass over all items, in a drawn order, in batches of `size` indices, the last as many as are left.
+
+        Each item comes once. Where it is to be `balanced`, those that show tumour come again, pass after pass over
+        them, until they are half of the epoch. Within a batch they come first.
+        """
+        extra, order = self._repeats(balanced), [torch.randperm(len(self), generator=generator)]
+        while extra > 0:
+            again = self._tumour[torch.randperm(len(self._tumour), generator=generator)][:extra]
+            order.append(again)
+            extra -= len(again)
+        whole = torch.cat(order)
+        if balanced:
+            whole = whole[torch.randperm(len(whole), generator=generator)]
+        return tuple(
+            batch[(~self._shows_tumour[batch]).to(torch.uint8).argsort(stable=True)] for batch in whole.split(size)
+        )
+
+    def _repeats(self, balanced: bool) -> int:
+        """Return how many times, in all, items that show tumour come again in an epoch."""
+        tumour = len(self._tumour)
+        return max(0, len(self) - 2 * tumour) if balanced and tumour else 0
+
+    def batch(self, index: torch.Tensor, mirrored: bool = False) -> Batch:
+        """Return the items at `index` (B,), on the host, flipped left to right or not."""
+        kept = self._kept_items
+        if kept is None:
+            image, truth = (to_device(part, self.device).float() for part in self._loaded(index.tolist()))
+        else:
+            rows = to_device(index, self.device)
+            image, truth = (part[rows].float() for part in kept)
+        batch = Batch(image, truth, index)
+        return batch.mirror() if mirrored else batch
+
+    @cached_property
+    def _kept_items(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """All items on the device, float16 and uint8, where there is room for them."""
+        voxels = math.prod(self._grid) // (self._grid[2] if self._slices else 1)
+        images, masks = self._channels
+        room = room_on(self.device)
+        if not room or len(self) * voxels * (2 * images + masks) > _MOST_KEPT * room:
+            return None
+        kept = [to_device(part, self.device) for part in self._loaded(range(len(self)))]
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # other streams read them, too
+        return kept[0], kept[1]
+
+    def _loaded(self, items: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return items as the host has them: float32 for the CPU; for a GPU what is stored, of which less is copied."""
+        x, y, z = self._grid
+        depth = 1 if self._slices else z
+        kinds = (np.float32, np.float32) if self.device.type == "cpu" else (np.float16, np.uint8)
+        # Channels fastest, as the store has them; NumPy's zeros cost nothing where nothing is written.
+        shapes = [(len(items), depth, y, x, channels) for channels in self._channels]
+        image, truth = (
+            torch.from_numpy(np.zeros(shape, kind)).permute(0, 4, 3, 2, 1)
+            for shape, kind in zip(shapes, kinds, strict=True)
+        )
+        for place, item in enumerate(items):
+            number, at = self._items[item]
+            (i, j, k), of_image, of_mask = self._cases[number].prepared.boxed(at if self._slices else None)
+            k = slice(0, of_image.shape[-1]) if self._slices else k
+            image[place, :, i, j, k] = torch.from_numpy(of_image)
+            truth[place, :, i, j, k] = torch.from_numpy(of_mask)
+        return (image[..., 0], truth[..., 0]) if self._slices else (image, truth)
+
+
+def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]) -> Iterator[Batch]:
+    """Yield batches in order, each made by a thread of its own while steps are taken on those before it.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    wanted : iterable of (Tensor, bool)
+        As `TrainingSet.batch` takes them; they are drawn in the thread that iterates, in order, a few steps early.
+    """
+    waiting: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+    pool = ThreadPoolExecutor(1, "loading", torch.set_num_threads, (1,))
+    try:
+        for index, mirrored in wanted:
+            waiting.append(pool.submit(_load, training_set, index, mirrored))
+            if len(waiting) > _AHEAD:
+                yield _arrived(*waiting.popleft().result())
+        while waiting:
+            yield _arrived(*waiting.popleft().result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _load(training_set: TrainingSet, index: torch.Tensor, mirrored: bool) -> tuple[Batch, torch.cuda.Event | None]:
+    """Make a batch; a GPU copies it beside what it computes, and the event says when it is there."""
+    if training_set.device.type != "cuda":
+        return training_set.batch(index, mirrored), None
+    copying = training_set.copying
+    with torch.cuda.stream(copying):
+        batch = training_set.batch(index, mirrored)
+    return batch, copying.record_event()
+
+
+def _arrived(batch: Batch, there: torch.cuda.Event | None) -> Batch:
+    """Have what is computed next on a GPU wait for a batch, and its memory be kept until then."""
+    if there is not None:
+        now = torch.cuda.current_stream(batch.image.device)
+        now.wait_event(there)
+        for tensor in (batch.image, batch.truth):
+            tensor.record_stream(now)
+    return batch

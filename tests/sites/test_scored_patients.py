@@ -1,0 +1,86 @@
+"""Whose scores a hospital tells, and what it says of how many they are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flwr.app import MessageType
+from guarded import assert_fault
+from scene import NORTH, Scene
+
+from fedserdiff import wire
+from fedserdiff.reply_schema import admit, reply_rules
+from fedserdiff.settings.experiment import Site
+from fedserdiff.wire import Fault
+
+MakeScene = Callable[..., Scene]
+VALIDATED = {"data.validation_share": 0.2, "scoring.patients": "validation"}
+
+
+def scored(scene: Scene, **changes: Any) -> set[str]:
+    """The cases that the hospital enters in its table of scores when it evaluates."""
+    (scene.records("north") / "scores.csv").unlink(missing_ok=True)
+    reply = scene.order("north", MessageType.EVALUATE, **changes)
+    assert reply.content.metric_records[wire.METRICS][wire.WEIGHT] == 5
+    lines = (scene.records("north") / "scores.csv").read_text().splitlines()[1:]
+    return {line.split(",")[1] for line in lines}
+
+
+def names(cases: Any) -> set[str]:
+    return {cached.case.name for cached in cases}
+
+
+def test_the_setting_says_whose_scores_leave(make_scene: MakeScene) -> None:
+    scene = make_scene({"north": NORTH}, **{"data.validation_share": 0.2})
+    hospital = scene.open("north")
+    assert len(hospital.validation) == len(hospital.test) == 1
+    assert scored(scene) == names(hospital.test)
+    assert scored(scene, **{"data.validation_share": 0.0}) == names(hospital.test), "who is tested on does not move"
+    assert scored(scene, **VALIDATED) == names(hospital.validation)
+
+
+def test_named_validation_cases_are_scored_and_no_other(make_scene: MakeScene) -> None:
+    scene = make_scene({"north": NORTH})
+    (site,) = scene.config.sites
+    chosen = ("BraTS2021_00003", "BraTS2021_00000")
+    scene.config = scene.config.replace(
+        {"scoring.patients": "validation"},
+        sites=(Site(site.name, site.release, site.path, validation_cases=chosen),),
+    )
+    assert scored(scene) == set(chosen)
+    assert not names(scene.open("north").test) & set(chosen)
+
+
+def test_a_hospital_without_validation_patients_scores_nobody_in_their_place(make_scene: MakeScene) -> None:
+    scene = make_scene({"north": NORTH})
+    wanted = {"scoring.patients": "validation"}
+    for reply in (scene.query("north", **wanted), scene.order("north", MessageType.EVALUATE, **wanted)):
+        assert_fault(reply, Fault.DATA)
+    assert "site north: scoring.patients: validation, but no patient is held out for it" in scene.log("north")
+    assert not (scene.records("north") / "scores.csv").exists()
+
+
+def test_a_hospital_tells_how_many_it_trains_on_and_scores(make_scene: MakeScene) -> None:
+    scene = make_scene({"north": NORTH}, **{"data.validation_share": 0.2})
+    for changes, side in (({}, "test"), (VALIDATED, "validation")):
+        reply = scene.query("north", **changes).content
+        said = reply.metric_records[wire.SITE]
+        assert dict(said) == {"site": 0, "training-cases": 5, f"{side}-cases": 5}
+        for_it = scene.config.replace(changes)
+        assert admit(reply, reply_rules(MessageType.QUERY, for_it, 0, None)) is not None
+
+
+@pytest.mark.parametrize("count", [6, 21])
+def test_the_hashes_of_all_three_sides_leave_and_their_number_is_that_of_rounded_counts(
+    make_scene: MakeScene, count: int
+) -> None:
+    """Seven scans of each side count as five: 21 scans need more than 5 decoys beside 15."""
+    cases = {f"BraTS2021_{number:05d}": number for number in range(count)}
+    scene = make_scene({"north": cases})
+    (site,) = scene.config.sites
+    third = count // 3
+    held_out = {"test_cases": tuple(cases)[:third], "validation_cases": tuple(cases)[third : 2 * third]}
+    scene.config = scene.config.replace(sites=(Site(site.name, site.release, site.path, **held_out),))
+    said = scene.told("north")
+    assert {scene.hash_of(seed) for seed in cases.values()} <= set(said)
+    assert len(said) == 25
