@@ -25,7 +25,7 @@ _SIZE = r"([\d.]+) (bytes|[KMGT]iB)"
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def what_to_lower(config: Settings, message_type: str, share: float = 0.5) -> str:
+def what_to_lower(config: Settings, message_type: str = MessageType.TRAIN, share: float = 0.5) -> str:
     """Return in words which settings to lower, and to what, where a hospital's GPU is full while it answers a message.
 
     Parameters

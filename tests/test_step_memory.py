@@ -1,14 +1,16 @@
 """What a step holds, counted without values: against sums by hand, and by which settings it shrinks."""
 
+import io
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fedserdiff.diffusion.refiner import new_student
+from fedserdiff.experiments import simulated_run
 from fedserdiff.experiments import step_memory as counting
-from fedserdiff.experiments.random_hospital import random_memory
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
@@ -20,10 +22,6 @@ GIB = 2**30
 def settings(profile: str, method: str, **changes: Any) -> Settings:
     sites = tuple(Site(f"site-{n}", "brats2021", "") for n in (1, 2))
     return make_settings(profile, changes, method=method).replace(sites=sites)
-
-
-def held(config: Settings) -> int:
-    return step_memory(config, random_memory(config, new_student(config)))
 
 
 def test_views_cost_nothing_and_what_is_let_go_of_counts_no_longer() -> None:
@@ -47,7 +45,8 @@ def test_a_step_holds_weights_gradients_and_moments_at_least_and_grows_with_its_
     use_cpus(1)
     wide = {"network.coarse_channels": (128, 256), "network.refiner_channels": (128, 256), "data.grid": (16, 16, 16)}
     weights = sum(4 * weight.numel() for weight in new_student(settings("smoke", "fine-tune", **wide)).parameters())
-    one, two, three = (held(settings("smoke", "fine-tune", **wide, **{"training.batch_size": n})) for n in (1, 2, 3))
+    of = [settings("smoke", "fine-tune", **wide, **{"training.batch_size": n}) for n in (1, 2, 3)]
+    one, two, three = map(step_memory, of)
     # three numbers beside each weight, and a teacher's, with what a few slices need
     assert 4.9 * weights < one < 7 * weights
     assert three - two == pytest.approx(two - one, rel=0.35)
@@ -56,11 +55,30 @@ def test_a_step_holds_weights_gradients_and_moments_at_least_and_grows_with_its_
 @pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus", "distill", "image-replay"])
 def test_profile_paper_fits_a_gpu_of_24_gib_by_every_kind_of_method(method: str) -> None:
     use_cpus(2)
-    assert 8 * GIB < held(settings("paper", method)) <= 22 * GIB
+    assert 8 * GIB < step_memory(settings("paper", method)) <= 22 * GIB
 
 
 def test_smaller_passes_and_checkpointing_hold_less() -> None:
     config = settings("workstation", "fine-tune", **{"training.batch_size": 4})
-    whole = held(config)
-    assert held(config.replace({"training.samples_a_pass": 2})) < 0.65 * whole
-    assert held(config.replace({"training.checkpointing": True})) < 0.75 * whole
+    whole = step_memory(config)
+    assert step_memory(config.replace({"training.samples_a_pass": 2})) < 0.65 * whole
+    assert step_memory(config.replace({"training.checkpointing": True})) < 0.75 * whole
+
+
+def test_a_run_on_a_gpu_says_what_a_step_holds_and_warns_where_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = settings("smoke", "fine-tune", **{"machine.gpus_per_site": 0.5})
+    held = step_memory(config)
+    lines = []
+    for room in (3 * held, held):  # of which half is the hospital's
+        monkeypatch.setattr(simulated_run, "room_on", lambda device, room=room: room)
+        console = Console(file=io.StringIO(), width=200)
+        simulated_run._tell_of_memory(console, config)
+        assert isinstance(console.file, io.StringIO)
+        lines.append(console.file.getvalue().splitlines())
+    assert lines[0] == [
+        f"A training step holds {held / 1e9:.1f} GB of a GPU, where a hospital has {1.5 * held / 1e9:.1f} GB free"
+    ]
+    assert "a step does not fit the GPU: raise machine.gpus_per_site (now 0.5) to 1" in lines[1][1]
+    assert "lower training.samples_a_pass (now 0, all of a step's) to 2" in lines[1][1]

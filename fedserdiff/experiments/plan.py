@@ -22,7 +22,7 @@ from fedserdiff.device import use_device
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
-from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_memory, random_orders
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_orders
 from fedserdiff.experiments.simulated_run import on_what_there_is
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.experiments.step_time import step_seconds
@@ -159,7 +159,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
         scored=sum(scored[name] for row in rows for name in row),
         disk=sum(one.usable for one in cases) * voxel * math.prod(grid),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        gpu_memory=_step_memory(config, len(stages)),
+        gpu_memory=step_memory(config, min(len(stages), 2)),
         first_s=first_s,
         step_s=step_s,
         score_s=score_s,
@@ -205,11 +205,6 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
         "Nothing was prepared or written.",
     ):
         console.print(sentence, soft_wrap=True)
-
-
-def _step_memory(config: Settings, stages: int) -> int:
-    """Return the bytes that a step holds at most: of a later stage, with what a method keeps, where there is one."""
-    return step_memory(config, random_memory(config, new_student(config)), min(stages, 2))
 
 
 def _size(count: int) -> str:

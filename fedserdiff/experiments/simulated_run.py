@@ -13,12 +13,14 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from fedserdiff.device import settle_gpus
+from fedserdiff.device import room_on, settle_gpus, use_device
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import RUNS, Cache, Federation, open_named, reopen
 from fedserdiff.experiments.simulation import examples, run_simulation
+from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.federation import read_federation
+from fedserdiff.gpu_memory import what_to_lower
 from fedserdiff.methods import get_method, half_of, label
 from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.console import warn
@@ -183,6 +185,7 @@ def carry_out(
     if _finished(run):
         results = json.loads((run.path / "results.json").read_bytes())
     else:
+        _tell_of_memory(console, config)
         tracked = TrackedRun(open_tracker(tracker, run.path), config, opened.data)
         with LiveView(console, run.hospitals) as view, tracked:
             results = run_simulation(opened, run, cache.prepared, AllOf(view, tracked), ray_address)
@@ -193,6 +196,18 @@ def carry_out(
         files += [_PICTURE, VOLUMES]
     run.write_file(_FINISHED, b"")
     console.print(f"Results in {escape(str(run.path))}: {', '.join(files)}", soft_wrap=True)
+
+
+def _tell_of_memory(console: Console, config: Settings) -> None:
+    """Say, where a hospital at work has a GPU, what a step will hold of it, before hours pass."""
+    gpus = config.machine.gpus_per_site
+    if gpus == 0:
+        return
+    held, room = step_memory(config, min(len(config.sites), 2)), min(gpus, 1) * room_on(use_device(gpus))
+    of_room = f", where a hospital has {room / 1e9:.1f} GB free" if room else ""
+    console.print(f"A training step holds {held / 1e9:.1f} GB of a GPU{of_room}", soft_wrap=True)
+    if room and held > room:
+        warn(console, f"a step does not fit the GPU: {what_to_lower(config, share=room / held)}")
 
 
 def _finished(run: RunDirectory) -> bool:

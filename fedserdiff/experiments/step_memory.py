@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fedserdiff.diffusion.adapter import SiteAdapter
-from fedserdiff.diffusion.refiner import Student
-from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS
+from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_memory
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import one_a_cpu
@@ -24,7 +24,7 @@ _ITEMS = 64
 _CPU = torch.device("cpu")
 
 
-def step_memory(config: Settings, memory: Memory, stage: int = 2) -> int:
+def step_memory(config: Settings, stage: int = 2) -> int:
     """Return the most bytes that are alive while a hospital trains: weights, gradients, Adam's moments, activations.
 
     Kernels' workspaces and what an allocator holds in reserve come on top: on one H100 a step of 14.0 GiB took 17.
@@ -33,13 +33,12 @@ def step_memory(config: Settings, memory: Memory, stage: int = 2) -> int:
     ----------
     config : Settings
         With its sites; convolutions are counted in bf16 where `network.precision` is ``auto``.
-    memory : Memory
-        What the method keeps of earlier stages, of the agreed shapes.
     stage : {1, 2}
-        The first, or one with a teacher.
+        The first, or one with a teacher and what the method keeps of earlier stages.
     """
     precision = "bf16" if config.network.precision == "auto" else config.network.precision
     config = config.replace({**LITTLE_BEFORE_STEPS, "network.precision": precision})
+    memory = random_memory(config, new_student(config))
     # There every mode of this thread holds, and nothing is begun in another.
     return one_a_cpu(lambda _: _most_alive(config, memory, stage), [None], 1)[0]
 

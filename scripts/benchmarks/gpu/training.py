@@ -11,7 +11,7 @@ import torch
 from fedserdiff.diffusion.objective import draws_for
 from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import new_student
-from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_memory, random_orders
+from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_orders
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.experiments.step_time import step_seconds
 from fedserdiff.seeding import generator
@@ -49,7 +49,7 @@ def _steps(bench: Bench, of: str, method: str, stages: tuple[int, ...], changes:
             in_ms(timed),
             f"batch {config.training.batch_size} of {_grid(config)}; {len(timed)} blocks of {size} steps",
             bench.peak_gib(),
-            step_memory(config, random_memory(config, student), stage) / GIB if of == "paper" else None,
+            step_memory(config, stage) / GIB if of == "paper" else None,
         )
 
 
