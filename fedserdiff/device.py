@@ -6,6 +6,7 @@ All that runs a network asks here, so that there is one rule, and GPUs sum in th
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,14 @@ def finish(device: torch.device) -> None:
 
 
 def room_on(device: torch.device) -> int:
-    """Return the bytes that are free on a GPU; 0 for the host, whose memory the system shares out."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+    """Return the bytes that a GPU, or this machine, has to spare; much, where the machine does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return sys.maxsize
 
 
 def compute_repeatably() -> None:

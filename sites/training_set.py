@@ -17,6 +17,9 @@ from fedserdiff.settings.experiment import Settings
 _AHEAD = 2
 """Batches that are made before they are asked for."""
 
+_KEEPING = {"cuda"}
+"""Kinds of devices that keep a training set: a CPU has it in the system's cache of files."""
+
 _MOST_KEPT = 0.2
 """Share of a GPU's free memory that a training set may take for good (our choice)."""
 
@@ -134,8 +137,8 @@ class TrainingSet:
         """All items on the device, float16 and uint8, where there is room for them."""
         voxels = math.prod(self._grid) // (self._grid[2] if self._slices else 1)
         images, masks = self._channels
-        room = room_on(self.device)
-        if not room or len(self) * voxels * (2 * images + masks) > _MOST_KEPT * room:
+        size = len(self) * voxels * (2 * images + masks)
+        if self.device.type not in _KEEPING or size > _MOST_KEPT * room_on(self.device):
             return None
         kept = [to_device(part, self.device) for part in self._loaded(range(len(self)))]
         if self.device.type == "cuda":

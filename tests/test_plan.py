@@ -23,7 +23,7 @@ from sites.training_set import TrainingSet
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that nobody has to wait for."""
-    monkeypatch.setattr(plan, "_timed", lambda config: (2.0, 3.0, 5.0))
+    monkeypatch.setattr(plan, "_timed", lambda config, device: (2.0, 3.0, 5.0))
 
 
 def planned(config: Settings, count: int = 3) -> plan.Plan:
@@ -114,6 +114,17 @@ def test_nothing_is_prepared_or_written(quick: None, tmp_path: Path, monkeypatch
     assert "site-1 │ 3 │ 1 │ 1 │ 1 │ 0 │" in said
     code, said = told(simulate.app, "--resume", "run", "--plan")
     assert (code, "--plan: --resume goes on with a run that has begun" in said) == (1, True)
+
+
+def test_a_step_that_does_not_fit_the_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the plan, or all else on the machine."""
+    monkeypatch.setattr(plan, "room_on", lambda device: 10**5)
+    code, said = told(simulate.app, "--sites", "2", "--plan")
+    assert code == 0
+    assert "ser-diff-plus │ 2 │ 8 │ 6 │ not timed │ not timed │ not timed │" in said
+    assert "1 run, 1 at a time: not timed, since a training step holds more memory than this machine has free." in said
+    assert "Prepared cases take at most" in said
+    assert "On a GPU a training step holds" in said
 
 
 def test_a_comparison_shares_stage_1(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

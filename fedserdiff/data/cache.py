@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,10 +22,12 @@ from fedserdiff.data.store.sources import Sources, Stamp
 from fedserdiff.data.store.store import Store
 from fedserdiff.data.store.stored_case import reading
 from fedserdiff.data.store.upkeep import SOURCES
+from fedserdiff.device import room_on
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
 _FORMAT = 7  # part of the key: raise it when preparation changes
 _Known = Mapping[Path, tuple[Stamp, bytes]]  # a case's files, in its order, with their hashes
+_HOST = torch.device("cpu")
 _BYTES_A_VOXEL = 16  # of one modality, while a case is prepared (measured at 1 mm: 13)
 
 
@@ -127,7 +128,7 @@ class _Room:
         with self._lock:
             if self._places is None:
                 need = _BYTES_A_VOXEL * len(case.images) * _voxels(case.images[0])
-                self._places = Semaphore(max(1, _free_memory() // 2 // max(need, 1)))
+                self._places = Semaphore(max(1, room_on(_HOST) // 2 // max(need, 1)))
             return self._places
 
 
@@ -137,15 +138,6 @@ def _voxels(image: Path) -> int:
         return math.prod(nib.load(image).header.get_data_shape())
     except Exception:  # noqa: BLE001 - what is wrong with it is said when it is prepared
         return 240 * 240 * 155
-
-
-def _free_memory() -> int:
-    """Return the bytes that this machine has to spare; much, where it does not say."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return sys.maxsize
 
 
 @lru_cache(maxsize=64)

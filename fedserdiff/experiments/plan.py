@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +19,8 @@ from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.site_cases import site_cases
 from fedserdiff.data.split import Side, split_patients
 from fedserdiff.data.store.stored_case import label_type
-from fedserdiff.device import use_device
+from fedserdiff.device import room_on, use_device
+from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
@@ -81,7 +83,8 @@ class Plan:
     gpu_memory : int
         Bytes of a GPU's that a training step holds at most, computed from shapes.
     first_s, step_s, score_s : float
-        Seconds of a step of stage 1, of a later step, and of segmenting and scoring one case, timed on random scans.
+        Seconds of a step of stage 1, of a later step, and of segmenting and scoring one case, timed on random scans;
+        NaN where a step holds more than there is memory for.
     """
 
     config: Settings
@@ -94,6 +97,11 @@ class Plan:
     first_s: float
     step_s: float
     score_s: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is memory for a step."""
+        return math.isfinite(self.seconds)
 
     @property
     def first_stage_s(self) -> float:
@@ -151,7 +159,9 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
             items = depth * sum(counts.values())
         epoch = math.ceil(items * (2 if config.training.balance_epochs else 1) / config.training.batch_size)
         steps.append(stage.length * (config.training.steps_per_stage or config.training.epochs_per_stage * epoch))
-    first_s, step_s, score_s = _timed(config)
+    device = use_device(config.machine.gpus_per_site)
+    fits = _held_on(device, config, len(stages)) < room_on(device)
+    first_s, step_s, score_s = _timed(config, device) if fits else (math.nan,) * 3
     return Plan(
         config=config,
         cases=tuple(cases),
@@ -185,20 +195,22 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     for column in ("method", "stages", "steps", "cases scored", "s a step (stage 1, later)", "s a case", "time"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for plan in plans:
-        table.add_row(
-            escape(plan.config.method.name), str(len(plan.steps)), f"{sum(plan.steps):,}", f"{plan.scored:,}",
-            f"{plan.first_s:.3g}, {plan.step_s:.3g}", f"{plan.score_s:.3g}", duration(plan.seconds),
-        )  # fmt: skip
+        timed = [f"{plan.first_s:.3g}, {plan.step_s:.3g}", f"{plan.score_s:.3g}", duration(plan.seconds)]
+        counts = [str(len(plan.steps)), f"{sum(plan.steps):,}", f"{plan.scored:,}"]
+        table.add_row(escape(plan.config.method.name), *counts, *(timed if plan.fits else ["not timed"] * 3))
     print_table(console, table)
     whole = sum(plan.seconds for plan in plans)
     shared = [plan for plan in plans if begins_with_first_stage(plan.config)]
     whole -= sum(plan.first_stage_s for plan in shared[1:])
     gpu_memory = max(plan.gpu_memory for plan in plans)
     runs, memory = len(plans) * seeds, max(plan.memory for plan in plans)
+    takes = f"about {duration(whole * seeds / parallel)} of training and scoring on this machine"
+    process = f", a process about {_size(memory)}"
+    if not all(plan.fits for plan in plans):
+        takes, process = "not timed, since a training step holds more memory than this machine has free", ""
     for sentence in (
-        f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: about {duration(whole * seeds / parallel)} of "
-        "training and scoring on this machine.",
-        f"Prepared cases take at most {_size(first.disk)}, a process about {_size(memory)}.",
+        f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: {takes}.",
+        f"Prepared cases take at most {_size(first.disk)}{process}.",
         f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
         "Timed on random scans. Not counted: preparing cases, what a method does before a stage's first step or hands "
         "over after it, and the start of Flower and Ray.",
@@ -211,11 +223,16 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
-def _timed(config: Settings) -> tuple[float, float, float]:
+def _held_on(device: torch.device, config: Settings, stages: int) -> int:
+    """Return the bytes that a step holds on a device, in the precision in which it computes there."""
+    auto = config.network.precision == "auto" and not has_bf16(device.type)
+    return step_memory(config.replace({"network.precision": "fp32"}) if auto else config, min(stages, 2))
+
+
+def _timed(config: Settings, device: torch.device) -> tuple[float, float, float]:
     """Return the seconds of a step of stage 1, of a later step, and of scoring a case."""
     config = config.replace(LITTLE_BEFORE_STEPS)
     use_cpus(config.machine.cpus_per_site)
-    device = use_device(config.machine.gpus_per_site)
     hospital, student = random_hospital(config), new_student(config).to(device)
     first_s, step_s = (
         float(np.median(step_seconds(student, order, hospital, config, _BLOCKS, _STEPS)))

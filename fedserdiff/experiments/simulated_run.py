@@ -204,9 +204,9 @@ def _tell_of_memory(console: Console, config: Settings) -> None:
     if gpus == 0:
         return
     held, room = step_memory(config, min(len(config.sites), 2)), min(gpus, 1) * room_on(use_device(gpus))
-    of_room = f", where a hospital has {room / 1e9:.1f} GB free" if room else ""
+    of_room = f", where a hospital has {room / 1e9:.1f} GB free"
     console.print(f"A training step holds {held / 1e9:.1f} GB of a GPU{of_room}", soft_wrap=True)
-    if room and held > room:
+    if held > room:
         warn(console, f"a step does not fit the GPU: {what_to_lower(config, share=room / held)}")
 
 

@@ -32,7 +32,7 @@ def step_memory(config: Settings, stage: int = 2) -> int:
     Parameters
     ----------
     config : Settings
-        With its sites; convolutions are counted in bf16 where `network.precision` is ``auto``.
+        With its sites; convolutions are counted in bf16 where `network.precision` is ``auto``, as most GPUs have it.
     stage : {1, 2}
         The first, or one with a teacher and what the method keeps of earlier stages.
     """

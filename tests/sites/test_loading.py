@@ -97,6 +97,7 @@ def test_a_set_that_its_device_has_room_for_stays_there_and_gives_the_same_batch
 ) -> None:
     index = torch.tensor([1, 0, 1])
     loaded = items_of(hospital, dims).batch(index)
+    monkeypatch.setattr(sites.training_set, "_KEEPING", {"cpu"})
     monkeypatch.setattr(sites.training_set, "room_on", lambda device: 2**40)
     kept = items_of(hospital, dims)
     first, again = kept.batch(index), kept.batch(index, mirrored=True)
