@@ -38,7 +38,7 @@ def invert_contrast(
     draws : torch.Generator
         On the CPU; for batches and first weights.
     """
-    device = next(teacher.parameters()).device
+    device = teacher.device
     own = SerDiffPlusSettings.of(config.method)
     batch_size = max(1, round(own.inversion_batch_share * config.training.batch_size))
     with torch.random.fork_rng(devices=[]):

@@ -33,8 +33,7 @@ class EwcObjective(Objective):
         super().__init__(config, teacher, memory, adapter)
         self._fisher: dict[str, torch.Tensor] = {}
         if teacher is not None and FISHER in memory:
-            device = next(teacher.parameters()).device
-            self._fisher = {name: values.to(device) for name, values in memory[FISHER].items()}
+            self._fisher = {name: values.to(teacher.device) for name, values in memory[FISHER].items()}
 
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
         """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
