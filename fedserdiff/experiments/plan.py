@@ -213,7 +213,7 @@ def _timed(config: Settings) -> tuple[float, float, float]:
     few = {"training.rounds": 1, "training.steps_per_stage": 1 + _STEPS, "training.epochs_per_stage": 0}
     config = config.replace({**few, **quick})
     use_cpus(config.machine.cpus_per_site)
-    device = use_device(config.machine.gpus_per_site)
+    device = use_device(config.machine)
     hospital, student = _random_hospital(config), new_student(config).to(device)
     teacher = new_student(config).to(device).eval().requires_grad_(False)
     parts = get_method(config.method.name).parts

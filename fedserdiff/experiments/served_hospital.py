@@ -4,12 +4,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.deployment.kit import HospitalKit
-from fedserdiff.device import settle_gpus, use_device
+from fedserdiff.device import settle_gpus
 from fedserdiff.errors import BadCasesError
 from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.bad_cases import with_list
@@ -65,5 +66,5 @@ def _tell_of_gpus(console: Console, gpus: float) -> None:
         Where it is not.
     """
     settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
-    if not gpus and use_device(gpus=1).type == "cuda":
+    if not gpus and torch.cuda.is_available():
         warn(console, "this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")

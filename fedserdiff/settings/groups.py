@@ -287,6 +287,11 @@ class Machine(Group):
         2.0, "CPUs that Ray reserves for a site at work; torch uses as many threads.", ge=1, one_machine=True
     )
     gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a site at work.", ge=0, one_machine=True)
+    repeatable: bool = setting(
+        True,
+        "Have a GPU sum in the same order each time, which costs time; false lets it choose its kernels.",
+        one_machine=True,
+    )
     site_timeout_s: float = setting(
         120.0,
         "Seconds that the coordinator waits for a site to appear; those in which it is connected and prepares its "
