@@ -33,7 +33,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def compute_repeatably(repeatable: bool = True) -> None:
-    """Have GPUs sum in the same order each time, where torch knows how, or as they like; CPUs do it anyway.
+    """Have GPUs sum in the same order each time, where torch knows how, or let them choose; a CPU repeats anyway.
 
     cuBLAS reads its setting when a process first multiplies on a GPU: this comes before. A user's own value stands. New
     tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.

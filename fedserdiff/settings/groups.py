@@ -14,7 +14,7 @@ MOST_REGIONS = 8
 """More regions than that no picture tells apart."""
 
 Participation = Literal["arriving", "cumulative"]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
 
@@ -104,7 +104,7 @@ class Network(Group):
     precision: Precision = setting(
         "auto",
         "Precision of the convolutions; losses and weights stay fp32. `auto` is bf16 where the hardware computes in "
-        "it, else fp32.",
+        "it, fp16 on older GPUs that have tensor cores, else fp32.",
     )
 
     def __hash__(self) -> int:

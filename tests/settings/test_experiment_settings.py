@@ -55,7 +55,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("method.teacher", "last"),
         ("training.participation", "all"),
         ("method.shared_error_maps", "all"),
-        ("network.precision", "fp16"),
+        ("network.precision", "fp8"),
         ("data.spatial_dims", 4),
         ("seed", -1),
         ("training.rounds", 0),
