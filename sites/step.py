@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 import torch
 
+from fedserdiff.compilation import as_asked
 from fedserdiff.diffusion.draws import Draws
 from fedserdiff.diffusion.lesson import Lesson, in_passes, shares
 from fedserdiff.diffusion.objective import Seen, Terms, coarse_terms, draws_for, refiner_terms
@@ -59,6 +60,8 @@ class _Learner:
         rate = objective.config.training.learning_rate
         own = {"params": list(student.get_submodule(network).parameters()), "lr": rate}
         self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, rate)], fused=True)
+        machine = objective.config.machine
+        self._coarse_losses, self._refiner_losses = as_asked(coarse_losses, machine), as_asked(refiner_losses, machine)
         self._scaler = gradient_scaler(objective.config.network.precision, device)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
@@ -68,7 +71,7 @@ class _Learner:
 
         def losses() -> Iterator[Losses]:
             for lessons in passes:
-                of_pass, left = coarse_losses(self._student, self._objective, lessons)
+                of_pass, left = self._coarse_losses(self._student, self._objective, lessons)
                 seen.append(left)
                 yield of_pass
 
@@ -82,7 +85,7 @@ class _Learner:
         def losses() -> Iterator[Losses]:
             for lessons, left in zip(passes, seen, strict=True):
                 draws = {name: draws_for(self._student, lesson, perturb) for name, lesson in lessons.items()}
-                yield refiner_losses(self._student, self._objective, lessons, left, draws)
+                yield self._refiner_losses(self._student, self._objective, lessons, left, draws)
 
         return self._learn(passes, losses(), done)
 

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from fedserdiff.compilation import check_compiler
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.deployment.kit import HospitalKit
 from fedserdiff.device import settle_gpus
@@ -34,13 +35,14 @@ def serve_hospital(console: Console, kit: Path) -> None:
     Raises
     ------
     FedSerDiffError
-        As `HospitalKit.load`, `check_coarse`, `open_hospital` and `serve`, and where a GPU that is asked for cannot be
-        used.
+        As `HospitalKit.load`, `check_coarse`, `check_compiler`, `open_hospital` and `serve`, and where a GPU that is
+        asked for cannot be used.
     """
     own = HospitalKit.load(kit)
     check_coarse(own.config)
     site = own.config.sites[own.site]
     _tell_of_gpus(console, own.config.machine.gpus_per_site)
+    check_compiler(own.config.machine)
     with progress_bars(console) as show:
         try:
             hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from fedserdiff.compilation import check_compiler
 from fedserdiff.device import settle_gpus
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
@@ -74,7 +75,7 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
 
     `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
     here, before anything is prepared, and so is a method whose halves cannot be imported; raises as `check_coarse`,
-    `half_of` and `settle_gpus`.
+    `half_of`, `settle_gpus` and `check_compiler`.
     """
     check_coarse(settings)
     method = get_method(settings.method.name)
@@ -87,7 +88,10 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
     cpus = settings.machine.cpus_per_site
     if not layers.sets("machine.cpus_per_site", by_profile=False) and not cluster:
         cpus = min(cpus, os.cpu_count() or 1)
-    return settings.replace({"machine.gpus_per_site": gpus, "machine.cpus_per_site": cpus})
+    settings = settings.replace({"machine.gpus_per_site": gpus, "machine.cpus_per_site": cpus})
+    if not cluster:
+        check_compiler(settings.machine)
+    return settings
 
 
 def interrupted(path: Path) -> RunDirectory:
@@ -137,6 +141,7 @@ def take_up(
     config = config.replace({**here, **{name: value for name, value in given.items() if name in of_one_machine}})
     if ray_address is None:
         settle_gpus(config.machine.gpus_per_site, "--gpus-per-site", partial(warn, console))
+        check_compiler(config.machine)
     if federation is not None:
         config = config.replace(sites=_moved(config.sites, federation))
     opened = replace(reopen(console, run, cache, config), show_cases=show_cases)

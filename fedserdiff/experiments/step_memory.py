@@ -39,7 +39,7 @@ def step_memory(config: Settings, memory: Memory, stage: int = 2) -> int:
         The first, or one with a teacher.
     """
     precision = "bf16" if config.network.precision == "auto" else config.network.precision
-    config = config.replace({**_QUICK, "network.precision": precision})
+    config = config.replace({**_QUICK, "network.precision": precision, "machine.compile": False})
     # There every mode of this thread holds, and nothing is begun in another.
     return one_a_cpu(lambda _: _most_alive(config, memory, stage), [None], 1)[0]
 

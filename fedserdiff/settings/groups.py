@@ -292,6 +292,12 @@ class Machine(Group):
         "Have a GPU sum in the same order each time, which costs time; false lets it choose its kernels.",
         one_machine=True,
     )
+    compile: bool = setting(
+        False,
+        "Have torch compile a training step, which takes minutes at the start, and a C++ compiler. Not measured on a "
+        "GPU yet; on a CPU it does not pay.",
+        one_machine=True,
+    )
     site_timeout_s: float = setting(
         120.0,
         "Seconds that the coordinator waits for a site to appear; those in which it is connected and prepares its "

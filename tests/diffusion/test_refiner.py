@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from students import lively_student
+from torch.overrides import TorchFunctionMode
 
 from fedserdiff.diffusion.draws import draw
 from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
@@ -70,6 +73,44 @@ def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> N
     if dims == 2:
         assert not prediction.refined[..., :3].any()
         assert bool(prediction.coarse[..., 3:].all())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_a_brain_there_is_no_mask_and_without_tumour_nothing_to_refine(dims: int) -> None:
+    config = make_settings("smoke", {"network.precision": "fp32", "data.spatial_dims": dims})
+    student = lively_student(config)
+    blank = np.zeros((4, *config.data.grid), np.float16)
+    assert not predict_volume(student, blank, 2, seeded()).refined.any()
+    image = np.random.default_rng(0).standard_normal(blank.shape).astype(np.float16)
+    assert predict_volume(student, image, 2, seeded()).error_map.any()
+    with torch.no_grad():
+        student.coarse.unet.out[2].conv.bias.fill_(-12.0)
+    without = predict_volume(student, image, 2, seeded())
+    assert 0 < float(without.coarse.max()) < REFINED_FROM
+    assert not without.error_map.any()
+
+
+class _Copies(TorchFunctionMode):
+    """Remembers what brings values from a device to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.item):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_prediction_comes_to_the_host_once_and_whole(dims: int) -> None:
+    config = make_settings("smoke", {"network.precision": "fp32", "data.spatial_dims": dims})
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
+    with _Copies() as copies:
+        predict_volume(lively_student(config), image, 2, seeded())
+    x, y, z = config.data.grid
+    assert copies.shapes == [(2, z, 3, x, y) if dims == 2 else (2, 1, 3, x, y, z)]
 
 
 def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_done_with_others() -> None:
