@@ -55,7 +55,7 @@ def draw(shape: Sequence[int], rates: tuple[float, float], perturb: bool, genera
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a timestep for each of B samples, (B,), uniformly from 0 … T − 1, and noise of `shape`, (B, *), for them."""
+    """Draw a timestep for each of B samples, (B,), uniformly from 0 … T − 1, and noise of `shape`, (B, …), for them."""
     device = generator.device
     t = torch.randint(0, TIMESTEPS, (shape[0],), generator=generator, device=device)
     return t, torch.randn(*shape, generator=generator, device=device)
