@@ -37,7 +37,9 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
-nitpick_ignore = [("py:class", f"fedserdiff.threads.{name}") for name in "TR"]  # type variables
+nitpick_ignore = [
+    ("py:class", f"fedserdiff.{name}") for name in ("threads.T", "threads.R", "compilation.T")
+]  # variables
 nitpick_ignore_regex = [
     ("py:.*", r"(?!fedserdiff|sites|strategies).*"),  # other projects' pages are not at hand
     ("py:class", r"fedserdiff\.(settings|methods)\.\w+\.(Annotated|_\w+)"),  # what checks a value

@@ -13,18 +13,23 @@ from pathlib import Path
 import torch
 
 from fedserdiff.errors import ConfigError
+from fedserdiff.settings.groups import Machine
 
 _DRIVER_S = 10  # that NVIDIA's driver gets to say what it sees
 _HIDING = "CUDA_VISIBLE_DEVICES"
 
 
-def use_device(gpus: float) -> torch.device:
-    """Return where this process computes if it has a share of so many GPUs, and have it give the same sums each time.
+def use_device(machine: Machine) -> torch.device:
+    """Return where this process computes by an experiment's settings, and have it sum as they say.
 
-    That is torch's current GPU where there is a share and torch can use one, else the CPU.
+    That is torch's current GPU where a site has a share of one and torch can use it, else the CPU. Of a GPU that it
+    shares, a process takes no more memory than its share: one that would is refused, and its neighbours go on.
     """
-    compute_repeatably()
-    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+    compute_repeatably(machine.repeatable)
+    if machine.gpus_per_site == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(min(machine.gpus_per_site, 1.0))
+    return torch.device("cuda")
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -52,14 +57,15 @@ def room_on(device: torch.device) -> int:
         return sys.maxsize
 
 
-def compute_repeatably() -> None:
-    """Have GPUs sum in the same order each time, where torch knows how; a CPU's sums repeat anyway.
+def compute_repeatably(repeatable: bool = True) -> None:
+    """Have GPUs sum in the same order each time, where torch knows how, or let them choose; a CPU repeats anyway.
 
     cuBLAS reads its setting when a process first multiplies on a GPU: this comes before. A user's own value stands. New
     tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if repeatable:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(repeatable, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # typed as a plain module
 
 

@@ -98,7 +98,7 @@ class Segmenter:
         """
         config = self.config
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
-        noise = generator(config.seed, "evaluation", scan.name)
+        noise = generator(config.seed, "evaluation", scan.name, device=self.student.device)
         prediction = predict_volume(self.student, ready.image, config.scoring.sampling_steps, noise, self.adapter)
         return Segmentation(ready.first, self.convention, prediction, ready.geometry)
 

@@ -45,7 +45,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         if not (run / "student.pt").is_file():
             raise ConfigError(f"{run}: holds no student.pt: the run is not finished")
         use_cpus(config.machine.cpus_per_site)
-        device = use_device(config.machine.gpus_per_site)
+        device = use_device(config.machine)
         student = load_student(config, run / "student.pt").to(device)
         adapters = {
             site.name: load_adapter(run / "hospitals" / site.name, config, site.name, (len(config.sites) + 1, 0))

@@ -64,8 +64,7 @@ def make_client_app(config: Settings, premises: Premises, site: int | None = Non
         def answer(message: Message, context: Context) -> Message:
             here = desk(context)
             use_cpus(here.config.machine.cpus_per_site)
-            gpus = here.config.machine.gpus_per_site
-            if use_device(gpus).type == "cpu" and gpus > 0:
+            if here.device.type == "cpu" and here.config.machine.gpus_per_site > 0:
                 _tell_of_no_gpu(here.records)
             return Message(handler(message, here), reply_to=message)
 
@@ -129,7 +128,7 @@ class _Desk:
 
     @property
     def device(self) -> torch.device:
-        return use_device(self.config.machine.gpus_per_site)
+        return use_device(self.config.machine)
 
     @property
     def noise_key(self) -> bytes:

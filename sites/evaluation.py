@@ -31,7 +31,7 @@ def predict_case(
     The student runs alone, with no teacher map, and with noise that depends on seed and case only: a case meets the
     same noise at every stage. A hospital that has an adapter puts it in front.
     """
-    noise = generator(config.seed, "evaluation", cached.case.name)
+    noise = generator(config.seed, "evaluation", cached.case.name, device=student.device)
     return predict_volume(student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter)
 
 
@@ -85,7 +85,7 @@ def evaluate(
     student.eval()  # it is not set to and fro by threads that predict with it side by side
     voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
     most = max(1, _MEMORY // (_BYTES_A_VOXEL * voxels))
-    if next(student.parameters()).device.type == "cpu":
+    if student.device.type == "cpu":
         rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
     else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
         rows = one_a_cpu(scored, map(predicted, cases), most)

@@ -7,6 +7,7 @@ import torch
 
 from fedserdiff.diffusion.adapter import SiteAdapter, all_signs
 from fedserdiff.diffusion.losses import dice_bce_with_logits
+from fedserdiff.diffusion.precision import gradient_scaler
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.ser_diff_plus import SerDiffPlusSettings
 from fedserdiff.settings.experiment import Settings
@@ -38,7 +39,7 @@ def invert_contrast(
     draws : torch.Generator
         On the CPU; for batches and first weights.
     """
-    device = next(teacher.parameters()).device
+    device = teacher.device
     own = SerDiffPlusSettings.of(config.method)
     batch_size = max(1, round(own.inversion_batch_share * config.training.batch_size))
     with torch.random.fork_rng(devices=[]):
@@ -51,6 +52,7 @@ def invert_contrast(
         )
     weights = list(adapter.parameters())
     optimizer = torch.optim.Adam(weights, lr=own.inversion_rate, fused=True)
+    scaler = gradient_scaler(config.network.precision, device)
     for step in range(own.inversion_steps):
         optimizer.param_groups[0]["lr"] = own.inversion_rate * (1 + math.cos(math.pi * step / own.inversion_steps)) / 2
         drawn = training_set.draw(batch_size, draws)
@@ -60,12 +62,13 @@ def invert_contrast(
         def descend(number: int, halves: Sequence[torch.Tensor] = halves, slopes: Slopes = slopes) -> None:
             batch = training_set.batch(halves[number])
             loss = dice_bce_with_logits(teacher.coarse_logits(adapter(batch.image)), batch.truth)
-            slopes[number] = torch.autograd.grad(loss, weights)
+            slopes[number] = torch.autograd.grad(scaler.scale(loss), weights)
 
         each(device, descend, range(len(halves)))
         for place, weight in enumerate(weights):
             weight.grad = torch.stack([slopes[number][place] for number in range(len(halves))]).mean(0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
     return adapter
 
 

@@ -6,9 +6,11 @@ from concurrent.futures import Future
 
 import torch
 
+from fedserdiff.compilation import as_asked
 from fedserdiff.diffusion.draws import Draws
 from fedserdiff.diffusion.lesson import Lesson, in_passes, shares
 from fedserdiff.diffusion.objective import Seen, Terms, coarse_terms, draws_for, refiner_terms
+from fedserdiff.diffusion.precision import gradient_scaler
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.threads import beside
 from sites.objectives.base import DISTILLATION, Objective
@@ -32,8 +34,7 @@ class Learners:
     """
 
     def __init__(self, student: Student, objective: Objective, device: torch.device) -> None:
-        rate = objective.config.training.learning_rate
-        self._coarse, self._refiner = (_Learner(name, student, objective, rate) for name in ("coarse", "refiner"))
+        self._coarse, self._refiner = (_Learner(name, student, objective, device) for name in ("coarse", "refiner"))
         self._most, self._device = objective.config.training.samples_a_pass, device
         self._under_way: Future[Losses] | None = None
 
@@ -54,10 +55,14 @@ class Learners:
 class _Learner:
     """One of the student's networks in training."""
 
-    def __init__(self, network: str, student: Student, objective: Objective, learning_rate: float) -> None:
+    def __init__(self, network: str, student: Student, objective: Objective, device: torch.device) -> None:
         self._student, self._objective = student, objective
-        own = {"params": list(student.get_submodule(network).parameters()), "lr": learning_rate}
-        self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, learning_rate)], fused=True)
+        rate = objective.config.training.learning_rate
+        own = {"params": list(student.get_submodule(network).parameters()), "lr": rate}
+        self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, rate)], fused=True)
+        machine = objective.config.machine
+        self._coarse_losses, self._refiner_losses = as_asked(coarse_losses, machine), as_asked(refiner_losses, machine)
+        self._scaler = gradient_scaler(objective.config.network.precision, device)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def learn_masks(self, passes: Sequence[Mapping[str, Lesson]], done: float) -> tuple[Losses, list[dict[str, Seen]]]:
@@ -66,7 +71,7 @@ class _Learner:
 
         def losses() -> Iterator[Losses]:
             for lessons in passes:
-                of_pass, left = coarse_losses(self._student, self._objective, lessons)
+                of_pass, left = self._coarse_losses(self._student, self._objective, lessons)
                 seen.append(left)
                 yield of_pass
 
@@ -80,7 +85,7 @@ class _Learner:
         def losses() -> Iterator[Losses]:
             for lessons, left in zip(passes, seen, strict=True):
                 draws = {name: draws_for(self._student, lesson, perturb) for name, lesson in lessons.items()}
-                yield refiner_losses(self._student, self._objective, lessons, left, draws)
+                yield self._refiner_losses(self._student, self._objective, lessons, left, draws)
 
         return self._learn(passes, losses(), done)
 
@@ -94,9 +99,10 @@ class _Learner:
         sums: Losses = {}
         for own, of_pass in zip(shares(passes), losses, strict=True):
             weighted = {name: own * value for name, value in of_pass.items()} if own < 1 else of_pass
-            torch.stack(list(weighted.values())).sum().backward()
+            self._scaler.scale(torch.stack(list(weighted.values())).sum()).backward()
             sums = sum_by_name(sums, {name: value.detach().double() for name, value in weighted.items()})
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)  # not where gradients overflow in fp16: the next ones are scaled by less
+        self._scaler.update()
         return sums
 
 

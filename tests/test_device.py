@@ -13,6 +13,7 @@ from fedserdiff.deployment.provisioning import provision
 from fedserdiff.device import settle_gpus, unusable_gpu, use_device
 from fedserdiff.errors import ConfigError
 from fedserdiff.federation import phantom_federation
+from fedserdiff.settings.groups import Machine
 from fedserdiff.settings.sources import make_settings
 
 WHY = f"torch {torch.__version__} can use none: "
@@ -135,17 +136,33 @@ def test_the_first_line_of_a_run_says_that_it_will_not_use_the_gpu(monkeypatch: 
 def test_what_makes_a_gpu_repeat_is_set_and_a_users_own_value_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.use_deterministic_algorithms(False)
-    assert use_device(gpus=1) == torch.device("cpu")
+    assert use_device(Machine(gpus_per_site=1)) == torch.device("cpu")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert torch.are_deterministic_algorithms_enabled()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    use_device(gpus=0)
+    use_device(Machine(gpus_per_site=0))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_gpu_that_need_not_repeat_chooses_its_kernels_also_after_one_that_had_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for repeatable in (False, True, False):
+        use_device(Machine(repeatable=repeatable))
+        assert torch.are_deterministic_algorithms_enabled() == repeatable
+    use_device(Machine())
+    assert torch.are_deterministic_algorithms_enabled(), "by default sums repeat"
 
 
 def test_whoever_has_a_gpu_and_wants_it_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert settle_gpus(None, "--gpus-per-site", pytest.fail) == 1
     assert settle_gpus(0.5, "--gpus-per-site", pytest.fail) == 0.5
-    assert use_device(0.5) == torch.device("cuda")
-    assert use_device(0) == torch.device("cpu")
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    for gpus in (0.5, 2, 1):
+        assert use_device(Machine(gpus_per_site=gpus)) == torch.device("cuda")
+    assert shares == [0.5, 1, 1], "of the GPU's memory"
+    assert use_device(Machine(gpus_per_site=0)) == torch.device("cpu")
+    assert len(shares) == 3

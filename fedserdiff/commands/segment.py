@@ -116,12 +116,11 @@ def main(
 def _device(console: Console, name: str | None) -> "torch.device":
     import torch
 
-    from fedserdiff.device import compute_repeatably, settle_gpus, use_device
+    from fedserdiff.device import compute_repeatably, settle_gpus
 
-    if name is None:
-        settle_gpus(None, "--device", partial(warn, console))
-        return use_device(gpus=1)
     compute_repeatably()
+    if name is None:
+        return torch.device("cuda" if settle_gpus(None, "--device", partial(warn, console)) else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedserdiff.device import to_device
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.threads import each
@@ -41,7 +42,7 @@ def predict_volume(
     steps : int
         K of the sampler.
     generator : torch.Generator
-        On the CPU.
+        On the student's device.
     adapter : SiteAdapter, optional
         Translates the scan before the student sees it; on the student's device.
 
@@ -50,43 +51,44 @@ def predict_volume(
     Prediction
         Each field of shape (3, X, Y, Z), on the CPU. Slices with no brain are 0.
     """
-    volume = torch.from_numpy(np.array(image, np.float32, order="C"))
+    volume = to_device(torch.from_numpy(np.array(image, order="C")), generator.device).float()
     samples = volume[None] if len(student.spatial_shape) == 3 else volume.permute(3, 0, 1, 2)  # slices (Z, 4, X, Y)
     was_training = student.training
     student.eval()
     try:
-        found = _predict(student, samples, steps, generator, adapter)
+        found = _predict(student, samples, steps, generator, adapter).cpu()
     finally:
         student.train(was_training)
-    fields = (found.coarse, found.error_map)
     if len(student.spatial_shape) == 3:
-        return Prediction(*(field[0] for field in fields))
-    return Prediction(*(field.permute(1, 2, 3, 0) for field in fields))
+        return Prediction(*found[:, 0])
+    return Prediction(*found.permute(0, 2, 3, 4, 1))
 
 
 def _predict(
     student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator, adapter: SiteAdapter | None
-) -> Prediction:
-    """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do."""
-    noise = student.noise(len(samples), generator)  # on the host, and the same for every device
-    device = next(student.parameters()).device
-    coarse, error = torch.zeros(noise.shape), torch.zeros(noise.shape)
+) -> torch.Tensor:
+    """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do; return P and Ê, (2, N, 3, *grid).
+
+    All of it stays on their device. That is waited for once for each of the two, to learn how much there is to do.
+    """
+    noise = student.noise(len(samples), generator)
+    device = samples.device
+    found = torch.zeros(2, *noise.shape, device=device)
+    coarse, error = found
 
     @torch.no_grad()  # in each thread
     def seen(batch: torch.Tensor) -> torch.Tensor:
-        image = samples[batch].to(device)
-        return image if adapter is None else adapter(image)
+        return samples[batch] if adapter is None else adapter(samples[batch])
 
     def segment(batch: torch.Tensor) -> None:
-        coarse[batch] = student.segment(seen(batch)).cpu()
+        coarse[batch] = student.segment(seen(batch))
 
     def refine(batch: torch.Tensor) -> None:
-        context = student.context(seen(batch), coarse[batch].to(device))
-        error[batch] = student.sample(context, steps, noise[batch].to(device)).cpu()
+        error[batch] = student.sample(student.context(seen(batch), coarse[batch]), steps, noise[batch])
 
     each(device, segment, _batches_where(samples != 0, device))
     each(device, refine, _batches_where(coarse >= REFINED_FROM, device))
-    return Prediction(coarse, error)
+    return found
 
 
 def _batches_where(true: torch.Tensor, device: torch.device) -> list[torch.Tensor]:

@@ -57,6 +57,11 @@ class Student(nn.Module):
             if isinstance(module, StemmedUNet):
                 module.checkpointing = config.training.checkpointing
 
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.parameters()).device
+
     def coarse_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits of P for images of shape (B, 4, *grid)."""
         return self.coarse_features(image)[0]
@@ -84,8 +89,7 @@ class Student(nn.Module):
 
     def null_context(self, samples: int) -> torch.Tensor:
         """Return the dropped context of the unconditional branch, zeros of shape (samples, 10, *grid)."""
-        device = next(self.parameters()).device
-        return torch.zeros(samples, self._context_channels, *self.spatial_shape, device=device)
+        return torch.zeros(samples, self._context_channels, *self.spatial_shape, device=self.device)
 
     def noise(self, samples: int, generator: torch.Generator) -> torch.Tensor:
         """Draw the noise that sampling starts from, of shape (samples, 3, *grid), on the generator's own device."""

@@ -159,7 +159,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
             items = depth * sum(counts.values())
         epoch = math.ceil(items * (2 if config.training.balance_epochs else 1) / config.training.batch_size)
         steps.append(stage.length * (config.training.steps_per_stage or config.training.epochs_per_stage * epoch))
-    device = use_device(config.machine.gpus_per_site)
+    device = use_device(config.machine)
     fits = _held_on(device, config, len(stages)) < room_on(device)
     first_s, step_s, score_s = _timed(config, device) if fits else (math.nan,) * 3
     return Plan(

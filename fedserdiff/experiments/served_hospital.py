@@ -4,12 +4,14 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
+from fedserdiff.compilation import check_compiler
 from fedserdiff.data.site_cases import passed_over_note
 from fedserdiff.deployment.kit import HospitalKit
-from fedserdiff.device import settle_gpus, use_device
+from fedserdiff.device import settle_gpus
 from fedserdiff.errors import BadCasesError
 from fedserdiff.networks.coarse import check_coarse
 from fedserdiff.report.bad_cases import with_list
@@ -33,13 +35,14 @@ def serve_hospital(console: Console, kit: Path) -> None:
     Raises
     ------
     FedSerDiffError
-        As `HospitalKit.load`, `check_coarse`, `open_hospital` and `serve`, and where a GPU that is asked for cannot be
-        used.
+        As `HospitalKit.load`, `check_coarse`, `check_compiler`, `open_hospital` and `serve`, and where a GPU that is
+        asked for cannot be used.
     """
     own = HospitalKit.load(kit)
     check_coarse(own.config)
     site = own.config.sites[own.site]
     _tell_of_gpus(console, own.config.machine.gpus_per_site)
+    check_compiler(own.config.machine)
     with progress_bars(console) as show:
         try:
             hospital = open_hospital(site, own.config, own.cache, partial(show, f"preparing cases of {site.name}"))
@@ -65,5 +68,5 @@ def _tell_of_gpus(console: Console, gpus: float) -> None:
         Where it is not.
     """
     settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
-    if not gpus and use_device(gpus=1).type == "cuda":
+    if not gpus and torch.cuda.is_available():
         warn(console, "this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from fedserdiff.compilation import check_compiler
 from fedserdiff.device import room_on, settle_gpus, use_device
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
@@ -76,7 +77,7 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
 
     `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
     here, before anything is prepared, and so is a method whose halves cannot be imported; raises as `check_coarse`,
-    `half_of` and `settle_gpus`.
+    `half_of`, `settle_gpus` and `check_compiler`.
     """
     check_coarse(settings)
     method = get_method(settings.method.name)
@@ -89,7 +90,10 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
     cpus = settings.machine.cpus_per_site
     if not layers.sets("machine.cpus_per_site", by_profile=False) and not cluster:
         cpus = min(cpus, os.cpu_count() or 1)
-    return settings.replace({"machine.gpus_per_site": gpus, "machine.cpus_per_site": cpus})
+    settings = settings.replace({"machine.gpus_per_site": gpus, "machine.cpus_per_site": cpus})
+    if not cluster:
+        check_compiler(settings.machine)
+    return settings
 
 
 def interrupted(path: Path) -> RunDirectory:
@@ -139,6 +143,7 @@ def take_up(
     config = config.replace({**here, **{name: value for name, value in given.items() if name in of_one_machine}})
     if ray_address is None:
         settle_gpus(config.machine.gpus_per_site, "--gpus-per-site", partial(warn, console))
+        check_compiler(config.machine)
     if federation is not None:
         config = config.replace(sites=_moved(config.sites, federation))
     opened = replace(reopen(console, run, cache, config), show_cases=show_cases)
@@ -203,7 +208,7 @@ def _tell_of_memory(console: Console, config: Settings) -> None:
     gpus = config.machine.gpus_per_site
     if gpus == 0:
         return
-    held, room = step_memory(config, min(len(config.sites), 2)), min(gpus, 1) * room_on(use_device(gpus))
+    held, room = step_memory(config, min(len(config.sites), 2)), min(gpus, 1) * room_on(use_device(config.machine))
     of_room = f", where a hospital has {room / 1e9:.1f} GB free"
     console.print(f"A training step holds {held / 1e9:.1f} GB of a GPU{of_room}", soft_wrap=True)
     if held > room:

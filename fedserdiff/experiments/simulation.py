@@ -143,7 +143,7 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     """Return, for the first scored case of every site to evaluate, what its last student and the teacher make of it."""
     config = federation.config
     use_cpus(config.machine.cpus_per_site)
-    device = use_device(config.machine.gpus_per_site)
+    device = use_device(config.machine)
     taught = run.path / "teacher.pt"
     teacher = load_student(config, taught).to(device) if taught.exists() else None
     shown = []

@@ -37,7 +37,7 @@ def step_memory(config: Settings, stage: int = 2) -> int:
         The first, or one with a teacher and what the method keeps of earlier stages.
     """
     precision = "bf16" if config.network.precision == "auto" else config.network.precision
-    config = config.replace({**LITTLE_BEFORE_STEPS, "network.precision": precision})
+    config = config.replace({**LITTLE_BEFORE_STEPS, "network.precision": precision, "machine.compile": False})
     memory = random_memory(config, new_student(config))
     # There every mode of this thread holds, and nothing is begun in another.
     return one_a_cpu(lambda _: _most_alive(config, memory, stage), [None], 1)[0]

@@ -54,7 +54,7 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     shown = [str(steps) for steps in _STEPS]
     config = next(iter(runs[_METHOD].values())).config
     threads = f"{config.machine.cpus_per_site:g} CPU{'s' if config.machine.cpus_per_site > 1 else ''}"
-    computed_on = threads if use_device(config.machine.gpus_per_site).type == "cpu" else "a GPU"
+    computed_on = threads if use_device(config.machine).type == "cpu" else "a GPU"
     return {
         "columns": ["K", "mean Dice % [95 %]", "HD95 mm", "seconds a volume"],
         "rows": [
@@ -102,7 +102,7 @@ def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
     """Return one student's scores of every scored case with K = `steps`, and seconds of each volume but the first."""
     config = run.config.replace({"scoring.sampling_steps": steps})
     use_cpus(config.machine.cpus_per_site)
-    student = load_student(config, run.path / "student.pt").to(use_device(config.machine.gpus_per_site))
+    student = load_student(config, run.path / "student.pt").to(use_device(config.machine))
     scores: dict[str, dict[str, NDArray[np.float64]]] = {}
     seconds = []
     for site in config.sites:

@@ -14,7 +14,7 @@ MOST_REGIONS = 8
 """More regions than that no picture tells apart."""
 
 Participation = Literal["arriving", "cumulative"]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
 
@@ -111,7 +111,7 @@ class Network(Group):
     precision: Precision = setting(
         "auto",
         "Precision of the convolutions; losses and weights stay fp32. `auto` is bf16 where the hardware computes in "
-        "it, else fp32.",
+        "it, fp16 on older GPUs that have tensor cores, else fp32.",
     )
 
     def __hash__(self) -> int:
@@ -298,6 +298,17 @@ class Machine(Group):
         2.0, "CPUs that Ray reserves for a site at work; torch uses as many threads.", ge=1, one_machine=True
     )
     gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a site at work.", ge=0, one_machine=True)
+    repeatable: bool = setting(
+        True,
+        "Have a GPU sum in the same order each time, which costs time; false lets it choose its kernels.",
+        one_machine=True,
+    )
+    compile: bool = setting(
+        False,
+        "Have torch compile a training step, which takes minutes at the start, and a C++ compiler. Not measured on a "
+        "GPU yet; on a CPU it does not pay.",
+        one_machine=True,
+    )
     site_timeout_s: float = setting(
         120.0,
         "Seconds that the coordinator waits for a site to appear; those in which it is connected and prepares its "

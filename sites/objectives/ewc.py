@@ -14,6 +14,7 @@ from sites.objectives.base import NOTHING_KEPT, Objective
 from sites.training_set import TrainingSet
 
 _FISHER_BATCHES = 64  # our choice
+_SCALE = 2.0**10  # keeps gradients within the range of fp16; a power of two changes no digit in others
 
 
 class EwcObjective(Objective):
@@ -33,8 +34,7 @@ class EwcObjective(Objective):
         super().__init__(config, teacher, memory, adapter)
         self._fisher: dict[str, torch.Tensor] = {}
         if teacher is not None and FISHER in memory:
-            device = next(teacher.parameters()).device
-            self._fisher = {name: values.to(device) for name, values in memory[FISHER].items()}
+            self._fisher = {name: values.to(teacher.device) for name, values in memory[FISHER].items()}
 
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
         """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
@@ -58,8 +58,8 @@ class EwcObjective(Objective):
             batch = training_set.batch(training_set.draw(config.training.batch_size, draws))
             loss = segmentation_loss(student, Lesson(batch.image, batch.truth, noise), number % 2 == 1)
             student.zero_grad()
-            loss.backward()
+            (_SCALE * loss).backward()
             for name, weight in student.named_parameters():
                 if weight.grad is not None:
-                    squares[name] += weight.grad.square() / _FISHER_BATCHES
+                    squares[name] += (weight.grad / _SCALE).square() / _FISHER_BATCHES
         return {FISHER: squares}

@@ -8,6 +8,7 @@ import torch
 
 from fedserdiff.diffusion.image_generator import ImageGenerator
 from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.diffusion.precision import gradient_scaler
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.methods.image_replay import ImageReplaySettings
 from fedserdiff.seeding import generator
@@ -50,13 +51,15 @@ class ImageReplayObjective(Objective):
             model = ImageGenerator(config).to(training_set.device)
         sampling = Sampling(training_set, config, "image-generator", site, stage)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
+        scaler = gradient_scaler(config.network.precision, training_set.device)
         for step in range(sampling.steps):
             anneal(optimizer, [config.training.learning_rate], step / sampling.steps)
             batch = training_set.batch(sampling.items(step, draws))
             loss = model.loss(batch.image, batch.truth, noise)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
         model.eval()
         counts = [len(part) for part in torch.arange(config.replay.shared_maps).split(2 * config.training.batch_size)]
         samples = [model.sample(count, noise) for count in counts]

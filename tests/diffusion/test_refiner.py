@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from students import lively_student
+from torch.overrides import TorchFunctionMode
 
-from fedserdiff.diffusion import inference
 from fedserdiff.diffusion.draws import draw
 from fedserdiff.diffusion.inference import REFINED_FROM, predict_volume
 from fedserdiff.diffusion.refiner import (
@@ -73,27 +75,42 @@ def test_a_volume_is_predicted_whole_and_empty_slices_stay_empty(dims: int) -> N
         assert bool(prediction.coarse[..., 3:].all())
 
 
-def test_a_volume_is_predicted_where_the_student_is_from_noise_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen with a student of another device's, whose networks give values of the host's: no test has a GPU."""
-    config = make_settings("smoke")
-    student = new_student(config).to("meta")
-    met: list[torch.device] = []
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_a_brain_there_is_no_mask_and_without_tumour_nothing_to_refine(dims: int) -> None:
+    config = make_settings("smoke", {"network.precision": "fp32", "data.spatial_dims": dims})
+    student = lively_student(config)
+    blank = np.zeros((4, *config.data.grid), np.float16)
+    assert not predict_volume(student, blank, 2, seeded()).refined.any()
+    image = np.random.default_rng(0).standard_normal(blank.shape).astype(np.float16)
+    assert predict_volume(student, image, 2, seeded()).error_map.any()
+    with torch.no_grad():
+        student.coarse.unet.out[2].conv.bias.fill_(-12.0)
+    without = predict_volume(student, image, 2, seeded())
+    assert 0 < float(without.coarse.max()) < REFINED_FROM
+    assert not without.error_map.any()
 
-    def segment(batch: torch.Tensor) -> torch.Tensor:
-        met.append(batch.device)
-        return torch.ones(len(batch), 3, *batch.shape[2:])
 
-    def sample(context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
-        met.extend([context.device, noise.device])
-        return torch.ones(noise.shape)
+class _Copies(TorchFunctionMode):
+    """Remembers what brings values from a device to the host."""
 
-    monkeypatch.setattr(student, "segment", segment)
-    monkeypatch.setattr(student, "sample", sample)
-    for by_device in (inference._VOXELS_AT_ONCE, inference._LEAST_BATCHES):
-        monkeypatch.setitem(by_device, "meta", by_device["cuda"])
-    image = np.ones((4, *config.data.grid), np.float16)
-    assert bool(predict_volume(student, image, 2, seeded()).error_map.all())
-    assert [device.type for device in met] == ["meta"] * 3
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.item):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_prediction_comes_to_the_host_once_and_whole(dims: int) -> None:
+    config = make_settings("smoke", {"network.precision": "fp32", "data.spatial_dims": dims})
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
+    with _Copies() as copies:
+        predict_volume(lively_student(config), image, 2, seeded())
+    x, y, z = config.data.grid
+    assert copies.shapes == [(2, z, 3, x, y) if dims == 2 else (2, 1, 3, x, y, z)]
 
 
 def test_a_slice_is_refined_where_the_coarse_network_sees_tumour_whatever_is_done_with_others() -> None:

@@ -55,7 +55,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("method.teacher", "last"),
         ("training.participation", "all"),
         ("method.shared_error_maps", "all"),
-        ("network.precision", "fp16"),
+        ("network.precision", "fp8"),
         ("data.spatial_dims", 4),
         ("seed", -1),
         ("training.rounds", 0),
@@ -235,7 +235,8 @@ SITES_OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
 
 OF_ONE_MACHINE = {
     "machine.cpus_per_site", "machine.gpus_per_site", "machine.site_timeout_s", "machine.stage_timeout_s",
-    "machine.retries", "machine.site_failure", "privacy.max_update_rms", "privacy.egress_quota_mb",
+    "machine.retries", "machine.site_failure", "machine.repeatable", "machine.compile",
+    "privacy.max_update_rms", "privacy.egress_quota_mb",
 }  # fmt: skip
 """The settings on which coordinator and hospitals need not agree, and no others."""
 

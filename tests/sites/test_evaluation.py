@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+import fedserdiff.segmenter
 import sites.evaluation
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.scans import named_scan
 from fedserdiff.diffusion.refiner import Prediction, new_student
 from fedserdiff.evaluation.segmentation import hd95
 from fedserdiff.seeding import generator
+from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import evaluate, predict_case, score_prediction
@@ -173,3 +176,24 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         evaluate(new_student(CONFIG), copies_of(hospital, 40), CONFIG, 1, tmp_path / "scores.csv")
     assert len(asked) <= 4, "the other cases would be predicted for nothing"
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_noise_is_drawn_where_the_student_is(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by `segment`, which has to draw the same."""
+    made: list[tuple[object, ...]] = []
+
+    def spy(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+        made.append((*purpose, device))
+        return generator(seed, *purpose)
+
+    (cached,) = hospital.test
+    student = new_student(CONFIG).to("meta")
+    blank = Prediction(*[torch.zeros(3, *CONFIG.data.grid)] * 2)
+    for module in (sites.evaluation, fedserdiff.segmenter):
+        monkeypatch.setattr(module, "generator", spy)
+        monkeypatch.setattr(module, "predict_volume", lambda *rest: blank)
+    predict_case(student, cached, CONFIG)
+    segmenter = Segmenter(student, CONFIG, cached.case.convention, {}, None, {})
+    name, images = cached.case.name, dict(zip(cached.case.convention.modalities, cached.case.images, strict=True))
+    segmenter.segment(named_scan(name, images, cached.case.convention.modalities))
+    assert made == [("evaluation", name, torch.device("meta"))] * 2

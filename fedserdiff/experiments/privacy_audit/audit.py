@@ -105,13 +105,13 @@ def _target(run: Path, federation: Federation, stage: int, cache: Cache) -> Targ
         stage=stage,
         before=_student(run, config, stage - 1 if federated else 0),
         student=_student(run, config, stage),
-        adapter=None if adapter is None else adapter.to(use_device(config.machine.gpus_per_site)),
+        adapter=None if adapter is None else adapter.to(use_device(config.machine)),
     )
 
 
 def _student(run: Path, config: Settings, stage: int) -> Student:
     student = new_student(config) if stage == 0 else load_student(config, run / f"student-of-stage-{stage}.pt")
-    return student.to(use_device(config.machine.gpus_per_site)).eval()
+    return student.to(use_device(config.machine)).eval()
 
 
 def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequence[CachedCase]:

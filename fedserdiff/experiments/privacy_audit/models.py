@@ -49,7 +49,7 @@ class Target:
     @property
     def device(self) -> torch.device:
         """Where the attack computes: where its models are."""
-        return device_of(self.student)
+        return self.student.device
 
     @property
     def others(self) -> list[CachedCase]:
@@ -91,17 +91,12 @@ def train(
     length: int = 1,
 ) -> Student:
     """Return a student that goes on from `start` for `length` stages on these cases, by L_seg; `name` seeds it."""
-    student = Student(config).to(device_of(start))
+    student = Student(config).to(start.device)
     student.load_state_dict(start.state_dict())
-    training_set = TrainingSet(cases, config, device_of(start))
+    training_set = TrainingSet(cases, config, start.device)
     objective = _Plain(config.replace({"training.rounds": 1}), adapter=adapter)
     optimise(student, training_set, objective, Order(1, 1, length), name)
     return student.eval()
-
-
-def device_of(student: Student) -> torch.device:
-    """Return where a student's weights are."""
-    return next(student.parameters()).device
 
 
 def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:

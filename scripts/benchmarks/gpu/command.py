@@ -19,6 +19,7 @@ from fedserdiff.device import use_device, why_no_gpu
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
+from fedserdiff.settings.groups import Machine
 
 from benchmarks.gpu.bench import GIB, SIZES, Bench, Part, Row
 from benchmarks.gpu.floor import FLOOR
@@ -52,7 +53,7 @@ def gpu(
     begun = time.perf_counter()
     console = open_console()
     with clear_errors(f"what was measured until then stands in {out}"):
-        device = use_device(1.0)
+        device = use_device(Machine(gpus_per_site=1.0))
         if size is None:
             size = SizeName.FULL if device.type == "cuda" else SizeName.TOY
         if size is SizeName.FULL and device.type != "cuda":
