@@ -1,4 +1,4 @@
-"""Cases that cannot be used, a row a fault: a table for whoever looks on, and a CSV to work through."""
+"""Cases that cannot be used, a row a fault: a table to read, and a CSV to work through."""
 
 import csv
 import io
