@@ -14,11 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fedserdiff.commands import compare, simulate
-from fedserdiff.data.cases import split_patients
 from fedserdiff.data.phantom.generate import write_phantom_hospital
+from fedserdiff.data.split import split_patients
 from fedserdiff.errors import FederationError
 from fedserdiff.experiments.run_pool import RunPool
-from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.settings.sources import make_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,8 +196,10 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
 
     monkeypatch.setattr(RunPool, "complete", complete)
     whole = [case.name for case in sorted(hospital.iterdir())]
-    _, test = split_patients([name[:-4] for name in whole], 0.2, "west")
-    (spoilt,) = [name for name in whole if name[:-4] not in test][:1]
+    split = split_patients(
+        Site("west", "brats2023-gli", ""), {name: name[:-4] for name in whole}, make_settings("smoke")
+    )
+    spoilt = next(name for name in whole if name[:-4] in split.training)
     truncate(hospital / spoilt / f"{spoilt}-t1n.nii.gz")
     arguments = ["--profile", "smoke", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
     refused = CliRunner().invoke(compare.app, arguments)

@@ -2,7 +2,6 @@
 graphs are traced, and their gradients, and run by PyTorch's own kernels."""
 
 import os
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -13,8 +12,6 @@ import torch
 from students import lively_student
 from torch._dynamo.utils import counters
 
-from fedserdiff.compilation import check_compiler
-from fedserdiff.settings.groups import Machine
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
@@ -49,11 +46,6 @@ def test_rounds_of_compiled_steps_are_those_of_others_and_compile_once(
         assert counters["stats"]["unique_graphs"] == (3 if compiled else 0)
         assert not counters["graph_break"]
     torch.testing.assert_close(found[True], found[False], atol=1e-4, rtol=1e-4)  # the second of what the first learnt
-
-
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler here")
-def test_a_machine_with_a_compiler_can_compile() -> None:
-    check_compiler(Machine(compile=True))
 
 
 def test_a_run_that_is_to_compile_without_a_compiler_ends_before_anything_is_prepared(tmp_path: Path) -> None:

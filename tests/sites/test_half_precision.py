@@ -12,10 +12,11 @@ from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from sites import step
-from sites.hospital import Hospital, TrainingSet
+from sites.hospital import Hospital
 from sites.inversion import invert_contrast
 from sites.step import Learners
 from sites.training import Order, consolidate, make_objective, run_round
+from sites.training_set import TrainingSet
 
 CPU = torch.device("cpu")
 
