@@ -1,12 +1,13 @@
-"""By how much a batch is changed: drawn on the device, from what the settings say of each transform."""
+"""What changes a batch: which samples, drawn on the host like items; by how much, drawn on the device."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
-from fedserdiff.augmentation.batch import Parameters
+from fedserdiff.augmentation.batch import Channels, Parameters
 from fedserdiff.augmentation.geometry import Geometry, control_points, rotation
+from fedserdiff.device import to_device
 from fedserdiff.settings.groups import Augmentation
 
 _STRONGER = 1.5
@@ -15,13 +16,12 @@ _STRONGER = 1.5
 _A_CHANNEL = 0.5
 """With which probability a channel of a sample that is blurred, or has fewer voxels, is so: nnU-Net's."""
 
-_TINY = 1e-30
-
 _PROBABILITIES = (
     "rotation", "scaling", "elastic", "noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma",
     "gamma", "missing_modality",
 )  # fmt: skip
 _FACTORS = ("scaling_range", "brightness_range", "contrast_range", "low_resolution_range", "gamma_range")
+_TINY = 1e-30
 
 
 def strengthened(settings: Augmentation) -> Augmentation:
@@ -42,111 +42,136 @@ def strengthened(settings: Augmentation) -> Augmentation:
     return settings.model_copy(update=stronger)
 
 
-def draw(shape: Sequence[int], settings: Augmentation, spacing_mm: float, generator: torch.Generator) -> Parameters:
-    """Draw what changes images of a shape, on the generator's own device.
+def draw(
+    shape: Sequence[int],
+    settings: Augmentation,
+    spacing_mm: float,
+    samples: torch.Generator,
+    generator: torch.Generator,
+) -> Parameters:
+    """Draw what changes images of a shape. Samples that a transform leaves alone cost nothing, and nothing waits.
 
-    `settings.strength` is not asked: `strengthened` settings are drawn from like others.
+    `settings.strength` and `settings.mirroring` are not asked.
 
     Parameters
     ----------
     shape : sequence of int
         (B, M, *grid), in 2D or 3D.
     settings : Augmentation
-        A transform of probability 0 is left out, and nothing is drawn for it.
+        `strengthened` or not.
     spacing_mm : float
         Voxel size of the grid.
+    samples : torch.Generator
+        On the host; it decides which samples each transform changes.
     generator : torch.Generator
+        On the device of the images; it decides by how much.
     """
-    chance, noise, gamma, inverted = _Chance(shape, generator), None, None, None
-    if settings.noise > 0:
-        noise = torch.randn(*shape, generator=generator, device=generator.device)
-    if settings.gamma > 0 or settings.inverted_gamma > 0:
-        inverted = chance.samples(settings.inverted_gamma)
-        gamma = chance.of_channels(settings.gamma_range, inverted | chance.samples(settings.gamma))
+    chance = _Chance(shape, samples, generator)
+    geometry = _geometry(shape, settings, spacing_mm, chance)
+    deviation = chance.values(chance.channels(settings.noise), settings.noise_range)
+    inverted, plain = chance.samples(settings.inverted_gamma), chance.samples(settings.gamma)
+    gamma = chance.factors(chance.all_of(inverted | plain), settings.gamma_range)
     return Parameters(
-        geometry=_geometry(shape, settings, spacing_mm, chance),
-        deviation=None if noise is None else chance.values(settings.noise_range, chance.samples(settings.noise), 0.0),
-        noise=noise,
-        blur=chance.of_some_channels(settings.blur, settings.blur_range, 0.0),
-        resolution=chance.of_some_channels(settings.low_resolution, settings.low_resolution_range, 1.0),
-        brightness=chance.of_all_channels(settings.brightness, settings.brightness_range),
-        contrast=chance.of_all_channels(settings.contrast, settings.contrast_range),
+        geometry=geometry,
+        deviation=deviation,
+        noise=None if deviation is None else chance.normal(len(deviation.rows), *shape[2:]),
+        blur=chance.values(chance.some_channels(settings.blur), settings.blur_range),
+        brightness=chance.factors(chance.channels(settings.brightness), settings.brightness_range),
+        contrast=chance.factors(chance.channels(settings.contrast), settings.contrast_range),
+        resolution=chance.values(chance.some_channels(settings.low_resolution), settings.low_resolution_range),
         gamma=gamma,
-        inverted=inverted,
-        present=chance.present(settings.missing_modality),
+        sign=None if gamma is None else chance.signs(inverted, inverted | plain),
+        missing=chance.missing(settings.missing_modality),
     )
 
 
-def _geometry(
-    shape: Sequence[int], settings: Augmentation, spacing_mm: float, chance: "_Chance"
-) -> Geometry | None:
-    batch, _, *grid = shape
-    if settings.rotation == settings.scaling == settings.elastic == 0:
+def _geometry(shape: Sequence[int], settings: Augmentation, spacing_mm: float, chance: "_Chance") -> Geometry | None:
+    turns, scales, bends = (chance.samples(p) for p in (settings.rotation, settings.scaling, settings.elastic))
+    moves = turns | scales | bends
+    if not moves.any():
         return None
+    grid, count = shape[2:], int(moves.sum())
+    turned, scaled, bent = to_device(torch.stack([turns, scales, bends])[:, moves].float(), chance.device)
     most = math.radians(settings.rotation_degrees)
-    angles = most * (2 * chance.uniform(batch, 2 * len(grid) - 3) - 1)  # one in 2D, three in 3D
-    matrix = rotation(angles * chance.samples(settings.rotation)[:, None])
-    matrix = matrix / chance.factors(settings.scaling_range, chance.samples(settings.scaling))[:, None, None]
-    if settings.elastic == 0:
-        return Geometry(matrix)
+    angles = most * (2 * chance.uniform(count, 2 * len(grid) - 3) - 1)  # one in 2D, three in 3D
+    larger = chance.between(settings.scaling_range, count) ** scaled
+    matrix = rotation(angles * turned[:, None]) / larger[:, None, None]
+    rows = to_device(torch.nonzero(moves)[:, 0], chance.device)
+    if not bends.any():
+        return Geometry(rows, matrix)
     points = [control_points(n, settings.elastic_every_mm / spacing_mm) for n in grid]
-    shifts = (2 * chance.uniform(batch, len(grid), *points) - 1) * (settings.elastic_mm / spacing_mm)
-    return Geometry(matrix, shifts * chance.samples(settings.elastic).reshape(-1, *[1] * (len(grid) + 1)))
+    shifts = (2 * chance.uniform(count, len(grid), *points) - 1) * (settings.elastic_mm / spacing_mm)
+    return Geometry(rows, matrix, shifts * bent.reshape(-1, *[1] * (len(grid) + 1)))
 
 
 class _Chance:
     """Draws for B samples of M channels."""
 
-    def __init__(self, shape: Sequence[int], generator: torch.Generator) -> None:
+    def __init__(self, shape: Sequence[int], samples: torch.Generator, generator: torch.Generator) -> None:
         self._batch, self._channels = shape[:2]
-        self._generator = generator
-
-    def uniform(self, *shape: int) -> torch.Tensor:
-        """Return numbers from 0 to 1, 1 left out."""
-        return torch.rand(*shape, generator=self._generator, device=self._generator.device)
+        self._samples, self._generator = samples, generator
+        self.device = generator.device
 
     def samples(self, probability: float) -> torch.Tensor:
-        """Return which samples something happens to: (B,), bool."""
-        return self.uniform(self._batch) < probability
+        """Return, on the host, which samples something happens to: (B,), bool."""
+        return torch.rand(self._batch, generator=self._samples) < probability
 
-    def values(self, between: tuple[float, float], where: torch.Tensor, elsewhere: float) -> torch.Tensor:
-        """Return a value from a range for each sample, (B,), that something happens to."""
-        low, high = between
-        return torch.where(where, low + (high - low) * self.uniform(*where.shape), elsewhere)
+    def all_of(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return, on the host, which channels are those of some samples: (B, M), bool."""
+        return samples[:, None].expand(-1, self._channels)
 
-    def factors(self, between: tuple[float, float], where: torch.Tensor) -> torch.Tensor:
-        """Return factors from a range, of those below and above 1 as many each, as in nnU-Net; elsewhere 1."""
+    def channels(self, probability: float) -> torch.Tensor:
+        """Return, on the host, which channels something happens to that happens to samples: (B, M), bool."""
+        return self.all_of(self.samples(probability))
+
+    def some_channels(self, probability: float) -> torch.Tensor:
+        """Return the same of something that happens to some channels of a sample."""
+        chances = torch.rand(self._batch, self._channels, generator=self._samples)
+        return self.channels(probability) & (chances < _A_CHANNEL)
+
+    def missing(self, probability: float) -> torch.Tensor | None:
+        """Return the rows of channels that are missing, at most one a sample of several; None where there are none."""
+        which = torch.randint(0, self._channels, (self._batch, 1), generator=self._samples)
+        missing = self.channels(probability) & (which == torch.arange(self._channels))
+        return self._rows(missing) if missing.any() and self._channels > 1 else None
+
+    def signs(self, inverted: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        """Return −1 for the channels of inverted samples among some, else 1: (K,)."""
+        signs = torch.where(self.all_of(inverted)[self.all_of(samples)], -1.0, 1.0)
+        return to_device(signs, self.device)
+
+    def values(self, channels: torch.Tensor, between: tuple[float, float]) -> Channels | None:
+        """Return a value from a range for each of some channels; None where there are none."""
+        if not channels.any():
+            return None
         low, high = between
+        rows = self._rows(channels)
+        return Channels(rows, low + (high - low) * self.uniform(len(rows)))
+
+    def factors(self, channels: torch.Tensor, between: tuple[float, float]) -> Channels | None:
+        """Return a factor from a range for each of some channels; None where there are none."""
+        if not channels.any():
+            return None
+        rows = self._rows(channels)
+        return Channels(rows, self.between(between, len(rows)))
+
+    def between(self, factors: tuple[float, float], count: int) -> torch.Tensor:
+        """Return factors from a range, as often below as above 1, as in nnU-Net."""
+        low, high = factors
         middle = min(max(low, 1.0), high)
-        share = 0.5 if low < middle < high else float(low < middle)
-        at = self.uniform(*where.shape)
-        below = low + (middle - low) * at / max(share, _TINY)
-        above = middle + (high - middle) * (at - share) / max(1 - share, _TINY)
-        return torch.where(where, torch.where(at < share, below, above), 1.0)
+        below = 0.5 if low < middle < high else float(low < middle)
+        at = self.uniform(count)
+        small = low + (middle - low) * at / max(below, _TINY)
+        large = middle + (high - middle) * (at - below) / max(1 - below, _TINY)
+        return torch.where(at < below, small, large)
 
-    def of_some_channels(
-        self, probability: float, between: tuple[float, float], elsewhere: float
-    ) -> torch.Tensor | None:
-        """Return values for half of the channels of each sample that something happens to; None where it never does."""
-        if probability == 0:
-            return None
-        where = self.samples(probability)[:, None] & (self.uniform(self._batch, self._channels) < _A_CHANNEL)
-        return self.values(between, where, elsewhere)
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Return, on the device, numbers from 0 to 1, 1 left out."""
+        return torch.rand(*shape, generator=self._generator, device=self.device)
 
-    def of_all_channels(self, probability: float, between: tuple[float, float]) -> torch.Tensor | None:
-        """Return factors, a channel's own, for each sample that something happens to; None where it never does."""
-        if probability == 0:
-            return None
-        return self.of_channels(between, self.samples(probability))
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Return, on the device, standard normal numbers."""
+        return torch.randn(*shape, generator=self._generator, device=self.device)
 
-    def of_channels(self, between: tuple[float, float], where: torch.Tensor) -> torch.Tensor:
-        """Return factors, a channel's own, of samples (B,) that something happens to; elsewhere 1."""
-        return self.factors(between, where[:, None].expand(-1, self._channels))
-
-    def present(self, probability: float) -> torch.Tensor | None:
-        """Return which channels are there where a sample may lack one of several; None where it never does."""
-        if probability == 0 or self._channels == 1:
-            return None
-        numbers = torch.arange(self._channels, device=self._generator.device)
-        missing = (self.uniform(self._batch) * self._channels).floor()[:, None] == numbers
-        return ~(missing & self.samples(probability)[:, None])
+    def _rows(self, channels: torch.Tensor) -> torch.Tensor:
+        return to_device(torch.nonzero(channels.flatten())[:, 0], self.device)

@@ -9,51 +9,58 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Geometry:
-    """What moves B samples, each in its own way; a sample with the unit matrix and no shift stays as it is.
+    """How some samples of a batch move; all others stay.
 
     Attributes
     ----------
-    matrix : Tensor of shape (B, d, d)
+    rows : Tensor of shape (k,)
+        Which samples move.
+    matrix : Tensor of shape (k, d, d)
         From a place in the result to the place that it shows, both in voxels from the grid's centre.
-    shifts : Tensor of shape (B, d, *control points), optional
+    shifts : Tensor of shape (k, d, *control points), optional
         By how many voxels control points move what is shown; cubic B-splines between them.
     """
 
+    rows: torch.Tensor
     matrix: torch.Tensor
     shifts: torch.Tensor | None = None
 
 
 def move(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Return values that moved, linear between voxels; what comes from outside of the grid is 0.
+    """Return the values of the samples that move, linear between voxels; what comes from outside of the grid is 0.
+
+    Rotation, scale and deformation are one resampling.
 
     Parameters
     ----------
-    values : Tensor of shape (B, C, *grid), float32
-        In 2D or 3D.
+    values : Tensor of shape (k, C, *grid), float32
+        Of the samples at `geometry.rows`, in 2D or 3D.
     geometry : Geometry
 
     Returns
     -------
-    Tensor of shape (B, C, *grid)
-        Of a sample that does not move, the values to the last digit.
+    Tensor of shape (k, C, *grid)
     """
     sizes = values.shape[2:]
-    dims, matrix = len(sizes), geometry.matrix
     axes = [torch.arange(n, device=values.device, dtype=values.dtype) - (n - 1) / 2 for n in sizes]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    shown = (matrix @ places.flatten(1)).unflatten(2, sizes)
-    still = (matrix == torch.eye(dims, device=values.device)).flatten(1).all(1)
-    if geometry.shifts is not None:
-        shown = shown + along_axes(geometry.shifts, [_splines(n, m, values) for n, m in _pairs(geometry.shifts, sizes)])
-        still = still & (geometry.shifts == 0).flatten(1).all(1)
+    shown = (geometry.matrix @ places.flatten(1)).unflatten(2, sizes)
+    shifts = geometry.shifts
+    if shifts is not None:
+        pairs = zip(sizes, shifts.shape[2:], strict=True)
+        shown = shown + along_axes(shifts, [_splines(size, points, shifts) for size, points in pairs])
     # grid_sample wants the last axis first, and half of the grid as 1
-    grid = torch.stack([shown[:, axis] * (2 / sizes[axis]) for axis in reversed(range(dims))], -1)
-    moved = functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return torch.where(still.reshape(-1, *[1] * (dims + 1)), values, moved)
+    grid = torch.stack([shown[:, axis] * (2 / sizes[axis]) for axis in reversed(range(len(sizes)))], -1)
+    return functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def follow(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Return values (B, C, *grid) that belong to a batch's voxels, after some of its samples have moved."""
+    return values.index_copy(0, geometry.rows, move(values[geometry.rows], geometry))
 
 
 def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Return values (B, C, *sizes) multiplied along each axis by a matrix (…, new size, size), in order of axes."""
+    """Return values (N, C, *sizes) multiplied along each axis by a matrix, (new size, size) or (N, 1, new size, size)."""
     for axis, matrix in enumerate(matrices, 2):
         last = values.movedim(axis, -1)
         flat = last.flatten(2, -2)
@@ -89,10 +96,6 @@ def rotation(angles: torch.Tensor) -> torch.Tensor:
 def control_points(size: int, apart: float) -> int:
     """Return how many control points, `apart` voxels or less from each other, cubic B-splines need over a size."""
     return math.ceil(size / apart) + 3
-
-
-def _pairs(shifts: torch.Tensor, sizes: torch.Size) -> list[tuple[int, int]]:
-    return list(zip(sizes, shifts.shape[2:], strict=True))
 
 
 def _splines(size: int, points: int, like: torch.Tensor) -> torch.Tensor:

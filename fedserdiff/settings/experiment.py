@@ -19,7 +19,17 @@ from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.consistency import check_deformation, check_grid, check_length, check_noise, check_shares
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
-from fedserdiff.settings.groups import Aggregation, Augmentation, Data, Machine, Network, Privacy, Replay, Scoring, Training
+from fedserdiff.settings.groups import (
+    Aggregation,
+    Augmentation,
+    Data,
+    Machine,
+    Network,
+    Privacy,
+    Replay,
+    Scoring,
+    Training,
+)
 
 GROUPS: Mapping[str, type[Group]] = {
     "data": Data,

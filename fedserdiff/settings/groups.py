@@ -217,7 +217,9 @@ class Augmentation(Group):
     )
     noise: float = setting(0.1, "Probability that a sample has Gaussian noise added.", ge=0, le=1)
     noise_range: Range = setting((0.0, 0.1), "Its standard deviation, which nnU-Net's code calls a variance.")
-    blur: float = setting(0.2, "Probability that a sample is blurred, each of its channels by a chance of 0.5.", ge=0, le=1)
+    blur: float = setting(
+        0.2, "Probability that a sample is blurred, each of its channels by a chance of 0.5.", ge=0, le=1
+    )
     blur_range: Range = setting((0.5, 1.0), "Standard deviation of the Gaussian, in voxels, a channel's own.")
     brightness: float = setting(0.15, "Probability that a sample's channels are multiplied by factors.", ge=0, le=1)
     brightness_range: Factors = setting((0.75, 1.25), "By which factors, a channel's own.")
@@ -226,13 +228,21 @@ class Augmentation(Group):
     )
     contrast_range: Factors = setting((0.75, 1.25), "By which factors, a channel's own.")
     low_resolution: float = setting(
-        0.25, "Probability that a sample has fewer voxels for a while, each of its channels by a chance of 0.5.", ge=0, le=1
+        0.25,
+        "Probability that a sample has fewer voxels for a while, each of its channels by a chance of 0.5.",
+        ge=0,
+        le=1,
     )
     low_resolution_range: Shares = setting((0.5, 1.0), "What share of the voxels of each axis, a channel's own.")
     inverted_gamma: float = setting(
-        0.1, "Probability that a sample's channels take a power of their negative; such a sample has no other.", ge=0, le=1
+        0.1,
+        "Probability that a sample's channels take a power of their negative; such a sample has no other.",
+        ge=0,
+        le=1,
     )
-    gamma: float = setting(0.3, "Probability that a sample's channels take a power, mean and deviation kept.", ge=0, le=1)
+    gamma: float = setting(
+        0.3, "Probability that a sample's channels take a power, mean and deviation kept.", ge=0, le=1
+    )
     gamma_range: Factors = setting((0.7, 1.5), "Which powers, of either kind, a channel's own.")
     missing_modality: float = setting(
         0.0, "Probability that a sample lacks one modality, any but the only one: it is 0 there.", ge=0, le=1
