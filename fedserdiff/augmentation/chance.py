@@ -8,7 +8,7 @@ import torch
 from fedserdiff.augmentation.batch import Channels, Parameters
 from fedserdiff.augmentation.geometry import Geometry, control_points, rotation
 from fedserdiff.device import to_device
-from fedserdiff.settings.groups import Augmentation
+from fedserdiff.settings.augmentation import Augmentation
 
 _STRONGER = 1.5
 """What `strong` multiplies probabilities and widths by (our choice)."""

@@ -60,7 +60,7 @@ def follow(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Return values (N, C, *sizes) multiplied along each axis by a matrix, (new size, size) or (N, 1, new size, size)."""
+    """Return values (N, C, *sizes) times a matrix along each axis: (new size, size), or (N, 1, new size, size)."""
     for axis, matrix in enumerate(matrices, 2):
         last = values.movedim(axis, -1)
         flat = last.flatten(2, -2)

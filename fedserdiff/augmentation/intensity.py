@@ -21,7 +21,7 @@ def add_noise(
 def blur(channels: torch.Tensor, brains: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     """Return channels blurred by Gaussians of standard deviations (K,) in voxels, more than 0.
 
-    What is outside of the brain counts as 0, the brain's mean, as in nnU-Net. Weights sum to 1 at the grid's border, too.
+    What is outside of the brain counts as 0, the brain's mean, as in nnU-Net; weights sum to 1 at the grid's border.
     """
     return _by_axis(channels, brains, [_gaussian(n, deviation) for n in channels.shape[1:]])
 

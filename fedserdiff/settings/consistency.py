@@ -3,7 +3,8 @@
 from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
-from fedserdiff.settings.groups import Augmentation, Data, Network, Privacy, Training
+from fedserdiff.settings.augmentation import Augmentation
+from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
 _COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""

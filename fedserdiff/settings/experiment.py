@@ -16,12 +16,12 @@ from fedserdiff.data.releases import Release, own_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
+from fedserdiff.settings.augmentation import Augmentation
 from fedserdiff.settings.consistency import check_deformation, check_grid, check_length, check_noise, check_shares
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import (
     Aggregation,
-    Augmentation,
     Data,
     Machine,
     Network,
@@ -100,7 +100,7 @@ class Settings(Group):
     methods : mapping
         Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
     data, network, training, augmentation, aggregation, replay, privacy, scoring, machine
-        The groups of `fedserdiff.settings.groups`.
+        The groups of `fedserdiff.settings.groups` and `fedserdiff.settings.augmentation`.
     """
 
     profile: str = "laptop"

@@ -17,7 +17,6 @@ Participation = Literal["arriving", "cumulative"]
 Precision = Literal["auto", "bf16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
-Strength = Literal["off", "on", "strong"]
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,28 +53,7 @@ def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-def _range(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= values[0] <= values[1]:
-        raise ValueError("a list of 2 numbers of at least 0, the smaller one first")
-    return values
-
-
-def _factors(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < values[0] <= values[1]:
-        raise ValueError("a list of 2 numbers of more than 0, the smaller one first")
-    return values
-
-
-def _shares(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < values[0] <= values[1] <= 1:
-        raise ValueError("a list of 2 numbers of more than 0 and at most 1, the smaller one first")
-    return values
-
-
 Positive = Annotated[int, Field(ge=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_range)]
-Factors = Annotated[tuple[float, float], AfterValidator(_factors)]
-Shares = Annotated[tuple[float, float], AfterValidator(_shares)]
 Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
 
 
@@ -190,62 +168,6 @@ class Training(Group):
         "Probability that a sample's teacher map alone is dropped: the student must also run with no teacher.",
         ge=0,
         le=1,
-    )
-
-
-class Augmentation(Group):
-    """How training batches are changed at random. Defaults are nnU-Net's, but for `strength` and its 2D rotation."""
-
-    strength: Strength = setting(
-        "off",
-        "`off` mirrors alone; `on` does what the settings below say; `strong` has 1.5 times their probabilities, and "
-        "ranges 1.5 times as wide.",
-    )
-    mirroring: float = setting(
-        0.5, "Probability that a batch is flipped left to right, whatever the strength.", ge=0, le=1
-    )
-    rotation: float = setting(0.2, "Probability that a sample is rotated: in 3D about each axis.", ge=0, le=1)
-    rotation_degrees: float = setting(30.0, "The most degrees that it is rotated by, either way.", ge=0, le=180)
-    scaling: float = setting(0.2, "Probability that a sample is scaled, all axes alike.", ge=0, le=1)
-    scaling_range: Factors = setting((0.7, 1.4), "By which factors; above 1 it is larger.")
-    elastic: float = setting(0.0, "Probability that a sample is deformed smoothly.", ge=0, le=1)
-    elastic_mm: float = setting(
-        8.0, "The most that a control point moves what is shown, along each axis, in mm of `data.spacing_mm`.", ge=0
-    )
-    elastic_every_mm: float = setting(
-        32.0, "Distance of control points: 2.5 times `elastic_mm` or more, so that nothing folds.", gt=0
-    )
-    noise: float = setting(0.1, "Probability that a sample has Gaussian noise added.", ge=0, le=1)
-    noise_range: Range = setting((0.0, 0.1), "Its standard deviation, which nnU-Net's code calls a variance.")
-    blur: float = setting(
-        0.2, "Probability that a sample is blurred, each of its channels by a chance of 0.5.", ge=0, le=1
-    )
-    blur_range: Range = setting((0.5, 1.0), "Standard deviation of the Gaussian, in voxels, a channel's own.")
-    brightness: float = setting(0.15, "Probability that a sample's channels are multiplied by factors.", ge=0, le=1)
-    brightness_range: Factors = setting((0.75, 1.25), "By which factors, a channel's own.")
-    contrast: float = setting(
-        0.15, "Probability that a sample's channels are stretched about their mean, within their range.", ge=0, le=1
-    )
-    contrast_range: Factors = setting((0.75, 1.25), "By which factors, a channel's own.")
-    low_resolution: float = setting(
-        0.25,
-        "Probability that a sample has fewer voxels for a while, each of its channels by a chance of 0.5.",
-        ge=0,
-        le=1,
-    )
-    low_resolution_range: Shares = setting((0.5, 1.0), "What share of the voxels of each axis, a channel's own.")
-    inverted_gamma: float = setting(
-        0.1,
-        "Probability that a sample's channels take a power of their negative; such a sample has no other.",
-        ge=0,
-        le=1,
-    )
-    gamma: float = setting(
-        0.3, "Probability that a sample's channels take a power, mean and deviation kept.", ge=0, le=1
-    )
-    gamma_range: Factors = setting((0.7, 1.5), "Which powers, of either kind, a channel's own.")
-    missing_modality: float = setting(
-        0.0, "Probability that a sample lacks one modality, any but the only one: it is 0 there.", ge=0, le=1
     )
 
 
