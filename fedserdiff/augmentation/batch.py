@@ -83,7 +83,7 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
     image, truth : Tensor
         As they came; samples that nothing changes to the last digit.
     """
-    brain = (image != 0).any(1)
+    brain = (image != 0).any(1).to(image)
     if parameters.geometry is not None:
         image, brain, truth = _moved(image, brain, truth, parameters.geometry)
     changed = image.flatten(0, 1).clone()
@@ -107,20 +107,20 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
     if parameters.missing is not None:
         changed.index_fill_(0, parameters.missing, 0.0)
     image = changed.unflatten(0, (-1, each))
-    lost = brain & ~(image != 0).any(1)
-    return torch.where(lost[:, None], _SOMETHING, image), truth
+    lost = brain * (image == 0).all(1)
+    return image + _SOMETHING * lost[:, None], truth
 
 
 def _moved(
     image: torch.Tensor, brain: torch.Tensor, truth: torch.Tensor, geometry: Geometry
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move all of a batch in one resampling. The brain's border keeps its intensities: nothing outside is mixed in."""
-    rows, parts = geometry.rows, (image, brain[:, None].to(image), truth)
+    rows, parts = geometry.rows, (image, brain[:, None], truth)
     moved = move(torch.cat([part[rows] for part in parts], 1), geometry)
     of_image, share, of_truth = moved.split([part.shape[1] for part in parts], 1)
-    inside = share >= 0.5
+    inside = (share >= 0.5).to(image)
     return (
-        image.index_copy(0, rows, torch.where(inside, of_image / share.clamp(min=0.5), 0.0)),
+        image.index_copy(0, rows, of_image / share.clamp(min=0.5) * inside),
         brain.index_copy(0, rows, inside[:, 0]),
         truth.index_copy(0, rows, (of_truth >= 0.5).to(truth)),
     )

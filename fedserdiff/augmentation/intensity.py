@@ -1,6 +1,7 @@
-"""What changes intensities, inside the brain alone: channels (K, *grid), by a value each, with their brains, bool.
+"""What changes intensities, inside the brain alone: channels (K, *grid), by a value each, with their brains, 0 or 1.
 
-Channels are 0 outside of their brains. Statistics are the brain's (our choice: nnU-Net counts the outside in).
+Channels are 0 outside of their brains. Statistics are the brain's (our choice: nnU-Net counts the outside in). A brain is
+a factor, because `torch.where` takes ten times as long on a CPU.
 """
 
 import torch
@@ -10,12 +11,15 @@ from fedserdiff.augmentation.geometry import along_axes
 _LEAST = 1e-7
 """Of what is divided by, as in nnU-Net."""
 
+_FAR = 1e30
+"""Beyond every intensity."""
+
 
 def add_noise(
     channels: torch.Tensor, brains: torch.Tensor, deviation: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
     """Return channels with noise (K, *grid), standard normal, times its deviation (K,)."""
-    return torch.where(brains, channels + _as(deviation, channels) * noise, 0.0)
+    return (channels + _as(deviation, channels) * noise) * brains
 
 
 def blur(channels: torch.Tensor, brains: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
@@ -42,8 +46,7 @@ def brighten(channels: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 def stretch(channels: torch.Tensor, brains: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Return channels stretched about their means by factors (K,), cut to their own range."""
     mean, (least, most) = _mean(channels, brains), _range(channels, brains)
-    stretched = ((channels - mean) * _as(factor, channels) + mean).clamp(least, most)
-    return torch.where(brains, stretched, 0.0)
+    return ((channels - mean) * _as(factor, channels) + mean).clamp(least, most) * brains
 
 
 def power(channels: torch.Tensor, brains: torch.Tensor, gamma: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
@@ -54,10 +57,10 @@ def power(channels: torch.Tensor, brains: torch.Tensor, gamma: torch.Tensor, sig
     turned = channels * _as(sign, channels)
     least, most = _range(turned, brains)
     shares = ((turned - least) / (most - least).clamp(min=_LEAST)).clamp(0, 1)
-    raised = torch.where(brains, shares ** _as(gamma, channels), 0.0)
+    raised = shares ** _as(gamma, channels) * brains
     was, now = _mean(turned, brains), _mean(raised, brains)
     scale = _deviation(turned, brains, was) / _deviation(raised, brains, now).clamp(min=_LEAST)
-    return torch.where(brains, _as(sign, channels) * ((raised - now) * scale + was), 0.0)
+    return _as(sign, channels) * ((raised - now) * scale + was) * brains
 
 
 def _as(values: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
@@ -70,8 +73,9 @@ def _grid(channels: torch.Tensor) -> tuple[int, ...]:
 
 
 def _range(channels: torch.Tensor, brains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    least = torch.where(brains, channels, torch.inf).amin(_grid(channels), keepdim=True)
-    return least, torch.where(brains, channels, -torch.inf).amax(_grid(channels), keepdim=True)
+    outside = (1 - brains) * _FAR
+    least = (channels + outside).amin(_grid(channels), keepdim=True)
+    return least, (channels - outside).amax(_grid(channels), keepdim=True)
 
 
 def _mean(channels: torch.Tensor, brains: torch.Tensor) -> torch.Tensor:
@@ -80,11 +84,11 @@ def _mean(channels: torch.Tensor, brains: torch.Tensor) -> torch.Tensor:
 
 
 def _deviation(channels: torch.Tensor, brains: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    return _mean(torch.where(brains, channels - mean, 0.0).square(), brains).sqrt()
+    return _mean(((channels - mean) * brains).square(), brains).sqrt()
 
 
 def _by_axis(channels: torch.Tensor, brains: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    return torch.where(brains, along_axes(channels[:, None], matrices)[:, 0], 0.0)
+    return along_axes(channels[:, None], matrices)[:, 0] * brains
 
 
 def _gaussian(size: int, deviation: torch.Tensor) -> torch.Tensor:
