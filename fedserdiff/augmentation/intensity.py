@@ -1,7 +1,7 @@
 """What changes intensities, inside the brain alone: channels (K, *grid), by a value each, with their brains, 0 or 1.
 
-Channels are 0 outside of their brains. Statistics are the brain's (our choice: nnU-Net counts the outside in). A brain is
-a factor, because `torch.where` takes ten times as long on a CPU.
+Channels are 0 outside of their brains. Statistics are the brain's (our choice: nnU-Net counts the outside in). A brain
+is a factor, because `torch.where` takes ten times as long on a CPU.
 """
 
 import torch
