@@ -21,6 +21,7 @@ _OTHERS: dict[str, Any] = {
     "training.participation": "cumulative",
     "augmentation.strength": "on",
     "augmentation.scaling_range": (0.8, 1.2),
+    "augmentation.elastic_every_mm": 64.0,
     "augmentation.noise_range": (0.1, 0.2),
     "augmentation.blur_range": (1.0, 2.0),
     "augmentation.brightness_range": (0.9, 1.1),
