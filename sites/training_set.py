@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedserdiff.augmentation.batch import Parameters, apply
-from fedserdiff.augmentation.geometry import Geometry, follow
+from fedserdiff.augmentation.movement import Movement, follow
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.device import room_on, to_device
 from fedserdiff.settings.experiment import Settings
@@ -27,14 +27,14 @@ _MOST_KEPT = 0.2
 class Batch:
     """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
 
-    `mirrored` says that the items were flipped left to right, and `geometry` how samples moved after that.
+    `mirrored` says that the items were flipped left to right, and `movement` how samples moved after that.
     """
 
     image: torch.Tensor
     truth: torch.Tensor
     index: torch.Tensor
     mirrored: bool = False
-    geometry: Geometry | None = None
+    movement: Movement | None = None
 
     def mirror(self) -> "Batch":
         """Return the batch, none of whose samples has moved, flipped left to right."""
@@ -43,12 +43,12 @@ class Batch:
     def augment(self, parameters: Parameters) -> "Batch":
         """Return the batch, none of whose samples has moved, as parameters change it."""
         image, truth = apply(self.image, self.truth, parameters)
-        return Batch(image, truth, self.index, self.mirrored, parameters.geometry)
+        return Batch(image, truth, self.index, self.mirrored, parameters.movement)
 
     def follow(self, values: torch.Tensor) -> torch.Tensor:
         """Return values (B, C, *grid) that belong to the items' voxels as they lie in the batch."""
         flipped = values.flip(2) if self.mirrored else values
-        return flipped if self.geometry is None else follow(flipped, self.geometry)
+        return flipped if self.movement is None else follow(flipped, self.movement)
 
 
 class TrainingSet:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedserdiff.augmentation.geometry import Geometry, move
 from fedserdiff.augmentation.intensity import add_noise, blur, brighten, coarsen, power, stretch
+from fedserdiff.augmentation.movement import Movement, move
 
 _SOMETHING = 2.0**-14
 """What a voxel of the brain is where chance made all of its channels 0, which would say that it is outside."""
@@ -33,7 +33,7 @@ class Parameters:
 
     Attributes
     ----------
-    geometry : Geometry, optional
+    movement : Movement, optional
         How samples move.
     deviation : Channels, optional
         Standard deviations of noise.
@@ -53,7 +53,7 @@ class Parameters:
         Rows of channels that are missing.
     """
 
-    geometry: Geometry | None = None
+    movement: Movement | None = None
     deviation: Channels | None = None
     noise: torch.Tensor | None = None
     blur: Channels | None = None
@@ -84,8 +84,8 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
         As they came; samples that nothing changes to the last digit.
     """
     brain = (image != 0).any(1).to(image)
-    if parameters.geometry is not None:
-        image, brain, truth = _moved(image, brain, truth, parameters.geometry)
+    if parameters.movement is not None:
+        image, brain, truth = _moved(image, brain, truth, parameters.movement)
     changed = image.flatten(0, 1).clone()
     each = image.shape[1]
 
@@ -112,11 +112,11 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
 
 
 def _moved(
-    image: torch.Tensor, brain: torch.Tensor, truth: torch.Tensor, geometry: Geometry
+    image: torch.Tensor, brain: torch.Tensor, truth: torch.Tensor, movement: Movement
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move all of a batch in one resampling. The brain's border keeps its intensities: nothing outside is mixed in."""
-    rows, parts = geometry.rows, (image, brain[:, None], truth)
-    moved = move(torch.cat([part[rows] for part in parts], 1), geometry)
+    rows, parts = movement.rows, (image, brain[:, None], truth)
+    moved = move(torch.cat([part[rows] for part in parts], 1), movement)
     of_image, share, of_truth = moved.split([part.shape[1] for part in parts], 1)
     inside = (share >= 0.5).to(image)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from fedserdiff.augmentation.batch import Channels, Parameters
-from fedserdiff.augmentation.geometry import Geometry, control_points, rotation
+from fedserdiff.augmentation.movement import Movement, control_points, rotation
 from fedserdiff.device import to_device
 from fedserdiff.settings.augmentation import Augmentation
 
@@ -67,12 +67,12 @@ def draw(
         On the device of the images; it decides by how much.
     """
     chance = _Chance(shape, samples, generator)
-    geometry = _geometry(shape, settings, spacing_mm, chance)
+    movement = _movement(shape, settings, spacing_mm, chance)
     deviation = chance.values(chance.channels(settings.noise), settings.noise_range)
     inverted, plain = chance.samples(settings.inverted_gamma), chance.samples(settings.gamma)
     gamma = chance.factors(chance.all_of(inverted | plain), settings.gamma_range)
     return Parameters(
-        geometry=geometry,
+        movement=movement,
         deviation=deviation,
         noise=None if deviation is None else chance.normal(len(deviation.rows), *shape[2:]),
         blur=chance.values(chance.some_channels(settings.blur), settings.blur_range),
@@ -85,7 +85,7 @@ def draw(
     )
 
 
-def _geometry(shape: Sequence[int], settings: Augmentation, spacing_mm: float, chance: "_Chance") -> Geometry | None:
+def _movement(shape: Sequence[int], settings: Augmentation, spacing_mm: float, chance: "_Chance") -> Movement | None:
     turns, scales, bends = (chance.samples(p) for p in (settings.rotation, settings.scaling, settings.elastic))
     moves = turns | scales | bends
     if not moves.any():
@@ -98,10 +98,10 @@ def _geometry(shape: Sequence[int], settings: Augmentation, spacing_mm: float, c
     matrix = rotation(angles * turned[:, None]) / larger[:, None, None]
     rows = to_device(torch.nonzero(moves)[:, 0], chance.device)
     if not bends.any():
-        return Geometry(rows, matrix)
+        return Movement(rows, matrix)
     points = [control_points(n, settings.elastic_every_mm / spacing_mm) for n in grid]
     shifts = (2 * chance.uniform(count, len(grid), *points) - 1) * (settings.elastic_mm / spacing_mm)
-    return Geometry(rows, matrix, shifts * bent.reshape(-1, *[1] * (len(grid) + 1)))
+    return Movement(rows, matrix, shifts * bent.reshape(-1, *[1] * (len(grid) + 1)))
 
 
 class _Chance:

@@ -6,7 +6,7 @@ is a factor, because `torch.where` takes ten times as long on a CPU.
 
 import torch
 
-from fedserdiff.augmentation.geometry import along_axes
+from fedserdiff.augmentation.movement import along_axes
 
 _LEAST = 1e-7
 """Of what is divided by, as in nnU-Net."""

@@ -52,7 +52,9 @@ class Augmentation(Group):
         8.0, "The most that a control point moves what is shown, along each axis, in mm of `data.spacing_mm`.", ge=0
     )
     elastic_every_mm: float = setting(
-        32.0, "Distance of control points: 2.5 times `elastic_mm` or more, so that nothing folds.", gt=0
+        32.0,
+        "Distance of control points, or a little more: 2.5 times `elastic_mm` or more, so that nothing folds.",
+        gt=0,
     )
     noise: float = setting(0.1, "Probability that a sample has Gaussian noise added.", ge=0, le=1)
     noise_range: NotNegative = setting((0.0, 0.1), "Its standard deviation, which nnU-Net's code calls a variance.")

@@ -64,17 +64,17 @@ def test_defaults_are_nnunets_probabilities_and_ranges(
 
 @pytest.mark.parametrize("grid", [(4, 4), (4, 4, 4)])
 def test_samples_are_rotated_and_scaled_as_often_and_as_much_as_the_settings_say(grid: tuple[int, ...]) -> None:
-    geometry = drawn(Augmentation(), (4000, 1, *grid)).geometry
-    assert geometry is not None
-    assert geometry.shifts is None
-    assert len(geometry.rows) / 4000 == pytest.approx(1 - 0.8 * 0.8, rel=0.1)
-    larger = torch.linalg.det(geometry.matrix).abs() ** (-1 / len(grid))
+    movement = drawn(Augmentation(), (4000, 1, *grid)).movement
+    assert movement is not None
+    assert movement.shifts is None
+    assert len(movement.rows) / 4000 == pytest.approx(1 - 0.8 * 0.8, rel=0.1)
+    larger = torch.linalg.det(movement.matrix).abs() ** (-1 / len(grid))
     scaled = (larger - 1).abs() > 1e-5
     assert float(scaled.sum() / 4000) == pytest.approx(0.2, rel=0.15)
     assert 0.7 - 1e-5 <= float(larger.min()) < 0.72
     assert 1.38 < float(larger.max()) <= 1.4 + 1e-5
     if len(grid) == 2:
-        angles = torch.atan2(geometry.matrix[:, 0, 1], geometry.matrix[:, 0, 0]) * 180 / math.pi
+        angles = torch.atan2(movement.matrix[:, 0, 1], movement.matrix[:, 0, 0]) * 180 / math.pi
         assert 28 < float(angles.abs().max()) <= 30.001
         assert float((angles.abs() > 1e-4).sum() / 4000) == pytest.approx(0.2, rel=0.15)
         assert abs(float(angles.mean())) < 1
@@ -82,13 +82,13 @@ def test_samples_are_rotated_and_scaled_as_often_and_as_much_as_the_settings_say
 
 def test_control_points_are_as_far_apart_and_move_as_much_as_the_settings_say() -> None:
     settings = Augmentation(**NEVER, elastic=0.5, elastic_mm=6.0, elastic_every_mm=30.0)
-    geometry = drawn(settings, (200, 1, 40, 25), spacing_mm=3.0).geometry
-    assert geometry is not None
-    assert geometry.shifts is not None
-    assert geometry.shifts.shape == (len(geometry.rows), 2, 4 + 3, 3 + 3)  # 40 and 25 voxels, 10 apart or less
-    assert 60 < len(geometry.rows) < 140
-    assert 1.95 < float(geometry.shifts.abs().max()) <= 2
-    torch.testing.assert_close(geometry.matrix, torch.eye(2).expand_as(geometry.matrix))
+    movement = drawn(settings, (200, 1, 40, 25), spacing_mm=3.0).movement
+    assert movement is not None
+    assert movement.shifts is not None
+    assert movement.shifts.shape == (len(movement.rows), 2, 4 + 3, 2 + 3)  # 40 and 25 voxels, 10 apart or more
+    assert 60 < len(movement.rows) < 140
+    assert 1.95 < float(movement.shifts.abs().max()) <= 2
+    torch.testing.assert_close(movement.matrix, torch.eye(2).expand_as(movement.matrix))
 
 
 def test_a_sample_lacks_one_modality_at_most_and_never_the_only_one() -> None:

@@ -9,7 +9,7 @@ from students import lively_student
 
 import sites.training
 from fedserdiff.augmentation.chance import strengthened
-from fedserdiff.augmentation.geometry import Geometry, rotation
+from fedserdiff.augmentation.movement import Movement, rotation
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from sites.augmenter import Augmenter
@@ -107,11 +107,11 @@ def test_a_teachers_maps_go_where_their_samples_go(hospitals: list[Hospital]) ->
     objective.begin(training_set, "site-1", stage=2, server_round=1)
     batch = training_set.batch(torch.arange(4))
     maps = objective._old_maps(batch)
-    turn = Geometry(torch.tensor([0, 2]), rotation(torch.full((2, 1), torch.pi)))  # half a turn fits any grid
-    moved = objective._old_maps(dataclasses.replace(batch, geometry=turn))
+    turn = Movement(torch.tensor([0, 2]), rotation(torch.full((2, 1), torch.pi)))  # half a turn fits any grid
+    moved = objective._old_maps(dataclasses.replace(batch, movement=turn))
     torch.testing.assert_close(moved[0::2], maps[0::2].flip(2, 3), atol=1e-4, rtol=0)
     assert torch.equal(moved[1::2], maps[1::2])
-    mirrored = objective._old_maps(dataclasses.replace(batch.mirror(), geometry=turn))
+    mirrored = objective._old_maps(dataclasses.replace(batch.mirror(), movement=turn))
     torch.testing.assert_close(mirrored[0::2], maps[0::2].flip(3), atol=1e-4, rtol=0)
     assert torch.equal(mirrored[1::2], maps[1::2].flip(2))
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Movement:
     """How some samples of a batch move; all others stay.
 
     Attributes
@@ -26,7 +26,7 @@ class Geometry:
     shifts: torch.Tensor | None = None
 
 
-def move(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def move(values: torch.Tensor, movement: Movement) -> torch.Tensor:
     """Return the values of the samples that move, linear between voxels; what comes from outside of the grid is 0.
 
     Rotation, scale and deformation are one resampling.
@@ -34,8 +34,8 @@ def move(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     Parameters
     ----------
     values : Tensor of shape (k, C, *grid), float32
-        Of the samples at `geometry.rows`, in 2D or 3D.
-    geometry : Geometry
+        Of the samples at `movement.rows`, in 2D or 3D.
+    movement : Movement
 
     Returns
     -------
@@ -44,8 +44,8 @@ def move(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     sizes = values.shape[2:]
     axes = [torch.arange(n, device=values.device, dtype=values.dtype) - (n - 1) / 2 for n in sizes]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    shown = (geometry.matrix @ places.flatten(1)).unflatten(2, sizes)
-    shifts = geometry.shifts
+    shown = (movement.matrix @ places.flatten(1)).unflatten(2, sizes)
+    shifts = movement.shifts
     if shifts is not None:
         pairs = zip(sizes, shifts.shape[2:], strict=True)
         shown = shown + along_axes(shifts, [_splines(size, points, shifts) for size, points in pairs])
@@ -54,9 +54,9 @@ def move(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def follow(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def follow(values: torch.Tensor, movement: Movement) -> torch.Tensor:
     """Return values (B, C, *grid) that belong to a batch's voxels, after some of its samples have moved."""
-    return values.index_copy(0, geometry.rows, move(values[geometry.rows], geometry))
+    return values.index_copy(0, movement.rows, move(values[movement.rows], movement))
 
 
 def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
@@ -69,7 +69,7 @@ def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tens
 
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:
-    """Return what turns samples about the grid's centre, as `Geometry.matrix`.
+    """Return what turns samples about the grid's centre, as `Movement.matrix`.
 
     Parameters
     ----------
@@ -94,8 +94,11 @@ def rotation(angles: torch.Tensor) -> torch.Tensor:
 
 
 def control_points(size: int, apart: float) -> int:
-    """Return how many control points, `apart` voxels or less from each other, cubic B-splines need over a size."""
-    return math.ceil(size / apart) + 3
+    """Return how many control points, `apart` voxels or more from each other, cubic B-splines need over a size.
+
+    Closer ones could fold what is shown. Over a size of less than `apart` there is one stretch, as long as it.
+    """
+    return max(math.floor(size / apart), 1) + 3
 
 
 def _splines(size: int, points: int, like: torch.Tensor) -> torch.Tensor:
