@@ -12,6 +12,7 @@ from fedserdiff.methods import get_method, half_of
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.wire import Memory
+from sites.augmenter import Augmenter
 from sites.hospital import Hospital
 from sites.objectives.base import NOTHING_KEPT, Objective
 from sites.objectives.combined import CombinedObjective
@@ -138,12 +139,14 @@ def optimise(
         sums.update(sum_by_name(sums, losses))
         progress(done, steps, partial(_read, losses))
 
+    mirroring = config.augmentation.mirroring
     wanted = (
-        (sampling.items(step, batches), bool(torch.rand(1, generator=batches) < 0.5))  # brains are nearly symmetric
+        (sampling.items(step, batches), bool(torch.rand(1, generator=batches) < mirroring))
         for step in range(first, last)
     )
+    augmented = Augmenter(config, training_set.device, site, order.stage, order.server_round)
     for step, batch in enumerate(ahead(training_set, wanted), first):
-        taken = learners.take(objective.lessons(batch, noise), step, step / steps)
+        taken = learners.take(objective.lessons(augmented(batch), noise), step, step / steps)
         if under_way is not None:
             finish(step, under_way())
         under_way = taken

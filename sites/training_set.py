@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from fedserdiff.augmentation.batch import Parameters, apply
+from fedserdiff.augmentation.movement import Movement, follow
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.device import room_on, to_device
 from fedserdiff.settings.experiment import Settings
@@ -28,17 +30,28 @@ _MOST_KEPT = 0.2
 class Batch:
     """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
 
-    `mirrored` says that the items were flipped left to right.
+    `mirrored` says that the items were flipped left to right, and `movement` how samples moved after that.
     """
 
     image: torch.Tensor
     truth: torch.Tensor
     index: torch.Tensor
     mirrored: bool = False
+    movement: Movement | None = None
 
     def mirror(self) -> "Batch":
-        """Return the batch flipped left to right."""
+        """Return the batch, none of whose samples has moved, flipped left to right."""
         return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
+
+    def augment(self, parameters: Parameters) -> "Batch":
+        """Return the batch, none of whose samples has moved, as parameters change it."""
+        image, truth = apply(self.image, self.truth, parameters)
+        return Batch(image, truth, self.index, self.mirrored, parameters.movement)
+
+    def follow(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values (B, C, *grid) that belong to the items' voxels as they lie in the batch."""
+        flipped = values.flip(2) if self.mirrored else values
+        return flipped if self.movement is None else follow(flipped, self.movement)
 
 
 class TrainingSet:

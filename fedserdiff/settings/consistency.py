@@ -3,10 +3,13 @@
 from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
+from fedserdiff.settings.augmentation import Augmentation
 from fedserdiff.settings.groups import Data, Network, Privacy, Training
 
 _COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
+
+_NO_FOLDS = 0.4
 
 
 def check_length(training: Training) -> None:
@@ -19,6 +22,19 @@ def check_length(training: Training) -> None:
     if training.rounds > (steps or epochs):
         raise ValueError(
             f"training.rounds: {training.rounds} is more than a stage's steps: a round would train nothing"
+        )
+
+
+def check_deformation(augmentation: Augmentation) -> None:
+    """See that a smooth deformation folds nothing: control points move by 0.4 of their distance or less.
+
+    That suffices for cubic B-splines in 3D (Choi and Lee, 2000: 0.403).
+    """
+    most, apart = augmentation.elastic_mm, augmentation.elastic_every_mm
+    if most > _NO_FOLDS * apart:
+        raise ValueError(
+            f"augmentation.elastic_mm: {most:g} is more than {_NO_FOLDS:g} of augmentation.elastic_every_mm, "
+            f"{apart:g}: what is shown would fold"
         )
 
 

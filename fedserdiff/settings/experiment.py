@@ -16,15 +16,26 @@ from fedserdiff.data.releases import Release, own_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
-from fedserdiff.settings.consistency import check_grid, check_length, check_noise, check_shares
+from fedserdiff.settings.augmentation import Augmentation
+from fedserdiff.settings.consistency import check_deformation, check_grid, check_length, check_noise, check_shares
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
-from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay, Scoring, Training
+from fedserdiff.settings.groups import (
+    Aggregation,
+    Data,
+    Machine,
+    Network,
+    Privacy,
+    Replay,
+    Scoring,
+    Training,
+)
 
 GROUPS: Mapping[str, type[Group]] = {
     "data": Data,
     "network": Network,
     "training": Training,
+    "augmentation": Augmentation,
     "aggregation": Aggregation,
     "replay": Replay,
     "privacy": Privacy,
@@ -88,8 +99,8 @@ class Settings(Group):
         The method's name and its own settings.
     methods : mapping
         Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
-    data, network, training, aggregation, replay, privacy, scoring, machine
-        The groups of `fedserdiff.settings.groups`.
+    data, network, training, augmentation, aggregation, replay, privacy, scoring, machine
+        The groups of `fedserdiff.settings.groups` and `fedserdiff.settings.augmentation`.
     """
 
     profile: str = "laptop"
@@ -100,6 +111,7 @@ class Settings(Group):
     data: Data = Data()
     network: Network = Network()
     training: Training = Training()
+    augmentation: Augmentation = Augmentation()
     aggregation: Aggregation = Aggregation()
     replay: Replay = Replay()
     privacy: Privacy = Privacy()
@@ -149,6 +161,7 @@ class Settings(Group):
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
         check_length(self.training)
+        check_deformation(self.augmentation)
         check_grid(self.data, self.network)
         check_shares(self.data)
         check_noise(self.privacy, self.method)

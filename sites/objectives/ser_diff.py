@@ -72,7 +72,7 @@ class SerDiffObjective(Objective):
         """Return Ê_old of each item of a batch, zeros for items outside the pool."""
         rows = self._row_of[batch.index]
         maps = self._maps[rows.clamp(min=0)] * (rows >= 0).reshape(-1, *[1] * (self._maps.ndim - 1))
-        return to_device(maps.flip(2) if batch.mirrored else maps, batch.image.device)
+        return batch.follow(to_device(maps, batch.image.device))
 
     def _replayed(self, teacher: Student) -> Replay:
         """Return a draw of conditional maps with their context and, where there are any, maps of the bank."""

@@ -1,0 +1,1 @@
+"""Training batches changed at random: `draw` draws by how much, `apply` changes a batch by it."""

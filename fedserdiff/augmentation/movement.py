@@ -1,0 +1,109 @@
+"""Where voxels of a batch move to: rotation, scale and a smooth deformation, in one resampling."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How some samples of a batch move; all others stay.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (k,)
+        Which samples move.
+    matrix : Tensor of shape (k, d, d)
+        From a place in the result to the place that it shows, both in voxels from the grid's centre.
+    shifts : Tensor of shape (k, d, *control points), optional
+        By how many voxels control points move what is shown; cubic B-splines between them.
+    """
+
+    rows: torch.Tensor
+    matrix: torch.Tensor
+    shifts: torch.Tensor | None = None
+
+
+def move(values: torch.Tensor, movement: Movement) -> torch.Tensor:
+    """Return the values of the samples that move, linear between voxels; what comes from outside of the grid is 0.
+
+    Rotation, scale and deformation are one resampling.
+
+    Parameters
+    ----------
+    values : Tensor of shape (k, C, *grid), float32
+        Of the samples at `movement.rows`, in 2D or 3D.
+    movement : Movement
+
+    Returns
+    -------
+    Tensor of shape (k, C, *grid)
+    """
+    sizes = values.shape[2:]
+    axes = [torch.arange(n, device=values.device, dtype=values.dtype) - (n - 1) / 2 for n in sizes]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    shown = (movement.matrix @ places.flatten(1)).unflatten(2, sizes)
+    shifts = movement.shifts
+    if shifts is not None:
+        pairs = zip(sizes, shifts.shape[2:], strict=True)
+        shown = shown + along_axes(shifts, [_splines(size, points, shifts) for size, points in pairs])
+    # grid_sample wants the last axis first, and half of the grid as 1
+    grid = torch.stack([shown[:, axis] * (2 / sizes[axis]) for axis in reversed(range(len(sizes)))], -1)
+    return functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def follow(values: torch.Tensor, movement: Movement) -> torch.Tensor:
+    """Return values (B, C, *grid) that belong to a batch's voxels, after some of its samples have moved."""
+    return values.index_copy(0, movement.rows, move(values[movement.rows], movement))
+
+
+def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
+    """Return values (N, C, *sizes) times a matrix along each axis: (new size, size), or (N, 1, new size, size)."""
+    for axis, matrix in enumerate(matrices, 2):
+        last = values.movedim(axis, -1)
+        flat = last.flatten(2, -2)
+        values = (flat @ matrix.mT).unflatten(2, last.shape[2:-1]).movedim(-1, axis)
+    return values
+
+
+def rotation(angles: torch.Tensor) -> torch.Tensor:
+    """Return what turns samples about the grid's centre, as `Movement.matrix`.
+
+    Parameters
+    ----------
+    angles : Tensor of shape (B, 1) or (B, 3)
+        Radians, in the planes of the axes (X, Y) and, in 3D, (X, Z) and (Y, Z), in this order; positive from the first
+        axis of the plane to the second.
+
+    Returns
+    -------
+    Tensor of shape (B, 2, 2) or (B, 3, 3)
+    """
+    planes = [(0, 1)] if angles.shape[1] == 1 else [(0, 1), (0, 2), (1, 2)]
+    dims = 2 if len(planes) == 1 else 3
+    whole = torch.eye(dims, device=angles.device).expand(len(angles), dims, dims)
+    for (a, b), angle in zip(planes, angles.mT, strict=True):
+        units = torch.eye(dims, device=angles.device)
+        cos, sin = angle.cos().reshape(-1, 1, 1), angle.sin().reshape(-1, 1, 1)
+        kept = torch.outer(units[a], units[a]) + torch.outer(units[b], units[b])
+        turned = torch.outer(units[a], units[b]) - torch.outer(units[b], units[a])
+        whole = whole @ (units - kept + cos * kept + sin * turned)
+    return whole
+
+
+def control_points(size: int, apart: float) -> int:
+    """Return how many control points, `apart` voxels or more from each other, cubic B-splines need over a size.
+
+    Closer ones could fold what is shown. Over a size of less than `apart` there is one stretch, as long as it.
+    """
+    return max(math.floor(size / apart), 1) + 3
+
+
+def _splines(size: int, points: int, like: torch.Tensor) -> torch.Tensor:
+    """Return by how much each of a number of control points counts at each voxel: (size, points), rows of sum 1."""
+    at = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * ((points - 3) / size) + 1
+    far = (at[:, None] - torch.arange(points, device=like.device, dtype=like.dtype)).abs()
+    near = 2 / 3 - far.square() + far**3 / 2
+    return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
