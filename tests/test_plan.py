@@ -22,7 +22,8 @@ from sites.training_set import TrainingSet
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times that nobody has to wait for."""
+    """Times and memory that nobody has to wait for."""
+    monkeypatch.setattr(plan, "step_memory", lambda config, stage: 10**6)
     monkeypatch.setattr(plan, "_timed", lambda config, device: (2.0, 3.0, 5.0))
 
 
