@@ -7,6 +7,7 @@ import torch
 from students import lively_student
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedserdiff.diffusion import image_generator
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
@@ -14,6 +15,7 @@ from fedserdiff.settings.sources import make_settings
 from sites import step
 from sites.hospital import Hospital
 from sites.inversion import invert_contrast
+from sites.objectives import ewc
 from sites.step import Learners
 from sites.training import Order, consolidate, make_objective, run_round
 from sites.training_set import TrainingSet
@@ -99,8 +101,12 @@ def test_a_step_asks_for_no_value(hospital: Hospital) -> None:
     assert waits.asked == 1, "it would be seen"
 
 
-def test_what_else_learns_or_asks_for_gradients_does_so_as_in_fp32(hospital: Hospital) -> None:
+def test_what_else_learns_or_asks_for_gradients_does_so_as_in_fp32(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The Fisher information of `ewc`, the adapter of `ser-diff-plus` and the image model of `image-replay`."""
+    monkeypatch.setattr(ewc, "_FISHER_BATCHES", 8)
+    monkeypatch.setattr(image_generator, "_STEPS", 10)  # a CPU takes its time for fp16
     fisher, adapters, images = [], [], []
     for precision in ("fp16", "fp32"):
         config = smoke("ewc", precision)
