@@ -69,8 +69,7 @@ def run_round(
 ) -> Round:
     """Train `student` in place for one round of the config's method."""
     objective = make_objective(config, order.teachers, order.memory, order.adapter)
-    device = next(student.parameters()).device
-    training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, device)
+    training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, student.device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
     losses = optimise(student, training_set, objective, order, site, progress)
@@ -89,7 +88,7 @@ def consolidate(
 
     They are made of the hospital's own training cases alone.
     """
-    training_set = TrainingSet(hospital.training, config, next(student.parameters()).device)
+    training_set = TrainingSet(hospital.training, config, student.device)
     kept: dict[str, Mapping[str, torch.Tensor]] = {}
     for part in get_method(config.method.name).parts:
         if part.hands_over in asked:

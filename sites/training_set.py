@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,7 +178,7 @@ class TrainingSet:
         return (image[..., 0], truth[..., 0]) if self._slices else (image, truth)
 
 
-def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]) -> Iterator[Batch]:
+def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]) -> Generator[Batch, None, None]:
     """Yield batches in order, each made by a thread of its own while steps are taken on those before it.
 
     Parameters

@@ -69,7 +69,7 @@ def random_orders(config: Settings, student: Student) -> tuple[Order, Order]:
 
     The teacher is untrained, and so is the site's adapter, where it has one: a step costs the same.
     """
-    device = next(student.parameters()).device
+    device = student.device
     parts = get_method(config.method.name).parts
     teacher = new_student(config).to(device).eval().requires_grad_(False)
     adapter = None

@@ -47,7 +47,7 @@ def step_seconds(
     limit_s : float
         Seconds after which no further block begins; one is timed in any case.
     """
-    device = next(student.parameters()).device
+    device = student.device
     steps = warm_up + blocks * size + 1  # a step ends beside the next one's beginning: the last would be too short
     only = {"training.rounds": 1, "training.steps_per_stage": steps, "training.epochs_per_stage": 0}
     ends: list[float] = []

@@ -1,10 +1,12 @@
 """No study scores a test patient: what is read off a study may become a setting."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from fedserdiff.comparison.studies import VALIDATION_SHARE, FirstHospital, scored_on_validation
+from fedserdiff.data.cache import CachedCase
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiments import comparison
 from fedserdiff.experiments.opened_federation import Federation, open_federation, scans_of
@@ -26,8 +28,8 @@ def opened(config: Settings, cache: Path) -> Federation:
     return open_federation(config, phantom_federation(2, config, cache / "phantom"), cache / "cases")
 
 
-def names(cases: object) -> set[str]:
-    return {cached.case.name for cached in cases}  # type: ignore[attr-defined]
+def names(cases: Sequence[CachedCase]) -> set[str]:
+    return {cached.case.name for cached in cases}
 
 
 @pytest.mark.parametrize("name", STUDIES)

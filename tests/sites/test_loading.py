@@ -72,13 +72,13 @@ def numbers(count: int, drawn: list[int]) -> Iterator[tuple[torch.Tensor, bool]]
 
 def test_no_more_than_two_batches_wait_and_a_round_that_ends_early_leaves_no_thread() -> None:
     counted, drawn = Counted(), list[int]()
-    batches = ahead(counted, numbers(1000, drawn))  # type: ignore[arg-type]
+    batches = ahead(counted, numbers(1000, drawn))  # type: ignore[arg-type] - all that it asks of a set
     threads = threading.active_count()
     for n in range(5):
         assert next(batches).index.tolist() == [n]
         assert counted.made <= n + 3
         assert len(drawn) <= n + 3
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert threading.active_count() == threads
     assert counted.made <= 7
 
@@ -86,7 +86,7 @@ def test_no_more_than_two_batches_wait_and_a_round_that_ends_early_leaves_no_thr
 def test_a_case_that_cannot_be_read_ends_the_round_with_its_own_error() -> None:
     counted, threads, found = Counted(fails_at=3), threading.active_count(), list[Batch]()
     with pytest.raises(DataError, match="case 7: is gone"):
-        found.extend(b for b in ahead(counted, numbers(9, [])))  # type: ignore[arg-type]
+        found.extend(b for b in ahead(counted, numbers(9, [])))  # type: ignore[arg-type] - as above
     assert [batch.index.tolist() for batch in found] == [[0], [1]]
     assert threading.active_count() == threads
 
