@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.errors import DivergedError, FederationError, ReplyError
+from fedserdiff.lesions.moments import MOMENTS_WITHIN, LesionMoments
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 
@@ -141,6 +142,12 @@ def synthetic_images(config: Settings, student: ArrayRecord) -> dict[str, ArrayR
         "images": ArrayRule("float16", (len(config.data.modalities), *grid), most),
         "masks": ArrayRule("uint8", (regions, *grid), most, 0, 1, packed=True),
     }
+
+
+def lesion_moments(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    """Return what the moments of a hospital's lesions may be: as many numbers of each kind as `LesionMoments` says."""
+    shapes = LesionMoments.shapes(len(config.data.regions), len(config.data.modalities))
+    return {name: ArrayRule("float32", shape, 1, *MOMENTS_WITHIN[name]) for name, shape in shapes.items()}
 
 
 def fisher(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:

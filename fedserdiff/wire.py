@@ -29,6 +29,7 @@ LEFT_OUT = "left-out"  # which of the hospital's scans an earlier one brought: s
 # consolidates a stage; the coordinator sends what it made of it with each later round. Others' methods name their own.
 ERROR_MAPS = "error-maps"  # synthetic maps, int8, packed
 SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes, plain, with masks, packed
+LESION_MOMENTS = "lesion-moments"  # what a hospital's lesions look like: moments over patients, float32
 FISHER = "fisher"  # importance of each weight
 
 # Hospital to coordinator

@@ -68,11 +68,12 @@ class TrainingSet:
 
     Attributes
     ----------
+    cases : sequence of CachedCase
     device : torch.device
     """
 
     def __init__(self, cases: Sequence[CachedCase], config: Settings, device: torch.device) -> None:
-        self._cases = cases
+        self.cases = cases
         self.device = device
         self._slices = config.data.spatial_dims == 2
         self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
@@ -171,7 +172,7 @@ class TrainingSet:
         )
         for place, item in enumerate(items):
             number, at = self._items[item]
-            (i, j, k), of_image, of_mask = self._cases[number].prepared.boxed(at if self._slices else None)
+            (i, j, k), of_image, of_mask = self.cases[number].prepared.boxed(at if self._slices else None)
             k = slice(0, of_image.shape[-1]) if self._slices else k
             image[place, :, i, j, k] = torch.from_numpy(of_image)
             truth[place, :, i, j, k] = torch.from_numpy(of_mask)

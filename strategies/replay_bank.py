@@ -1,11 +1,14 @@
-"""The synthetic samples that the coordinator keeps: error maps, or whole images with masks."""
+"""What the coordinator keeps of the sites that shared it, to be replayed: error maps, images, moments of lesions."""
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
+from fedserdiff.settings.experiment import Settings
+from strategies.stream import ArrivalStream
 
 Samples = Mapping[str, torch.Tensor]
 
@@ -39,3 +42,38 @@ class ReplayBank:
             sites = list(self._samples.values())
             self._record = wire.samples_to_record({name: torch.cat([s[name] for s in sites]) for name in sites[0]})
         return self._record
+
+
+class BankingStream(ArrivalStream):
+    """Keep what sites hand over in a bank, and send it with each later round.
+
+    Attributes
+    ----------
+    banked : str
+        Name of the record.
+    bank : ReplayBank
+    """
+
+    banked: ClassVar[str]
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
+        self.bank = ReplayBank()
+
+    def keep(self, site: str, content: RecordDict) -> None:
+        """Add what a site handed over to the bank."""
+        self.bank.add(site, content.array_records[self.banked])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bank's samples, too."""
+        return super().state_dict() | {"bank": self.bank.samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Fill the bank."""
+        super().load_state_dict(state)
+        self.bank = ReplayBank(state["bank"])
+
+    def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
+        """Return the bank beside what goes anyway."""
+        bank = {self.banked: self.bank.to_record()} if len(self.bank) else {}
+        return super().records_for(site, server_round) | bank

@@ -1,0 +1,197 @@
+"""What a hospital's lesions look like, in some 100 numbers: moments over patients, of which none can be told."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fedserdiff.data.cache import CachedCase
+
+LEAST_PATIENTS = 5
+"""Of fewer patients no moment is shared (our choice)."""
+
+SHARES_ROUNDED_TO = 0.05
+"""Shares of patients are told as multiples of this: exact ones would tell how many patients there are."""
+
+_FURTHEST = 30.0
+MOMENTS_WITHIN = {
+    "means": (-_FURTHEST, _FURTHEST),
+    "between": (-_FURTHEST, _FURTHEST),
+    "within": (-_FURTHEST, _FURTHEST),
+    "extent": (-_FURTHEST, _FURTHEST),
+    "inside": (0.0, 1.0),
+    "size": (-_FURTHEST, _FURTHEST),
+    "patients": (0.0, 1_000_000.0),
+}
+"""From what to what each of a hospital's moments may go: the rest is cut off (our choice)."""
+
+PRIOR_VOXELS = 64
+"""Healthy tissue counts as if so many more voxels of it had mean 0 and deviation 1, as z-scored brains have."""
+
+LEAST_DEVIATION = 0.1
+"""Of healthy tissue."""
+
+_MOST_CASES = 100  # whose voxels are read once a round (our choice)
+_LEAST_VOXELS = 20  # of a class in a case
+_CONTAINED = 0.99  # share of a region that lies in another one that contains it
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LesionMoments:
+    """Moments of a hospital's lesions over its patients, float32. R regions, M modalities.
+
+    The class of a region is what of it lies in no smaller region inside it: of TC, WT and ET the necrotic or
+    non-enhancing core, the oedema and the enhancing tumour. Intensities are relative to the patient's own healthy
+    tissue: how many of its standard deviations above its mean.
+
+    Attributes
+    ----------
+    means : ndarray of shape (R, M)
+        Of classes, each the mean over patients of the class's mean.
+    between : ndarray of shape (R, M, M)
+        Covariance of these means between patients.
+    within : ndarray of shape (R, M, M)
+        Covariance within a patient, mean over patients.
+    extent : ndarray of shape (R, 4)
+        Of each class: the share of patients that have it; mean and standard deviation of the logarithm of its share of
+        the lesion, of those that have it; and how deep in the lesion it lies, 0 at the rim, 1 at the centre.
+    inside : ndarray of shape (R, R)
+        1 where the row's region lies inside the column's, else 0.
+    size : ndarray of shape (2,)
+        Mean and standard deviation of the logarithm of the radius in mm of a ball of the lesion's volume.
+    patients : ndarray of shape (1,)
+        How many, rounded to a multiple of 5.
+    """
+
+    means: Floats
+    between: Floats
+    within: Floats
+    extent: Floats
+    inside: Floats
+    size: Floats
+    patients: Floats
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """Return the names of the moments, in order."""
+        return tuple(field.name for field in fields(LesionMoments))
+
+    @staticmethod
+    def shapes(regions: int, modalities: int) -> dict[str, tuple[int, ...]]:
+        """Return each moment's shape."""
+        square = (regions, modalities, modalities)
+        return {
+            "means": (regions, modalities), "between": square, "within": square, "extent": (regions, 4),
+            "inside": (regions, regions), "size": (2,), "patients": (1,),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Class:
+    """One class in one case."""
+
+    mean: Floats
+    within: Floats
+    share: float
+    depth: float
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    """A case's lesion: its classes, where they are there, and its radius in mm."""
+
+    classes: tuple[_Class | None, ...]
+    radius: float
+
+
+def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int = LEAST_PATIENTS) -> LesionMoments:
+    """Return the moments of a hospital's cases, of its first 100 at most.
+
+    Parameters
+    ----------
+    cases : sequence of CachedCase
+        At least one.
+    spacing_mm : float
+        Voxel size of the grid.
+    least : int
+        A class that fewer patients have counts as one that nobody has, and all moments of it are 0.
+    """
+    chosen = cases[:_MOST_CASES]
+    inside = _inside(case.prepared.mask for case in chosen)
+    lesions: list[tuple[str, _Lesion]] = []
+    for case in chosen:
+        image, mask = case.prepared.image.astype(np.float32), case.prepared.mask.astype(bool)
+        if mask.any():
+            lesions.append((case.case.patient, _lesion(image, mask, inside, spacing_mm)))
+    modalities = len(chosen[0].prepared.image)
+    return _moments(lesions, len({case.case.patient for case in chosen}), inside, modalities, least)
+
+
+def classes_of(mask: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return masks of the classes of regions, both of shape (R, *grid); `inside` (R, R) as `LesionMoments` has it."""
+    return np.stack([region & ~mask[inner].any(0) for region, inner in zip(mask, inside.T, strict=True)])
+
+
+def _inside(masks: Iterable[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+    """Return which region lies inside which other, by all masks together."""
+    common: NDArray[np.float64] | None = None
+    for mask in masks:
+        flat = mask.reshape(len(mask), -1).astype(np.float64)
+        common = flat @ flat.T if common is None else common + flat @ flat.T
+    if common is None:
+        raise ValueError("no mask")
+    size = np.diag(common)
+    contained = (common >= _CONTAINED * size[:, None]) & (size[:, None] < size[None, :]) & (size[:, None] > 0)
+    return np.asarray(contained)
+
+
+def _lesion(image: Floats, mask: NDArray[np.bool_], inside: NDArray[np.bool_], spacing_mm: float) -> _Lesion:
+    whole = mask.any(0)
+    healthy = image[:, (image != 0).any(0) & ~whole]
+    trust = healthy.shape[1] / (healthy.shape[1] + PRIOR_VOXELS)
+    mean, variance = (
+        (healthy.mean(1), healthy.var(1)) if healthy.shape[1] else (np.zeros(len(image)), np.zeros(len(image)))
+    )
+    mean, deviation = trust * mean, np.maximum(np.sqrt(trust * variance + 1 - trust), LEAST_DEVIATION)
+    depth = ndimage.distance_transform_edt(np.asarray(whole))
+    depth /= depth.max()
+    found: list[_Class | None] = []
+    for part in classes_of(mask, inside):
+        if part.sum() < _LEAST_VOXELS:
+            found.append(None)
+            continue
+        values = (image[:, part] - mean[:, None]) / deviation[:, None]
+        share, deep = float(part.sum() / whole.sum()), float(depth[part].mean())
+        found.append(_Class(values.mean(1), np.cov(values).reshape(len(values), -1), share, deep))
+    return _Lesion(tuple(found), spacing_mm * float(3 * whole.sum() / (4 * np.pi)) ** (1 / 3))
+
+
+def _moments(
+    lesions: Sequence[tuple[str, _Lesion]], patients: int, inside: NDArray[np.bool_], modalities: int, least: int
+) -> LesionMoments:
+    regions = len(inside)
+    shared = {name: np.zeros(shape, np.float32) for name, shape in LesionMoments.shapes(regions, modalities).items()}
+    if len({patient for patient, _ in lesions}) < least:
+        return LesionMoments(**shared)
+    for number in range(regions):
+        having = [(patient, c) for patient, lesion in lesions if (c := lesion.classes[number]) is not None]
+        having_it = len({patient for patient, _ in having})
+        if having_it < max(least, 1):
+            continue
+        means = np.stack([c.mean for _, c in having])
+        shares = np.log([c.share for _, c in having])
+        shared["means"][number] = means.mean(0)
+        if len(having) > 1:
+            shared["between"][number] = np.cov(means.T)
+        shared["within"][number] = np.mean([c.within for _, c in having], 0)
+        share = max(SHARES_ROUNDED_TO * round(having_it / patients / SHARES_ROUNDED_TO), SHARES_ROUNDED_TO)
+        shared["extent"][number] = share, shares.mean(), shares.std(), np.mean([c.depth for _, c in having])
+    radii = np.log([lesion.radius for _, lesion in lesions])
+    shared["inside"][:] = inside
+    shared["size"][:] = radii.mean(), radii.std()
+    shared["patients"][:] = max(LEAST_PATIENTS, LEAST_PATIENTS * round(patients / LEAST_PATIENTS))
+    return LesionMoments(**{name: values.clip(*MOMENTS_WITHIN[name]) for name, values in shared.items()})

@@ -1,0 +1,47 @@
+"""Lesion replay: lesions of earlier hospitals painted into the scans of a later one."""
+
+from typing import Literal
+
+from fedserdiff.methods.method import Distilling, Method
+from fedserdiff.settings.declaration import setting
+
+
+class LesionReplaySettings(Distilling):
+    """Settings of lesion replay (values are our choice, measured: docs/explanation/retention.md)."""
+
+    teacher: Literal["latest"] = setting(
+        "latest", "The student that teaches: always the latest.", after_first_stage=True
+    )
+    painted_share: float = setting(
+        0.375,
+        "Share of a batch whose samples get lesions of earlier hospitals, of the samples drawn from items with tumour "
+        "first.",
+        ge=0,
+        le=1,
+        after_first_stage=True,
+    )
+    distillation: float = setting(
+        0.3,
+        "Weight of distillation as a share of λ: the samples themselves are distilled, and outputs with features.",
+        ge=0,
+        after_first_stage=True,
+    )
+    taught_share: float = setting(
+        0.5,
+        "Share of a batch that is distilled: painted samples, and those drawn from items with tumour, first.",
+        gt=0,
+        le=1,
+        after_first_stage=True,
+    )
+
+
+METHOD = Method(
+    "lesion-replay",
+    "earlier hospitals' lesions, drawn from moments over patients, are painted into a hospital's own scans",
+    "strategies.lesion_replay:LesionReplay",
+    "sites.objectives.lesion_replay:LesionReplayObjective",
+    LesionReplaySettings,
+    terms=("segmentation", "distillation"),
+    hands_over="lesion-moments",
+    records="fedserdiff.reply_schema:lesion_moments",
+)

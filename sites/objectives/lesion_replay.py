@@ -1,0 +1,69 @@
+"""Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from fedserdiff.device import to_device
+from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.lesions.brush import Painter, whitening
+from fedserdiff.lesions.moments import moments_of
+from fedserdiff.lesions.painting import paint
+from fedserdiff.methods.lesion_replay import LesionReplaySettings
+from fedserdiff.seeding import generator
+from fedserdiff.wire import LESION_MOMENTS, Memory
+from sites.objectives.base import DISTILLATION, SEGMENTATION, Objective
+from sites.training_set import Batch, TrainingSet
+
+
+class LesionReplayObjective(Objective):
+    """L = L_seg + δ · λ · L_KD on batches of which some samples show lesions of earlier hospitals; δ is the setting
+    `distillation` (our choice).
+
+    What a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns
+    that there is none. Painted samples show it the earlier ones' lesions, whose labels are known. The latest student is
+    distilled on them, where it is right. Without a past it is L_seg to the last digit.
+    """
+
+    _painter: Painter | None = None
+
+    @property
+    def _own(self) -> LesionReplaySettings:
+        return LesionReplaySettings.of(self.config.method)
+
+    def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
+        """Take the earlier hospitals' moments, and the texture of the hospital's own lesions."""
+        kept = self.memory.get(LESION_MOMENTS)
+        if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)):
+            return
+        device = training_set.device
+        own = moments_of(training_set.cases, self.config.data.spacing_mm, least=1)
+        self._whitening = to_device(whitening(torch.from_numpy(own.within)), device)
+        self._draws = generator(self.config.seed, "lesions", site, stage, server_round)
+        self._noise = generator(self.config.seed, "lesions-noise", site, stage, server_round, device=device)
+        self._painter = painter
+
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the lesson of the batch, some of it painted, where there is a past."""
+        count = round(self._own.painted_share * len(batch.image))
+        if self._painter is not None and count:
+            brush = self._painter.draw(batch.image[:count].shape, self._draws, self._noise)
+            painted, mask = paint(batch.image[:count], batch.truth[:count], brush, self._whitening)
+            image, truth = torch.cat([painted, batch.image[count:]]), torch.cat([mask, batch.truth[count:]])
+            batch = replace(batch, image=image, truth=truth)
+        taught = math.ceil(self._own.taught_share * len(batch.image))
+        distils = self._own.lambda_kd > 0 and self._own.distillation > 0
+        teacher = self.teacher if distils else None
+        return {
+            SEGMENTATION: Lesson(batch.image, batch.truth, noise, teacher=teacher, taught=taught, gamma=self._own.gamma)
+        }
+
+    def weight(self, term: str) -> float:
+        """Return a share of λ for distillation, as `SerDiffPlusObjective` has it."""
+        return self._own.distillation * self._own.lambda_kd if term == DISTILLATION else super().weight(term)
+
+    def consolidate(self, student: object, training_set: TrainingSet, site: str, stage: int) -> Memory:
+        """Return the moments of the hospital's lesions, float32, each of shape (1, …)."""
+        moments = moments_of(training_set.cases, self.config.data.spacing_mm)
+        return {LESION_MOMENTS: {name: torch.from_numpy(getattr(moments, name))[None] for name in moments.names()}}
