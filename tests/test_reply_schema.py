@@ -18,7 +18,7 @@ from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 
-KEEPERS = ("ser-diff", "ewc", "image-replay")
+KEEPERS = ("ser-diff", "ewc", "image-replay", "lesion-replay")
 """The methods that keep something of a stage."""
 
 WEIGHTS = np.random.default_rng(1).normal(size=1000).astype(np.float32)
@@ -146,12 +146,26 @@ BAD_MAPS = {
     "above the greatest level": arrays(maps=np.full((1, 3, 16, 24), 16, np.int8)),
     "empty": ArrayRecord(),
 }
+MOMENTS_SENT = {
+    name: array.numpy()
+    for name, array in handed_over(smoke(method="lesion-replay"), SENT).array_records[wire.LESION_MOMENTS].items()
+}
+BAD_MOMENTS = {
+    "of two hospitals": arrays(**{name: np.repeat(values, 2, 0) for name, values in MOMENTS_SENT.items()}),
+    "of five regions": arrays(**MOMENTS_SENT | {"means": np.zeros((1, 5, 4), np.float32)}),
+    "twice as precise": arrays(**MOMENTS_SENT | {"means": np.zeros((1, 3, 4))}),
+    "a mean out of range": arrays(**MOMENTS_SENT | {"means": np.full((1, 3, 4), 31, np.float32)}),
+    "a negative count": arrays(**MOMENTS_SENT | {"patients": np.full((1, 1), -1, np.float32)}),
+    "one number less": arrays(**{name: values for name, values in MOMENTS_SENT.items() if name != "size"}),
+    "a scan besides": arrays(**MOMENTS_SENT, scan=np.zeros((1, 4, 16, 24), np.float32)),
+}
 BAD = [
     pytest.param(method, name, record, id=f"{name}: {what}")
     for method, name, bad in (
         ("ewc", wire.FISHER, BAD_FISHER),
         ("image-replay", wire.SYNTHETIC_IMAGES, BAD_IMAGES),
         ("ser-diff", wire.ERROR_MAPS, BAD_MAPS),
+        ("lesion-replay", wire.LESION_MOMENTS, BAD_MOMENTS),
     )
     for what, record in bad.items()
 ]

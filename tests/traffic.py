@@ -124,6 +124,13 @@ def hashes(seed: int, rows: int = 20) -> ArrayRecord:
     return ArrayRecord({"hashes": Array(drawn[np.lexsort(drawn.T[::-1])])})
 
 
+MOMENTS = {
+    "means": (3, 4), "between": (3, 4, 4), "within": (3, 4, 4), "extent": (3, 4), "inside": (3, 3), "size": (2,),
+    "patients": (1,),
+}  # fmt: skip
+"""What a hospital tells of lesions of three regions in four modalities."""
+
+
 def handed_over(
     config: Settings, sent: ArrayRecord, samples: int = 2, asked: Collection[str] | None = None
 ) -> RecordDict:
@@ -135,6 +142,7 @@ def handed_over(
     known = {
         wire.ERROR_MAPS: {"maps": packed(maps)},
         wire.SYNTHETIC_IMAGES: {"images": Array(images), "masks": packed((maps > 0).astype(np.uint8))},
+        wire.LESION_MOMENTS: {name: Array(draws.random((1, *shape), np.float32)) for name, shape in MOMENTS.items()},
         wire.FISHER: {name: Array(np.abs(array.numpy())) for name, array in sent.items()},
     }
     names = get_method(config.method.name).hands_over_all

@@ -1,16 +1,16 @@
 """Lesion replay: lesions of earlier hospitals painted into the scans of a later one."""
 
-from typing import Literal
-
-from fedserdiff.methods.method import Distilling, Method
+from fedserdiff.methods.method import Distilling, Method, Teacher
 from fedserdiff.settings.declaration import setting
 
 
 class LesionReplaySettings(Distilling):
     """Settings of lesion replay (values are our choice, measured: docs/explanation/retention.md)."""
 
-    teacher: Literal["latest"] = setting(
-        "latest", "The student that teaches: always the latest.", after_first_stage=True
+    teacher: Teacher = setting(
+        "latest",
+        "Whose student is frozen as the teacher: `first` (stage 1's) or `latest` (every stage's).",
+        after_first_stage=True,
     )
     painted_share: float = setting(
         0.375,

@@ -26,6 +26,7 @@ _COLOURS = {
     "distill": ("#009e73", "^"),
     "ewc": ("#cc79a7", "v"),
     "rehearsal": ("#e69f00", "D"),
+    "lesion-replay": ("#117733", "h"),
     "image-replay": ("#56b4e9", "P"),
     "pooled": ("#000000", "X"),
     "local": ("#777777", "<"),

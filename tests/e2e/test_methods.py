@@ -26,7 +26,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("ser-diff-plus", "distill", "ewc", "ser-diff+ewc", "image-replay", "local", "rehearsal")
+OTHERS = ("ser-diff-plus", "distill", "ewc", "ser-diff+ewc", "image-replay", "lesion-replay", "local", "rehearsal")
 Results = dict[str, Any]
 Go = Callable[..., Results]
 
@@ -90,7 +90,7 @@ def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_secon
     assert np.isfinite(row(results, 2)).all()
     ours, plain = weights(workplace / method), weights(workplace / "fine-tune")
     assert any(not torch.equal(ours[name], plain[name]) for name in plain)
-    added = dict.fromkeys(("ser-diff", "ser-diff-plus", "distill"), "distillation")
+    added = dict.fromkeys(("ser-diff", "ser-diff-plus", "distill", "lesion-replay"), "distillation")
     added |= {"ewc": "consolidation", "image-replay": "replay"}
     terms = {added[part] for part in method.split("+") if part in added}
     assert set(results["losses"][1]) == {"segmentation", *terms}
@@ -108,6 +108,11 @@ OUT, IN = {"arrays", "metrics", "site", "scan-hashes"}, {"arrays", "config"}
         ("ewc", [OUT | {"fisher"}, OUT], [IN, IN | {"teacher", "fisher"}]),
         ("ser-diff+ewc", [OUT | {"error-maps", "fisher"}, OUT], [IN, IN | {"teacher", "error-maps", "fisher"}]),
         ("image-replay", [OUT | {"synthetic-images"}, OUT], [IN, IN | {"synthetic-images"}]),
+        (
+            "lesion-replay",
+            [OUT | {"lesion-moments"}, OUT | {"lesion-moments"}],
+            [IN, IN | {"teacher", "lesion-moments"}],
+        ),
         ("local", [OUT, OUT], [IN, IN]),
         ("rehearsal", [OUT | {"raw-scans"}, OUT], [IN, IN]),
     ],

@@ -19,7 +19,7 @@ from sites.egress import Door, GuardedApp
 from sites.ledger import LEDGER_FILE
 
 NPY_HEADER = 128  # of the arrays here
-HANDED_OVER = ("ser-diff", "ewc", "image-replay")
+HANDED_OVER = ("ser-diff", "ewc", "image-replay", "lesion-replay")
 
 
 @pytest.fixture

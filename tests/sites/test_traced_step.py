@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from painted import moments
 from students import lively_student
 from torch.overrides import TorchFunctionMode
 
 import sites.objectives.distill
 import sites.objectives.image_replay
+import sites.objectives.lesion_replay
 import sites.objectives.ser_diff
 import sites.training
 from fedserdiff.diffusion.adapter import SiteAdapter
@@ -20,7 +22,7 @@ from fedserdiff.methods import METHODS
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
-from fedserdiff.wire import ERROR_MAPS, FISHER, SYNTHETIC_IMAGES, Memory
+from fedserdiff.wire import ERROR_MAPS, FISHER, LESION_MOMENTS, SYNTHETIC_IMAGES, Memory
 from sites.hospital import Hospital
 from sites.objectives.base import Objective
 from sites.step import Losses, coarse_losses, refiner_losses
@@ -45,6 +47,7 @@ def in_stage_2(method: str, hospital: Hospital, dims: int = 2) -> tuple[Settings
             "images": torch.randn(4, 4, *grid, generator=draws).half(),
             "masks": torch.randint(0, 2, (4, 3, *grid), generator=draws).to(torch.uint8),
         },
+        LESION_MOMENTS: moments(),
         FISHER: {name: weight.detach().square() for name, weight in lively_student(config).named_parameters()},
     }
     teacher = lively_student(config.replace(seed=3)).requires_grad_(False)
@@ -111,7 +114,14 @@ def test_what_the_device_computes_with_is_drawn_there(
         made[id(new)] = new, device is not None and device == training_set.device
         return new
 
-    for module in (sites.training, sites.objectives.distill, sites.objectives.image_replay, sites.objectives.ser_diff):
+    objectives = sites.objectives
+    for module in (
+        sites.training,
+        objectives.distill,
+        objectives.image_replay,
+        objectives.lesion_replay,
+        objectives.ser_diff,
+    ):
         monkeypatch.setattr(module, "generator", spy)
     memory = in_stage_2(method, hospital)[1].memory
     teacher = lively_student(config.replace(seed=3)).requires_grad_(False)

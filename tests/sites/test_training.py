@@ -104,7 +104,7 @@ def test_a_round_repeats_exactly_and_another_seed_differs(hospital: Hospital) ->
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
-@pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus", "image-replay", "ewc"])
+@pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus", "lesion-replay", "image-replay", "ewc"])
 def test_a_round_is_the_same_to_the_last_bit_on_one_cpu_and_on_two(
     hospital: Hospital, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +160,7 @@ def test_training_learns_to_fit_its_own_cases(hospital: Hospital, dims: int, tmp
         ({"method": "ser-diff", "method.shared_error_maps": "none"}, set()),
         ({"method": "ewc"}, {"fisher"}),
         ({"method": "image-replay"}, {"synthetic-images"}),
+        ({"method": "lesion-replay"}, {"lesion-moments"}),
         *(({"method": name}, set()) for name in ("fine-tune", "distill", "local", "rehearsal", "pooled")),
     ],
 )

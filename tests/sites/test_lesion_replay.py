@@ -1,0 +1,92 @@
+"""Lesion replay inside a hospital: which samples are painted, what is distilled, what is handed over."""
+
+import pytest
+import torch
+from painted import moments
+from students import lively_student
+
+from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.sources import make_settings
+from fedserdiff.wire import LESION_MOMENTS, Memory
+from sites.hospital import Hospital
+from sites.objectives.base import SEGMENTATION
+from sites.objectives.lesion_replay import LesionReplayObjective
+from sites.training import consolidate
+from sites.training_set import Batch, TrainingSet
+
+PAST: Memory = {LESION_MOMENTS: moments()}
+
+
+def smoke(**changes: object) -> Settings:
+    return make_settings("smoke", {"method": "lesion-replay", **changes})
+
+
+def at_work(
+    hospital: Hospital, memory: Memory = PAST, seed: int = 0, **changes: object
+) -> tuple[LesionReplayObjective, Batch]:
+    """An objective in stage 2, and a batch of eight items."""
+    config = smoke(seed=seed, **changes)
+    training_set = TrainingSet(hospital.training, config, torch.device("cpu"))
+    objective = LesionReplayObjective(config, lively_student(config).requires_grad_(False), memory)
+    objective.begin(training_set, "site-2", 2, 1)
+    return objective, training_set.batch(training_set.draw(8, torch.Generator().manual_seed(0)))
+
+
+def noise() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_share_of_the_batch_is_painted_and_the_rest_is_as_it_was(hospital: Hospital) -> None:
+    objective, batch = at_work(hospital, **{"method.painted_share": 0.25})
+    lesson = objective.lessons(batch, noise())[SEGMENTATION]
+    changed = (lesson.image != batch.image).flatten(1).any(1)
+    assert changed.tolist() == [True, True, *[False] * 6]
+    assert torch.equal(lesson.truth[2:], batch.truth[2:])
+    assert lesson.truth[:2, 1].flatten(1).any(1).all(), "each of them shows a lesion"
+
+
+def test_every_step_paints_anew_and_a_round_that_is_asked_for_again_the_same(hospital: Hospital) -> None:
+    objective, batch = at_work(hospital)
+    one, other = (objective.lessons(batch, noise())[SEGMENTATION].image for _ in range(2))
+    again, _ = at_work(hospital)
+    seeded, _ = at_work(hospital, seed=1)
+    assert not torch.equal(one, other)
+    assert torch.equal(again.lessons(batch, noise())[SEGMENTATION].image, one)
+    assert not torch.equal(seeded.lessons(batch, noise())[SEGMENTATION].image, one)
+
+
+@pytest.mark.parametrize("memory", [{}, {LESION_MOMENTS: moments(0)}], ids=["no past", "a past that shared nothing"])
+def test_without_moments_the_batch_is_learnt_as_it_is(hospital: Hospital, memory: Memory) -> None:
+    objective, batch = at_work(hospital, memory)
+    lesson = objective.lessons(batch, noise())[SEGMENTATION]
+    assert torch.equal(lesson.image, batch.image)
+    assert torch.equal(lesson.truth, batch.truth)
+
+
+def test_the_latest_student_teaches_half_of_the_batch_by_a_share_of_lambda(hospital: Hospital) -> None:
+    objective, batch = at_work(hospital, **{"method.lambda_kd": 2.0})
+    lesson = objective.lessons(batch, noise())[SEGMENTATION]
+    assert lesson.teacher is objective.teacher
+    assert lesson.taught == 4
+    assert objective.weight("distillation") == pytest.approx(0.6)
+    assert objective.weight("segmentation") == 1
+
+
+@pytest.mark.parametrize("name", ["method.lambda_kd", "method.distillation"])
+def test_where_distillation_weighs_nothing_nobody_teaches(hospital: Hospital, name: str) -> None:
+    objective, batch = at_work(hospital, **{name: 0.0})
+    lesson = objective.lessons(batch, noise())[SEGMENTATION]
+    assert lesson.teacher is None
+    assert not torch.equal(lesson.image, batch.image), "lesions are painted all the same"
+
+
+def test_what_is_handed_over_is_of_one_hospital_and_zero_where_it_has_few_patients(hospital: Hospital) -> None:
+    config = smoke()
+    asked = get_method("lesion-replay").hands_over_all
+    kept = consolidate(lively_student(config), 1, hospital, config, asked)[LESION_MOMENTS]
+    assert {name: tuple(values.shape) for name, values in kept.items()} == {
+        name: tuple(values.shape) for name, values in moments().items()
+    }
+    assert len({case.case.patient for case in hospital.training}) < 5
+    assert not any(values.any() for values in kept.values())
