@@ -35,6 +35,9 @@ _OTHERS: dict[str, Any] = {
     "machine.site_failure": "go-on",
 }
 
+_OTHERS_OF_METHODS: dict[tuple[str, str], Any] = {("lesion-replay", "method.teacher"): "first"}
+"""Where a method's own value is the one above."""
+
 _WITH: dict[str, dict[str, Any]] = {
     "training.epochs_per_stage": {"training.steps_per_stage": 0, "training.rounds": 1},
     "training.balance_epochs": {"training.steps_per_stage": 0, "training.epochs_per_stage": 4},
@@ -56,6 +59,8 @@ def every_setting() -> Iterator[tuple[str, Declared]]:
 def other_value(settings: Settings, name: str) -> Any:
     """Return an allowed value that a setting does not have; None where it has one alone."""
     was = settings.value(name)
+    if (settings.method.name, name) in _OTHERS_OF_METHODS:
+        return _OTHERS_OF_METHODS[settings.method.name, name]
     if name in _OTHERS:
         return None if was == _OTHERS[name] else _OTHERS[name]
     if isinstance(was, bool):
