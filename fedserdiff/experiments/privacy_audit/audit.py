@@ -25,6 +25,7 @@ from fedserdiff.experiments.privacy_audit.attacks import (
     control_maps,
     control_weights,
 )
+from fedserdiff.experiments.privacy_audit.lesion_moments import attack_moments, control_moments
 from fedserdiff.experiments.privacy_audit.models import Target, train_shadows
 from fedserdiff.experiments.privacy_audit.report import for_terminal, study_of, write_study
 from fedserdiff.experiments.privacy_audit.updates import attack_updates, control_updates
@@ -138,6 +139,8 @@ def _attacks(
     trained = train_shadows(target, shadows, config, lambda done: told(f"shadow model {done} of {shadows} is trained"))
     told("error maps")
     yield attack_maps(target, trained, config)
+    told("lesion moments")
+    yield attack_moments(target, config)
     told("weights")
     yield attack_weights(target, final, trained, config)
     if target.stage == 1:
@@ -148,6 +151,7 @@ def _attacks(
         told("controls")
         yield control_maps(target, trained, config)
         yield control_weights(target, trained, config)
+        yield control_moments(target, config)
     if target.stage == last:
         told("updates")
         yield attack_updates(target, config)

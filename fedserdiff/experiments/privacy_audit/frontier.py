@@ -13,11 +13,13 @@ from fedserdiff.comparison.summary import interval_text, paired_estimates, scale
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.experiments.privacy_audit.attacks import CALIBRATED, CANARIES, IMAGES, LAST
+from fedserdiff.experiments.privacy_audit.lesion_moments import MOMENTS
 from fedserdiff.experiments.privacy_audit.report import with_ends, write_study
 from fedserdiff.methods import get_method
 from fedserdiff.report.console import as_called
 from fedserdiff.report.tables import print_study
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.wire import LESION_MOMENTS
 from strategies.run_directory import RunDirectory
 
 PRIVACY = "privacy.json"
@@ -122,10 +124,14 @@ def _leaves(config: Settings, one: Mapping[str, Any]) -> bool:
     """Say whether what a finding is of leaves hospitals in such a run: its weights, and maps or images it shares."""
     if one["channel"] in (f"student of stage {one['stage']}", LAST):
         return True
-    shared = {"error-maps": f"{config.shared_error_maps} error maps", "synthetic-images": IMAGES}
-    taught = (
-        one["stage"] == 1 or getattr(config.method, "teacher", "first") == "latest"
-    )  # of which stages something is handed over
+    shared = {
+        "error-maps": f"{config.shared_error_maps} error maps",
+        "synthetic-images": IMAGES,
+        LESION_MOMENTS: MOMENTS,
+    }
+    taught = (  # of which stages something is handed over
+        one["stage"] == 1 or one["channel"] == MOMENTS or getattr(config.method, "teacher", "first") == "latest"
+    )
     return taught and one["channel"] in [shared.get(record) for record in get_method(config.method.name).hands_over_all]
 
 

@@ -25,18 +25,21 @@ from fedserdiff.experiments.privacy_audit.attacks import (
     Finding,
     Resemblance,
 )
+from fedserdiff.experiments.privacy_audit.lesion_moments import MOMENTS, NEVER_AVERAGED, OF_TWO
 from fedserdiff.experiments.privacy_audit.updates import EXACT, ONE_STEP, ROUND
 from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method
 from fedserdiff.report.page import render_page
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.wire import LESION_MOMENTS
 
 _COLUMNS = (
     "patients of", "attack on", "by", "AUC [95 %]", "TPR % at FPR 1 %, 0.1 %", "distance ratio [95 %]", "p",
     "SSIM, of the mean slice", "where it leaks, AUC", "where nothing can", "members : others",
 )  # fmt: skip
 
-_NEGATIVE, _POSITIVE = (NEVER, NEVER_SEEN, OTHERS), (COPIES, MEMORISER, DENSE)
+_NEGATIVE = (NEVER, NEVER_SEEN, OTHERS, NEVER_AVERAGED)
+_POSITIVE = (COPIES, MEMORISER, DENSE, OF_TWO)
 
 
 _SHOWN = ("patients of", "attack on", "by", "AUC [95 %]", "where nothing can")
@@ -91,7 +94,7 @@ def study_of(everything: Sequence[Finding], federation: Federation, shadows: int
 
 
 _SHORT = {
-    "null error maps": "null", "mri error maps": "mri", IMAGES: "image",
+    "null error maps": "null", "mri error maps": "mri", IMAGES: "image", MOMENTS: "moments",
     EXACT: "slice", ONE_STEP: "step", ROUND: "round",
 }  # fmt: skip
 """Channels of the plot, but for the weights of the own stage."""
@@ -151,21 +154,26 @@ def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str 
 def _sentences(found: Sequence[Finding], config: Settings) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
     maps = "weights alone" if config.shared_error_maps == "none" else f"{config.shared_error_maps} error maps"
-    kinds = {"error-maps": maps, "synthetic-images": IMAGES, "fisher": "how much weights matter"}
+    kinds = {
+        "error-maps": maps,
+        "synthetic-images": IMAGES,
+        LESION_MOMENTS: MOMENTS,
+        "fisher": "how much weights matter",
+    }
     records = get_method(config.method.name).hands_over_all
     shared = " and ".join(kinds.get(record, f"{record}, which this audit does not attack") for record in records)
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
-        f"The hospitals of this run shared {shared or 'weights alone'}; maps and images beside are what its students "
-        "would have shared.",
+        f"The hospitals of this run shared {shared or 'weights alone'}; maps, images and moments "
+        "beside are what its students and hospitals would have shared.",
         f"Of {len(found)} findings {len(leaks)} have an AUC above 0.5 with their whole interval. {worst}".strip(),
         "A distance ratio below 1: shared maps are nearer to training patients than to as many others; p is of a "
         "permutation test. Training patients and others differ by chance: what plain nearness alone shows is that. "
         "Weights are attacked with the hospital's adapter, which never leaves: without it less is "
         "found.",
         "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
-        "memorises two patients; a dense network's gradient. Where nothing can: maps of a student that never saw them, "
-        "patients never seen, the gradient of another slice.",
+        "memorises two patients; moments of two patients; a dense network's gradient. Where nothing can: "
+        "maps of a student that never saw them, patients never seen or averaged, the gradient of another slice.",
         "Update inversion: the attacker knows each slice's outline and truth. Its AUC says how well what it "
         "reconstructs tells the slice from other patients'; SSIM with the true slice, and of the mean slice with it.",
         "Other attacks may find more: this is leakage measured under these attacks, not privacy. One seed: how much "
