@@ -134,3 +134,20 @@ def test_shapes_are_as_announced(moments: LesionMoments) -> None:
     shapes = LesionMoments.shapes(3, 4)
     assert {name: getattr(moments, name).shape for name in moments.names()} == shapes
     assert all(getattr(moments, name).dtype == np.float32 for name in shapes)
+
+
+def test_regions_side_by_side_lie_in_none_and_are_classes_as_they_are() -> None:
+    """Such as the peripheral and the transition zone of a prostate."""
+
+    def gland(number: int) -> Any:
+        scan = patient(str(number), seed=number)
+        mask = np.zeros((2, *SHAPE), np.uint8)
+        mask[0, 4:16, 4:10, 2:10] = 1
+        mask[1, 4:16, 10:16, 2:10] = 1
+        scan.prepared.image[0][mask[1] == 1] += 3
+        return SimpleNamespace(prepared=SimpleNamespace(image=scan.prepared.image, mask=mask), case=scan.case)
+
+    moments = moments_of([gland(number) for number in range(5)], 1.0)
+    assert not moments.inside.any()
+    assert moments.extent[:, :2] == pytest.approx(np.array([[1, np.log(0.5)], [1, np.log(0.5)]]), abs=1e-6)
+    assert moments.means[1, 0] - moments.means[0, 0] == pytest.approx(3, abs=0.2)
