@@ -13,7 +13,7 @@ class LesionReplaySettings(Distilling):
         after_first_stage=True,
     )
     painted_share: float = setting(
-        0.375,
+        0.5,
         "Share of a batch whose samples get lesions of earlier hospitals, of the samples drawn from items with tumour "
         "first.",
         ge=0,
@@ -22,15 +22,8 @@ class LesionReplaySettings(Distilling):
     )
     distillation: float = setting(
         0.3,
-        "Weight of distillation as a share of λ: the samples themselves are distilled, and outputs with features.",
+        "Weight of distillation as a share of λ: painted samples are distilled, and outputs with features.",
         ge=0,
-        after_first_stage=True,
-    )
-    taught_share: float = setting(
-        0.5,
-        "Share of a batch that is distilled: painted samples, and those drawn from items with tumour, first.",
-        gt=0,
-        le=1,
         after_first_stage=True,
     )
 

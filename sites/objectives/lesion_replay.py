@@ -1,8 +1,5 @@
 """Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
 
-import math
-from dataclasses import replace
-
 import torch
 
 from fedserdiff.device import to_device
@@ -23,7 +20,7 @@ class LesionReplayObjective(Objective):
 
     What a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns
     that there is none. Painted samples show it the earlier ones' lesions, whose labels are known. The latest student is
-    distilled on them, where it is right. Without a past it is L_seg to the last digit.
+    distilled on them alone, where it is right. Without a past it is L_seg to the last digit.
     """
 
     _painter: Painter | None = None
@@ -47,17 +44,14 @@ class LesionReplayObjective(Objective):
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the lesson of the batch, some of it painted, where there is a past."""
         count = round(self._own.painted_share * len(batch.image))
-        if self._painter is not None and count:
-            brush = self._painter.draw(batch.image[:count].shape, self._draws, self._noise)
-            painted, mask = paint(batch.image[:count], batch.truth[:count], brush, self._whitening)
-            image, truth = torch.cat([painted, batch.image[count:]]), torch.cat([mask, batch.truth[count:]])
-            batch = replace(batch, image=image, truth=truth)
-        taught = math.ceil(self._own.taught_share * len(batch.image))
+        if self._painter is None or count == 0:
+            return super().lessons(batch, noise)
+        brush = self._painter.draw(batch.image[:count].shape, self._draws, self._noise)
+        painted, mask = paint(batch.image[:count], batch.truth[:count], brush, self._whitening)
+        image, truth = torch.cat([painted, batch.image[count:]]), torch.cat([mask, batch.truth[count:]])
         distils = self._own.lambda_kd > 0 and self._own.distillation > 0
         teacher = self.teacher if distils else None
-        return {
-            SEGMENTATION: Lesson(batch.image, batch.truth, noise, teacher=teacher, taught=taught, gamma=self._own.gamma)
-        }
+        return {SEGMENTATION: Lesson(image, truth, noise, teacher=teacher, taught=count, gamma=self._own.gamma)}
 
     def weight(self, term: str) -> float:
         """Return a share of λ for distillation, as `SerDiffPlusObjective` has it."""

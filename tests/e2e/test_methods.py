@@ -26,7 +26,7 @@ from sites.training import Order, run_round
 from strategies.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("ser-diff-plus", "distill", "ewc", "ser-diff+ewc", "image-replay", "lesion-replay", "local", "rehearsal")
+OTHERS = ("ser-diff-plus", "distill", "ewc", "ser-diff+ewc", "image-replay", "local", "rehearsal")
 Results = dict[str, Any]
 Go = Callable[..., Results]
 
@@ -90,7 +90,7 @@ def test_a_method_begins_as_fine_tuning_does_and_goes_its_own_way_from_the_secon
     assert np.isfinite(row(results, 2)).all()
     ours, plain = weights(workplace / method), weights(workplace / "fine-tune")
     assert any(not torch.equal(ours[name], plain[name]) for name in plain)
-    added = dict.fromkeys(("ser-diff", "ser-diff-plus", "distill", "lesion-replay"), "distillation")
+    added = dict.fromkeys(("ser-diff", "ser-diff-plus", "distill"), "distillation")
     added |= {"ewc": "consolidation", "image-replay": "replay"}
     terms = {added[part] for part in method.split("+") if part in added}
     assert set(results["losses"][1]) == {"segmentation", *terms}
@@ -123,6 +123,15 @@ def test_only_what_a_method_needs_crosses_the_wire(
     results = others(method)
     assert kinds(results["bytes_out"]) == out
     assert kinds(results["bytes_in"]) == into
+
+
+def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_tuning(
+    others: Callable[[str], Results], fine_tune: Results, workplace: Path
+) -> None:
+    results = others("lesion-replay")
+    assert row(results, 2) == row(fine_tune, 2)
+    ours, plain = weights(workplace / "lesion-replay"), weights(workplace / "fine-tune")
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
 def test_fine_tuning_sends_neither_teacher_nor_maps(fine_tune: Results) -> None:

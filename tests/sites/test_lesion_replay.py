@@ -64,11 +64,11 @@ def test_without_moments_the_batch_is_learnt_as_it_is(hospital: Hospital, memory
     assert torch.equal(lesson.truth, batch.truth)
 
 
-def test_the_latest_student_teaches_half_of_the_batch_by_a_share_of_lambda(hospital: Hospital) -> None:
-    objective, batch = at_work(hospital, **{"method.lambda_kd": 2.0})
+def test_the_latest_student_teaches_what_is_painted_by_a_share_of_lambda(hospital: Hospital) -> None:
+    objective, batch = at_work(hospital, **{"method.lambda_kd": 2.0, "method.painted_share": 0.375})
     lesson = objective.lessons(batch, noise())[SEGMENTATION]
     assert lesson.teacher is objective.teacher
-    assert lesson.taught == 4
+    assert lesson.taught == 3
     assert objective.weight("distillation") == pytest.approx(0.6)
     assert objective.weight("segmentation") == 1
 
