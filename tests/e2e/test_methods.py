@@ -108,11 +108,7 @@ OUT, IN = {"arrays", "metrics", "site", "scan-hashes"}, {"arrays", "config"}
         ("ewc", [OUT | {"fisher"}, OUT], [IN, IN | {"teacher", "fisher"}]),
         ("ser-diff+ewc", [OUT | {"error-maps", "fisher"}, OUT], [IN, IN | {"teacher", "error-maps", "fisher"}]),
         ("image-replay", [OUT | {"synthetic-images"}, OUT], [IN, IN | {"synthetic-images"}]),
-        (
-            "lesion-replay",
-            [OUT | {"lesion-moments"}, OUT | {"lesion-moments"}],
-            [IN, IN | {"teacher", "lesion-moments"}],
-        ),
+        ("lesion-replay", [OUT | {"lesion-moments"}, OUT], [IN, IN | {"teacher", "lesion-moments"}]),
         ("local", [OUT, OUT], [IN, IN]),
         ("rehearsal", [OUT | {"raw-scans"}, OUT], [IN, IN]),
     ],
