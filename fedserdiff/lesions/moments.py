@@ -9,9 +9,6 @@ from scipy import ndimage
 
 from fedserdiff.data.cache import CachedCase
 
-LEAST_PATIENTS = 5
-"""Of fewer patients no moment is shared (our choice)."""
-
 SHARES_ROUNDED_TO = 0.05
 """Shares of patients are told as multiples of this: exact ones would tell how many patients there are."""
 
@@ -33,6 +30,7 @@ PRIOR_VOXELS = 64
 LEAST_DEVIATION = 0.1
 """Of healthy tissue."""
 
+_ROUNDED_TO = 5  # patients
 _MOST_CASES = 100  # whose voxels are read once a round (our choice)
 _LEAST_VOXELS = 20  # of a class in a case
 _CONTAINED = 0.99  # share of a region that lies in another one that contains it
@@ -108,7 +106,7 @@ class _Lesion:
     radius: float
 
 
-def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int = LEAST_PATIENTS) -> LesionMoments:
+def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int) -> LesionMoments:
     """Return the moments of a hospital's cases, of its first 100 at most.
 
     Parameters
@@ -193,5 +191,5 @@ def _moments(
     radii = np.log([lesion.radius for _, lesion in lesions])
     shared["inside"][:] = inside
     shared["size"][:] = radii.mean(), radii.std()
-    shared["patients"][:] = max(LEAST_PATIENTS, LEAST_PATIENTS * round(patients / LEAST_PATIENTS))
+    shared["patients"][:] = max(_ROUNDED_TO, _ROUNDED_TO * round(patients / _ROUNDED_TO))
     return LesionMoments(**{name: values.clip(*MOMENTS_WITHIN[name]) for name, values in shared.items()})

@@ -20,6 +20,12 @@ class LesionReplaySettings(Distilling):
         le=1,
         after_first_stage=True,
     )
+    least_patients: int = setting(
+        5,
+        "Fewest patients over whom moments are shared: a class that fewer have counts as absent.",
+        ge=5,
+        after_first_stage=True,
+    )
     distillation: float = setting(
         0.3,
         "Weight of distillation as a share of λ: painted samples are distilled, and outputs with features.",

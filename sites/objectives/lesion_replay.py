@@ -59,5 +59,5 @@ class LesionReplayObjective(Objective):
 
     def consolidate(self, student: object, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return the moments of the hospital's lesions, float32, each of shape (1, …)."""
-        moments = moments_of(training_set.cases, self.config.data.spacing_mm)
+        moments = moments_of(training_set.cases, self.config.data.spacing_mm, self._own.least_patients)
         return {LESION_MOMENTS: {name: torch.from_numpy(getattr(moments, name))[None] for name in moments.names()}}

@@ -48,7 +48,7 @@ def _fill(
 @pytest.fixture(scope="module")
 def moments() -> LesionMoments:
     """Of ten patients, six of whom have an enhancing tumour; the lesions of all are equal but for their noise."""
-    return moments_of([patient(str(n), enhancing=n < 6, seed=n) for n in range(10)], 2.0)
+    return moments_of([patient(str(n), enhancing=n < 6, seed=n) for n in range(10)], 2.0, 5)
 
 
 def test_means_of_classes_are_those_that_patients_were_made_of(moments: LesionMoments) -> None:
@@ -83,7 +83,7 @@ def test_size_is_the_radius_of_a_ball_of_the_lesions_volume(moments: LesionMomen
 
 
 def test_a_scanners_gain_and_offset_leave_no_trace(moments: LesionMoments) -> None:
-    scaled = moments_of([patient(str(n), n < 6, 0.5, 0.3, seed=n) for n in range(10)], 2.0)
+    scaled = moments_of([patient(str(n), n < 6, 0.5, 0.3, seed=n) for n in range(10)], 2.0, 5)
     assert scaled.means == pytest.approx(moments.means, abs=0.15)  # healthy tissue is held a little to mean 0
     assert scaled.extent == pytest.approx(moments.extent)
 
@@ -94,23 +94,23 @@ def test_patients_whose_means_differ_show_in_the_covariance_between_them() -> No
     for case in cases[:5]:
         image, mask = case.prepared.image, case.prepared.mask
         image[3, mask[WT] == 1] += 2.0
-    between = moments_of(cases, 2.0).between
+    between = moments_of(cases, 2.0, 5).between
     assert between[:, 3, 3] == pytest.approx(10 / 9, abs=0.1)  # ten values, half of them 2 above the others
     assert np.abs(between[:, :3, :3]).max() < 0.05
 
 
 def test_fewer_than_five_patients_share_nothing() -> None:
-    few = moments_of([patient(str(n), seed=n) for n in range(4)], 2.0)
+    few = moments_of([patient(str(n), seed=n) for n in range(4)], 2.0, 5)
     assert not any(getattr(few, name).any() for name in few.names())
 
 
 def test_scans_of_one_patient_are_one_patient() -> None:
-    again = moments_of([patient(str(n // 2), seed=n) for n in range(8)], 2.0)
+    again = moments_of([patient(str(n // 2), seed=n) for n in range(8)], 2.0, 5)
     assert not again.patients.any()
 
 
 def test_a_class_that_fewer_than_five_have_counts_as_absent() -> None:
-    rare = moments_of([patient(str(n), enhancing=n < 4, seed=n) for n in range(8)], 2.0)
+    rare = moments_of([patient(str(n), enhancing=n < 4, seed=n) for n in range(8)], 2.0, 5)
     assert not rare.means[ET].any()
     assert not rare.extent[ET].any()
     assert not rare.within[ET].any()
@@ -119,13 +119,13 @@ def test_a_class_that_fewer_than_five_have_counts_as_absent() -> None:
 
 def test_counts_are_rounded() -> None:
     """13 of 17 patients are 0.765, and 17 patients are told as 15."""
-    moments = moments_of([patient(str(n), enhancing=n < 13, seed=n) for n in range(17)], 2.0)
+    moments = moments_of([patient(str(n), enhancing=n < 13, seed=n) for n in range(17)], 2.0, 5)
     assert moments.patients.tolist() == [15]
     assert moments.extent[ET, 0] == pytest.approx(0.75)
 
 
 def test_patients_without_a_lesion_lower_the_shares_alone() -> None:
-    moments = moments_of([patient(str(n), lesion=n < 6, seed=n) for n in range(8)], 2.0)
+    moments = moments_of([patient(str(n), lesion=n < 6, seed=n) for n in range(8)], 2.0, 5)
     assert moments.extent[:, 0] == pytest.approx(0.75)
     assert moments.means[ET] == pytest.approx(LOOKS["enhancing"], abs=0.1)
 
@@ -147,7 +147,7 @@ def test_regions_side_by_side_lie_in_none_and_are_classes_as_they_are() -> None:
         scan.prepared.image[0][mask[1] == 1] += 3
         return SimpleNamespace(prepared=SimpleNamespace(image=scan.prepared.image, mask=mask), case=scan.case)
 
-    moments = moments_of([gland(number) for number in range(5)], 1.0)
+    moments = moments_of([gland(number) for number in range(5)], 1.0, 5)
     assert not moments.inside.any()
     assert moments.extent[:, :2] == pytest.approx(np.array([[1, np.log(0.5)], [1, np.log(0.5)]]), abs=1e-6)
     assert moments.means[1, 0] - moments.means[0, 0] == pytest.approx(3, abs=0.2)

@@ -16,6 +16,7 @@ MOMENTS, INNER_PRODUCT = "lesion moments", "inner product" + CALIBRATED
 OF_TWO, NEVER_AVERAGED = "lesion moments of two patients", "lesion moments that never saw them"
 """Channels of the controls: the first has to leak, the second must not."""
 
+_LEAST_PATIENTS = 5  # that lesion replay shares moments of, by default
 _FEWEST_OTHERS = 3  # who were not averaged: a population, and someone to hold against it
 
 
@@ -40,13 +41,14 @@ def _ask(
     others: Sequence[Sequence[CachedCase]],
     target: Target,
     config: Settings,
-    **least: int,
+    least: int | None = None,
 ) -> Iterator[Finding]:
     """Attack the means of the cases that were averaged; nothing is found where too few patients were not."""
     if len(others) < _FEWEST_OTHERS or not members:
         return
     spacing_mm, rng = config.data.spacing_mm, rng_for(config, channel, INNER_PRODUCT, target.stage)
-    shared = moments_of(averaged, spacing_mm, **least).means.astype(np.float64)
+    fewest = least or getattr(config.method, "least_patients", _LEAST_PATIENTS)
+    shared = moments_of(averaged, spacing_mm, fewest).means.astype(np.float64)
     own = np.stack([_means(cases, spacing_mm) for cases in (*members, *others)])
     is_member = np.arange(len(own)) < len(members)
     scores = inner_products(own, is_member, shared, rng)
