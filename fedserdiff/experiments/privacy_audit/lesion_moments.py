@@ -47,8 +47,8 @@ def _ask(
     if len(others) < _FEWEST_OTHERS or not members:
         return
     spacing_mm, rng = config.data.spacing_mm, rng_for(config, channel, INNER_PRODUCT, target.stage)
-    fewest = least or getattr(config.method, "least_patients", _LEAST_PATIENTS)
-    shared = moments_of(averaged, spacing_mm, fewest).means.astype(np.float64)
+    agreed: int = getattr(config.method, "least_patients", _LEAST_PATIENTS)
+    shared = moments_of(averaged, spacing_mm, least or agreed).means.astype(np.float64)
     own = np.stack([_means(cases, spacing_mm) for cases in (*members, *others)])
     is_member = np.arange(len(own)) < len(members)
     scores = inner_products(own, is_member, shared, rng)
