@@ -1,9 +1,7 @@
 """Score a student on a hospital's cases: means leave as named scalars, per-case scores stay on its disk."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,15 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
-from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
-from fedserdiff.files import write_whole
+from fedserdiff.evaluation.measures import measure
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.groups import Scoring
 from fedserdiff.threads import one_a_cpu
+from sites.score_table import enter
 
 _MEMORY = 4 << 30  # of the cases that are predicted and scored at a time, in bytes (our choice)
+_DEFAULT = Scoring()
 _BYTES_A_VOXEL = 100  # of one of them (measured at 1 mm: 77 to 88)
 
 
@@ -35,32 +35,32 @@ def predict_case(
     return predict_volume(student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter)
 
 
-def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+def score_prediction(prediction: Prediction, cached: CachedCase, scoring: Scoring = _DEFAULT) -> dict[str, float]:
     """Score a prediction of one case at its scan's own resolution, as the label map that it would be written as.
 
     Returns
     -------
     dict
-        ``{coarse,refined}.{dice,hd95}.{region}``: Dice in [0, 1], HD95 in mm.
+        ``{coarse,refined}.{measure}.{region}``, of every `measure`.
     """
     convention = cached.case.convention
     geometry = cached.prepared.geometry
-    worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
     truth = np.asarray(cached.prepared.truth, bool)
     scores: dict[str, float] = {}
-    scored: dict[str, tuple[NDArray[np.bool_], float, float]] = {}
+    scored: dict[str, tuple[NDArray[np.bool_], dict[str, float]]] = {}
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
         masks = convention.written(geometry.to_scored(volume).numpy())
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
             if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
-                scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
-            _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
+                found = measure(mask, true, geometry.spacing_mm, geometry.shape, scoring.hd95 == "area")
+                scored[region] = (mask, found)
+            scores |= {f"{name}.{one}.{region}": value for one, value in scored[region][1].items()}
     return scores
 
 
 def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
     """Return `score_prediction` of `predict_case`."""
-    return score_prediction(predict_case(student, cached, config), cached)
+    return score_prediction(predict_case(student, cached, config), cached, config.scoring)
 
 
 def evaluate(
@@ -71,16 +71,16 @@ def evaluate(
     table: Path,
     adapter: SiteAdapter | None = None,
 ) -> dict[str, float]:
-    """Return the mean over `cases` of every score, and enter each case's scores in the hospital's own `table` (CSV).
+    """Return the mean over `cases` of what leaves, and enter all that each scored in the hospital's own `table` (CSV).
 
-    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
+    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves its rows once.
     """
 
     def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
         return predict_case(student, cached, config, adapter), cached
 
     def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
-        return score_prediction(*predicted)
+        return score_prediction(*predicted, config.scoring)
 
     student.eval()  # it is not set to and fro by threads that predict with it side by side
     voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
@@ -89,21 +89,6 @@ def evaluate(
         rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
     else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
         rows = one_a_cpu(scored, map(predicted, cases), most)
-    entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
-    _enter(table, stage, entries)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:
-    """Rewrite the table with these rows as those of the stage; the file is at all times whole."""
-    columns = list(entries[0])
-    others: list[Mapping[str, object]] = []
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as file:
-            whole = (row for row in csv.DictReader(file) if list(row) == columns and None not in row.values())
-            others = [row for row in whole if row["stage"] != str(stage)]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(sorted([*others, *entries], key=lambda row: int(str(row["stage"]))))
-    write_whole(table, lambda opened: opened.write(text.getvalue().encode()))
+    enter(table, stage, {cached.case.name: row for cached, row in zip(cases, rows, strict=True)})
+    leaving = [name for name in rows[0] if name.split(".")[1] in config.scoring.metrics]
+    return {name: float(np.mean([row[name] for row in rows])) for name in leaving}

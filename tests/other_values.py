@@ -32,6 +32,8 @@ _OTHERS: dict[str, Any] = {
     "method.teacher": "latest",
     "method.shared_error_maps": "mri",
     "scoring.patients": "validation",
+    "scoring.extra_metrics": ("nsd", "lesion_dice"),
+    "scoring.hd95": "area",
     "machine.site_failure": "go-on",
 }
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +17,7 @@ Participation = Literal["arriving", "cumulative"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
+ExtraMetric = Literal["sensitivity", "specificity", "nsd", "lesion_dice"]
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -272,6 +273,12 @@ class Privacy(Group):
     )
 
 
+def _once(values: tuple[ExtraMetric, ...]) -> tuple[ExtraMetric, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"a list of {', '.join(get_args(ExtraMetric))}, each once at most")
+    return values
+
+
 class Scoring(Group):
     """Inference, whose scores a run reports, and when which sites score a student."""
 
@@ -282,6 +289,16 @@ class Scoring(Group):
         "test",
         "Whose scores a run reports: `validation` to choose settings by, so that no choice is made on test patients.",
     )
+    extra_metrics: Annotated[tuple[ExtraMetric, ...], AfterValidator(_once)] = setting(
+        (),
+        "Scores whose means leave a hospital beside those of Dice and HD95, and stand in R: `sensitivity`, "
+        "`specificity`, `nsd` (at 1 mm), `lesion_dice`. Its own table has all of them whatever this says.",
+    )
+    hd95: Literal["voxels", "area"] = setting(
+        "voxels",
+        "How HD95 takes 95 % of a surface: of its `voxels`, or, as the organisers of BraTS 2023 do, of its `area`; "
+        "then a region that is missed or made up has 374 mm.",
+    )
     evaluate_every: int = setting(
         1,
         "After every so many stages, and the last, all sites score the student; after the others only the site whose "
@@ -289,6 +306,11 @@ class Scoring(Group):
         ge=1,
     )
     evaluate_sites: int = setting(0, "How many sites, drawn by the seed, score it then; 0 is all of them.", ge=0)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The scores whose means leave a hospital."""
+        return ("dice", "hd95", *self.extra_metrics)
 
 
 class Machine(Group):

@@ -17,7 +17,7 @@ import sites.evaluation
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.scans import named_scan
 from fedserdiff.diffusion.refiner import Prediction, new_student
-from fedserdiff.evaluation.segmentation import hd95
+from fedserdiff.evaluation.measures import MEASURES, measure
 from fedserdiff.seeding import generator
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.sources import make_settings
@@ -42,6 +42,16 @@ def drawn(cached: CachedCase) -> Prediction:
     coarse, error_map = torch.zeros(2, *cached.prepared.mask.shape)
     coarse[..., 5:7, 9:12, 6:8] = torch.rand(3, 2, 3, 2, generator=generator(1, cached.case.name))
     return Prediction(coarse, error_map)
+
+
+def read(table: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """A table's scores by stage and case, in its order."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            scores = found.setdefault((row["stage"], row["case"]), {})
+            scores |= {f"{row['mask']}.{name}.{row['region']}": float(row[name]) for name in MEASURES}
+    return found
 
 
 def room_for(count: int, cached: CachedCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +91,9 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
         most = max(most, sum(one() is not None for one in alive))
         return made
 
-    def score(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    def score(prediction: Prediction, cached: CachedCase, *rest: Any) -> dict[str, float]:
         time.sleep(0.05)
-        return score_prediction(prediction, cached)
+        return score_prediction(prediction, cached, *rest)
 
     monkeypatch.setattr(sites.evaluation, "predict_case", predict)
     monkeypatch.setattr(sites.evaluation, "score_prediction", score)
@@ -97,11 +107,11 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
         assert askers == {threading.get_ident()}
     assert not any(one() for one in alive), "nor does any stay"
     expected = [score_prediction(drawn(cached), cached) for cached in cases]
-    with (tmp_path / "scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["case"] for row in rows] == [cached.case.name for cached in cases]
-    assert [{name: float(row[name]) for name in scores} for row, scores in zip(rows, expected, strict=True)] == expected
-    assert means == {name: float(np.mean([scores[name] for scores in expected])) for name in expected[0]}
+    assert read(tmp_path / "scores.csv") == {
+        ("3", cached.case.name): scores for cached, scores in zip(cases, expected, strict=True)
+    }
+    leaving = [name for name in expected[0] if name.split(".")[1] in ("dice", "hd95")]
+    assert means == {name: float(np.mean([scores[name] for scores in expected])) for name in leaving}
 
 
 def test_predictions_and_scores_are_the_same_on_any_number_of_cpus(
@@ -135,11 +145,11 @@ def test_a_mask_that_refining_leaves_as_it_is_is_scored_once(
     (cached,) = hospital.test
     asked: list[int] = []
 
-    def counted(mask: Any, *rest: Any) -> float:
+    def counted(mask: Any, *rest: Any) -> dict[str, float]:
         asked.append(int(mask.sum()))
-        return hd95(mask, *rest)
+        return measure(mask, *rest)
 
-    monkeypatch.setattr(sites.evaluation, "hd95", counted)
+    monkeypatch.setattr(sites.evaluation, "measure", counted)
     regions = len(cached.case.convention.regions)
     coarse = torch.zeros(regions, *cached.prepared.mask.shape[1:])
     coarse[:, 4:8, 8:13, 5:9] = 0.9
@@ -166,7 +176,7 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         asked.append(cached.case.name)
         return drawn(cached)
 
-    def fails(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    def fails(prediction: Prediction, cached: CachedCase, *rest: Any) -> dict[str, float]:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(sites.evaluation, "predict_case", predict)

@@ -1,6 +1,8 @@
 """Whose scores a hospital tells, and what it says of how many they are."""
 
+import csv
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from guarded import assert_fault
 from scene import NORTH, Scene
 
 from fedserdiff import wire
+from fedserdiff.evaluation.measures import MEASURES
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.settings.experiment import Site
 from fedserdiff.wire import Fault
@@ -84,3 +87,23 @@ def test_the_hashes_of_all_three_sides_leave_and_their_number_is_that_of_rounded
     said = scene.told("north")
     assert {scene.hash_of(seed) for seed in cases.values()} <= set(said)
     assert len(said) == 25
+
+
+def test_what_leaves_is_what_was_asked_for_and_the_mean_of_the_hospitals_own_table(make_scene: MakeScene) -> None:
+    """Its table has every measure either way: the first wire message is what it is without the second's metrics."""
+    scene = make_scene({"north": NORTH})
+    told = {}
+    for more in ((), ("nsd", "lesion_dice")):
+        reply = scene.order("north", MessageType.EVALUATE, **{"scoring.extra_metrics": more})
+        told[more] = dict(reply.content.metric_records[wire.METRICS])
+        with (scene.records("north") / "scores.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["stage", "case", "mask", "region", *MEASURES]
+        assert {(row["mask"], row["region"]) for row in rows} == set(product(("coarse", "refined"), ("tc", "wt", "et")))
+        for name in ("dice", "hd95", *more):
+            of = [float(row[name]) for row in rows if (row["mask"], row["region"]) == ("refined", "wt")]
+            assert told[more][f"refined.{name}.wt"] == pytest.approx(sum(of) / len(of))
+    plain, extended = told.values()
+    assert {name.split(".")[1] for name in plain if name != wire.WEIGHT} == {"dice", "hd95"}
+    assert {name: extended[name] for name in plain} == plain
+    assert len(extended) == len(plain) + 2 * 2 * 3
