@@ -99,7 +99,8 @@ class Segmenter:
         config = self.config
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
         noise = generator(config.seed, "evaluation", scan.name, device=self.student.device)
-        prediction = predict_volume(self.student, ready.image, config.scoring.sampling_steps, noise, self.adapter)
+        how = config.scoring
+        prediction = predict_volume(self.student, ready.image, how.sampling_steps, noise, self.adapter, how.flips)
         return Segmentation(ready.first, self.convention, prediction, ready.geometry)
 
     def segment_files(self, name: str, **images: Path) -> Segmentation:

@@ -32,7 +32,9 @@ def predict_case(
     same noise at every stage. A hospital that has an adapter puts it in front.
     """
     noise = generator(config.seed, "evaluation", cached.case.name, device=student.device)
-    return predict_volume(student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter)
+    return predict_volume(
+        student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter, config.scoring.flips
+    )
 
 
 def score_prediction(prediction: Prediction, cached: CachedCase, scoring: Scoring = _DEFAULT) -> dict[str, float]:

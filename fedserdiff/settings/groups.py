@@ -285,6 +285,10 @@ class Scoring(Group):
     sampling_steps: int = setting(
         4, "K, the DDIM steps by which a student refines its mask; 1 is fastest.", ge=1, le=1000
     )
+    flips: bool = setting(
+        False,
+        "Whether each scan is also segmented left for right, and probabilities are the means of both: twice the time.",
+    )
     patients: Literal["test", "validation"] = setting(
         "test",
         "Whose scores a run reports: `validation` to choose settings by, so that no choice is made on test patients.",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from students import lively_student
 
 import fedserdiff.segmenter
 import sites.evaluation
@@ -186,6 +187,23 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         evaluate(new_student(CONFIG), copies_of(hospital, 40), CONFIG, 1, tmp_path / "scores.csv")
     assert len(asked) <= 4, "the other cases would be predicted for nothing"
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_with_flips_a_hospital_scores_what_segment_would_write(hospital: Hospital) -> None:
+    (cached,) = hospital.test
+    student = lively_student(CONFIG)
+    images = dict(zip(cached.case.convention.modalities, cached.case.images, strict=True))
+    scan = named_scan(cached.case.name, images, cached.case.convention.modalities)
+    geometry = cached.prepared.geometry
+    box = (slice(None), *(slice(a, a + n) for a, n in zip(geometry.box_start, geometry.box_shape, strict=True)))
+    found = []
+    for flips in (False, True):
+        config = CONFIG.replace({"scoring.flips": flips})
+        predicted = geometry.to_scan(predict_case(student, cached, config).refined).numpy()
+        segmented = Segmenter(student, config, cached.case.convention, {}, None, {}).segment(scan)
+        assert np.allclose(segmented.probabilities[box], predicted, atol=1e-5)
+        found.append(predicted)
+    assert not np.allclose(*found, atol=1e-2)
 
 
 def test_noise_is_drawn_where_the_student_is(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
