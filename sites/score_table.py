@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from fedserdiff.evaluation.measures import MEASURES
 from fedserdiff.files import write_whole
 
+THRESHOLDS_FILE = "thresholds.json"
 _COLUMNS = ("stage", "case", "mask", "region", *MEASURES)
 
 
@@ -34,6 +36,13 @@ def enter(table: Path, stage: int, scores: Mapping[str, Mapping[str, float]]) ->
     writer.writeheader()
     writer.writerows(sorted([*others, *rows], key=lambda row: int(str(row["stage"]))))
     write_whole(table, lambda opened: opened.write(text.getvalue().encode()))
+
+
+def enter_thresholds(file: Path, stage: int, chosen: Mapping[str, Mapping[str, object]]) -> None:
+    """Rewrite the file (JSON) of thresholds by stage and mask with these as those of the stage."""
+    others = json.loads(file.read_text()) if file.exists() else {}
+    stages = dict(sorted({**others, str(stage): chosen}.items(), key=lambda item: int(item[0])))
+    write_whole(file, lambda opened: opened.write((json.dumps(stages, indent=2) + "\n").encode()))
 
 
 def _masks(scores: Mapping[str, float]) -> Sequence[tuple[str, str]]:

@@ -55,6 +55,7 @@ def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
 
 
@@ -288,6 +289,19 @@ class Scoring(Group):
     flips: bool = setting(
         False,
         "Whether each scan is also segmented left for right, and probabilities are the means of both: twice the time.",
+    )
+    least_ml: tuple[NotNegative, ...] = setting(
+        (),
+        "Millilitres that a connected component of each region, in the order of `data.regions`, has to have to stay in "
+        "a mask that is scored or written; empty is 0 for all.",
+    )
+    least_et_ml: float = setting(
+        0.0, "Millilitres that region `et` has to have; where a mask has less, all of it becomes tumour core.", ge=0
+    )
+    least_from: Literal["settings", "validation"] = setting(
+        "settings",
+        "Where these two come from: `validation` has each hospital choose them anew for every student, for the best "
+        "mean Dice of its own validation patients.",
     )
     patients: Literal["test", "validation"] = setting(
         "test",

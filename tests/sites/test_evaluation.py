@@ -23,7 +23,7 @@ from fedserdiff.seeding import generator
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
-from sites.evaluation import evaluate, predict_case, score_prediction
+from sites.evaluation import evaluate, predict_case, score_case, score_prediction
 from sites.hospital import Hospital
 
 CONFIG = make_settings("smoke")
@@ -204,6 +204,29 @@ def test_with_flips_a_hospital_scores_what_segment_would_write(hospital: Hospita
         assert np.allclose(segmented.probabilities[box], predicted, atol=1e-5)
         found.append(predicted)
     assert not np.allclose(*found, atol=1e-2)
+
+
+def test_thresholds_that_are_given_hold_for_scores_and_for_what_segment_writes(hospital: Hospital) -> None:
+    (cached,) = hospital.test
+    student = lively_student(CONFIG)
+    convention, geometry = cached.case.convention, cached.prepared.geometry
+    images = dict(zip(convention.modalities, cached.case.images, strict=True))
+    scan = named_scan(cached.case.name, images, convention.modalities)
+    whole = {}
+    for changes in ({}, {"scoring.least_et_ml": 1e6}, {"scoring.least_ml": (0.0, 1e6, 0.0)}):
+        config = CONFIG.replace(changes)
+        scores = score_case(student, cached, config)
+        masks = convention.region_masks(Segmenter(student, config, convention, {}, None, {}).segment(scan).labels())
+        written = {
+            region: mask.sum() * geometry.voxel_ml for region, mask in zip(convention.regions, masks, strict=True)
+        }
+        for region, ml in written.items():
+            assert scores[f"refined.predicted_ml.{region}"] == pytest.approx(ml)
+        whole[next(iter(changes), "")] = written
+    as_it_is, without_et, without_all = whole.values()
+    assert min(as_it_is.values()) > 0
+    assert without_et == {**as_it_is, "et": 0}
+    assert set(without_all.values()) == {0}
 
 
 def test_noise_is_drawn_where_the_student_is(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
