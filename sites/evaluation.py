@@ -53,7 +53,7 @@ def score_prediction(
     ----------
     prediction : Prediction
     cached : CachedCase
-    scoring : Scoring
+    scoring : fedserdiff.settings.groups.Scoring
     thresholds : mapping
         By mask, ``coarse`` and ``refined``: what is too small to be scored; by `scoring` where there are none.
 
