@@ -109,10 +109,10 @@ _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=
 
 def _scores(config: Settings) -> dict[str, NumberRule]:
     return {
-        f"{mask}.{metric}.{region}": NumberRule(0, 1 if metric == "dice" else _WORST_MM)
+        f"{mask}.{metric}.{region}": NumberRule(0, _WORST_MM if metric == "hd95" else 1)
         for mask in ("coarse", "refined")
         for region in config.data.regions
-        for metric in ("dice", "hd95")
+        for metric in config.scoring.metrics
     }
 
 

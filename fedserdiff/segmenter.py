@@ -17,6 +17,7 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.errors import DataError
+from fedserdiff.evaluation.postprocessing import Thresholds, given_thresholds
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 
@@ -37,6 +38,7 @@ class Segmentation:
     convention: Convention
     _prediction: Prediction
     _geometry: Geometry
+    _thresholds: Thresholds | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -49,8 +51,13 @@ class Segmentation:
         return self._whole(self._prediction.error_map)
 
     def labels(self, convention: Convention | None = None) -> NDArray[np.uint16]:
-        """Return the label map of shape (X, Y, Z), in a convention's labels."""
-        return (convention or self.convention).label_map(self.probabilities)
+        """Return the label map of shape (X, Y, Z), in a convention's labels, less what the settings remove."""
+        convention = convention or self.convention
+        if self._thresholds is None:
+            return convention.label_map(self.probabilities)
+        masks = convention.written(self.probabilities)
+        kept = self._thresholds.apply(masks, convention, self._geometry.voxel_ml)
+        return convention.label_map(kept.astype(np.float32))
 
     def _whole(self, volume: torch.Tensor) -> NDArray[np.float32]:
         geometry = self._geometry
@@ -99,8 +106,9 @@ class Segmenter:
         config = self.config
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
         noise = generator(config.seed, "evaluation", scan.name, device=self.student.device)
-        prediction = predict_volume(self.student, ready.image, config.scoring.sampling_steps, noise, self.adapter)
-        return Segmentation(ready.first, self.convention, prediction, ready.geometry)
+        how = config.scoring
+        prediction = predict_volume(self.student, ready.image, how.sampling_steps, noise, self.adapter, how.flips)
+        return Segmentation(ready.first, self.convention, prediction, ready.geometry, given_thresholds(how))
 
     def segment_files(self, name: str, **images: Path) -> Segmentation:
         """Segment the scan whose modalities' files are given by name, such as ``t1=…, t1ce=…, t2=…, flair=…``."""

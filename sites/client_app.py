@@ -255,7 +255,7 @@ def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     student, hospital = desk.student(message), desk.at_work(message)
     adapter = desk.adapter(before=(stage + 1, 0))
     cases = hospital.scored(desk.config)
-    scores = evaluate(student, cases, desk.config, stage, desk.records / "scores.csv", adapter)
+    scores = evaluate(student, cases, desk.config, stage, desk.records / "scores.csv", adapter, hospital.validation)
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(cases)), **scores}
     return RecordDict({wire.METRICS: MetricRecord(metrics)})
 

@@ -1,10 +1,9 @@
 """Score a student on a hospital's cases: means leave as named scalars, per-case scores stay on its disk."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,19 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
-from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
-from fedserdiff.files import write_whole
+from fedserdiff.evaluation.measures import measure
+from fedserdiff.evaluation.postprocessing import Gains, Thresholds, choose, gains, given_thresholds, to_dict
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.groups import Scoring
 from fedserdiff.threads import one_a_cpu
+from sites.score_table import THRESHOLDS_FILE, enter, enter_thresholds
 
+T = TypeVar("T")
 _MEMORY = 4 << 30  # of the cases that are predicted and scored at a time, in bytes (our choice)
+_DEFAULT = Scoring()
 _BYTES_A_VOXEL = 100  # of one of them (measured at 1 mm: 77 to 88)
+_MORE_BY_AREA = 100  # where HD95 is of surface area (measured: 101)
 
 
 def predict_case(
@@ -32,35 +36,79 @@ def predict_case(
     same noise at every stage. A hospital that has an adapter puts it in front.
     """
     noise = generator(config.seed, "evaluation", cached.case.name, device=student.device)
-    return predict_volume(student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter)
+    return predict_volume(
+        student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter, config.scoring.flips
+    )
 
 
-def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+def score_prediction(
+    prediction: Prediction,
+    cached: CachedCase,
+    scoring: Scoring = _DEFAULT,
+    thresholds: Mapping[str, Thresholds] | None = None,
+) -> dict[str, float]:
     """Score a prediction of one case at its scan's own resolution, as the label map that it would be written as.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    cached : CachedCase
+    scoring : fedserdiff.settings.groups.Scoring
+    thresholds : mapping
+        By mask, ``coarse`` and ``refined``: what is too small to be scored; by `scoring` where there are none.
 
     Returns
     -------
     dict
-        ``{coarse,refined}.{dice,hd95}.{region}``: Dice in [0, 1], HD95 in mm.
+        ``{coarse,refined}.{measure}.{region}``, of every `measure`.
     """
     convention = cached.case.convention
     geometry = cached.prepared.geometry
-    worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
     truth = np.asarray(cached.prepared.truth, bool)
+    thresholds = _given(scoring) if thresholds is None else thresholds
     scores: dict[str, float] = {}
-    scored: dict[str, tuple[NDArray[np.bool_], float, float]] = {}
-    for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
-        masks = convention.written(geometry.to_scored(volume).numpy())
+    scored: dict[str, tuple[NDArray[np.bool_], dict[str, float]]] = {}
+    for name, masks in _written(prediction, cached).items():
+        if name in thresholds:
+            masks = thresholds[name].apply(masks, convention, geometry.voxel_ml)
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
             if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
-                scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
-            _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
+                found = measure(mask, true, geometry.spacing_mm, geometry.shape, scoring.hd95 == "area")
+                scored[region] = (mask, found)
+            scores |= {f"{name}.{one}.{region}": value for one, value in scored[region][1].items()}
     return scores
 
 
 def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
     """Return `score_prediction` of `predict_case`."""
-    return score_prediction(predict_case(student, cached, config), cached)
+    return score_prediction(predict_case(student, cached, config), cached, config.scoring)
+
+
+def _written(prediction: Prediction, cached: CachedCase) -> dict[str, NDArray[np.bool_]]:
+    """Return the region masks of the label maps of either mask, in the box of brain and labels."""
+    volumes = {"coarse": prediction.coarse, "refined": prediction.refined}
+    to_scored, written = cached.prepared.geometry.to_scored, cached.case.convention.written
+    return {name: written(to_scored(volume).numpy()) for name, volume in volumes.items()}
+
+
+def _given(scoring: Scoring) -> dict[str, Thresholds]:
+    """Return the thresholds that the settings give for either mask, where they give any."""
+    thresholds = given_thresholds(scoring)
+    return {} if thresholds is None else dict.fromkeys(("coarse", "refined"), thresholds)
+
+
+def _chosen(
+    student: Student, validation: Sequence[CachedCase], config: Settings, adapter: SiteAdapter | None
+) -> dict[str, Thresholds]:
+    """Return the thresholds of either mask by which the hospital's validation patients score best."""
+
+    def gained(prediction: Prediction, cached: CachedCase) -> dict[str, Gains]:
+        truth, voxel_ml = np.asarray(cached.prepared.truth, bool), cached.prepared.geometry.voxel_ml
+        masks = _written(prediction, cached)
+        return {name: gains(own, truth, cached.case.convention, voxel_ml) for name, own in masks.items()}
+
+    by_case = _of_each(student, validation, config, adapter, gained)
+    return {name: choose([case[name] for case in by_case]) for name in by_case[0]}
 
 
 def evaluate(
@@ -70,40 +118,49 @@ def evaluate(
     stage: int,
     table: Path,
     adapter: SiteAdapter | None = None,
+    validation: Sequence[CachedCase] = (),
 ) -> dict[str, float]:
-    """Return the mean over `cases` of every score, and enter each case's scores in the hospital's own `table` (CSV).
+    """Return the mean over `cases` of what leaves, and enter all that each scored in the hospital's own `table` (CSV).
 
-    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
+    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves its rows once.
+    Thresholds that are chosen on `validation` cases, where the config says so, are kept beside the table.
     """
+    thresholds = None
+    if config.scoring.least_from == "validation":
+        thresholds = _chosen(student, validation, config, adapter)
+        convention = validation[0].case.convention
+        chosen = {name: to_dict(one, convention) for name, one in thresholds.items()}
+        enter_thresholds(table.with_name(THRESHOLDS_FILE), stage, chosen)
+
+    def scored(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+        return score_prediction(prediction, cached, config.scoring, thresholds)
+
+    rows = _of_each(student, cases, config, adapter, scored)
+    enter(table, stage, {cached.case.name: row for cached, row in zip(cases, rows, strict=True)})
+    leaving = [name for name in rows[0] if name.split(".")[1] in config.scoring.metrics]
+    return {name: float(np.mean([row[name] for row in rows])) for name in leaving}
+
+
+def _of_each(
+    student: Student,
+    cases: Sequence[CachedCase],
+    config: Settings,
+    adapter: SiteAdapter | None,
+    judged: Callable[[Prediction, CachedCase], T],
+) -> list[T]:
+    """Return what is made of each case's prediction, in order; on all CPUs, and no more at a time than memory holds."""
 
     def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
         return predict_case(student, cached, config, adapter), cached
 
-    def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
-        return score_prediction(*predicted)
+    def both(predicted: tuple[Prediction, CachedCase]) -> T:
+        return judged(*predicted)
 
     student.eval()  # it is not set to and fro by threads that predict with it side by side
     voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
-    most = max(1, _MEMORY // (_BYTES_A_VOXEL * voxels))
+    each = _BYTES_A_VOXEL + (_MORE_BY_AREA if config.scoring.hd95 == "area" else 0)
+    most = max(1, _MEMORY // (each * voxels))
     if student.device.type == "cpu":
-        rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
-    else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
-        rows = one_a_cpu(scored, map(predicted, cases), most)
-    entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
-    _enter(table, stage, entries)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:
-    """Rewrite the table with these rows as those of the stage; the file is at all times whole."""
-    columns = list(entries[0])
-    others: list[Mapping[str, object]] = []
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as file:
-            whole = (row for row in csv.DictReader(file) if list(row) == columns and None not in row.values())
-            others = [row for row in whole if row["stage"] != str(stage)]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(sorted([*others, *entries], key=lambda row: int(str(row["stage"]))))
-    write_whole(table, lambda opened: opened.write(text.getvalue().encode()))
+        return one_a_cpu(lambda cached: both(predicted(cached)), cases, most)
+    # a GPU's work is issued from this thread, as what is made of it has room for what comes of it
+    return one_a_cpu(both, map(predicted, cases), most)

@@ -101,6 +101,7 @@ class _Run:
             cases or {},
             plan_evaluation(config, self._stream.stages(self._sites)),
             config.data.regions,
+            config.scoring.metrics,
         )
         self.results.overlap_allowed = config.data.allow_overlap
         self.results.differential_privacy = spent(config)

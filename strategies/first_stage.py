@@ -13,7 +13,7 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.origin import Scans
 from fedserdiff.settings.experiment import Settings
-from strategies.results import METRICS, Scores
+from strategies.results import Scores
 from strategies.run_directory import RunDirectory
 from strategies.stream import Stage, make_stream
 
@@ -51,7 +51,7 @@ class FirstStage:
                 site: {
                     f"{mask}.{metric}.{region}": results[key][metric][region][row][column]
                     for mask, key in (("coarse", "R_coarse"), ("refined", "R"))
-                    for metric in METRICS
+                    for metric in config.scoring.metrics
                     for region in config.data.regions
                 }
                 for column, site in enumerate(results["sites"])

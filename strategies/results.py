@@ -14,6 +14,8 @@ Scores = Mapping[str, Mapping[str, float]]
 """By site, then by name such as ``refined.dice.tc``."""
 
 METRICS = ("dice", "hd95")
+"""Of every run's R; there may be more, which the settings ask for."""
+
 COLUMNS = ("method", "seed", "stage", "site", "mask", "metric", "region", "value")
 """Of ``results.csv``."""
 
@@ -29,6 +31,8 @@ class Results:
         The entries of R to measure; all unless given.
     regions : sequence of str
         Whose scores make up R.
+    metrics : sequence of str
+        By which R is measured. All but ``hd95`` are better the higher they are.
 
     Attributes
     ----------
@@ -56,7 +60,9 @@ class Results:
         cases: Mapping[str, Mapping[str, int]],
         evaluation: EvaluationPlan | None = None,
         regions: Sequence[str] = BRATS_REGIONS,
+        metrics: Sequence[str] = METRICS,
     ) -> None:
+        self.metrics = list(metrics)
         self.regions = list(regions)
         self.method = method
         self.seed = seed
@@ -78,7 +84,7 @@ class Results:
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
     def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        """Return R of ``coarse`` or ``refined``, ``dice`` or ``hd95``, ``mean`` or a region: (stages + 1, sites).
+        """Return R of ``coarse`` or ``refined``, a metric, ``mean`` or a region: (stages + 1, sites).
 
         A row lacks a site, NaN, until the site has come and scored that row's student, or for ever where it is not to.
         """
@@ -113,9 +119,9 @@ class Results:
             "R_coarse": self._matrices("coarse"),
         }
         keys = ("mean", *self.regions)
-        scores = {m: {key: self._continual(m, key).to_dict() for key in keys} for m in METRICS}
+        scores = {m: {key: self._continual(m, key).to_dict() for key in keys} for m in self.metrics}
         for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
-            values[name] = {m: {key: scores[m][key][name] for key in keys} for m in METRICS}
+            values[name] = {m: {key: scores[m][key][name] for key in keys} for m in self.metrics}
         return values | {
             "evaluation": self._evaluation(),
             "losses": self.losses,
@@ -132,7 +138,7 @@ class Results:
         """Return the stream's scores; there are none where sites do not share one student, or one has yet to score."""
         if len(set(self.deployed)) > 1 or any(self.missing(row) for row in range(len(self.rows))):
             return ContinualScores(None, None, None, None)
-        return continual_scores(self.matrix("refined", metric, key), metric == "dice")
+        return continual_scores(self.matrix("refined", metric, key), metric != "hd95")
 
     def _evaluation(self) -> dict[str, Any]:
         """Return which rows of R are whole, and the sites that score those."""
@@ -146,7 +152,7 @@ class Results:
 
     def _matrices(self, mask: str) -> dict[str, dict[str, list[list[float | None]]]]:
         keys = ("mean", *self.regions)
-        return {m: {key: _with_none(self.matrix(mask, m, key)) for key in keys} for m in METRICS}
+        return {m: {key: _with_none(self.matrix(mask, m, key)) for key in keys} for m in self.metrics}
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per stage, site, mask, metric and region: the contents of ``results.csv``."""
@@ -158,7 +164,7 @@ class Results:
             for stage, row in enumerate(self.rows)
             for site, scores in row.items()
             for mask in ("coarse", "refined")
-            for metric in METRICS
+            for metric in self.metrics
             for region in self.regions
         ]  # fmt: skip
 

@@ -46,7 +46,12 @@ def write_run(
                 }
                 one |= {k.replace("dice", "hd95"): 100 * (1 - v) for k, v in one.items()}
                 scores.append(one)
-                tables[site].append({"stage": row, "case": name, **one})
+                tables[site] += [
+                    {"stage": row, "case": name, "mask": mask, "region": region}
+                    | {metric: one[f"{mask}.{metric}.{region}"] for metric in ("dice", "hd95")}
+                    for mask in ("coarse", "refined")
+                    for region in BRATS_REGIONS
+                ]
             means[site] = {k: float(np.mean([s[k] for s in scores])) for k in scores[0]}
         results.rows.append(means)
     results.bytes_out = {site: {"arrays": 1000 + seed, "metrics": 10} for site in CASES}

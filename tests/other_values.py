@@ -32,6 +32,10 @@ _OTHERS: dict[str, Any] = {
     "method.teacher": "latest",
     "method.shared_error_maps": "mri",
     "scoring.patients": "validation",
+    "scoring.extra_metrics": ("nsd", "lesion_dice"),
+    "scoring.hd95": "area",
+    "scoring.least_ml": (0.1, 0.5, 0.2),
+    "scoring.least_from": "validation",
     "machine.site_failure": "go-on",
 }
 

@@ -43,16 +43,17 @@ def test_an_unknown_region_is_named_with_the_known_ones(run: fs.Run) -> None:
 
 def test_scores_are_those_of_every_case_and_average_to_r(run: fs.Run) -> None:
     scores = run.scores
-    assert len(scores) == 3 * sum(map(len, CASES.values()))
-    last = scores[(scores.stage == 2) & (scores.site == "west")]
+    assert len(scores) == 3 * sum(map(len, CASES.values())) * 2 * 3
+    last = scores[(scores.stage == 2) & (scores.site == "west") & (scores["mask"] == "refined")]
+    last = last[last.region == "et"]
     assert sorted(last.case) == sorted(CASES["west"])
-    assert last["refined.dice.et"].mean() == pytest.approx(run.matrix("dice", "et")[2, 1])
+    assert last.dice.mean() == pytest.approx(run.matrix("dice", "et")[2, 1])
 
 
 def test_without_pandas_scores_are_dicts(run: fs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)  # as where it is not installed
     assert {row["site"] for row in run.scores} == {"north", "west"}
-    assert all(isinstance(row["refined.dice.wt"], float) for row in run.scores)
+    assert all(isinstance(row["dice"], float) for row in run.scores)
 
 
 def test_settings_of_a_run_are_those_that_made_it(run: fs.Run) -> None:

@@ -12,7 +12,7 @@ from traffic import SECRET, TYPES, change, handed_over, hashes, honest, packed, 
 
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import new_student
-from fedserdiff.errors import DivergedError, ReplyError
+from fedserdiff.errors import ConfigError, DivergedError, ReplyError
 from fedserdiff.methods import METHODS
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
@@ -355,3 +355,33 @@ def test_a_change_too_great_for_half_precision_has_diverged(by: float) -> None:
     content[wire.ARRAYS] = wire.change_to_record(student, received)
     with pytest.raises(DivergedError, match=r"^arrays: weights: not finite$"):
         admit(content, reply_rules(MessageType.TRAIN, config, 0, received))
+
+
+MORE = ("nsd", "lesion_dice")
+
+
+def test_more_scores_leave_where_both_sides_agreed_on_them_and_else_none() -> None:
+    asked = {"scoring.extra_metrics": MORE}
+    plain_reply, more = (honest(MessageType.EVALUATE, smoke(**changes), SENT) for changes in ({}, asked))
+    assert set(more[wire.METRICS]) - set(plain_reply[wire.METRICS]) == {
+        f"{mask}.{name}.{region}" for mask in ("coarse", "refined") for name in MORE for region in ("tc", "wt", "et")
+    }
+    assert admitted(MessageType.EVALUATE, more, **asked) == more
+    for reply, changes in ((more, {}), (plain_reply, asked), (more, {"scoring.extra_metrics": ("nsd",)})):
+        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+            admitted(MessageType.EVALUATE, reply, **changes)
+
+
+@pytest.mark.parametrize("value", [1.01, -0.01])
+def test_a_share_that_is_none_does_not_leave(value: float) -> None:
+    asked = {"scoring.extra_metrics": MORE}
+    reply = honest(MessageType.EVALUATE, smoke(**asked), SENT)
+    reply.metric_records[wire.METRICS]["refined.nsd.wt"] = value
+    with pytest.raises(ReplyError, match=r"metrics: refined\.nsd\.wt: out of range"):
+        admitted(MessageType.EVALUATE, reply, **asked)
+
+
+@pytest.mark.parametrize("name", ["truth_ml", "predicted_ml", "difference_ml", "lesions_found"])
+def test_volumes_and_counts_stay_in_the_hospital_whatever_is_asked(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^scoring\.extra_metrics: "):
+        smoke(**{"scoring.extra_metrics": (name,)})

@@ -113,6 +113,12 @@ def honest(message_type: str, config: Settings, sent: ArrayRecord, site: int = 0
     if message_type == MessageType.EVALUATE:
         masks, regions = ("coarse", "refined"), ("tc", "wt", "et")
         metrics = {f"{mask}.dice.{region}": 0.75 for mask in masks for region in regions}
+        metrics |= {
+            f"{mask}.{one}.{region}": 0.5
+            for mask in masks
+            for one in config.scoring.extra_metrics
+            for region in regions
+        }
         metrics |= {f"{mask}.hd95.{region}": 12.5 for mask in masks for region in regions}
         return RecordDict({wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 5})})
     return handed_over(config, sent)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fedserdiff.data.site_cases import patient_of
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import StreamScores
-from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.settings.experiment import PROVENANCE, Settings
 
 
@@ -94,12 +93,15 @@ def load_run(path: Path) -> RunRecord:
 def _by_case(path: Path, site: str, rows: int) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Return a hospital's scores by case and metric, each of shape (rows,)."""
     cases: dict[str, dict[str, NDArray[np.float64]]] = {}
+    by_region: dict[tuple[str, int], list[dict[str, str]]] = {}
     with (path / "hospitals" / site / "scores.csv").open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
-            scores = cases.setdefault(line["case"], {m: np.full(rows, np.nan) for m in ("dice", "hd95")})
-            values = {name: float(value) for name, value in line.items() if name.startswith("refined.")}
-            for metric, stages in scores.items():
-                stages[int(line["stage"])] = mean_over_regions(values, "refined", metric)
+            if line["mask"] == "refined":
+                by_region.setdefault((line["case"], int(line["stage"])), []).append(line)
+    for (case, stage), lines in by_region.items():
+        scores = cases.setdefault(case, {m: np.full(rows, np.nan) for m in ("dice", "hd95")})
+        for metric, stages in scores.items():
+            stages[stage] = np.mean([float(line[metric]) for line in lines])
     if any(np.isnan(values).any() for scores in cases.values() for values in scores.values()):
         raise ValueError(f"scores.csv of {site} does not cover every stage")
     return dict(sorted(cases.items()))

@@ -67,6 +67,12 @@ class Geometry:
         return F.pad(self.to_scan(volume), [n for pair in margins for n in pair])
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the canonical scan in mL."""
+        x, y, z = self.spacing_mm
+        return x * y * z / 1000
+
+    @property
     def grid_spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size of the working grid."""
         sides = zip(self.spacing_mm, self.box_shape, self.inner_shape, strict=True)

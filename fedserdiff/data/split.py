@@ -70,10 +70,11 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
     if not training:
         fields = "test_cases, validation_cases" if site.validation_cases else "test_cases"
         raise DataError(f"{where}: {fields}: every patient is held out: none is left to train on")
-    if config.scoring.patients == "validation" and not validation:
+    asked = [name for name in ("patients", "least_from") if getattr(config.scoring, name) == "validation"]
+    if asked and not validation:
         raise DataError(
-            f"{where}: scoring.patients: validation, but no patient is held out for it: set data.validation_share, or "
-            "name the site's validation_cases"
+            f"{where}: scoring.{asked[0]}: validation, but no patient is held out for it: set data.validation_share, "
+            "or name the site's validation_cases"
         )
     return Split(training, validation, test)
 

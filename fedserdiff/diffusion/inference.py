@@ -27,6 +27,7 @@ def predict_volume(
     steps: int,
     generator: torch.Generator,
     adapter: SiteAdapter | None = None,
+    flips: bool = False,
 ) -> Prediction:
     """Segment one scan on the working grid.
 
@@ -45,6 +46,10 @@ def predict_volume(
         On the student's device.
     adapter : SiteAdapter, optional
         Translates the scan before the student sees it; on the student's device.
+    flips : bool
+        Whether the scan is also shown left for right, and coarse and refined probabilities are the means of both. Each
+        is refined from the same noise, which is not turned with it: the mask of a scan turned left for right is the
+        scan's mask turned so. What Ê then says is by how much the mean refined differs from the mean coarse one.
 
     Returns
     -------
@@ -56,7 +61,11 @@ def predict_volume(
     was_training = student.training
     student.eval()
     try:
-        found = _predict(student, samples, steps, generator, adapter).cpu()
+        noise = student.noise(len(samples), generator)
+        found = _predict(student, samples, steps, noise, adapter)
+        if flips:
+            found = _mean(found, _predict(student, samples.flip(2), steps, noise, adapter).flip(3))  # X, of RAS
+        found = found.cpu()
     finally:
         student.train(was_training)
     if len(student.spatial_shape) == 3:
@@ -64,14 +73,20 @@ def predict_volume(
     return Prediction(*found.permute(0, 2, 3, 4, 1))
 
 
+def _mean(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return P and Ê, (2, N, 3, *grid), of which P, and what it is refined to, are the means of two predictions'."""
+    coarse = (one[0] + other[0]) / 2
+    refined = (Prediction(*one).refined + Prediction(*other).refined) / 2
+    return torch.stack([coarse, refined - coarse])
+
+
 def _predict(
-    student: Student, samples: torch.Tensor, steps: int, generator: torch.Generator, adapter: SiteAdapter | None
+    student: Student, samples: torch.Tensor, steps: int, noise: torch.Tensor, adapter: SiteAdapter | None
 ) -> torch.Tensor:
     """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do; return P and Ê, (2, N, 3, *grid).
 
     All of it stays on their device. That is waited for once for each of the two, to learn how much there is to do.
     """
-    noise = student.noise(len(samples), generator)
     device = samples.device
     found = torch.zeros(2, *noise.shape, device=device)
     coarse, error = found

@@ -30,6 +30,23 @@ def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~inside
 
 
+def grown(mask: NDArray[np.bool_], offsets: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return where some voxel of a mask (X, Y, Z) comes to lie that is moved by one of `offsets`, (N, 3) voxels.
+
+    What is moved out of the array is lost. Whole masks are moved: its cost does not depend on what they hold.
+    """
+    reached = np.zeros_like(mask)
+    for offset in offsets:
+        pairs = [
+            (slice(max(0, by), n + min(0, by)), slice(max(0, -by), n + min(0, -by)))
+            for by, n in zip(offset, mask.shape, strict=True)
+        ]
+        if all(to.stop > to.start for to, _ in pairs):
+            to, of = zip(*pairs, strict=True)
+            reached[to] |= mask[of]
+    return reached
+
+
 def distances(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """Return the distance in mm of each voxel of `asked` to the nearest voxel of `nearest`, from centre to centre.
 

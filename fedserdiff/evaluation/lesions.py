@@ -5,38 +5,29 @@ implementation of our own. Where they decide what may be debated, this follows t
 scan's size, a lesion of exactly the least volume is passed over, and a spurious component counts however small it is.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from monai.metrics.utils import get_mask_edges
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from fedserdiff.data.preprocess import bounding_box
-from fedserdiff.evaluation.distances import distances
-from fedserdiff.evaluation.segmentation import dice
+from fedserdiff.evaluation.areas import PENALTY_MM, area_hd95
+from fedserdiff.evaluation.distances import grown
 
-PENALTY_MM = 374.0
-"""HD95 of a missed lesion and of a spurious component: the organisers' number, a BraTS volume's diagonal rounded up."""
-
-_BEST, _WORST = (1.0, 0.0), (0.0, PENALTY_MM)
 _TOUCHING = ndimage.generate_binary_structure(3, 3)  # 26 neighbours: by face, edge or corner
-_GROWTH = ndimage.generate_binary_structure(3, 2)  # 18 neighbours: by face or edge
+_GROWTH = np.argwhere(ndimage.generate_binary_structure(3, 2)) - 1  # itself and 18 neighbours: by face or edge
 
 
 @dataclass(frozen=True)
-class LesionScores:
-    """What one region of one case scored, lesion by lesion.
+class LesionOverlap:
+    """How far one region of one case is found, lesion by lesion.
 
     Attributes
     ----------
     dice : float
         Mean over lesions and spurious components, in [0, 1]; 1 where there are none.
-    hd95 : float
-        The same mean in mm; 0 where there are none.
     found, missed : int
         Lesions of the truth, larger than the least volume, that a predicted component reaches, and that none does.
     spurious : int
@@ -44,10 +35,42 @@ class LesionScores:
     """
 
     dice: float
+    found: int
+    missed: int
+    spurious: int
+
+
+@dataclass(frozen=True)
+class LesionScores:
+    """`LesionOverlap`, and distances.
+
+    Attributes
+    ----------
+    dice : float
+        Mean over lesions and spurious components, in [0, 1]; 1 where there are none.
+    hd95 : float
+        The same mean in mm; 0 where there are none.
+    found, missed, spurious : int
+        As `LesionOverlap` has them.
+    """
+
+    dice: float
     hd95: float
     found: int
     missed: int
     spurious: int
+
+
+def lesion_overlap(
+    prediction: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    spacing_mm: Sequence[float],
+    growth: int = 3,
+    least_mm3: float = 50.0,
+) -> LesionOverlap:
+    """Return all of `lesion_scores` but distances, of its parameters: a small part of what they cost."""
+    found = _matched(prediction, truth, growth)
+    return LesionOverlap(1.0, 0, 0, 0) if found is None else found.overlap(spacing_mm, least_mm3)
 
 
 def lesion_scores(
@@ -77,53 +100,92 @@ def lesion_scores(
     least_mm3 : float
         Lesions up to this volume are passed over: 50 is the challenge's, 2 its for metastases.
     """
+    found = _matched(prediction, truth, growth)
+    if found is None:
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    overlap = found.overlap(spacing_mm, least_mm3)
+    away = [PENALTY_MM] * (overlap.missed + overlap.spurious)
+    for lesion in found.reached[found.counted(spacing_mm, least_mm3)[found.reached]]:
+        away.append(area_hd95(*found.masks_of(lesion), spacing_mm))
+    mean = float(np.mean(away)) if away else 0.0
+    return LesionScores(overlap.dice, mean, overlap.found, overlap.missed, overlap.spurious)
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Lesions of a truth, numbered from 1, and the predicted components that belong to each.
+
+    Attributes
+    ----------
+    truth : ndarray of shape (X, Y, Z)
+        Of the box that holds both masks.
+    component_of : ndarray of shape (X, Y, Z)
+        Number of each predicted voxel's component, from 1; 0 elsewhere.
+    about : tuple of slice
+        Where in that box the grown truth is.
+    lesion_of : ndarray
+        There, number of each voxel's grown lesion; 0 elsewhere.
+    belongs : ndarray of shape (lesions + 1, components + 1)
+    """
+
+    truth: NDArray[np.bool_]
+    component_of: NDArray[np.signedinteger]
+    about: tuple[slice, slice, slice]
+    lesion_of: NDArray[np.signedinteger]
+    belongs: NDArray[np.bool_]
+
+    @property
+    def reached(self) -> NDArray[np.intp]:
+        """Numbers of the lesions to which something belongs."""
+        return np.flatnonzero(self.belongs.any(1))
+
+    def counted(self, spacing_mm: Sequence[float], least_mm3: float) -> NDArray[np.bool_]:
+        """Return by number whether a lesion is large enough to be scored."""
+        return self._voxels(self.truth[self.about]) * np.prod(spacing_mm) > least_mm3
+
+    def overlap(self, spacing_mm: Sequence[float], least_mm3: float) -> LesionOverlap:
+        """Return the scores, from counts of voxels alone."""
+        own, counted = self._voxels(self.truth[self.about]), self.counted(spacing_mm, least_mm3)
+        common = self._voxels(self.truth[self.about] & (self.component_of[self.about] > 0))
+        predicted = self.belongs @ np.bincount(self.component_of.ravel(), minlength=self.belongs.shape[1])
+        spurious = int((~self.belongs[1:, 1:].any(0)).sum())
+        found = int((counted & self.belongs.any(1)).sum())
+        missed = int(counted.sum()) - found
+        total = float((2.0 * common[counted] / (own[counted] + predicted[counted])).sum())
+        scored = found + missed + spurious
+        return LesionOverlap(total / scored if scored else 1.0, found, missed, spurious)
+
+    def masks_of(self, lesion: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return all that belongs to a lesion, and the lesion."""
+        own = np.zeros_like(self.truth)
+        own[self.about] = self.truth[self.about] & (self.lesion_of == lesion)
+        return self.belongs[lesion][self.component_of], own
+
+    def _voxels(self, mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return by lesion how many voxels of a mask where the grown truth is are of it; of none for number 0."""
+        count = np.bincount(self.lesion_of[mask], minlength=len(self.belongs))
+        count[0] = 0
+        return count
+
+
+def _matched(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], growth: int) -> _Matched | None:
+    """Find lesions and components; None where both masks are empty."""
     either = prediction | truth
     if not either.any():
-        return LesionScores(*_BEST, 0, 0, 0)
+        return None
     held = bounding_box(either)
     prediction, truth = prediction[held], truth[held]  # beyond this box nothing meets that does not meet in it
-    lesion_of, lesions = ndimage.label(ndimage.binary_dilation(truth, _GROWTH, iterations=growth), _TOUCHING)
+    about = (slice(0, 0),) * 3
+    if truth.any():  # nor beyond this one is there any of the grown truth
+        box = zip(bounding_box(truth), truth.shape, strict=True)
+        x, y, z = (slice(max(0, of.start - growth), min(size, of.stop + growth)) for of, size in box)
+        about = (x, y, z)
+    reach = truth[about]
+    for _ in range(growth):
+        reach = grown(reach, _GROWTH)
+    lesion_of, lesions = ndimage.label(reach, _TOUCHING)
     component_of, components = ndimage.label(prediction, _TOUCHING)
     belongs = np.zeros((lesions + 1, components + 1), bool)
-    belongs[lesion_of, component_of] = True
-    belongs[:, 0] = False  # what is not predicted belongs to none
-
-    scores: list[tuple[float, float]] = []
-    found = 0
-    for lesion in range(1, lesions + 1):
-        own = truth & (lesion_of == lesion)
-        if own.sum() * np.prod(spacing_mm) <= least_mm3:
-            continue
-        reached = bool(belongs[lesion].any())
-        found += reached
-        predicted = belongs[lesion][component_of]
-        scores.append((dice(predicted, own), _surface_hd95(predicted, own, spacing_mm)) if reached else _WORST)
-    spurious = int((~belongs[1:, 1:].any(0)).sum())
-    missed = len(scores) - found
-    scores += [_WORST] * spurious
-    mean = np.mean(scores or [_BEST], axis=0)
-    return LesionScores(float(mean[0]), float(mean[1]), found, missed, spurious)
-
-
-def _surface_hd95(prediction: NDArray[np.bool_], lesion: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:
-    """Return HD95 in mm of two masks as the organisers measure it: over surface area, not over surface voxels.
-
-    The surface lies between voxels, cut to pieces of known area, and 95 % of the *area* are nearer than the distance
-    (google-deepmind/surface-distance, whose tables MONAI has). The larger of the two directions counts.
-    """
-    masks = [torch.from_numpy(np.ascontiguousarray(mask)) for mask in (prediction, lesion)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI deprecates an argument that it passes to itself
-        found = get_mask_edges(*masks, spacing=[float(mm) for mm in spacing_mm])
-    one, other, area_of_one, area_of_other = (array.numpy() for array in found)
-    return max(
-        _weighted_percentile(distances(one, other, spacing_mm), area_of_one[one].astype(np.float64)),
-        _weighted_percentile(distances(other, one, spacing_mm), area_of_other[other].astype(np.float64)),
-    )
-
-
-def _weighted_percentile(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
-    """Return the least distance within which 95 % of the area lies."""
-    order = np.argsort(distances, kind="stable")
-    share = np.cumsum(areas[order]) / areas.sum()
-    return float(distances[order[min(int(np.searchsorted(share, 0.95)), len(order) - 1)]])
+    both = reach & prediction[about]
+    belongs[lesion_of[both], component_of[about][both]] = True
+    return _Matched(truth, component_of, about, lesion_of, belongs)

@@ -75,7 +75,7 @@ class Run:
         return self.matrix()
 
     def matrix(self, metric: str = "dice", region: str = "mean", mask: str = "refined") -> NDArray[np.float64]:
-        """Return R for a metric (``dice``, ``hd95``), a region or ``mean``, and a mask (``refined``, ``coarse``)."""
+        """Return R for a metric (``dice``, ``hd95``, others that were asked for), a region or ``mean``, and a mask."""
         table = self.results["R" if mask == "refined" else "R_coarse"]
         try:
             rows = table[metric][region]
@@ -86,12 +86,14 @@ class Run:
 
     @cached_property
     def scores(self) -> Any:
-        """Every test case's scores, a row a stage, site and case, as a pandas frame where pandas is there, else dicts.
+        """Every scored case's scores: a pandas frame where pandas is there, else dicts.
 
-        Columns are ``stage``, ``site``, ``case`` and ``refined.dice.wt`` and so on: Dice in [0, 1], HD95 in mm.
+        A row a stage, ``site``, case, mask (``coarse``, ``refined``) and region; columns are those of ``scores.csv``,
+        such as ``dice`` in [0, 1] and ``hd95`` in mm.
         """
         rows = [
-            {"stage": int(line.pop("stage")), "site": site, "case": line.pop("case")}
+            {"stage": int(line.pop("stage")), "site": site}
+            | {name: line.pop(name) for name in ("case", "mask", "region")}
             | {name: float(value) for name, value in line.items()}
             for site in self.sites
             for line in _table(self.path / "hospitals" / site / "scores.csv")

@@ -75,7 +75,7 @@ class Plan:
     steps : tuple of int
         Of each stage; where a stage is counted in epochs of slices, no more than these.
     scored : int
-        Cases that are segmented and scored, in all rows of R.
+        Cases that are segmented and scored, or segmented to choose thresholds by, in all rows of R.
     disk : int
         Bytes of prepared cases, at most.
     memory : int
@@ -148,7 +148,11 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
     config = config.replace(sites=tuple(sites))
     stages = make_stream(config).stages([site.name for site in sites])
     rows = plan_evaluation(config, stages).rows
-    scored = {site.name: one.of(config.scoring.patients) for site, one in zip(sites, cases, strict=True)}
+    choosing = config.scoring.least_from == "validation"  # thresholds, on patients that are segmented for it
+    scored = {
+        site.name: one.of(config.scoring.patients) + (one.validation if choosing else 0)
+        for site, one in zip(sites, cases, strict=True)
+    }
     grid, depth = config.data.grid, config.data.grid[2] if config.data.spatial_dims == 2 else 1
     voxel = 2 * len(config.data.modalities) + label_type(len(config.data.regions)).itemsize
     counts = {site.name: one.training for site, one in zip(sites, cases, strict=True)}

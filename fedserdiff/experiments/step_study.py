@@ -112,7 +112,7 @@ def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
             started = time.monotonic()
             prediction = predict_case(student, cached, config)
             seconds.append(time.monotonic() - started)
-            one = score_prediction(prediction, cached)
+            one = score_prediction(prediction, cached, config.scoring)
             cases.append(
                 {
                     f"{mask}.{metric}": mean_over_regions(one, mask, metric)

@@ -14,6 +14,13 @@ from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
+_ALWAYS = ("dice", "hd95")
+_MORE = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "nsd": "NSD at 1 mm",
+    "lesion_dice": "lesion-wise\nDice",
+}
 _NAMED_COLUMNS = 6  # more sites than this are columns by their number: their names are wider than a terminal
 _MOST_COLUMNS = 12  # more than this a terminal does not show
 _PROMISES = 20  # an ε above it lets an attacker be as good as certain
@@ -37,6 +44,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     counts = " + ".join(str(results["cases"][site][scored]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} {scored} cases"
     print_table(console, _site_table(results, f"At the end of the stream, by site ({about})"))
+    if len(results["R"]) > len(_ALWAYS):
+        print_table(console, _more_table(results, "Other scores of the refined mask then, %, means over regions"))
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
         console.print(f"R has {len(results['sites'])} columns, too many to show: it is in results.csv")
     else:
@@ -104,6 +113,17 @@ def _site_table(results: Mapping[str, Any], title: str) -> Table:
                 *(f"{last['hd95'][k]:.1f}" for k in scored),
                 end_section=mask == "refined",
             )
+    return table
+
+
+def _more_table(results: Mapping[str, Any], title: str) -> Table:
+    """Tabulate what the settings ask for beside Dice and HD95, by site at the end."""
+    more = [metric for metric in results["R"] if metric not in _ALWAYS]
+    table = _table(title, "site", *(_MORE[metric] for metric in more))
+    for site in _scored_at_end(results):
+        column = results["sites"].index(site)
+        row = results["deployed"][column]
+        table.add_row(site, *(f"{100 * results['R'][metric]['mean'][row][column]:.1f}" for metric in more))
     return table
 
 

@@ -18,7 +18,6 @@ from fedserdiff.text import readable
 TRACKERS: Mapping[str, str] = MappingProxyType({"tensorboard": "tensorboard", "mlflow": "mlflow"})
 """By name, as it is also the name of the extra that installs it, the package that has to be there."""
 
-_METRICS = ("dice", "hd95")
 _OF_THE_STREAM = ("bwt", "fwt", "forgetting", "forgetting_rate")
 
 
@@ -178,7 +177,7 @@ class TrackedRun(RunEvents):
     def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         row = {}
         for site, of_site in scores.items():
-            for metric in _METRICS:
+            for metric in dict.fromkeys(name.split(".")[1] for name in of_site):
                 row[f"R.{metric}.mean/{site}"] = mean_over_regions(of_site, "refined", metric)
                 names = [name for name in of_site if name.startswith(f"refined.{metric}.")]
                 row |= {f"R.{name.removeprefix('refined.')}/{site}": of_site[name] for name in names}
@@ -187,7 +186,9 @@ class TrackedRun(RunEvents):
     def finished(self, results: Mapping[str, Any]) -> None:
         """Tell what stands in ``results.json`` at the end: the stream's scores, where it has them, and bytes."""
         scores = {
-            f"stream/{name}.{metric}": results[name][metric]["mean"] for name in _OF_THE_STREAM for metric in _METRICS
+            f"stream/{name}.{metric}": results[name][metric]["mean"]
+            for name in _OF_THE_STREAM
+            for metric in results[name]
         }
         sent = {f"bytes out/{site}": float(sum(kinds.values())) for site, kinds in results["bytes_out"].items()}
         known = {name: value for name, value in scores.items() if value is not None}

@@ -4,7 +4,7 @@ from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
 from fedserdiff.settings.augmentation import Augmentation
-from fedserdiff.settings.groups import Data, Network, Privacy, Training
+from fedserdiff.settings.groups import Data, Network, Privacy, Scoring, Training
 
 _COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
@@ -58,6 +58,24 @@ def check_shares(data: Data) -> None:
             f"data.test_share, data.validation_share: {data.test_share:g} and {data.validation_share:g} leave nobody "
             "to train on"
         )
+
+
+def check_thresholds(scoring: Scoring, data: Data) -> None:
+    """See that thresholds are of regions that there are, come from one place, and are not chosen on who is scored."""
+    given = "scoring.least_ml" if scoring.least_ml else "scoring.least_et_ml" if scoring.least_et_ml else ""
+    if scoring.least_ml and len(scoring.least_ml) != len(data.regions):
+        raise ValueError(
+            f"scoring.least_ml: {len(scoring.least_ml)} values for the {len(data.regions)} regions of data.regions"
+        )
+    if scoring.least_et_ml and "et" not in data.regions:
+        raise ValueError("scoring.least_et_ml: data.regions has no et: leave it 0")
+    if scoring.least_from == "validation":
+        if given:
+            raise ValueError(f"{given}: scoring.least_from = validation chooses it: set one of them")
+        if scoring.patients == "validation":
+            raise ValueError(
+                "scoring.least_from: validation patients are scored (scoring.patients): nothing may be chosen on them"
+            )
 
 
 def check_noise(privacy: Privacy, method: MethodSettings) -> None:

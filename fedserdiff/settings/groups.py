@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +17,7 @@ Participation = Literal["arriving", "cumulative"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
+ExtraMetric = Literal["sensitivity", "specificity", "nsd", "lesion_dice"]
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,6 +55,7 @@ def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
 
 
@@ -272,15 +274,48 @@ class Privacy(Group):
     )
 
 
+def _once(values: tuple[ExtraMetric, ...]) -> tuple[ExtraMetric, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"a list of {', '.join(get_args(ExtraMetric))}, each once at most")
+    return values
+
+
 class Scoring(Group):
     """Inference, whose scores a run reports, and when which sites score a student."""
 
     sampling_steps: int = setting(
         4, "K, the DDIM steps by which a student refines its mask; 1 is fastest.", ge=1, le=1000
     )
+    flips: bool = setting(
+        False,
+        "Whether each scan is also segmented left for right, and probabilities are the means of both: twice the time.",
+    )
+    least_ml: tuple[NotNegative, ...] = setting(
+        (),
+        "Millilitres that a connected component of each region, in the order of `data.regions`, has to have to stay in "
+        "a mask that is scored or written; empty is 0 for all.",
+    )
+    least_et_ml: float = setting(
+        0.0, "Millilitres that region `et` has to have; where a mask has less, all of it becomes tumour core.", ge=0
+    )
+    least_from: Literal["settings", "validation"] = setting(
+        "settings",
+        "Where these two come from: `validation` has each hospital choose them anew for every student, for the best "
+        "mean Dice of its own validation patients.",
+    )
     patients: Literal["test", "validation"] = setting(
         "test",
         "Whose scores a run reports: `validation` to choose settings by, so that no choice is made on test patients.",
+    )
+    extra_metrics: Annotated[tuple[ExtraMetric, ...], AfterValidator(_once)] = setting(
+        (),
+        "Scores whose means leave a hospital beside those of Dice and HD95, and stand in R: `sensitivity`, "
+        "`specificity`, `nsd` (at 1 mm), `lesion_dice`. Its own table has all of them whatever this says.",
+    )
+    hd95: Literal["voxels", "area"] = setting(
+        "voxels",
+        "How HD95 takes 95 % of a surface: of its `voxels`, or, as the organisers of BraTS 2023 do, of its `area`; "
+        "then a region that is missed or made up has 374 mm.",
     )
     evaluate_every: int = setting(
         1,
@@ -289,6 +324,11 @@ class Scoring(Group):
         ge=1,
     )
     evaluate_sites: int = setting(0, "How many sites, drawn by the seed, score it then; 0 is all of them.", ge=0)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The scores whose means leave a hospital."""
+        return ("dice", "hd95", *self.extra_metrics)
 
 
 class Machine(Group):

@@ -90,6 +90,22 @@ def test_without_a_brain_there_is_no_mask_and_without_tumour_nothing_to_refine(d
     assert not without.error_map.any()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_with_flips_probabilities_are_means_of_both_ways_and_left_is_as_right(dims: int) -> None:
+    config = make_settings("smoke", {"network.precision": "fp32", "data.spatial_dims": dims})
+    student = lively_student(config)
+    image = np.random.default_rng(0).standard_normal((4, *config.data.grid)).astype(np.float16)
+    turned = image[:, ::-1].copy()  # the first axis is from left to right
+    own, other = (predict_volume(student, one, 2, seeded()) for one in (image, turned))
+    assert not torch.allclose(own.refined, other.refined.flip(1), atol=1e-2), "else there would be nothing to average"
+    both = predict_volume(student, image, 2, seeded(), flips=True)
+    assert torch.allclose(both.coarse, (own.coarse + other.coarse.flip(1)) / 2, atol=1e-6)
+    assert torch.allclose(both.refined, (own.refined + other.refined.flip(1)) / 2, atol=1e-6)
+    again, mirrored = (predict_volume(student, one, 2, seeded(), flips=True) for one in (image, turned))
+    assert torch.equal(both.refined, again.refined)
+    assert torch.allclose(mirrored.refined.flip(1), both.refined, atol=1e-6)
+
+
 class _Copies(TorchFunctionMode):
     """Remembers what brings values from a device to the host."""
 

@@ -11,6 +11,7 @@ from fedserdiff.data.case_table import DATE, INSTITUTION
 from fedserdiff.data.release_fields import CHECKS
 from fedserdiff.data.releases import RELEASES, own_release
 from fedserdiff.deployment import kit
+from fedserdiff.evaluation.measures import MEASURES
 from sites import ledger
 from strategies.results import COLUMNS, Results
 
@@ -29,7 +30,7 @@ def page(name: str) -> str:
             [*kit._SITE_FIELDS, *kit._FEDERATION_FIELDS, *kit._KEY_FIELDS, *kit.EGRESS_LIMITS],
         ),
         ("reference/deployment-files.md", [*ledger._FIELDS, *ledger._RECORD_FIELDS, *ledger.VERDICTS]),
-        ("reference/run-directory.md", [*Results("", 0, [], [], {}).to_dict(), "raw_nifti_bytes", *COLUMNS]),
+        ("reference/run-directory.md", [*Results("", 0, [], [], {}).to_dict(), "raw_nifti_bytes", *COLUMNS, *MEASURES]),
         ("how-to/brats-downloads.md", [name for r in RELEASES.values() for name in r.seg_aliases.values()]),
     ],
 )

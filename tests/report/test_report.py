@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_tables_say_which_data_seed_and_cases_and_show_the_results_figures() -> 
     for expected in ("ser-diff, seed 3, phantom data, 2 + 2 test cases", "21.0", "22.0", "210.0", "1,234,577", "12.3"):
         assert expected in text
     assert "nan" not in text.lower()
+
+
+def test_scores_that_were_asked_for_have_a_table_of_their_own() -> None:
+    values = results(3)
+    assert "NSD" not in printed(values)
+    values.metrics = ["dice", "hd95", "nsd", "lesion_dice"]
+    for row in values.rows:
+        for place, site in enumerate(row):
+            row[site] = dict(row[site]) | {
+                f"{mask}.{metric}.{region}": 0.5 + 0.1 * place + (0.033 if metric == "nsd" else 0)
+                for mask in ("coarse", "refined")
+                for metric in ("nsd", "lesion_dice")
+                for region in ("tc", "wt", "et")
+            }
+    table = printed(values).partition("Other scores")[2].partition("R: mean Dice")[0]
+    assert "NSD at 1 mm" in table
+    assert re.search(r"north\W+53\.3\W+50\.0\W+west\W+63\.3\W+60\.0", table)
 
 
 def test_tables_of_a_run_that_was_scored_on_validation_patients_say_so_and_count_them() -> None:

@@ -202,6 +202,32 @@ def test_stored_configuration_with_a_bad_value_is_refused() -> None:
         Settings.from_dict(stored)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scoring.least_ml": (0.1, 0.2)}, r"^scoring\.least_ml: 2 values for the 3 regions of data\.regions$"),
+        ({"scoring.least_ml": (0.1, -0.2, 0)}, r"^scoring\.least_ml: "),
+        (
+            {"data.regions": ("PZ", "TZ"), "scoring.least_et_ml": 0.5},
+            r"^scoring\.least_et_ml: data\.regions has no et: leave it 0$",
+        ),
+        (
+            {"scoring.least_from": "validation", "scoring.least_et_ml": 0.5},
+            r"^scoring\.least_et_ml: scoring\.least_from = validation chooses it: set one of them$",
+        ),
+        (
+            {"scoring.least_from": "validation", "scoring.patients": "validation"},
+            r"^scoring\.least_from: validation patients are scored \(scoring\.patients\): nothing may be chosen",
+        ),
+    ],
+)
+def test_thresholds_of_masks_fit_the_regions_and_are_not_chosen_on_who_is_scored(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_settings("smoke", changes)
+
+
 def test_shares_to_test_and_to_validate_on_leave_somebody_to_train_on() -> None:
     assert make_settings("smoke", {"data.validation_share": 0.75}).data.validation_share == 0.75
     with pytest.raises(

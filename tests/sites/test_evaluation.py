@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from students import lively_student
 
 import fedserdiff.segmenter
 import sites.evaluation
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.data.scans import named_scan
 from fedserdiff.diffusion.refiner import Prediction, new_student
-from fedserdiff.evaluation.segmentation import hd95
+from fedserdiff.evaluation.measures import MEASURES, measure
 from fedserdiff.seeding import generator
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
-from sites.evaluation import evaluate, predict_case, score_prediction
+from sites.evaluation import evaluate, predict_case, score_case, score_prediction
 from sites.hospital import Hospital
 
 CONFIG = make_settings("smoke")
@@ -42,6 +43,16 @@ def drawn(cached: CachedCase) -> Prediction:
     coarse, error_map = torch.zeros(2, *cached.prepared.mask.shape)
     coarse[..., 5:7, 9:12, 6:8] = torch.rand(3, 2, 3, 2, generator=generator(1, cached.case.name))
     return Prediction(coarse, error_map)
+
+
+def read(table: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """A table's scores by stage and case, in its order."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            scores = found.setdefault((row["stage"], row["case"]), {})
+            scores |= {f"{row['mask']}.{name}.{row['region']}": float(row[name]) for name in MEASURES}
+    return found
 
 
 def room_for(count: int, cached: CachedCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +92,9 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
         most = max(most, sum(one() is not None for one in alive))
         return made
 
-    def score(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    def score(prediction: Prediction, cached: CachedCase, *rest: Any) -> dict[str, float]:
         time.sleep(0.05)
-        return score_prediction(prediction, cached)
+        return score_prediction(prediction, cached, *rest)
 
     monkeypatch.setattr(sites.evaluation, "predict_case", predict)
     monkeypatch.setattr(sites.evaluation, "score_prediction", score)
@@ -97,11 +108,11 @@ def test_predictions_do_not_pile_up_before_scoring_that_is_slower(
         assert askers == {threading.get_ident()}
     assert not any(one() for one in alive), "nor does any stay"
     expected = [score_prediction(drawn(cached), cached) for cached in cases]
-    with (tmp_path / "scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["case"] for row in rows] == [cached.case.name for cached in cases]
-    assert [{name: float(row[name]) for name in scores} for row, scores in zip(rows, expected, strict=True)] == expected
-    assert means == {name: float(np.mean([scores[name] for scores in expected])) for name in expected[0]}
+    assert read(tmp_path / "scores.csv") == {
+        ("3", cached.case.name): scores for cached, scores in zip(cases, expected, strict=True)
+    }
+    leaving = [name for name in expected[0] if name.split(".")[1] in ("dice", "hd95")]
+    assert means == {name: float(np.mean([scores[name] for scores in expected])) for name in leaving}
 
 
 def test_predictions_and_scores_are_the_same_on_any_number_of_cpus(
@@ -135,11 +146,11 @@ def test_a_mask_that_refining_leaves_as_it_is_is_scored_once(
     (cached,) = hospital.test
     asked: list[int] = []
 
-    def counted(mask: Any, *rest: Any) -> float:
+    def counted(mask: Any, *rest: Any) -> dict[str, float]:
         asked.append(int(mask.sum()))
-        return hd95(mask, *rest)
+        return measure(mask, *rest)
 
-    monkeypatch.setattr(sites.evaluation, "hd95", counted)
+    monkeypatch.setattr(sites.evaluation, "measure", counted)
     regions = len(cached.case.convention.regions)
     coarse = torch.zeros(regions, *cached.prepared.mask.shape[1:])
     coarse[:, 4:8, 8:13, 5:9] = 0.9
@@ -166,7 +177,7 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         asked.append(cached.case.name)
         return drawn(cached)
 
-    def fails(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    def fails(prediction: Prediction, cached: CachedCase, *rest: Any) -> dict[str, float]:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(sites.evaluation, "predict_case", predict)
@@ -176,6 +187,46 @@ def test_an_evaluation_ends_at_the_case_that_cannot_be_scored(
         evaluate(new_student(CONFIG), copies_of(hospital, 40), CONFIG, 1, tmp_path / "scores.csv")
     assert len(asked) <= 4, "the other cases would be predicted for nothing"
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_with_flips_a_hospital_scores_what_segment_would_write(hospital: Hospital) -> None:
+    (cached,) = hospital.test
+    student = lively_student(CONFIG)
+    images = dict(zip(cached.case.convention.modalities, cached.case.images, strict=True))
+    scan = named_scan(cached.case.name, images, cached.case.convention.modalities)
+    geometry = cached.prepared.geometry
+    box = (slice(None), *(slice(a, a + n) for a, n in zip(geometry.box_start, geometry.box_shape, strict=True)))
+    found = []
+    for flips in (False, True):
+        config = CONFIG.replace({"scoring.flips": flips})
+        predicted = geometry.to_scan(predict_case(student, cached, config).refined).numpy()
+        segmented = Segmenter(student, config, cached.case.convention, {}, None, {}).segment(scan)
+        assert np.allclose(segmented.probabilities[box], predicted, atol=1e-5)
+        found.append(predicted)
+    assert not np.allclose(*found, atol=1e-2)
+
+
+def test_thresholds_that_are_given_hold_for_scores_and_for_what_segment_writes(hospital: Hospital) -> None:
+    (cached,) = hospital.test
+    student = lively_student(CONFIG)
+    convention, geometry = cached.case.convention, cached.prepared.geometry
+    images = dict(zip(convention.modalities, cached.case.images, strict=True))
+    scan = named_scan(cached.case.name, images, convention.modalities)
+    whole = {}
+    for changes in ({}, {"scoring.least_et_ml": 1e6}, {"scoring.least_ml": (0.0, 1e6, 0.0)}):
+        config = CONFIG.replace(changes)
+        scores = score_case(student, cached, config)
+        masks = convention.region_masks(Segmenter(student, config, convention, {}, None, {}).segment(scan).labels())
+        written = {
+            region: mask.sum() * geometry.voxel_ml for region, mask in zip(convention.regions, masks, strict=True)
+        }
+        for region, ml in written.items():
+            assert scores[f"refined.predicted_ml.{region}"] == pytest.approx(ml)
+        whole[next(iter(changes), "")] = written
+    as_it_is, without_et, without_all = whole.values()
+    assert min(as_it_is.values()) > 0
+    assert without_et == {**as_it_is, "et": 0}
+    assert set(without_all.values()) == {0}
 
 
 def test_noise_is_drawn_where_the_student_is(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:

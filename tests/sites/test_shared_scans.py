@@ -55,7 +55,7 @@ def settle(scene: Scene, salt: bytes = SALT) -> SharedScans:
 
 def scored(scene: Scene, site: str) -> list[str]:
     lines = (scene.records(site) / "scores.csv").read_text().splitlines()[1:]
-    return [line.split(",")[1] for line in lines]
+    return list(dict.fromkeys(line.split(",")[1] for line in lines))
 
 
 def settled(scene: Scene, site: str) -> Any:

@@ -107,3 +107,17 @@ def test_a_matrix_is_the_mean_of_each_entrys_regions_to_the_last_bit() -> None:
             scores = [row[site][f"refined.dice.{region}"] for region in ("tc", "wt", "et")]
             assert drawn.matrix("refined", "dice", "mean")[number, column] == np.mean(scores)
             assert drawn.matrix("refined", "dice", "wt")[number, column] == scores[1]
+
+
+def test_a_score_that_was_asked_for_has_a_matrix_and_a_streams_scores_as_dice_has() -> None:
+    more = results([3, 3, 3])
+    more.metrics = ["dice", "hd95", "nsd"]
+    more.rows = [
+        {site: row[site] | {n.replace("dice", "nsd"): v for n, v in row[site].items() if "dice" in n} for site in row}
+        for row in more.rows
+    ]
+    values, plain = more.to_dict(), results([3, 3, 3]).to_dict()
+    for name in ("R", "R_coarse", "bwt", "fwt", "forgetting", "forgetting_rate"):
+        assert values[name].pop("nsd") == values[name]["dice"]
+    assert values == plain, "and nothing else is other than it was"
+    assert sum(line["metric"] == "nsd" for line in more.table()) == len(more.table()) / 3
