@@ -21,7 +21,10 @@ def as_asked(function: Callable[P, T], machine: Machine) -> Callable[P, T]:
     a process; beyond that it runs as it is. CUDA graphs are not used: they would write over gradients that add up from
     pass to pass, and over losses that are read a step later.
     """
-    return torch.compile(function, dynamic=False) if machine.compile else function
+    if not machine.compile:
+        return function
+    torch.use_deterministic_algorithms(machine.repeatable, warn_only=True)  # as `use_device`, and the compiler is told
+    return torch.compile(function, dynamic=False)
 
 
 def check_compiler(machine: Machine) -> None:

@@ -65,7 +65,9 @@ def compute_repeatably(repeatable: bool = True) -> None:
     """
     if repeatable:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(repeatable, warn_only=True)
+    # `use_deterministic_algorithms` says it to torch's compiler, too, and loads that: seconds at the start of each
+    # command. `compilation.as_asked` says it where something is compiled.
+    torch.set_deterministic_debug_mode("warn" if repeatable else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # typed as a plain module
 
 

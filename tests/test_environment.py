@@ -29,7 +29,7 @@ def python(
     """Run code as our programs are run, in an environment with changes."""
     kept = {name: value for name, value in os.environ.items() if name not in (*lacking, "MPLBACKEND")}
     env = {**kept, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), **changes}
-    return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, timeout=180)
+    return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, timeout=900)
 
 
 @pytest.mark.parametrize("package", ["fedserdiff.commands", "sites", "strategies"])

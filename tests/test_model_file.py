@@ -80,7 +80,7 @@ def test_three_lines_without_flower_or_ray_load_and_segment(tmp_path: Path, case
     absent = "import sys\nfor name in ('flwr', 'ray'):\n    sys.modules[name] = None\n"  # as if not installed
     tell = "\nprint(labels.shape, int((labels > 0).sum()))"
     done = subprocess.run(
-        [sys.executable, "-c", absent + "\n".join(lines) + tell], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", absent + "\n".join(lines) + tell], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     (scan,) = find_scans([case], CONFIG.data.modalities, {}).scans

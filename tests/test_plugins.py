@@ -278,7 +278,7 @@ def test_help_lists_a_method_of_others_and_imports_nothing_of_it(tmp_path: Path)
         env={**os.environ, "PYTHONPATH": path, "COLUMNS": "300"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert "broken-method" in done.stdout

@@ -43,7 +43,7 @@ def fedserdiff(*arguments: str, **environment: str) -> str:
         env={"PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -94,7 +94,7 @@ def test_the_script_for_bash_does_it_in_bash(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=900,
     )
     assert done.stdout == "--resume\n", done.stderr
 

@@ -23,9 +23,9 @@ def test_two_cpus_do_two_things_at_once_and_one_does_them_in_turn() -> None:
     use_cpus(2)
     both = threading.Barrier(2)
     waiting = beside(CPU, both.wait, 10)
-    both.wait(10)
+    both.wait(300)
     assert waiting.result(10) in (0, 1)
-    each(CPU, lambda number: both.wait(10), [1, 2])
+    each(CPU, lambda number: both.wait(300), [1, 2])
     use_cpus(1)
     assert beside(CPU, threading.get_ident).result() == threading.get_ident()
 
@@ -60,7 +60,7 @@ def test_three_cpus_do_three_things_at_once_each_on_one_of_them() -> None:
     all_three = threading.Barrier(3)
 
     def work(number: int) -> tuple[int, int, set[int], int]:
-        all_three.wait(10)
+        all_three.wait(300)
         here = threading.get_ident()
         within = {beside(CPU, threading.get_ident).result(), *each(CPU, lambda _: threading.get_ident(), range(3))}
         return number, here, within, torch.get_num_threads()

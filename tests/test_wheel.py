@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     out = tmp_path_factory.mktemp("wheel")
     options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(out))
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     (file,) = out.iterdir()

@@ -26,9 +26,9 @@ from fedserdiff.settings.foreign import foreign
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout, from whose sources ``flwr run`` makes its app."""
 
-_START_S = 90
+_START_S = 300
 _STOP_S = 20
-_COMMAND_S = 120
+_COMMAND_S = 300
 
 
 def check_checkout() -> None:

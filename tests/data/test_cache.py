@@ -253,7 +253,7 @@ def test_whatever_ends_a_process_the_next_one_ends_with_the_same_cases(
     scans: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "whole")}
-    assert prepare(scans, tmp_path / "cache", moment).wait(60) == -signal.SIGKILL
+    assert prepare(scans, tmp_path / "cache", moment).wait(300) == -signal.SIGKILL
     found = {cached.key: np.array(cached.prepared.image) for cached in _open(scans, tmp_path / "cache")}
     assert found.keys() == whole.keys()
     for key, image in whole.items():
@@ -302,7 +302,7 @@ cache.cached_cases(find_cases(Path(scans), RELEASES["brats2023-gli"]), (16, 16, 
 
 def test_two_processes_fill_one_cache(scans: Path, tmp_path: Path) -> None:
     started = [prepare(scans, tmp_path / "cache", "never") for _ in range(2)]
-    assert [process.wait(60) for process in started] == [0, 0]
+    assert [process.wait(300) for process in started] == [0, 0]
     for cached in _open(scans, tmp_path / "cache"):
         np.testing.assert_array_equal(cached.prepared.image, prepare_case(cached.case, GRID, 1.0).image)
     assert len(keys(tmp_path / "cache")) == 2

@@ -50,7 +50,7 @@ def provision(workplace: Path, *arguments: str) -> subprocess.CompletedProcess[s
         env={**os.environ, "COLUMNS": "40"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
 
 

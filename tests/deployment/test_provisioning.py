@@ -177,7 +177,7 @@ def test_no_proxy_is_asked_on_the_way_to_the_coordinators_own_machine(
         env={} if before is None else {"no_proxy": before},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=900,
     )
     expected = f"federation.example.org,localhost,127.0.0.1,::1{after}"
     assert (done.stdout, done.stderr) == (f"{expected}|{expected}\n", "")

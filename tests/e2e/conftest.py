@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,24 @@ import pytest
 from filelock import FileLock
 from kill_points import ONE_CPU
 
+from fedserdiff.experiments import local_federation
+
 ROOT = Path(__file__).parents[2]
-WAIT_S = 300  # for another worker's run
+WAIT_S = 900  # for another worker's run
 TRACKED = ("--tracker", "tensorboard") if importlib.util.find_spec("tensorboard") else ()
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def preloaded_workers() -> Iterator[None]:
-    """Have Ray's workers forked, whatever starts Ray here."""
+    """Have Ray's workers, hospitals and Flower's programs forked, whatever starts them here."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in preloaded.environment().items():
             patch.setenv(name, value)
         patch.setattr(sys, "executable", preloaded.python())
+        own = sysconfig.get_path
+        patch.setattr(sysconfig, "get_path", lambda name: preloaded.scripts() if name == "scripts" else own(name))
+        patch.setattr(local_federation, "_descendants", preloaded.descendants)
         yield
 
 

@@ -21,7 +21,7 @@ import typer
 
 ROOT = Path(__file__).parents[2]
 NOT_COMPARED = ("seconds", "interruptions")
-TIMEOUT_S = 180
+TIMEOUT_S = 900
 ONE_CPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
 """For runs of one worker: every other one that Ray would start costs a whole import of torch."""
 

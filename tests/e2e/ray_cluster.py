@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_START_S = 180
-_STOP_S = 30
+_START_S = 600
+_STOP_S = 120
 
 
 @contextmanager

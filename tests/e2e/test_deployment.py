@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 
 from fedserdiff.deployment.address import NO_PROXY
@@ -23,7 +24,8 @@ from sites.ledger import read_ledger
 
 ROOT = Path(__file__).parents[2]
 
-LIMIT_S = 120
+LIMIT_S = 900
+SITE_TIMEOUT_S = 600
 NOWHERE = "http://10.255.255.1:3128"  # a proxy that answers nobody, as of a network that was left
 
 
@@ -55,6 +57,7 @@ def deployed(
 ) -> Iterator[LocalFederation]:
     """The simulation's federation, deployed: all that can happen to it happens in one run."""
     config = Settings.from_dict(json.loads((workplace / "ser-diff" / "config.json").read_text()))
+    config = config.replace({"machine.site_timeout_s": SITE_TIMEOUT_S})
     with LocalFederation(tmp_path_factory.mktemp("deployed") / "federation", config) as federation:
         federation.start_coordinator()
         federation.start_hospital("site-1")
@@ -69,16 +72,19 @@ def deployed(
 
         federation.kill("run")
         federation.kill("coordinator")
+        preloaded.settle()
         federation.start_coordinator()
         federation.start_run()
         wait_until_says(federation.log("run"), "going on after stage 1")
         wait_until_says(federation.log("run"), "waiting for site-2", 2)
 
         federation.kill("impostor")
+        preloaded.settle()
         federation.start_hospital("site-3")  # comes late by itself: its key's cut connection has to lapse first
         federation.start_hospital("site-2")
         wait_until_says(federation.log("site-2"), "train: at work")
         federation.crash("site-2")
+        preloaded.settle()
         federation.start_hospital("site-2")
         federation.wait_for_run(LIMIT_S)
         yield federation
@@ -135,7 +141,7 @@ def test_a_site_that_was_killed_in_its_stage_finished_it(deployed: LocalFederati
 
 
 def test_sites_that_came_late_were_waited_for_and_scored_every_student(deployed: LocalFederation) -> None:
-    assert says(deployed.log("run"), "waiting for site-2 (up to 120 s)")
+    assert says(deployed.log("run"), f"waiting for site-2 (up to {SITE_TIMEOUT_S} s)")
     assert says(deployed.log("site-3"), "not let in")
     for site in ("site-2", "site-3"):
         scored = {e.stage for e in read_ledger(deployed.ledger(site)) if e.message == "evaluate"}
@@ -231,7 +237,7 @@ def main(grid, context):
         for node in list(grid.get_node_ids())[:1]
     ]
     said = []
-    for reply in grid.send_and_receive(messages, timeout=120):
+    for reply in grid.send_and_receive(messages, timeout=600):
         kind = reply.metadata.message_type
         if reply.has_error():
             said.append([kind, reply.error.code, reply.error.reason])

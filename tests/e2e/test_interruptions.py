@@ -174,7 +174,7 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    guard = threading.Timer(180, started.kill)  # nothing here may wait for ever
+    guard = threading.Timer(900, started.kill)  # nothing here may wait for ever
     guard.start()
     try:
         assert started.stdout is not None
@@ -183,7 +183,7 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
                 break
         started.send_signal(signal.SIGINT)
         rest = started.stdout.read()
-        assert started.wait(60) == 130
+        assert started.wait(300) == 130
     finally:
         guard.cancel()
         started.kill()

@@ -239,7 +239,7 @@ def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
     """What the script writes, against every adapter tried here by hand, and the entropy that scipy gives."""
     others("ser-diff-plus")
     command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "ser-diff-plus"]
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((workplace / "ser-diff-plus" / "unknown-origin.json").read_text())["sites"]
     config = config_of(workplace / "ser-diff-plus")
@@ -264,7 +264,7 @@ def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
 
 def test_a_run_without_adapters_has_no_scans_of_unknown_origin(fine_tune: Results, workplace: Path) -> None:
     command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "fine-tune"]
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1
     assert "no hospital of this run has an adapter" in done.stderr
     assert "Traceback" not in done.stderr

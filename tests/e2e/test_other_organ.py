@@ -27,7 +27,7 @@ def call(workplace: Path, script: str, *arguments: str) -> str:
         env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

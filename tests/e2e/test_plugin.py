@@ -18,7 +18,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.settings.experiment import Settings
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 300
+LIMIT_S = 900
 CHOICE = (
     *("--method", "size-prior", "--set", "method.strength=3.0", "--set", "network.coarse=plain"),
     *("--set", "network.coarse_arguments={width=12}"),

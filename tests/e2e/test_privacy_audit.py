@@ -32,7 +32,7 @@ def audit(run: Path, workplace: Path) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, **ONE_CPU, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

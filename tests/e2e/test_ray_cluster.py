@@ -17,7 +17,7 @@ from fedserdiff import wire
 from fedserdiff.errors import ConfigError
 from fedserdiff.launch import Resources, simulate
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 
 @pytest.fixture(scope="module")

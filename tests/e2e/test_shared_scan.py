@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Settings:
     """Two hospitals, the second of which holds a scan of the first under a name of its own release."""
-    config = make_settings("smoke", {"training.rounds": 1, "machine.site_timeout_s": 60})
+    config = make_settings("smoke", {"training.rounds": 1, "machine.site_timeout_s": 300})
     first, second = phantom_federation(2, config, folder / "phantom")
     scan = sorted(Path(first.path).iterdir())[0]
     for file in scan.iterdir():

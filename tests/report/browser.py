@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHROMIUM = shutil.which("chromium")
-_WAIT_S = 60.0
+_WAIT_S = 300.0
 
 
 class Browser:

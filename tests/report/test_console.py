@@ -159,7 +159,7 @@ def test_help_and_results_can_be_printed_whatever_the_encoding(encoding: str) ->
         cwd=ROOT,
         env={"PYTHONIOENCODING": encoding, "PATH": "/usr/bin:/bin", "COLUMNS": "120"},
         capture_output=True,
-        timeout=120,
+        timeout=900,
     )
     out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
     assert done.returncode == 0, err

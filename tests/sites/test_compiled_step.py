@@ -11,7 +11,10 @@ import pytest
 import torch
 from students import lively_student
 from torch._dynamo.utils import counters
+from torch._inductor import config as compiler
 
+from fedserdiff.compilation import as_asked
+from fedserdiff.settings.groups import Machine
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.hospital import Hospital
@@ -48,6 +51,13 @@ def test_rounds_of_compiled_steps_are_those_of_others_and_compile_once(
     torch.testing.assert_close(found[True], found[False], atol=1e-4, rtol=1e-4)  # the second of what the first learnt
 
 
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_the_compiler_is_told_whether_sums_are_to_repeat(repeatable: bool) -> None:
+    with compiler.patch(deterministic=not repeatable):
+        as_asked(torch.sin, Machine(compile=True, repeatable=repeatable))
+        assert compiler.deterministic == torch.are_deterministic_algorithms_enabled() == repeatable
+
+
 def test_a_run_that_is_to_compile_without_a_compiler_ends_before_anything_is_prepared(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-c", COMMAND, "simulate", "--profile", "smoke", "--set", "machine.compile=true"],
@@ -55,7 +65,7 @@ def test_a_run_that_is_to_compile_without_a_compiler_ends_before_anything_is_pre
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert told.returncode == 1
     assert "error: machine.compile: torch cannot compile here" in told.stderr

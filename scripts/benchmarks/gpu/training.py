@@ -110,6 +110,7 @@ def _compiled(bench: Bench) -> Iterator[Row]:
     """
     precision = "bf16" if has_bf16(bench.device.type) else "fp32"
     backend = bench.size.compiler
+    torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler is told, too, as for a run that compiles
     losses: dict[str, Any] = {of.__name__: torch.compile(of, backend=backend) for of in (coarse_losses, refiner_losses)}
     begun = time.perf_counter()
     with patch.multiple("sites.step", **losses):

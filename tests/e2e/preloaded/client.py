@@ -15,6 +15,10 @@ from types import FrameType
 FOLDER, REAL = "PRELOADED_FOLDER", "PRELOADED_REAL"
 """Environment variables: where the server's sockets are, and which Python is the real one."""
 PROGRAM, WORKER = "program.socket", "worker.socket"
+USERS, FORKED, SCRIPTS, LOCK = "users", "forked", "scripts", ".lock"
+"""With the sockets: a pipe that is open as long as anybody may ask, who was forked for whom, and programs that ask;
+beside their folder, a lock."""
+FLOWERS = ("flower-superlink", "flower-superexec", "flower-supernode", "flwr-serverapp", "flwr")
 
 _TESTS = Path(__file__).parents[2]
 _SCRIPTS = _TESTS.parent / "scripts"
@@ -29,7 +33,8 @@ def main() -> None:
         os.execv(real, [real, *arguments])
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(os.path.join(os.environ[FOLDER], name))
-        order = json.dumps({"arguments": arguments, "env": dict(os.environ), "cwd": os.getcwd()}).encode()
+        whole = {"arguments": arguments, "env": dict(os.environ), "cwd": os.getcwd(), "for": os.getpid()}
+        order = json.dumps(whole).encode()
         socket.send_fds(server, [len(order).to_bytes(8, "big")], [0, 1, 2])
         server.sendall(order)
         answers = server.makefile()
@@ -49,11 +54,14 @@ def main() -> None:
 
 def _server(arguments: Sequence[str]) -> str | None:
     """Return the socket of the server that has imported what is to run; None where none has."""
+    if arguments[:1] == ["-m"]:
+        return PROGRAM if arguments[1].startswith("fedserdiff.") else None
     script = Path(next((one for one in arguments if one != "-u"), ""))
     if script.name == "default_worker.py":
         return WORKER
     ours = _TESTS in script.parents or script.parent == _SCRIPTS
-    return PROGRAM if script.suffix == ".py" and (ours or "ray" in script.parts) else None
+    python = script.suffix == ".py" and (ours or "ray" in script.parts)
+    return PROGRAM if python or script.name in FLOWERS else None
 
 
 if __name__ == "__main__":
