@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +43,32 @@ def score_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, fl
     dict
         ``{coarse,refined}.{dice,hd95}.{region}``: Dice in [0, 1], HD95 in mm.
     """
-    convention = cached.case.convention
     geometry = cached.prepared.geometry
     worst = diagonal_mm(geometry.shape, geometry.spacing_mm)
-    truth = np.asarray(cached.prepared.truth, bool)
     scores: dict[str, float] = {}
     scored: dict[str, tuple[NDArray[np.bool_], float, float]] = {}
+    for name, region, mask, true in _masks(prediction, cached):
+        if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
+            scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
+        _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
+    return scores
+
+
+def dice_of_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    """Return the Dice of `score_prediction` alone, ``{coarse,refined}.dice.{region}``, which takes far less time."""
+    return {f"{name}.dice.{region}": dice(mask, true) for name, region, mask, true in _masks(prediction, cached)}
+
+
+def _masks(
+    prediction: Prediction, cached: CachedCase
+) -> Iterator[tuple[str, str, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield each mask's name (``coarse`` or ``refined``) and region, the mask as it would be written, and the truth."""
+    convention, geometry = cached.case.convention, cached.prepared.geometry
+    truth = np.asarray(cached.prepared.truth, bool)
     for name, volume in (("coarse", prediction.coarse), ("refined", prediction.refined)):
         masks = convention.written(geometry.to_scored(volume).numpy())
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
-            if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
-                scored[region] = (mask, dice(mask, true), hd95(mask, true, geometry.spacing_mm, worst))
-            _, scores[f"{name}.dice.{region}"], scores[f"{name}.hd95.{region}"] = scored[region]
-    return scores
+            yield name, region, mask, true
 
 
 def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
@@ -76,11 +89,26 @@ def evaluate(
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
 
+    rows = score_cases(student, cases, config, adapter)
+    entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
+    _enter(table, stage, entries)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def score_cases(
+    student: Student,
+    cases: Sequence[CachedCase],
+    config: Settings,
+    adapter: SiteAdapter | None = None,
+    score: Callable[[Prediction, CachedCase], dict[str, float]] = score_prediction,
+) -> list[dict[str, float]]:
+    """Return what `score` says of the prediction of each case. The student is in evaluation mode afterwards."""
+
     def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
         return predict_case(student, cached, config, adapter), cached
 
     def scored(predicted: tuple[Prediction, CachedCase]) -> dict[str, float]:
-        return score_prediction(*predicted)
+        return score(*predicted)
 
     student.eval()  # it is not set to and fro by threads that predict with it side by side
     voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
@@ -89,9 +117,7 @@ def evaluate(
         rows = one_a_cpu(lambda cached: scored(predicted(cached)), cases, most)
     else:  # a GPU's work is issued from this thread, as scoring has room for what comes of it
         rows = one_a_cpu(scored, map(predicted, cases), most)
-    entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
-    _enter(table, stage, entries)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return rows
 
 
 def _enter(table: Path, stage: int, entries: Sequence[Mapping[str, object]]) -> None:

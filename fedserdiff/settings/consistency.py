@@ -25,6 +25,20 @@ def check_length(training: Training) -> None:
         )
 
 
+def check_validation(training: Training) -> None:
+    """See that a round which goes by its validations has some."""
+    needy = [
+        f"training.{name}"
+        for name, asked in (("keep", training.keep == "best"), ("patience", training.patience > 0))
+        if asked
+    ]
+    if needy and not training.validate_every:
+        raise ValueError(
+            f"{', '.join(needy)}: need{'s' if len(needy) == 1 else ''} validation patients' Dice while training: set "
+            "training.validate_every, and data.validation_share or each site's validation_cases"
+        )
+
+
 def check_deformation(augmentation: Augmentation) -> None:
     """See that a smooth deformation folds nothing: control points move by 0.4 of their distance or less.
 

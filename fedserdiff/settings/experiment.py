@@ -17,7 +17,14 @@ from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.augmentation import Augmentation
-from fedserdiff.settings.consistency import check_deformation, check_grid, check_length, check_noise, check_shares
+from fedserdiff.settings.consistency import (
+    check_deformation,
+    check_grid,
+    check_length,
+    check_noise,
+    check_shares,
+    check_validation,
+)
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import (
@@ -161,6 +168,7 @@ class Settings(Group):
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
         check_length(self.training)
+        check_validation(self.training)
         check_deformation(self.augmentation)
         check_grid(self.data, self.network)
         check_shares(self.data)

@@ -14,6 +14,7 @@ MOST_REGIONS = 8
 """More regions than that no picture tells apart."""
 
 Participation = Literal["arriving", "cumulative"]
+Keep = Literal["last", "best"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
@@ -156,7 +157,48 @@ class Training(Group):
         "Compute the networks' activations again for the gradients instead of keeping them: less memory, and a step "
         "takes about a third longer. The result is the same.",
     )
-    learning_rate: float = setting(2e-3, "Adam's initial rate, annealed to 0 by a cosine over the stage.", gt=0)
+    learning_rate: float = setting(
+        2e-3,
+        "Adam's highest rate, annealed to 0 by a cosine over the stage, or over what its warm-up leaves of it.",
+        gt=0,
+    )
+    warmup: float = setting(
+        0.0, "Share of a stage's steps over which the learning rate rises linearly, before its cosine.", ge=0, lt=1
+    )
+    weight_decay: float = setting(
+        0.0,
+        "AdamW's decoupled weight decay, of convolutions and other matrices: norms, biases and adapters have none. 0 "
+        "is Adam.",
+        ge=0,
+    )
+    clip_norm: float = setting(
+        0.0,
+        "L2 norm to which a step's gradient is clipped, the coarse network's (with its adapter) and the refiner's each "
+        "by itself; 0 is off.",
+        ge=0,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of an exponential moving average (EMA) of the weights: it is what a round returns and what is scored. "
+        "0 is off: the last weights are. After n steps of a round the decay is (1 + n) / (10 + n) at most.",
+        ge=0,
+        lt=1,
+    )
+    validate_every: int = setting(
+        0,
+        "Steps of a stage between validations: Dice on the hospital's own validation patients, written with losses, "
+        "rate and speed to `curves.csv` in its folder; a round's last step is one, too. 0 is never.",
+        ge=0,
+    )
+    keep: Keep = setting(
+        "last",
+        "Which weights a round returns: the `last`, or the `best` of its validations by mean refined Dice.",
+    )
+    patience: int = setting(
+        0,
+        "Validations in a row without a better mean refined Dice after which a round ends early; 0 is never.",
+        ge=0,
+    )
     drop_context: float = setting(
         0.1,
         "Probability that a sample's whole context is dropped: what remains is the refiner's unconditional branch.",
