@@ -15,6 +15,7 @@ from students import lively_student
 
 import sites.validation
 from fedserdiff import wire
+from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError, RecordsError
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.report.curves import CURVES_FILE, CurvesFile, read_curves
@@ -169,7 +170,8 @@ def test_a_hospital_keeps_its_curves_and_its_reply_is_what_it_was(make_scene: Ma
     assert set(reply.content) == set(plain.content) == {wire.ARRAYS, wire.METRICS}
     assert set(reply.content[wire.METRICS]) == set(plain.content[wire.METRICS])
     assert reply.content[wire.ARRAYS].count_bytes() == plain.content[wire.ARRAYS].count_bytes()
-    assert admit(reply, reply_rules(MessageType.TRAIN, scene.config.replace(wanted), 0, None)) is not None
+    student = wire.weights_to_record(new_student(scene.config))
+    assert admit(reply.content, reply_rules(MessageType.TRAIN, scene.config.replace(wanted), 0, student)) is not None
     folder = scene.records("north")
     points = read_curves(folder / CURVES_FILE)
     config = scene.config.training
