@@ -89,7 +89,7 @@ def evaluate(
     Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves one row a case.
     """
 
-    rows = score_cases(student, cases, config, adapter)
+    rows = score_cases(student, cases, config, adapter, score_prediction)
     entries = [{"stage": stage, "case": cached.case.name, **row} for cached, row in zip(cases, rows, strict=True)]
     _enter(table, stage, entries)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
@@ -99,8 +99,8 @@ def score_cases(
     student: Student,
     cases: Sequence[CachedCase],
     config: Settings,
-    adapter: SiteAdapter | None = None,
-    score: Callable[[Prediction, CachedCase], dict[str, float]] = score_prediction,
+    adapter: SiteAdapter | None,
+    score: Callable[[Prediction, CachedCase], dict[str, float]],
 ) -> list[dict[str, float]]:
     """Return what `score` says of the prediction of each case. The student is in evaluation mode afterwards."""
 
