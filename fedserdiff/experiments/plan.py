@@ -212,8 +212,8 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
         f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: {takes}.",
         f"Prepared cases take at most {_size(first.disk)}{process}.",
         f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
-        "Timed on random scans. Not counted: preparing cases, what a method does before a stage's first step or hands "
-        "over after it, and the start of Flower and Ray.",
+        "Timed on random scans. Not counted: preparing cases, validation while training, what a method does before a "
+        "stage's first step or hands over after it, and the start of Flower and Ray.",
         "Nothing was prepared or written.",
     ):
         console.print(sentence, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -211,6 +213,12 @@ class Training(Group):
         ge=0,
         le=1,
     )
+
+
+UNVALIDATED: Mapping[str, Any] = MappingProxyType(
+    {"training.validate_every": 0, "training.keep": "last", "training.patience": 0}
+)
+"""Settings by which nobody validates while training."""
 
 
 class Aggregation(Group):

@@ -15,11 +15,14 @@ from students import lively_student
 
 import sites.validation
 from fedserdiff import wire
+from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError, RecordsError
+from fedserdiff.experiments.random_hospital import random_hospital, random_orders
+from fedserdiff.experiments.step_time import step_seconds
 from fedserdiff.reply_schema import admit, reply_rules
 from fedserdiff.report.curves import CURVES_FILE, CurvesFile, read_curves
-from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
 from sites.evaluation import evaluate
@@ -143,6 +146,52 @@ def test_a_round_ends_after_so_many_validations_without_a_better_one(hospital: H
     assert same(copied(trained.student), trained.steps[5])
     mean = np.mean([figures["loss.segmentation"] for _, figures in trained.points])
     assert trained.done.losses["segmentation"] == pytest.approx(mean), "of the steps that were taken"
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_an_adapter_is_averaged_and_kept_with_its_student(hospitals: list[Hospital], scripted: Any, ema: float) -> None:
+    """The first of two validations is the best: its adapter comes back with its student, and the last stays beside."""
+    named = {"training.validate_every": 1, "training.keep": "best", "training.ema": ema, "training.steps_per_stage": 2}
+    config = make_settings(
+        "smoke",
+        {**SPLIT, "training.rounds": 1, "method.inversion_steps": 1, **named},
+        method="ser-diff-plus",
+        sites=tuple(one.site for one in hospitals),
+    )
+    own = hospital_of(hospitals[1].site, hospitals[1].cases, config)
+    adapter = SiteAdapter(len(config.data.modalities))
+    before, seen = copied(adapter), []
+    teacher = lively_student(config).requires_grad_(False)
+    scripted([0.5, 0.4])
+    done = run_round(
+        lively_student(config).train(),
+        Order(2, 1, teachers=(teacher,), adapter=adapter),
+        own,
+        lambda site: own,
+        config,
+        lambda step, of, terms: seen.append(copied(adapter)),
+    )
+    first, last = seen
+    assert done.adapter is adapter
+    assert done.last is not None
+    assert done.last.adapter is not None
+    assert not same(first, before)
+    assert not same(first, last)
+    if ema == 0:
+        assert same(copied(adapter), first)
+        assert same(done.last.adapter, last)
+    for name, value in adapter.state_dict().items():
+        expected = 0.1 * before[name] + 0.9 * first[name] if ema else first[name]
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_timing_steps_validates_nobody() -> None:
+    """A plan's hospital of noise has no validation patients, whatever the settings are."""
+    config = smoke(training__validate_every=1, training__keep="best", training__patience=1)
+    config = config.replace(sites=(Site("north", "brats2021", "/nowhere"),))
+    student = lively_student(config)
+    (order, _) = random_orders(config, student)
+    assert len(step_seconds(student, order, random_hospital(config), config, 1, 2)) == 1
 
 
 def test_pooling_validates_on_every_hospitals_patients(hospitals: list[Hospital]) -> None:
