@@ -86,8 +86,11 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_asks_for_no_value(hospital: Hospital) -> None:
-    config = smoke()
+@pytest.mark.parametrize(
+    "changes", [{}, {"training.clip_norm": 0.1, "training.ema": 0.9, "training.weight_decay": 0.01}]
+)
+def test_a_step_asks_for_no_value(hospital: Hospital, changes: dict[str, Any]) -> None:
+    config = smoke(**changes)
     objective, student = make_objective(config), lively_student(config).train()
     training_set = TrainingSet(hospital.training, config, CPU)
     learners, noise = Learners(student, objective, CPU), torch.Generator().manual_seed(0)
