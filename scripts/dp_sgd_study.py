@@ -34,7 +34,7 @@ from fedserdiff.settings.sources import make_settings
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import open_hospital
-from sites.step import anneal
+from sites.step import rate_at, set_rates
 from sites.training_set import TrainingSet
 
 from benchmarks.machine import machine
@@ -143,7 +143,7 @@ def train_privately(
         if torch.rand(1, generator=draws) < 0.5:
             drawn = drawn.mirror()
         found = gradients(student, drawn.image, drawn.truth, step % 2 == 1, draws)
-        anneal(optimizer.original_optimizer, [config.training.learning_rate], step / steps)
+        set_rates(optimizer.original_optimizer, [config.training.learning_rate], rate_at(step, steps))
         for name, weight in weights.items():
             weight.grad_sample = found[name]  # type: ignore[attr-defined]  # Opacus' own name, as above
         optimizer.step()

@@ -20,6 +20,7 @@ from fedserdiff.errors import ConfigError, DataError, ExperimentError, Federatio
 from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
+from fedserdiff.report.curves import CURVES_FILE, CurvesFile
 from fedserdiff.run_config import experiment_of
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.threads import use_cpus
@@ -31,6 +32,7 @@ from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
 from sites.overlap import hashes_to_tell, without_shared
 from sites.secret_key import secret_key
 from sites.training import Order, consolidate, run_round
+from sites.validation import save_last
 
 PROGRESS_FILE = "progress.json"
 """In a hospital's folder: how far its training is, for whoever watches that hospital."""
@@ -228,7 +230,10 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
         adapter=desk.adapter(before=(stage, server_round)),
     )
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
-    done = run_round(student, order, hospital, desk.open, desk.config, progress)
+    curves = CurvesFile(desk.records / CURVES_FILE, stage, server_round)
+    done = run_round(student, order, hospital, desk.open, desk.config, progress, curves)
+    if done.last is not None:
+        save_last(desk.records, done.last)
     if done.adapter is not None:
         save_adapter(desk.records, done.adapter, stage, server_round)
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])

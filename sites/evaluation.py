@@ -14,9 +14,10 @@ from fedserdiff.diffusion.inference import predict_volume
 from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.evaluation.measures import measure
 from fedserdiff.evaluation.postprocessing import Gains, Thresholds, choose, gains, given_thresholds, to_dict
+from fedserdiff.evaluation.segmentation import dice
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
-from fedserdiff.settings.groups import Scoring
+from fedserdiff.settings.scoring import Scoring
 from fedserdiff.threads import one_a_cpu
 from sites.score_table import THRESHOLDS_FILE, enter, enter_thresholds
 
@@ -62,8 +63,7 @@ def score_prediction(
     dict
         ``{coarse,refined}.{measure}.{region}``, of every `measure`.
     """
-    convention = cached.case.convention
-    geometry = cached.prepared.geometry
+    geometry, convention = cached.prepared.geometry, cached.case.convention
     truth = np.asarray(cached.prepared.truth, bool)
     thresholds = _given(scoring) if thresholds is None else thresholds
     scores: dict[str, float] = {}
@@ -77,6 +77,16 @@ def score_prediction(
                 scored[region] = (mask, found)
             scores |= {f"{name}.{one}.{region}": value for one, value in scored[region][1].items()}
     return scores
+
+
+def dice_of_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
+    """Return the Dice of masks as they are, ``{coarse,refined}.dice.{region}``: of all measures the quickest."""
+    truth, regions = np.asarray(cached.prepared.truth, bool), cached.case.convention.regions
+    return {
+        f"{name}.dice.{region}": dice(mask, true)
+        for name, masks in _written(prediction, cached).items()
+        for region, mask, true in zip(regions, masks, truth, strict=True)
+    }
 
 
 def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
@@ -107,7 +117,7 @@ def _chosen(
         masks = _written(prediction, cached)
         return {name: gains(own, truth, cached.case.convention, voxel_ml) for name, own in masks.items()}
 
-    by_case = _of_each(student, validation, config, adapter, gained)
+    by_case = of_each_case(student, validation, config, adapter, gained)
     return {name: choose([case[name] for case in by_case]) for name in by_case[0]}
 
 
@@ -135,20 +145,23 @@ def evaluate(
     def scored(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
         return score_prediction(prediction, cached, config.scoring, thresholds)
 
-    rows = _of_each(student, cases, config, adapter, scored)
+    rows = of_each_case(student, cases, config, adapter, scored)
     enter(table, stage, {cached.case.name: row for cached, row in zip(cases, rows, strict=True)})
     leaving = [name for name in rows[0] if name.split(".")[1] in config.scoring.metrics]
     return {name: float(np.mean([row[name] for row in rows])) for name in leaving}
 
 
-def _of_each(
+def of_each_case(
     student: Student,
     cases: Sequence[CachedCase],
     config: Settings,
     adapter: SiteAdapter | None,
     judged: Callable[[Prediction, CachedCase], T],
 ) -> list[T]:
-    """Return what is made of each case's prediction, in order; on all CPUs, and no more at a time than memory holds."""
+    """Return what is made of each case's prediction, in order; on all CPUs, and no more at a time than memory holds.
+
+    The student is in evaluation mode afterwards.
+    """
 
     def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
         return predict_case(student, cached, config, adapter), cached

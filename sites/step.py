@@ -3,8 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from fedserdiff.compilation import as_asked
 from fedserdiff.diffusion.draws import Draws
@@ -12,7 +15,9 @@ from fedserdiff.diffusion.lesson import Lesson, in_passes, shares
 from fedserdiff.diffusion.objective import Seen, Terms, coarse_terms, draws_for, refiner_terms
 from fedserdiff.diffusion.precision import gradient_scaler
 from fedserdiff.diffusion.refiner import Student
+from fedserdiff.settings.groups import Training
 from fedserdiff.threads import beside
+from sites.averages import Average
 from sites.objectives.base import DISTILLATION, Objective
 
 Losses = dict[str, torch.Tensor]
@@ -20,7 +25,7 @@ Losses = dict[str, torch.Tensor]
 
 
 class Learners:
-    """A student's two networks in training. Adam starts afresh.
+    """A student's two networks in training. Adam starts afresh, and so does the average of their weights.
 
     They share no gradient: on a CPU the coarse network is at the next step while the refiner learns of the last one.
 
@@ -38,34 +43,66 @@ class Learners:
         self._most, self._device = objective.config.training.samples_a_pass, device
         self._under_way: Future[Losses] | None = None
 
-    def take(self, lessons: Mapping[str, Lesson], step: int, done: float) -> Callable[[], Losses]:
-        """Take a step, at the share `done` of the stage; return what waits for its end and returns its terms.
+    def take(self, lessons: Mapping[str, Lesson], step: int, share: float) -> Callable[[], Losses]:
+        """Take a step, at a `share` of the learning rates; return what waits for its end and returns its terms.
 
         Every second step perturbs P. Terms are in float64; nothing here waits for a GPU.
         """
         passes = in_passes(lessons, self._most)
-        of_coarse, seen = self._coarse.learn_masks(passes, done)
-        if self._under_way is not None:
-            self._under_way.result()
-        of_refiner = beside(self._device, self._refiner.learn_refinement, passes, seen, step % 2 == 1, done)
+        of_coarse, seen = self._coarse.learn_masks(passes, share)
+        self._wait()
+        of_refiner = beside(self._device, self._refiner.learn_refinement, passes, seen, step % 2 == 1, share)
         self._under_way = of_refiner
         return lambda: sum_by_name(of_coarse, of_refiner.result())
 
+    @contextmanager
+    def as_scored(self) -> Iterator[None]:
+        """Let the student have, for as long as the context lasts, the weights that a round would return now."""
+        self.finish()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def finish(self) -> None:
+        """Wait for the last step, and let the student have the weights that a round returns: the average, if any."""
+        self._wait()
+        self._exchange()
+
+    def _exchange(self) -> None:
+        for learner in (self._coarse, self._refiner):
+            learner.average.exchange()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
+
 
 class _Learner:
-    """One of the student's networks in training."""
+    """One of the student's networks in training.
+
+    Attributes
+    ----------
+    average : Average
+        Of its weights, and of those that learn beside it.
+    """
 
     def __init__(self, network: str, student: Student, objective: Objective, device: torch.device) -> None:
         self._student, self._objective = student, objective
-        rate = objective.config.training.learning_rate
-        own = {"params": list(student.get_submodule(network).parameters()), "lr": rate}
-        self._optimizer = torch.optim.Adam([own, *objective.learns_beside(network, rate)], fused=True)
+        training = objective.config.training
+        groups = [
+            *weight_groups(student.get_submodule(network), training),
+            *objective.learns_beside(network, training.learning_rate),
+        ]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=0, fused=True)  # without decay it is Adam
+        self._weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        self._clip_norm, self.average = training.clip_norm, Average(self._weights, training.ema)
         machine = objective.config.machine
         self._coarse_losses, self._refiner_losses = as_asked(coarse_losses, machine), as_asked(refiner_losses, machine)
         self._scaler = gradient_scaler(objective.config.network.precision, device)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
-    def learn_masks(self, passes: Sequence[Mapping[str, Lesson]], done: float) -> tuple[Losses, list[dict[str, Seen]]]:
+    def learn_masks(self, passes: Sequence[Mapping[str, Lesson]], share: float) -> tuple[Losses, list[dict[str, Seen]]]:
         """Take a step of the coarse network on a step's lessons; return its terms, and what the refiner's need."""
         seen: list[dict[str, Seen]] = []
 
@@ -75,10 +112,10 @@ class _Learner:
                 seen.append(left)
                 yield of_pass
 
-        return self._learn(passes, losses(), done), seen
+        return self._learn(passes, losses(), share), seen
 
     def learn_refinement(
-        self, passes: Sequence[Mapping[str, Lesson]], seen: Sequence[Mapping[str, Seen]], perturb: bool, done: float
+        self, passes: Sequence[Mapping[str, Lesson]], seen: Sequence[Mapping[str, Seen]], perturb: bool, share: float
     ) -> Losses:
         """Take a step of the refiner on lessons and what the coarse network saw of each; return its terms."""
 
@@ -87,22 +124,26 @@ class _Learner:
                 draws = {name: draws_for(self._student, lesson, perturb) for name, lesson in lessons.items()}
                 yield self._refiner_losses(self._student, self._objective, lessons, left, draws)
 
-        return self._learn(passes, losses(), done)
+        return self._learn(passes, losses(), share)
 
-    def _learn(self, passes: Sequence[Mapping[str, Lesson]], losses: Iterator[Losses], done: float) -> Losses:
-        """Take a step at the share `done` of the stage; return the terms that it was taken by, in float64.
+    def _learn(self, passes: Sequence[Mapping[str, Lesson]], losses: Iterator[Losses], share: float) -> Losses:
+        """Take a step at a share of the learning rates; return the terms that it was taken by, in float64.
 
         Nothing here waits for the device.
         """
-        anneal(self._optimizer, self._rates, done)
+        set_rates(self._optimizer, self._rates, share)
         self._optimizer.zero_grad()
         sums: Losses = {}
         for own, of_pass in zip(shares(passes), losses, strict=True):
             weighted = {name: own * value for name, value in of_pass.items()} if own < 1 else of_pass
             self._scaler.scale(torch.stack(list(weighted.values())).sum()).backward()
             sums = sum_by_name(sums, {name: value.detach().double() for name, value in weighted.items()})
+        if self._clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._weights, self._clip_norm)
         self._scaler.step(self._optimizer)  # not where gradients overflow in fp16: the next ones are scaled by less
         self._scaler.update()
+        self.average.take()
         return sums
 
 
@@ -148,7 +189,34 @@ def sum_by_name(*parts: Mapping[str, torch.Tensor]) -> Losses:
     return sums
 
 
-def anneal(optimizer: torch.optim.Optimizer, rates: Sequence[float], done: float) -> None:
-    """Set the rate of each group of weights that follows one cosine from its of `rates` to 0, at the share `done`."""
+def weight_groups(network: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """Return a network's weights as an optimiser's groups: those that decay, where any do, and the others.
+
+    What decays has two dimensions or more; scales of norms and biases have one.
+    """
+    weights, rate = list(network.parameters()), training.learning_rate
+    if not training.weight_decay:
+        return [{"params": weights, "lr": rate}]
+    decaying, others = ([w for w in weights if (w.ndim > 1) == decays] for decays in (True, False))
+    return [
+        {"params": decaying, "lr": rate, "weight_decay": training.weight_decay},
+        {"params": others, "lr": rate},
+    ]
+
+
+def rate_at(step: int, steps: int, warmup: float = 0.0) -> float:
+    """Return the share of its highest that a learning rate has at a step of a stage, from 0.
+
+    It rises linearly over the stage's share `warmup`, and then falls to 0 by a cosine. The first step has a rate
+    already (our choice): Adam's first is as long as any.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (1 + math.cos(math.pi * ((step - rising) / (steps - rising)))) / 2
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float], share: float) -> None:
+    """Set the rate of each group of weights to a share of its of `rates`."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
+        group["lr"] = rate * share

@@ -1,6 +1,7 @@
 """One round inside a hospital: the same optimisation loop for every method."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,8 +18,9 @@ from sites.hospital import Hospital
 from sites.objectives.base import NOTHING_KEPT, Objective
 from sites.objectives.combined import CombinedObjective
 from sites.sampling import Sampling
-from sites.step import Learners, Losses, sum_by_name
+from sites.step import Learners, Losses, rate_at, sum_by_name
 from sites.training_set import TrainingSet, ahead
+from sites.validation import Tell, Validation, Weights
 
 Progress = Callable[[int, int, Callable[[], dict[str, float]]], None]
 """Called after each step with the steps done in the stage, their total and what returns the step's loss terms.
@@ -53,10 +55,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Round:
-    """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter."""
+    """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter.
+
+    `last` is what the round's last step left, where the student has its best weights instead.
+    """
 
     losses: dict[str, float]
     adapter: SiteAdapter | None = None
+    last: Weights | None = None
 
 
 def run_round(
@@ -66,14 +72,18 @@ def run_round(
     open_site: Callable[[Site], Hospital],
     config: Settings,
     progress: Progress = lambda step, steps, terms: None,
+    tell: Tell = lambda step, figures: None,
 ) -> Round:
-    """Train `student` in place for one round of the config's method."""
+    """Train `student` in place for one round of the config's method; `tell` takes the figures of its validations."""
     objective = make_objective(config, order.teachers, order.memory, order.adapter)
     training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, student.device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
-    losses = optimise(student, training_set, objective, order, site, progress)
-    return Round(losses, objective.adapter)
+    validation = None
+    if config.training.validate_every:
+        validation = Validation(objective.validation_cases(hospital, open_site), config, tell)
+    losses = optimise(student, training_set, objective, order, site, progress, validation)
+    return Round(losses, objective.adapter, None if validation is None else validation.last)
 
 
 def consolidate(
@@ -117,10 +127,12 @@ def optimise(
     order: Order,
     site: str,
     progress: Progress = lambda step, steps, terms: None,
+    validation: Validation | None = None,
 ) -> dict[str, float]:
     """Take the round's share of the stage's steps; return the mean of each weighted loss term.
 
-    Adam starts afresh; its rate follows one cosine over the stage.
+    Adam starts afresh; its rate follows one course over the stage. The student ends with the weights that the round
+    returns: their average or the last, or the best by its `validation`, which may also end it early.
     """
     config = objective.config
     sampling = Sampling(training_set, config, site, order.stage, length=order.length)
@@ -144,14 +156,30 @@ def optimise(
         for step in range(first, last)
     )
     augmented = Augmenter(config, training_set.device, site, order.stage, order.server_round)
-    for step, batch in enumerate(ahead(training_set, wanted), first):
-        taken = learners.take(objective.lessons(augmented(batch), noise), step, step / steps)
-        if under_way is not None:
-            finish(step, under_way())
-        under_way = taken
+    if validation is not None:
+        validation.begin(first)
+    done = first
+    with closing(ahead(training_set, wanted)) as made:
+        for step, batch in enumerate(made, first):
+            share = rate_at(step, steps, config.training.warmup)
+            taken = learners.take(objective.lessons(augmented(batch), noise), step, share)
+            if under_way is not None:
+                finish(step, under_way())
+            under_way, done = taken, step + 1
+            if validation is not None and validation.is_due(done, last):
+                finish(done, under_way())
+                under_way = None
+                with learners.as_scored():
+                    rate = share * config.training.learning_rate
+                    ends = validation.take(student, objective.adapter, done, _read(sums), rate)
+                if ends:
+                    break
     if under_way is not None:
-        finish(last, under_way())
-    return {name: value / max(last - first, 1) for name, value in _read(sums).items()}
+        finish(done, under_way())
+    learners.finish()
+    if validation is not None:
+        validation.choose(student, objective.adapter)
+    return {name: value / max(done - first, 1) for name, value in _read(sums).items()}
 
 
 def _read(losses: Losses) -> dict[str, float]:

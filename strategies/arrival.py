@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
@@ -10,6 +11,7 @@ from flwr.serverapp import Grid
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.privacy.gaussian import spent
+from fedserdiff.report.curves import CURVES_FILE, Point, read_curves
 from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from strategies.checkpoint import Checkpoint, Position, save_checkpoint
@@ -34,6 +36,7 @@ def run_stream(
     first_stage: FirstStage | None = None,
     only_first: bool = False,
     keys: Mapping[str, bytes] | None = None,
+    hospitals: Path | None = None,
 ) -> Results:
     """Run every stage and return the results, which stand in the run directory after each round.
 
@@ -58,6 +61,8 @@ def run_stream(
         Whether to end after stage 1, so that others can go on from it.
     keys : mapping, optional
         As `Roster`'s: the authenticated key of each site's node.
+    hospitals : Path, optional
+        In a simulation, the folder of the hospitals' own folders, where their curves are read. No message has them.
 
     Raises
     ------
@@ -66,7 +71,7 @@ def run_stream(
     StorageError
         Where the run directory cannot be written.
     """
-    parts = _Run(grid, config, run, events, cases, keys)
+    parts = _Run(grid, config, run, events, cases, keys, hospitals)
     parts.go_on()
     parts.run(first_stage, only_first)
     return parts.results
@@ -83,8 +88,10 @@ class _Run:
         events: RunEvents,
         cases: Mapping[str, Mapping[str, int]] | None,
         keys: Mapping[str, bytes] | None,
+        hospitals: Path | None,
     ) -> None:
         self._config, self._directory, self._events, self._cases = config, run, events, cases
+        self._hospitals = hospitals
         self._sites = [site.name for site in config.sites]
         self._runner = StageRunner(config, events)
         self._stream = self._runner.stream
@@ -171,10 +178,20 @@ class _Run:
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
             self._save(Position(stage, server_round))
+        if validated := self._curves(stage):
+            self._events.stage_validated(stage, validated)
         self._scoring.add(self._arrays)
         self._at = Position(stage, config.training.rounds, scored=True)
         if not self._catch_up():
             self._save(self._at)
+
+    def _curves(self, stage: int | None = None) -> dict[str, list[Point]]:
+        """Return the curves of a stage, or of all, by site that has any, as hospitals on this machine keep them."""
+        if self._hospitals is None or not self._config.training.validate_every:
+            return {}
+        kept = {site: read_curves(self._hospitals / site / CURVES_FILE) for site in self._sites}
+        wanted = {site: [one for one in points if stage in (None, one.stage)] for site, points in kept.items()}
+        return {site: points for site, points in wanted.items() if points}
 
     def _wait_for(self, sites: Sequence[str]) -> dict[str, int]:
         """Return the nodes of sites once it is known which of their scans an earlier site brought."""
@@ -200,6 +217,7 @@ class _Run:
         self.results.cases |= {site: dict(told[site]) for site in self._sites if site in told}
         self.results.bytes_out = self._runner.inbox.bytes_out
         self.results.bytes_in = self._runner.outbox.bytes_in
+        self.results.curves = [point.row(site) for site, points in self._curves().items() for point in points]
         self.results.left_out = {site: count for site, count in self._scans.counts().items() if count}
         save_checkpoint(self._directory, position, self._arrays, self._runner, self.results, self._scoring, self._scans)
         self._directory.write_results(self.results)

@@ -44,6 +44,9 @@ class Results:
         Whose scores these are: ``test`` patients', or ``validation`` patients'.
     left_out : dict
         By site, how many of its scans an earlier site brought, so that it works without their patients.
+    curves : list
+        In a simulation whose hospitals validate as they train, each point of it: site, stage, round, step, and figures
+        as `fedserdiff.report.curves` names them.
     absences : list
         Rounds that went on without a site which failed: stage, round, site, and what is known of why.
     interruptions : list of str
@@ -79,6 +82,7 @@ class Results:
         self.differential_privacy: Mapping[str, Any] | None = None
         self.left_out: dict[str, int] = {}
         self.interruptions: list[str] = []
+        self.curves: list[dict[str, str | int | float | None]] = []
         self.absences: list[dict[str, str | int]] = []
         self.bytes_out: Mapping[str, Mapping[str, int]] = {}
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
@@ -105,7 +109,8 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``results.json``.
 
-        All but ``seconds`` and ``interruptions`` follow from config and data alone, unless a site was absent.
+        All but ``seconds``, ``interruptions`` and speeds in ``curves`` follow from config and data alone, unless a site
+        was absent.
         """
         values: dict[str, Any] = {
             "method": self.method,
@@ -125,6 +130,7 @@ class Results:
         return values | {
             "evaluation": self._evaluation(),
             "losses": self.losses,
+            "curves": self.curves,
             "bytes_out": self._in_order(self.bytes_out),
             "bytes_in": self._in_order(self.bytes_in),
             "overlap": {"leaks": self.overlap_allowed, "left_out": self.left_out, "kept": {}, "cases": []},

@@ -41,9 +41,9 @@ def make_server_app(
             from_run, home = experiment_of(context.run_config)
             own = RunDirectory.new(home / "runs" / str(context.run_id))
             own.write_config(from_run)
-            run_stream(grid, from_run, own, events)
+            run_stream(grid, from_run, own, events, hospitals=own.hospitals)
         else:
-            run_stream(grid, config, run, events, cases, first_stage, only_first)
+            run_stream(grid, config, run, events, cases, first_stage, only_first, hospitals=run.hospitals)
 
     return app
 

@@ -64,6 +64,7 @@ def _method(name: str, number: int, sites: Sequence[str], seeds: Sequence[int]) 
             "hd95": {site: hd95[row][place] for place, (site, row) in enumerate(zip(sites, deployed, strict=True))},
         },
         "R": {"dice": dice, "hd95": hd95},
+        "curves": [],
         "stages": ["untrained", "pooled"] if name == "pooled" else ["untrained", *sites],
         "deployed": deployed,
         "bytes_out": sent,

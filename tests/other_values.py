@@ -18,6 +18,7 @@ _OTHERS: dict[str, Any] = {
     "network.precision": "fp32",
     "network.coarse": "segresnet",
     "network.coarse_arguments": {"init_filters": 16},
+    "training.keep": "best",
     "training.participation": "cumulative",
     "augmentation.strength": "on",
     "augmentation.scaling_range": (0.8, 1.2),
@@ -44,6 +45,8 @@ _OTHERS_OF_METHODS: dict[tuple[str, str], Any] = {("lesion-replay", "method.teac
 
 _WITH: dict[str, dict[str, Any]] = {
     "training.epochs_per_stage": {"training.steps_per_stage": 0, "training.rounds": 1},
+    "training.keep": {"training.validate_every": 2},
+    "training.patience": {"training.validate_every": 2},
     "training.balance_epochs": {"training.steps_per_stage": 0, "training.epochs_per_stage": 4},
 }
 """Settings that others have to follow."""

@@ -10,6 +10,7 @@ from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
+from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.methods import get_method, label, origin_note
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
@@ -141,6 +142,7 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
             for metric in ("dice", "hd95")
         },
         "R": {m: np.mean([r["R"][m]["mean"] for r in results], axis=0).tolist() for m in ("dice", "hd95")},
+        "curves": [curve for seed, record in sorted(by_seed.items()) for curve in _curves(seed, record)],
         "stages": results[0]["stages"],
         "deployed": results[0]["deployed"],
         "bytes_out": {
@@ -149,6 +151,17 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
         },
         "minutes": float(np.mean([record.seconds for record in records])) / 60,
     }
+
+
+def _curves(seed: int, record: RunRecord) -> list[dict[str, Any]]:
+    """Return a run's validations while training, by site and stage: mean refined Dice at steps of the stage."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in record.results["curves"]:
+        place = (row["site"], row["stage"])
+        curve = found.setdefault(place, {"seed": seed, "site": place[0], "stage": place[1], "steps": [], "dice": []})
+        curve["steps"].append(row["step"])
+        curve["dice"].append(mean_over_regions(row, "refined", "dice"))
+    return list(found.values())
 
 
 _ASKED = (

@@ -48,7 +48,7 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
     ------
     DataError
         Where a named case is missing or on two sides, a patient would be on two, nobody is left for a side, or
-        `scoring.patients` asks for validation patients and there are none.
+        `scoring.patients` or `training.validate_every` asks for validation patients and there are none.
     """
     where = f"site {site.name}"
     twice = sorted(set(site.test_cases) & set(site.validation_cases))
@@ -70,13 +70,21 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
     if not training:
         fields = "test_cases, validation_cases" if site.validation_cases else "test_cases"
         raise DataError(f"{where}: {fields}: every patient is held out: none is left to train on")
-    asked = [name for name in ("patients", "least_from") if getattr(config.scoring, name) == "validation"]
-    if asked and not validation:
+    if not validation and (wanted := _wants_validation(config)):
         raise DataError(
-            f"{where}: scoring.{asked[0]}: validation, but no patient is held out for it: set data.validation_share, "
-            "or name the site's validation_cases"
+            f"{where}: {wanted}, but no patient is held out for it: set data.validation_share, or name the site's "
+            "validation_cases"
         )
     return Split(training, validation, test)
+
+
+def _wants_validation(config: Settings) -> str:
+    """Return the setting that needs validation patients, with its value, or nothing."""
+    for name in ("patients", "least_from"):
+        if getattr(config.scoring, name) == "validation":
+            return f"scoring.{name}: validation"
+    every = config.training.validate_every
+    return f"training.validate_every: {every}" if every else ""
 
 
 def _named(patients: Mapping[str, str], cases: Sequence[str], where: str) -> frozenset[str]:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from fedserdiff.data.releases import Convention
 from fedserdiff.evaluation.segmentation import dice
-from fedserdiff.settings.groups import Scoring
+from fedserdiff.settings.scoring import Scoring
 
 ET = "et"
 """The region that the rule is about."""

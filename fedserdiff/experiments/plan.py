@@ -208,6 +208,7 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     whole -= sum(plan.first_stage_s for plan in shared[1:])
     gpu_memory = max(plan.gpu_memory for plan in plans)
     runs, memory = len(plans) * seeds, max(plan.memory for plan in plans)
+    validating = "validation while training, " if first.config.training.validate_every else ""
     takes = f"about {duration(whole * seeds / parallel)} of training and scoring on this machine"
     process = f", a process about {_size(memory)}"
     if not all(plan.fits for plan in plans):
@@ -216,8 +217,8 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
         f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: {takes}.",
         f"Prepared cases take at most {_size(first.disk)}{process}.",
         f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
-        "Timed on random scans. Not counted: preparing cases, what a method does before a stage's first step or hands "
-        "over after it, and the start of Flower and Ray.",
+        f"Timed on random scans. Not counted: preparing cases, {validating}what a method does before a stage's first "
+        "step or hands over after it, and the start of Flower and Ray.",
         "Nothing was prepared or written.",
     ):
         console.print(sentence, soft_wrap=True)

@@ -60,7 +60,7 @@ def _most_alive(config: Settings, memory: Memory, stage: int) -> int:
         noise = torch.Generator()
         for step in range(2):  # Adam's moments are there from the second on
             batch = blank.batch(torch.zeros(config.training.batch_size, dtype=torch.long))
-            learners.take(objective.lessons(batch, noise), step, 0.0)()
+            learners.take(objective.lessons(batch, noise), step, 1.0)()
     return int(alive.most)
 
 

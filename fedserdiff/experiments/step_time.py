@@ -8,6 +8,7 @@ from itertools import pairwise
 from fedserdiff.device import finish
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.groups import UNVALIDATED
 from sites.hospital import Hospital
 from sites.training import Order, run_round
 
@@ -49,7 +50,7 @@ def step_seconds(
     """
     device = student.device
     steps = warm_up + blocks * size + 1  # a step ends beside the next one's beginning: the last would be too short
-    only = {"training.rounds": 1, "training.steps_per_stage": steps, "training.epochs_per_stage": 0}
+    only = {"training.rounds": 1, "training.steps_per_stage": steps, "training.epochs_per_stage": 0, **UNVALIDATED}
     ends: list[float] = []
 
     def ended(done: int, *about: object) -> None:

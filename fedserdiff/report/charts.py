@@ -148,6 +148,44 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     return figure
 
 
+@matplotlib.rc_context(_STYLE)
+def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Figure:
+    """Draw one panel a site that validated as it trained: mean refined Dice at steps, one line a method and seed.
+
+    A site that trains in several stages has them one after another; a mark stands at the best of each.
+    """
+    shown = [site for site in sites if any(curve["site"] == site for method in methods for curve in method["curves"])]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    width = _WIDTH if columns == 3 else 4.0 * columns
+    figure = Figure(figsize=(width, 2.3 * lines + 0.9), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axis, site in zip(panels, shown, strict=False):
+        for method in methods:
+            colour, marker = _look(method["name"])
+            before: dict[int, int] = {}  # by seed, steps of the stages that came
+            for curve in (curve for curve in method["curves"] if curve["site"] == site):
+                start = before.get(curve["seed"], 0)
+                before[curve["seed"]] = start + curve["steps"][-1]
+                steps, percent = [start + step for step in curve["steps"]], [100 * dice for dice in curve["dice"]]
+                best = percent.index(max(percent))
+                axis.plot(steps, percent, color=colour, marker=marker, markersize=4.5, markevery=[best], linewidth=1.1)
+        axis.set_title(_short(site, 24), loc="left", fontweight="bold")
+        axis.grid(axis="y")
+        axis.set_xlabel("step")
+    for axis in panels[::columns]:
+        axis.set_ylabel("Dice %")
+    for axis in panels[len(shown) :]:
+        axis.set_axis_off()
+    figure.legend(
+        handles=[_handle(method, False) for method in methods if method["curves"]],
+        loc="outside lower center",
+        ncols=min(4 if columns == 3 else 2 * columns, len(methods)),
+        frameon=False,
+    )
+    return figure
+
+
 def _is_reference(method: Mapping[str, Any], sites: Sequence[str]) -> bool:
     return not set(sites) & set(method["stages"])
 

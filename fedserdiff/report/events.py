@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedserdiff.report.curves import Point
+
 
 class RunEvents:
     """Receives the events of a run; this one ignores them all. `scores` are keyed ``refined.dice.tc`` and so on."""
@@ -33,6 +35,9 @@ class RunEvents:
 
     def round_finished(self, losses: Mapping[str, float]) -> None:
         """A round's students have been aggregated; `losses` are the means of its terms."""
+
+    def stage_validated(self, stage: int, curves: Mapping[str, Sequence[Point]]) -> None:
+        """In a simulation a stage has been trained whose participants, by site, validated as they trained."""
 
     def sites_failed(self, what: str) -> None:
         """Some participants of a round failed; it goes on with the others."""

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.report.console import Bars
+from fedserdiff.report.curves import Point
 from fedserdiff.report.events import RunEvents
 
 _POLL_S = 0.3
@@ -89,6 +90,15 @@ class LiveView(RunEvents):
     def round_finished(self, losses: Mapping[str, float]) -> None:
         terms = " · ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._console.print(f"  {self._round}: mean loss {terms}")
+
+    def stage_validated(self, stage: int, curves: Mapping[str, Sequence[Point]]) -> None:
+        for site, points in curves.items():
+            dice = [100 * mean_over_regions(point.values, "refined", "dice") for point in points]
+            best = max(range(len(dice)), key=dice.__getitem__)
+            self._console.print(
+                f"  validated at {site}: Dice % {dice[-1]:.1f} at step {points[-1].step}, the best {dice[best]:.1f} "
+                f"at step {points[best].step}"
+            )
 
     def sites_failed(self, what: str) -> None:
         self._console.print(f"  [yellow]went on without:[/yellow] {what}")

@@ -10,7 +10,15 @@ from markupsafe import Markup, escape
 
 from fedserdiff.comparison.verdicts import said
 from fedserdiff.methods import METHODS
-from fedserdiff.report.charts import dice_across_stages, heat_maps, png_uri, study_plot, svg, utility_against_bytes
+from fedserdiff.report.charts import (
+    dice_across_stages,
+    heat_maps,
+    png_uri,
+    study_plot,
+    svg,
+    utility_against_bytes,
+    validation_curves,
+)
 
 _NOTHING = "–"
 _SHEET = 9.5  # inches of height that a picture may have
@@ -173,7 +181,28 @@ def _figures(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
         "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of nearly "
         f"the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. {facts}",
     )
-    return {"heat": _heat_maps(data["sites"], methods, facts), "stages": [stages], "bytes": [sent]}
+    heat, curves = _heat_maps(data["sites"], methods, facts), _curves(data, methods)
+    return {"heat": heat, "stages": [stages], "curves": curves, "bytes": [sent]}
+
+
+def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the picture of validations while training, where there were any: no test patient is in it."""
+    found = [(method["name"], curve) for method in methods for curve in method["curves"]]
+    if not found:
+        return []
+    best = "; ".join(
+        f"{name} {_number(max(curve['dice']), 100)} % at {curve['site']}, stage {curve['stage']}, seed {curve['seed']}"
+        for name, curve in found
+    )
+    counts = " + ".join(str(data["cases"][site].get("validation", 0)) for site in data["sites"])
+    picture = _figure(
+        svg(validation_curves(methods, data["sites"])),
+        f"Dice on validation cases by training step; the best: {best}.",
+        "Refined Dice % on each hospital's own validation cases while it trains, mean over regions, one line a seed; "
+        f"marked is the best of each line. {_capital(data['name'])} data, profile {data['profile']}, {counts} "
+        f"validation cases, seed{'' if len(data['seeds']) == 1 else 's'} {', '.join(map(str, data['seeds']))}.",
+    )
+    return [picture]
 
 
 def _heat_maps(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> list[dict[str, str]]:

@@ -2,8 +2,9 @@
 
 import importlib.util
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 
 from fedserdiff.errors import ConfigError, StorageError
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.report.curves import Point
 from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.text import readable
@@ -137,8 +139,9 @@ class TrackedRun(RunEvents):
     """Tells a tracker each round's losses and each row of R as they are known, and at the end what the stream gave.
 
     Names are ``loss/TERM`` by round, counted over all stages, ``R.METRIC.REGION/SITE`` by stage, and at the end, by the
-    number of stages, ``stream/SCORE.METRIC`` and ``bytes out/SITE``. Units are those of ``results.json``: Dice in
-    [0, 1], HD95 in mm.
+    number of stages, ``stream/SCORE.METRIC`` and ``bytes out/SITE``. Where hospitals validate as they train there are
+    ``curves/stage K/FIGURE/SITE`` by step of the stage, figures as `fedserdiff.report.curves` names them. Units are
+    those of ``results.json``: Dice in [0, 1], HD95 in mm.
 
     Parameters
     ----------
@@ -173,6 +176,13 @@ class TrackedRun(RunEvents):
 
     def round_finished(self, losses: Mapping[str, float]) -> None:
         self._tracker.numbers({f"loss/{name}": value for name, value in losses.items()}, self._round)
+
+    def stage_validated(self, stage: int, curves: Mapping[str, Sequence[Point]]) -> None:
+        for site, points in curves.items():
+            for point in points:
+                finite = {name: value for name, value in point.values.items() if math.isfinite(value)}
+                named = {f"curves/stage {stage}/{name}/{site}": value for name, value in finite.items()}
+                self._tracker.numbers(named, point.step)
 
     def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         row = {}

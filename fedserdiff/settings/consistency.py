@@ -4,7 +4,8 @@ from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
 from fedserdiff.settings.augmentation import Augmentation
-from fedserdiff.settings.groups import Data, Network, Privacy, Scoring, Training
+from fedserdiff.settings.groups import Data, Network, Privacy, Training
+from fedserdiff.settings.scoring import Scoring
 
 _COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
@@ -22,6 +23,20 @@ def check_length(training: Training) -> None:
     if training.rounds > (steps or epochs):
         raise ValueError(
             f"training.rounds: {training.rounds} is more than a stage's steps: a round would train nothing"
+        )
+
+
+def check_validation(training: Training) -> None:
+    """See that a round which goes by its validations has some."""
+    needy = [
+        f"training.{name}"
+        for name, asked in (("keep", training.keep == "best"), ("patience", training.patience > 0))
+        if asked
+    ]
+    if needy and not training.validate_every:
+        raise ValueError(
+            f"{', '.join(needy)}: need{'s' if len(needy) == 1 else ''} validation patients' Dice while training: set "
+            "training.validate_every, and data.validation_share or each site's validation_cases"
         )
 
 

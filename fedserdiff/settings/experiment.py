@@ -24,6 +24,7 @@ from fedserdiff.settings.consistency import (
     check_noise,
     check_shares,
     check_thresholds,
+    check_validation,
 )
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
@@ -34,9 +35,9 @@ from fedserdiff.settings.groups import (
     Network,
     Privacy,
     Replay,
-    Scoring,
     Training,
 )
+from fedserdiff.settings.scoring import Scoring
 
 GROUPS: Mapping[str, type[Group]] = {
     "data": Data,
@@ -168,6 +169,7 @@ class Settings(Group):
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
         check_length(self.training)
+        check_validation(self.training)
         check_deformation(self.augmentation)
         check_grid(self.data, self.network)
         check_shares(self.data)

@@ -2,7 +2,9 @@
 
 import difflib
 import json
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -14,10 +16,10 @@ MOST_REGIONS = 8
 """More regions than that no picture tells apart."""
 
 Participation = Literal["arriving", "cumulative"]
+Keep = Literal["last", "best"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 SiteFailure = Literal["fail", "go-on"]
-ExtraMetric = Literal["sensitivity", "specificity", "nsd", "lesion_dice"]
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,7 +57,6 @@ def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
 Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
 
 
@@ -158,7 +159,48 @@ class Training(Group):
         "Compute the networks' activations again for the gradients instead of keeping them: less memory, and a step "
         "takes about a third longer. The result is the same.",
     )
-    learning_rate: float = setting(2e-3, "Adam's initial rate, annealed to 0 by a cosine over the stage.", gt=0)
+    learning_rate: float = setting(
+        2e-3,
+        "Adam's highest rate, annealed to 0 by a cosine over the stage, or over what its warm-up leaves of it.",
+        gt=0,
+    )
+    warmup: float = setting(
+        0.0, "Share of a stage's steps over which the learning rate rises linearly, before its cosine.", ge=0, lt=1
+    )
+    weight_decay: float = setting(
+        0.0,
+        "AdamW's decoupled weight decay, of convolutions and other matrices: norms, biases and adapters have none. 0 "
+        "is Adam.",
+        ge=0,
+    )
+    clip_norm: float = setting(
+        0.0,
+        "L2 norm to which a step's gradient is clipped, the coarse network's (with its adapter) and the refiner's each "
+        "by itself; 0 is off.",
+        ge=0,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of an exponential moving average (EMA) of the weights: it is what a round returns and what is scored. "
+        "0 is off: the last weights are. After n steps of a round the decay is (1 + n) / (10 + n) at most.",
+        ge=0,
+        lt=1,
+    )
+    validate_every: int = setting(
+        0,
+        "Steps of a stage between validations: Dice on the hospital's own validation patients, written with losses, "
+        "rate and speed to `curves.csv` in its folder; a round's last step is one, too. 0 is never.",
+        ge=0,
+    )
+    keep: Keep = setting(
+        "last",
+        "Which weights a round returns: the `last`, or the `best` of its validations by mean refined Dice.",
+    )
+    patience: int = setting(
+        0,
+        "Validations in a row without a better mean refined Dice after which a round ends early; 0 is never.",
+        ge=0,
+    )
     drop_context: float = setting(
         0.1,
         "Probability that a sample's whole context is dropped: what remains is the refiner's unconditional branch.",
@@ -171,6 +213,12 @@ class Training(Group):
         ge=0,
         le=1,
     )
+
+
+UNVALIDATED: Mapping[str, Any] = MappingProxyType(
+    {"training.validate_every": 0, "training.keep": "last", "training.patience": 0}
+)
+"""Settings by which nobody validates while training."""
 
 
 class Aggregation(Group):
@@ -272,63 +320,6 @@ class Privacy(Group):
         gt=0,
         one_machine=True,
     )
-
-
-def _once(values: tuple[ExtraMetric, ...]) -> tuple[ExtraMetric, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"a list of {', '.join(get_args(ExtraMetric))}, each once at most")
-    return values
-
-
-class Scoring(Group):
-    """Inference, whose scores a run reports, and when which sites score a student."""
-
-    sampling_steps: int = setting(
-        4, "K, the DDIM steps by which a student refines its mask; 1 is fastest.", ge=1, le=1000
-    )
-    flips: bool = setting(
-        False,
-        "Whether each scan is also segmented left for right, and probabilities are the means of both: twice the time.",
-    )
-    least_ml: tuple[NotNegative, ...] = setting(
-        (),
-        "Millilitres that a connected component of each region, in the order of `data.regions`, has to have to stay in "
-        "a mask that is scored or written; empty is 0 for all.",
-    )
-    least_et_ml: float = setting(
-        0.0, "Millilitres that region `et` has to have; where a mask has less, all of it becomes tumour core.", ge=0
-    )
-    least_from: Literal["settings", "validation"] = setting(
-        "settings",
-        "Where these two come from: `validation` has each hospital choose them anew for every student, for the best "
-        "mean Dice of its own validation patients.",
-    )
-    patients: Literal["test", "validation"] = setting(
-        "test",
-        "Whose scores a run reports: `validation` to choose settings by, so that no choice is made on test patients.",
-    )
-    extra_metrics: Annotated[tuple[ExtraMetric, ...], AfterValidator(_once)] = setting(
-        (),
-        "Scores whose means leave a hospital beside those of Dice and HD95, and stand in R: `sensitivity`, "
-        "`specificity`, `nsd` (at 1 mm), `lesion_dice`. Its own table has all of them whatever this says.",
-    )
-    hd95: Literal["voxels", "area"] = setting(
-        "voxels",
-        "How HD95 takes 95 % of a surface: of its `voxels`, or, as the organisers of BraTS 2023 do, of its `area`; "
-        "then a region that is missed or made up has 374 mm.",
-    )
-    evaluate_every: int = setting(
-        1,
-        "After every so many stages, and the last, all sites score the student; after the others only the site whose "
-        "stage it was and the next one.",
-        ge=1,
-    )
-    evaluate_sites: int = setting(0, "How many sites, drawn by the seed, score it then; 0 is all of them.", ge=0)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The scores whose means leave a hospital."""
-        return ("dice", "hd95", *self.extra_metrics)
 
 
 class Machine(Group):

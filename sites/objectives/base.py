@@ -54,6 +54,10 @@ class Objective:
         """Return the cases to train on: the hospital's own. `open_site` opens another, in a simulation only."""
         return hospital.training
 
+    def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
+        """Return the cases to validate on while training: the hospital's own; of who trains on others, theirs, too."""
+        return hospital.validation
+
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make ready for a round, before its first step; by default there is nothing to do."""
 

@@ -37,6 +37,10 @@ class CombinedObjective(Objective):
         """Return the first part's cases."""
         return self._parts[0].training_cases(hospital, stage, open_site)
 
+    def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
+        """Return the first part's cases."""
+        return self._parts[0].validation_cases(hospital, open_site)
+
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make every part ready."""
         for part in self._parts:

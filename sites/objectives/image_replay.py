@@ -15,7 +15,7 @@ from fedserdiff.seeding import generator
 from fedserdiff.wire import SYNTHETIC_IMAGES, Memory
 from sites.objectives.base import Objective
 from sites.sampling import Sampling
-from sites.step import anneal
+from sites.step import rate_at, set_rates
 from sites.training_set import Batch, TrainingSet
 
 
@@ -53,7 +53,7 @@ class ImageReplayObjective(Objective):
         optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
         scaler = gradient_scaler(config.network.precision, training_set.device)
         for step in range(sampling.steps):
-            anneal(optimizer, [config.training.learning_rate], step / sampling.steps)
+            set_rates(optimizer, [config.training.learning_rate], rate_at(step, sampling.steps))
             batch = training_set.batch(sampling.items(step, draws))
             loss = model.loss(batch.image, batch.truth, noise)
             optimizer.zero_grad()

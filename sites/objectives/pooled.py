@@ -16,3 +16,7 @@ class PooledObjective(FineTuneObjective):
     ) -> Sequence[CachedCase]:
         """Return every site's training cases, in order of arrival."""
         return [case for site in self.config.sites for case in open_site(site).training]
+
+    def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
+        """Return every site's validation cases, in order of arrival."""
+        return [case for site in self.config.sites for case in open_site(site).validation]

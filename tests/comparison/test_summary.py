@@ -50,6 +50,21 @@ def test_means_are_those_of_results_json(write_run: WriteRun) -> None:
     assert [m["name"] for m in comparison["methods"] if m["breaks_privacy"]] == ["pooled"]
 
 
+def test_curves_are_each_seeds_validations_by_site_and_stage(write_run: WriteRun) -> None:
+    (given,) = runs(write_run, {"ewc": KEEPS}, (3,)).values()
+    record = given[3]
+    points = [
+        {"site": site, "stage": stage, "round": 1, "step": step, "refined.dice.tc": 0.2, "refined.dice.wt": step / 10}
+        for site, stage, step in (("north", 1, 4), ("north", 1, 8), ("west", 2, 6))
+    ]
+    validated = replace(record, results={**record.results, "curves": [{**p, "coarse.dice.tc": 0.9} for p in points]})
+    (method,) = compare_runs({"ewc": {3: validated}}, PHANTOM)["methods"]
+    assert method["curves"] == [
+        {"seed": 3, "site": "north", "stage": 1, "steps": [4, 8], "dice": pytest.approx([0.3, 0.5])},
+        {"seed": 3, "site": "west", "stage": 2, "steps": [6], "dice": pytest.approx([0.4])},
+    ]
+
+
 def test_an_interval_is_that_of_every_equally_likely_draw_of_patients(write_run: WriteRun) -> None:
     """One seed: 3 patients in the north, 2 in the west (one with two scans): 27 × 4 draws, enumerated."""
     given = runs(write_run, {"fine-tune": FORGETS}, seeds=(0,))

@@ -89,7 +89,7 @@ def test_a_step_in_two_passes_has_the_mean_gradient_of_both_by_their_samples() -
     expected.backward()  # type: ignore[no-untyped-call]
 
     learners = Learners(student.train(), Objective(config), CPU)
-    terms_taken = learners.take({"segmentation": lesson}, 1, 0.0)()
+    terms_taken = learners.take({"segmentation": lesson}, 1, 1.0)()
 
     assert float(terms_taken["segmentation"]) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert shares(in_passes({"segmentation": lesson}, 3)) == [0.6, 0.4]

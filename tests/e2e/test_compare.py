@@ -160,7 +160,7 @@ def test_a_third_call_runs_nothing_and_says_the_same(
 @pytest.fixture(scope="module")
 def studied(finished: dict[str, Any], compare: Compare, workplace: Path) -> str:
     """What a study beside the comparison says, which does a run of its own."""
-    done = compare("--sites", "2", "--study", "steps", "--out", "compared")
+    done = compare("--sites", "2", "--study", "steps", "--out", "compared", "--set", "training.validate_every=2")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -188,6 +188,19 @@ def test_a_study_scores_validation_patients_and_joins_the_page(studied: str, wor
     page = (workplace / "compared" / "report.html").read_text()
     assert "Sampling steps" in page
     assert "Scores at the end" in page
+
+
+@pytest.mark.usefixtures("studied")
+def test_what_hospitals_validated_as_they_trained_is_in_a_simulations_results(workplace: Path) -> None:
+    """Stage 1 was another run's: its curves came with what the hospital kept of it. Two rounds of two steps a stage."""
+    own = results(workplace, "ser-diff-seed0-2")
+    found = [(point["site"], point["stage"], point["round"], point["step"]) for point in own["curves"]]
+    assert found == [(f"site-{stage}", stage, number, 2 * number) for stage in (1, 2) for number in (1, 2)]
+    for stage, (*_, last) in ((stage, own["curves"][: 2 * stage]) for stage in (1, 2)):
+        score = own["R"]["dice"]["tc"][stage][stage - 1]  # of the same patients: what is scored is what was returned
+        assert last["refined.dice.tc"] == pytest.approx(score, abs=2e-3)  # float16, between the two
+        assert last["loss.segmentation"] > 0
+    assert results(workplace, "ser-diff-seed0")["curves"] == []
 
 
 @pytest.mark.usefixtures("finished", "ser_diff")

@@ -10,7 +10,7 @@ from scipy import ndimage
 from fedserdiff.data.releases import RELEASES, Convention
 from fedserdiff.evaluation.postprocessing import CANDIDATES_ML, Thresholds, choose, gains, given_thresholds
 from fedserdiff.evaluation.segmentation import dice
-from fedserdiff.settings.groups import Scoring
+from fedserdiff.settings.scoring import Scoring
 
 BRATS = RELEASES["brats2021"]
 ORDER = list(BRATS.regions)

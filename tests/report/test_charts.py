@@ -12,7 +12,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from fedserdiff.report.charts import dice_across_stages, heat_maps, study_plot, svg, utility_against_bytes
+from fedserdiff.report.charts import (
+    dice_across_stages,
+    heat_maps,
+    study_plot,
+    svg,
+    utility_against_bytes,
+    validation_curves,
+)
 
 SITES = ("site-1", "site-2", "site-3")
 
@@ -91,6 +98,24 @@ def test_each_site_has_a_panel_with_its_column_of_r_and_its_arrival() -> None:
             assert list(line.get_ydata()) == pytest.approx([100 * row[place] for row in method["R"]["dice"]])
         (dotted,) = [line for line in axis.lines if line.get_linestyle() == ":"]
         assert set(dotted.get_xdata()) == {place + 1}
+
+
+def test_curves_have_a_line_a_method_and_seed_stages_after_one_another_and_a_mark_at_the_best() -> None:
+    methods = make_comparison(methods=("fine-tune", "ewc", "local"))["methods"]
+    for number, method in enumerate(methods[:2]):
+        method["curves"] = [
+            {"seed": seed, "site": "site-2", "stage": stage, "steps": [2, 4, 5], "dice": [0.1, 0.5, 0.3 + number / 10]}
+            for seed in (0, 1)
+            for stage in (2, 3)
+        ]
+    figure = validation_curves(methods, SITES)
+    (axis,) = shown_axes(figure)
+    assert axis.get_title("left") == "site-2"
+    drawn = [(list(line.get_xdata()), list(line.get_ydata()), line.get_markevery()) for line in axis.lines]
+    for number in (0, 1):
+        percent = [10, 50, 30 + 10 * number]
+        assert drawn[4 * number : 4 * number + 4] == [([2, 4, 5], percent, [1]), ([7, 9, 10], percent, [1])] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fine-tune", "ewc"]
 
 
 def test_pooled_is_a_dashed_line_at_its_final_value_even_of_a_single_site() -> None:

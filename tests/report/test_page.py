@@ -352,3 +352,17 @@ def test_the_same_input_gives_the_same_page_and_stays_as_it_was() -> None:
 
 def test_a_page_begins_with_its_document_type(source: str) -> None:
     assert source.startswith("<!DOCTYPE html>")
+
+
+def test_a_page_shows_validation_while_training_where_there_was_any() -> None:
+    made = make_comparison(methods=("fine-tune", "ewc"))
+    assert "Validation while training" not in render_page(made, [], None)
+    curve = {"seed": 1, "site": "site-2", "stage": 2, "steps": [5, 10, 15], "dice": [0.25, 0.875, 0.5]}
+    made["methods"][1]["curves"] = [curve]
+    made["data"]["cases"]["site-2"]["validation"] = 3
+    page = Page(render_page(made, [], None))
+    assert "Validation while training" in page.text
+    (picture,) = [one for one in page.pictures if "validation" in one["alt"]]
+    assert "ewc 87.5 % at site-2, stage 2, seed 1" in picture["alt"]
+    (caption,) = [one for one in page.captions if "validation" in one]
+    assert "0 + 3 + 0 validation cases, seeds 0, 1, 2" in caption

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from fedserdiff.commands.main import load
 from fedserdiff.errors import ConfigError
+from fedserdiff.report.curves import Point
 from fedserdiff.report.events import AllOf, RunEvents
 from fedserdiff.report.trackers import TRACKERS, TrackedRun, open_tracker
 from fedserdiff.settings.experiment import Site
@@ -55,6 +56,9 @@ def tell(events: RunEvents, stages: range, fails: bool = False) -> None:
             events.round_finished({"segmentation": 10.0 * stage + server_round})
             if fails:
                 raise KeyboardInterrupt
+        if stage == 2:
+            points = [Point(2, 1, step, {"rate": 1 / step, "loss.a": float("nan")}) for step in (4, 8)]
+            events.stage_validated(2, {"north": points})
         events.stage_evaluated(stage, {"north": scores(stage / 8)})
 
 
@@ -105,12 +109,13 @@ def test_every_loss_score_and_setting_of_a_run_is_there_once(tracked: Any) -> No
     assert series["R.dice.et/north"] == [(0, 0.5), (1, 0.625), (2, 0.75)]
     assert series["R.hd95.tc/north"] == [(0, 0), (1, 2), (2, 4)]
     assert series["R.hd95.mean/west"] == [(0, 12)]
+    assert series["curves/stage 2/rate/north"] == [(4, 0.25), (8, 0.125)]
     assert series["stream/bwt.dice"] == [(2, -0.5)]
     assert series["stream/forgetting.hd95"] == [(2, 8)]
     assert series["bytes out/north"] == [(2, 1024)]
     assert series["bytes out/west"] == [(2, 0)]
     assert not [name for name in series if "fwt" in name], "a score that a stream does not have is left out"
-    assert len(series) == 1 + 2 * 8 + 6 + 2
+    assert len(series) == 1 + 2 * 8 + 1 + 6 + 2
     for line in ("| method.name | ewc |", "| seed | 3 |", "| data | phantom |", "| method.weight | 10000.0 |"):
         assert line in settings
     assert "| sites | north (brats2021), west (brats2023-gli) |" in settings

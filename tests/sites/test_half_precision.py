@@ -62,7 +62,7 @@ def test_gradients_that_overflow_leave_the_weights_and_the_next_step_learns(
     learners, noise = Learners(student, objective, CPU), torch.Generator().manual_seed(0)
 
     def take(number: int) -> dict[str, torch.Tensor]:
-        return learners.take(objective.lessons(training_set.batch(torch.arange(4)), noise), number, 0.0)()
+        return learners.take(objective.lessons(training_set.batch(torch.arange(4)), noise), number, 1.0)()
 
     before = weights_of(student)
     losses = take(0)
@@ -86,15 +86,18 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_asks_for_no_value(hospital: Hospital) -> None:
-    config = smoke()
+@pytest.mark.parametrize(
+    "changes", [{}, {"training.clip_norm": 0.1, "training.ema": 0.9, "training.weight_decay": 0.01}]
+)
+def test_a_step_asks_for_no_value(hospital: Hospital, changes: dict[str, Any]) -> None:
+    config = smoke(**changes)
     objective, student = make_objective(config), lively_student(config).train()
     training_set = TrainingSet(hospital.training, config, CPU)
     learners, noise = Learners(student, objective, CPU), torch.Generator().manual_seed(0)
     lessons = [objective.lessons(training_set.batch(torch.arange(4)), noise) for _ in range(2)]
     with Waits() as waits:
         for number, lesson in enumerate(lessons):
-            learners.take(lesson, number, 0.0)()
+            learners.take(lesson, number, 1.0)()
     assert waits.asked == 0
     with waits:
         float(torch.ones(1))

@@ -34,6 +34,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.report.console import Bars, warn
 from fedserdiff.report.tables import print_study
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.groups import UNVALIDATED
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.hospital import open_hospital
@@ -121,7 +122,7 @@ def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequ
     seed = _STRANGERS_SEED + config.seed
     folder = write_phantom_hospital(cache.phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
     strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
-    config = config.replace({"scoring.patients": "test"})  # strangers need no side
+    config = config.replace({"scoring.patients": "test", **UNVALIDATED})  # strangers need no side
     found = open_hospital(strange, config, cache.prepared).cases
     # Phantom hospitals number their patients alike.
     return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]

@@ -95,7 +95,7 @@ def _parts(bench: Bench, of: str) -> Iterator[Row]:
 
     def steps() -> None:
         for step in range(2):
-            learners.take(objective.lessons(batch, noise), step, 0.0)()
+            learners.take(objective.lessons(batch, noise), step, 1.0)()
 
     steps()
     busy = tuple(seconds / 2 for seconds in kernel_seconds(bench.device, steps, 2))
