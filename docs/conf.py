@@ -38,7 +38,8 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 nitpick_ignore = [
-    ("py:class", f"fedserdiff.{name}") for name in ("threads.T", "threads.R", "compilation.T")
+    ("py:class", name)
+    for name in ("fedserdiff.threads.T", "fedserdiff.threads.R", "fedserdiff.compilation.T", "sites.evaluation.T")
 ]  # variables
 nitpick_ignore_regex = [
     ("py:.*", r"(?!fedserdiff|sites|strategies).*"),  # other projects' pages are not at hand

@@ -54,7 +54,7 @@ def score_prediction(
     ----------
     prediction : Prediction
     cached : CachedCase
-    scoring : fedserdiff.settings.groups.Scoring
+    scoring : fedserdiff.settings.scoring.Scoring
     thresholds : mapping
         By mask, ``coarse`` and ``refined``: what is too small to be scored; by `scoring` where there are none.
 
