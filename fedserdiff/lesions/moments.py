@@ -1,4 +1,4 @@
-"""What a hospital's lesions look like, in some 100 numbers: moments over patients, of which none can be told."""
+"""What a hospital's lesions look like, in some 100 numbers: moments over patients."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -178,7 +178,7 @@ def _moments(
     for number in range(regions):
         having = [(patient, c) for patient, lesion in lesions if (c := lesion.classes[number]) is not None]
         having_it = len({patient for patient, _ in having})
-        if having_it < max(least, 1):
+        if having_it < least:
             continue
         means = np.stack([c.mean for _, c in having])
         shares = np.log([c.share for _, c in having])

@@ -38,14 +38,15 @@ def paint(
     old = truth.bool()
     there = old.any(1)
     large = _wide(there.flatten(1).sum(1) >= _LEAST_VOXELS, there)
-    whole = torch.where(large, there, _ball(brain & ~there, brush))
+    healthy = brain & ~there
+    whole = torch.where(large, there, _ball(healthy, brush))
     new = _classes(whole, brush)
-    texture, mean, deviation = _texture(image, brain & ~old.any(1), _parts(old, brush.inside), whitening)
+    texture, mean, deviation = _texture(image, healthy, _parts(old, brush.inside), whitening)
     painted = new.to(image)
     looks = torch.einsum("nr...,nrm->nm...", painted, brush.means) + _coloured(texture, painted, brush.colours)
     target = mean + deviation * looks
     soft = (_smooth(whole.to(image)[:, None]) * (whole & brain)[:, None]).clamp(0, 1)
-    mask = _regions(new, brush.inside, brush.end > brush.begin)
+    mask = _regions(new, brush.inside)
     kept = old & ~large[:, None]  # a few voxels of lesion elsewhere stay what they are
     return image + soft * (target - image), (mask | kept).to(truth)
 
@@ -104,7 +105,7 @@ def _parts(mask: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return mask & (inner == 0)
 
 
-def _regions(classes: torch.Tensor, inside: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+def _regions(classes: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """Return the region masks (N, R, *grid) of classes: each with those of the regions inside it."""
     return classes | (torch.einsum("nij,ni...->nj...", inside, classes.to(inside)) > 0)
 

@@ -5,7 +5,7 @@ from fedserdiff.settings.declaration import setting
 
 
 class LesionReplaySettings(Distilling):
-    """Settings of lesion replay (values are our choice, measured: docs/explanation/retention.md)."""
+    """Settings of lesion replay (values are our choice, measured: docs/explanation/real-hospitals.md)."""
 
     teacher: Teacher = setting(
         "latest",
