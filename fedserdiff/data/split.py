@@ -48,7 +48,8 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
     ------
     DataError
         Where a named case is missing or on two sides, a patient would be on two, nobody is left for a side, or
-        `scoring.patients`, `scoring.least_from` or `training.validate_every` asks for validation patients and there are none.
+        `scoring.patients`, `scoring.least_from` or `training.validate_every` asks for validation patients and there are
+        none.
     """
     where = f"site {site.name}"
     twice = sorted(set(site.test_cases) & set(site.validation_cases))
