@@ -18,6 +18,7 @@ STUDIES: Mapping[str, str] = MappingProxyType(
         "teacher-noise": "fedserdiff.comparison.replay_studies:TEACHER_NOISE",
         "teacher-data": "fedserdiff.comparison.stream_studies:TEACHER_DATA",
         "stream-length": "fedserdiff.comparison.stream_studies:STREAM_LENGTH",
+        "orders": "fedserdiff.comparison.order_study:ORDERS",
         "steps": "fedserdiff.experiments.step_study:STEPS",
     }
 )

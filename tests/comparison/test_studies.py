@@ -16,7 +16,7 @@ from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 
 WriteRun = Callable[..., RunRecord]
-OF_RUNS = (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)
+OF_RUNS = (ABLATION, ADAPTER, LAMBDA, TEACHER_NOISE, TEACHER_DATA, STREAM_LENGTH)  # with a row a variant
 LEVELS = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.7]]
 CONFIG = make_settings(
     "smoke", method="ser-diff", sites=(Site("north", "brats2021", "/n"), Site("west", "brats2021", "/w"))
