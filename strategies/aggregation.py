@@ -40,6 +40,23 @@ class Aggregator:
     def __init__(self, settings: Aggregation) -> None:
         self._settings = settings
         self._moments: dict[str, _Values] = {}  # by the name of Flower's attribute, then of the weights
+        self._standing: ArrayRecord | None = None  # the student that the stage began with
+
+    def begin_stage(self, student: ArrayRecord | None) -> None:
+        """Take the student that a stage begins with, of which its last one keeps a share; None if it is untrained."""
+        self._standing = student if self._settings.inertia else None
+
+    def end_stage(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the student that a stage ends with: the last round's, and β of the one that it began with.
+
+        Weights are interpolated, as in WiSE-FT (Wortsman et al., CVPR 2022).
+        """
+        if self._standing is None:
+            return arrays
+        beta, standing = self._settings.inertia, self._standing
+        self._standing = None
+        kept = {name: beta * standing[name].numpy() + (1 - beta) * array.numpy() for name, array in arrays.items()}
+        return _of_types(arrays, ArrayRecord({name: Array(values) for name, values in kept.items()}))
 
     def aggregate(
         self, server_round: int, standing: ArrayRecord, replies: Sequence[Message]
@@ -70,20 +87,24 @@ class Aggregator:
             raise ValueError("there is nothing to aggregate")
         self._moments = _moments_of(strategy, list(arrays))
         losses = {k.removeprefix("loss-"): float(v) for k, v in metrics.items() if not isinstance(v, list)}
-        return self._with_inertia(standing, _of_types(standing, arrays)), losses
+        return _of_types(standing, arrays), losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moments after the last round, as `torch.save` can write them."""
-        return {
+        """Return the moments after the last round and the student of the stage's begin, as `torch.save` can write."""
+        moments = {
             name: {weights: torch.from_numpy(values.copy()) for weights, values in moments.items()}
             for name, moments in self._moments.items()
         }
+        standing = None if self._standing is None else self._standing.to_torch_state_dict()
+        return {"moments": moments, "standing": standing}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the moments that `state_dict` returned in a process that has ended."""
+        """Go on with what `state_dict` returned in a process that has ended."""
         self._moments = {
-            name: {weights: values.numpy() for weights, values in moments.items()} for name, moments in state.items()
+            name: {weights: values.numpy() for weights, values in moments.items()}
+            for name, moments in state["moments"].items()
         }
+        self._standing = None if state["standing"] is None else ArrayRecord(state["standing"])
 
     def _strategy(self, server_round: int, standing: ArrayRecord) -> FedAvg:
         """Return Flower's strategy as it is once a round's messages have left."""
@@ -101,15 +122,6 @@ class Aggregator:
             strategy.current_arrays = {name: array.numpy() for name, array in standing.items()}
             strategy.m_t, strategy.v_t = moments.get("m_t"), moments.get("v_t")
         return strategy
-
-    def _with_inertia(self, standing: ArrayRecord, arrays: ArrayRecord) -> ArrayRecord:
-        """Keep the share β of the standing student (our choice; 0 by default: none)."""
-        beta = self._settings.inertia
-        if beta == 0:
-            return arrays
-        return ArrayRecord(
-            {name: Array(beta * standing[name].numpy() + (1 - beta) * array.numpy()) for name, array in arrays.items()}
-        )
 
 
 def _moments_of(strategy: FedAvg, names: Sequence[str]) -> dict[str, _Values]:

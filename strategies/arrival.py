@@ -168,13 +168,17 @@ class _Run:
 
     def _train(self, stage: int, stages: int, plan: Stage) -> None:
         """Do the rounds that are left of a stage, and score what comes of them."""
-        results, config = self.results, self._config
+        results, config, aggregator = self.results, self._config, self._runner.aggregator
         self._events.stage_started(stage, stages, plan.name, plan.participants)
         if self._at.rounds == 0:
             self._arrays = self._stream.initial(self._untrained, self._arrays)
+            trained = stage > 1 and self._arrays is not self._untrained
+            aggregator.begin_stage(self._arrays if trained else None)
         for server_round in range(self._at.rounds + 1, config.training.rounds + 1):
             with _timed(results, f"stage {stage}"):
                 self._arrays, losses, absences = self._runner.run_round(self._grid, self._arrays, server_round)
+            if server_round == config.training.rounds:
+                self._arrays = aggregator.end_stage(self._arrays)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
             self._save(Position(stage, server_round))

@@ -230,7 +230,12 @@ class Aggregation(Group):
         "which each counts the same.",
     )
     inertia: float = setting(
-        0.0, "β, the share of the standing student kept at each aggregation, whatever the strategy.", ge=0, lt=1
+        0.0,
+        "β, the share of the student that a stage begins with in the one that it ends with, from the second stage on: "
+        "weights are interpolated.",
+        ge=0,
+        lt=1,
+        after_first_stage=True,
     )
     server_learning_rate: float = setting(
         1.0, "`FedAvgM` alone: the share of the mean change, with its momentum, that is made.", gt=0

@@ -108,7 +108,8 @@ POINTS: dict[str, Point] = {
     ),
     "during-aggregation": Point(
         "stage 2, round 1: students are summed, the sum is not taken over",
-        "strategies.aggregation:Aggregator._with_inertia",
+        "strategies.aggregation:Aggregator.aggregate",
+        after=True,
         when=follows(2, 0),
     ),
     "after-aggregation": Point(

@@ -50,16 +50,10 @@ def settings(name: str, **arguments: float) -> Aggregation:
     return make_settings("smoke", {"aggregation.strategy": name, **changes}).aggregation
 
 
-def rounds(
-    aggregator: Aggregator,
-    standing: ArrayRecord,
-    numbers: Sequence[int],
-    between: Callable[[Aggregator], Aggregator] = lambda one: one,
-) -> ArrayRecord:
-    """The student after these rounds of a stage; `between` them the aggregator may be exchanged."""
+def rounds(aggregator: Aggregator, standing: ArrayRecord, numbers: Sequence[int]) -> ArrayRecord:
+    """The student after these rounds of a stage."""
     for server_round in numbers:
         standing, _ = aggregator.aggregate(server_round, standing, replies(standing, server_round))
-        aggregator = between(aggregator)
     return standing
 
 
@@ -179,27 +173,29 @@ def test_a_lone_hospital_is_averaged_by_each_strategy(name: str) -> None:
         np.testing.assert_allclose(flat(moved), sent, rtol=1e-6)
 
 
-def again(name: str, **arguments: float) -> Callable[[Aggregator], Aggregator]:
+def again(before: Aggregator, name: str, **arguments: float) -> Aggregator:
     """Another process's aggregator, which goes on with the state that was written."""
-
-    def exchanged(before: Aggregator) -> Aggregator:
-        file = io.BytesIO()
-        torch.save(before.state_dict(), file)
-        file.seek(0)
-        after = Aggregator(settings(name, **arguments))
-        after.load_state_dict(torch.load(file, weights_only=True))
-        return after
-
-    return exchanged
+    file = io.BytesIO()
+    torch.save(before.state_dict(), file)
+    file.seek(0)
+    after = Aggregator(settings(name, **arguments))
+    after.load_state_dict(torch.load(file, weights_only=True))
+    return after
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_aggregation_that_is_gone_on_with_after_any_round_gives_the_same_bits(name: str) -> None:
     arguments = {"server_momentum": 0.7, "inertia": 0.1}
-    numbers = range(1, ROUNDS + 1)
-    whole = rounds(Aggregator(settings(name, **arguments)), student(0), numbers)
-    parts = rounds(Aggregator(settings(name, **arguments)), student(0), numbers, again(name, **arguments))
+    lived, resumed = (Aggregator(settings(name, **arguments)) for _ in range(2))
+    whole = parts = student(0)
+    for aggregator in (lived, resumed):
+        aggregator.begin_stage(student(0))
+    for server_round in range(1, ROUNDS + 1):
+        whole, _ = lived.aggregate(server_round, whole, replies(whole, server_round))
+        parts, _ = resumed.aggregate(server_round, parts, replies(parts, server_round))
+        resumed = again(resumed, name, **arguments)
     assert whole == parts
+    assert lived.end_stage(whole) == resumed.end_stage(parts) != whole
 
 
 @pytest.mark.parametrize("name", ["FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"])
@@ -215,21 +211,35 @@ def test_moments_count_within_a_stage_and_are_forgotten_with_the_next(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_inertia_keeps_its_share_of_the_standing_student_whatever_the_strategy(name: str) -> None:
-    standing = student(0)
-    free, _ = Aggregator(settings(name)).aggregate(1, standing, replies(standing, 1))
-    held, _ = Aggregator(settings(name, inertia=0.25)).aggregate(1, standing, replies(standing, 1))
-    np.testing.assert_allclose(flat(held), 0.25 * flat(standing) + 0.75 * flat(free), rtol=1e-5, atol=1e-7)
+def test_inertia_keeps_its_share_of_the_student_that_a_stage_begins_with_once(name: str) -> None:
+    began = student(0)
+    free = rounds(Aggregator(settings(name)), began, (1, 2))
+    held = Aggregator(settings(name, inertia=0.25))
+    held.begin_stage(began)
+    trained = rounds(held, began, (1, 2))
+    assert trained == free, "rounds within a stage are as without"
+    ended = held.end_stage(trained)
+    np.testing.assert_allclose(flat(ended), 0.25 * flat(began) + 0.75 * flat(free), rtol=1e-5, atol=1e-7)
+    assert [(name, array.dtype, array.shape) for name, array in ended.items()] == [
+        (name, array.dtype, array.shape) for name, array in began.items()
+    ]
 
 
-def test_momentum_starts_from_the_student_that_was_sent_and_not_from_the_one_before_inertia() -> None:
-    aggregator, standing = Aggregator(settings("FedAvgM", server_momentum=0.7, inertia=0.5)), student(0)
+def test_a_stage_that_begins_with_an_untrained_student_keeps_nothing_of_it() -> None:
+    aggregator = Aggregator(settings("FedAvg", inertia=0.5))
+    aggregator.begin_stage(student(1))
+    aggregator.begin_stage(None)
+    assert aggregator.end_stage(student(0)) == student(0)
+
+
+def test_momentum_starts_from_the_student_that_was_sent() -> None:
+    aggregator, standing = Aggregator(settings("FedAvgM", server_momentum=0.7)), student(0)
     kept: Values = np.zeros(1)
     for server_round in (1, 2, 3):
         weights = told(standing, server_round)
         kept = 0.7 * kept + np.average(weights, axis=0, weights=CASES) - flat(standing)
         moved, _ = aggregator.aggregate(server_round, standing, replies(standing, server_round))
-        np.testing.assert_allclose(flat(moved), flat(standing) + 0.5 * kept, atol=1e-6)
+        np.testing.assert_allclose(flat(moved), flat(standing) + kept, atol=1e-6)
         standing = moved
 
 
