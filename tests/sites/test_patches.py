@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedserdiff.augmentation.chance import reach
 from fedserdiff.data.preprocess import CaseArrays, Geometry
 from fedserdiff.diffusion.refiner import new_student
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiments.privacy_audit.audit import _check
 from fedserdiff.experiments.step_memory import step_memory
 from fedserdiff.methods import METHODS, get_method
 from fedserdiff.settings.augmentation import Augmentation
@@ -275,6 +277,11 @@ def test_the_memory_of_a_step_is_that_of_its_patches() -> None:
 def test_patches_that_cannot_be_are_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make_settings("smoke", changes)
+
+
+def test_a_run_on_patches_is_not_audited_as_if_nothing_leaked() -> None:
+    with pytest.raises(ConfigError, match=r"run: was trained on patches \(training\.patch\)"):
+        _check(Path("run"), smoke(2))
 
 
 def test_of_patches_alone_the_size_has_to_be_a_multiple() -> None:

@@ -108,14 +108,9 @@ def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
 
 
 def items(cases: Sequence[CachedCase], config: Settings, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return image and truth of a patient's items that show tumour, on a device; of all its items where none does.
-
-    Where a run trains on patches, one of each item, about its tumour.
-    """
+    """Return image and truth of a patient's items that show tumour, on a device; of all its items where none does."""
     training_set = TrainingSet(cases, config, device)
-    every = torch.arange(len(training_set))
-    patches = generator(config.seed, "privacy", "patches")
-    batch = training_set.batch(training_set.placed(every, len(every), patches))
+    batch = training_set.batch(torch.arange(len(training_set)))
     shows = batch.truth.flatten(1).any(1)
     shows = shows if shows.any() else torch.ones_like(shows)
     return batch.image[shows], batch.truth[shows]
