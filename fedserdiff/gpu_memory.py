@@ -57,7 +57,11 @@ def what_to_lower(config: Settings, message_type: str = MessageType.TRAIN, share
         halved = {name: _halved(config.value(name)) for name in widths}
         advice = [
             f"lower {name} (now {config.value(name)}) to {to}" for name, to in halved.items() if to is not None
-        ] or [f"raise data.spacing_mm (now {config.data.spacing_mm:g}) and lower data.grid (now {config.data.grid})"]
+        ] or [
+            f"lower training.patch (now {config.training.patch})"
+            if config.training.patch
+            else f"raise data.spacing_mm (now {config.data.spacing_mm:g}) and lower data.grid (now {config.data.grid})"
+        ]
     return ", or ".join(advice)
 
 

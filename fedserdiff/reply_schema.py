@@ -156,7 +156,7 @@ def fisher(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
 
 
 def _masks(config: Settings) -> tuple[int, ...]:
-    return (len(config.data.regions), *config.data.grid[: config.data.spatial_dims])
+    return (len(config.data.regions), *config.sample_shape)
 
 
 def _handed_over(

@@ -107,7 +107,9 @@ class Segmenter:
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
         noise = generator(config.seed, "evaluation", scan.name, device=self.student.device)
         how = config.scoring
-        prediction = predict_volume(self.student, ready.image, how.sampling_steps, noise, self.adapter, how.flips)
+        prediction = predict_volume(
+            self.student, ready.image, how.sampling_steps, noise, self.adapter, how.flips, how.overlap
+        )
         return Segmentation(ready.first, self.convention, prediction, ready.geometry, given_thresholds(how))
 
     def segment_files(self, name: str, **images: Path) -> Segmentation:

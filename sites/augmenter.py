@@ -2,7 +2,7 @@
 
 import torch
 
-from fedserdiff.augmentation.chance import draw, strengthened
+from fedserdiff.augmentation.chance import draw, reach, strengthened
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from sites.training_set import Batch
@@ -18,12 +18,20 @@ class Augmenter:
         Where batches are.
     purpose : str or int
         What the batches are for, such as the site, the stage and the round.
+
+    Attributes
+    ----------
+    margin : tuple of int
+        Voxels about a patch, at either end of each axis, with which batches have to come: what moves into a patch is
+        there. Whole slices and volumes have 0, as nothing is beyond them.
     """
 
     def __init__(self, config: Settings, device: torch.device, *purpose: str | int) -> None:
         own = config.augmentation
         self._settings = strengthened(own) if own.strength == "strong" else own
-        self._spacing_mm = config.data.spacing_mm
+        self._spacing_mm, self._shape = config.data.spacing_mm, config.sample_shape
+        moves = config.training.patch and own.strength != "off"
+        self.margin = reach(self._shape, self._settings, self._spacing_mm) if moves else (0,) * len(self._shape)
         self._samples = generator(config.seed, "augmentation-samples", *purpose)
         self._generator = generator(config.seed, "augmentation", *purpose, device=device)
 
@@ -31,5 +39,6 @@ class Augmenter:
         """Return a batch that is changed, or itself; nothing waits for the device."""
         if self._settings.strength == "off":
             return batch
-        shape = batch.image.shape
-        return batch.augment(draw(shape, self._settings, self._spacing_mm, self._samples, self._generator))
+        shape = (*batch.image.shape[:2], *self._shape)
+        parameters = draw(shape, self._settings, self._spacing_mm, self._samples, self._generator)
+        return batch.augment(parameters, self._shape)

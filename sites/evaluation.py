@@ -37,9 +37,8 @@ def predict_case(
     same noise at every stage. A hospital that has an adapter puts it in front.
     """
     noise = generator(config.seed, "evaluation", cached.case.name, device=student.device)
-    return predict_volume(
-        student, cached.prepared.image, config.scoring.sampling_steps, noise, adapter, config.scoring.flips
-    )
+    how = config.scoring
+    return predict_volume(student, cached.prepared.image, how.sampling_steps, noise, adapter, how.flips, how.overlap)
 
 
 def score_prediction(

@@ -150,16 +150,16 @@ def optimise(
         sums.update(sum_by_name(sums, losses))
         progress(done, steps, partial(_read, losses))
 
+    augmented = Augmenter(config, training_set.device, site, order.stage, order.server_round)
     mirroring = config.augmentation.mirroring
     wanted = (
         (sampling.items(step, batches), bool(torch.rand(1, generator=batches) < mirroring))
         for step in range(first, last)
     )
-    augmented = Augmenter(config, training_set.device, site, order.stage, order.server_round)
     if validation is not None:
         validation.begin(first)
     done = first
-    with closing(ahead(training_set, wanted)) as made:
+    with closing(ahead(training_set, wanted, augmented.margin)) as made:
         for step, batch in enumerate(made, first):
             share = rate_at(step, steps, config.training.warmup)
             taken = learners.take(objective.lessons(augmented(batch), noise), step, share)

@@ -15,6 +15,7 @@ from fedserdiff.augmentation.movement import Movement, follow
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.device import room_on, to_device
 from fedserdiff.settings.experiment import Settings
+from sites.patches import Patches, shared
 
 _AHEAD = 2
 """Batches that are made before they are asked for."""
@@ -30,6 +31,8 @@ _MOST_KEPT = 0.2
 class Batch:
     """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
 
+    The grid is a slice's, a volume's, or that of a patch of either with the margin that was asked for.
+
     `mirrored` says that the items were flipped left to right, and `movement` how samples moved after that.
     """
 
@@ -43,9 +46,9 @@ class Batch:
         """Return the batch, none of whose samples has moved, flipped left to right."""
         return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
 
-    def augment(self, parameters: Parameters) -> "Batch":
-        """Return the batch, none of whose samples has moved, as parameters change it."""
-        image, truth = apply(self.image, self.truth, parameters)
+    def augment(self, parameters: Parameters, shape: Sequence[int]) -> "Batch":
+        """Return the batch, none of whose samples has moved, as parameters change it: of a shape, without a margin."""
+        image, truth = apply(self.image, self.truth, parameters, shape)
         return Batch(image, truth, self.index, self.mirrored, parameters.movement)
 
     def follow(self, values: torch.Tensor) -> torch.Tensor:
@@ -55,14 +58,16 @@ class Batch:
 
 
 class TrainingSet:
-    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D).
+    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D), or patches of them.
+
+    An index is an item's number or, of a patch, that and the number of items times the number of its place in the item.
 
     Parameters
     ----------
     cases : sequence of CachedCase
         Training cases, at least one.
     config : Settings
-        For the number of spatial dimensions.
+        For the number of spatial dimensions, the size of patches and how many of them show tumour.
     device : torch.device
         Where batches go. A GPU keeps the whole set, as float16, where that is a small part of its free memory.
 
@@ -77,6 +82,8 @@ class TrainingSet:
         self.device = device
         self._slices = config.data.spatial_dims == 2
         self._grid, self._channels = config.data.grid, (len(config.data.modalities), len(config.data.regions))
+        self._in_patches, self._shape = bool(config.training.patch), config.sample_shape
+        self._tumour_share = config.training.tumour_share
         items: list[tuple[int, int]] = []
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):
@@ -90,6 +97,7 @@ class TrainingSet:
         self._items = items
         self._shows_tumour = torch.tensor(shows_tumour, dtype=torch.bool)
         self._tumour = torch.from_numpy(np.flatnonzero(shows_tumour))
+        self._patches = Patches(cases, items, self._grid, self._shape)
 
     @cached_property
     def copying(self) -> torch.cuda.Stream:
@@ -100,13 +108,39 @@ class TrainingSet:
         return len(self._items)
 
     def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw item indices: half of them, rounded down, from items that show tumour (our choice), shape (size,)."""
-        of_tumour = size // 2 if len(self._tumour) else 0
+        """Draw indices, shape (size,): a share of them, the first, from items that show tumour, patches about it.
+
+        How large a share is `training.tumour_share`; half of a batch is our choice, nnU-Net's is a third of patches.
+        """
+        of_tumour = self._of_tumour(size, generator) if len(self._tumour) else 0
         anywhere = torch.randint(0, len(self), (size - of_tumour,), generator=generator)
-        if not of_tumour:
-            return anywhere
-        chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
-        return torch.cat([chosen, anywhere])
+        if of_tumour:
+            chosen = self._tumour[torch.randint(0, len(self._tumour), (of_tumour,), generator=generator)]
+            anywhere = torch.cat([chosen, anywhere])
+        return self.placed(anywhere, of_tumour, generator)
+
+    def placed(self, items: torch.Tensor, about_tumour: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw a patch of each of some items, and return their indices; whole items are what they are.
+
+        The first `about_tumour` patches are centred, as far as the grid allows, on a voxel of tumour of their item,
+        where it has any. The others lie anywhere in the brain's box.
+        """
+        if not self._in_patches:
+            return items
+        shows_tumour = self._shows_tumour[items].tolist()
+        places = [
+            self._patches.draw(item, number < about_tumour and shows_tumour[number], generator)
+            for number, item in enumerate(items.tolist())
+        ]
+        return items + len(self) * torch.tensor(places, dtype=torch.long)
+
+    def _of_tumour(self, size: int, generator: torch.Generator) -> int:
+        """Return how many samples of a batch are drawn to show tumour; of patches, chance decides what is left over.
+
+        A batch of one volume's patch would else never do.
+        """
+        chance = float(torch.rand(1, generator=generator)) if self._in_patches else 0.0
+        return math.floor(self._tumour_share * size + chance)
 
     def items_an_epoch(self, balanced: bool) -> int:
         """Return how many items `epoch` has in all its batches."""
@@ -115,8 +149,8 @@ class TrainingSet:
     def epoch(self, size: int, generator: torch.Generator, balanced: bool) -> tuple[torch.Tensor, ...]:
         """Return one pass over all items, in a drawn order, in batches of `size` indices, the last as many as are left.
 
-        Each item comes once. Where it is to be `balanced`, those that show tumour come again, pass after pass over
-        them, until they are half of the epoch. Within a batch they come first.
+        Each item comes once, or one patch of it. Where it is to be `balanced`, those that show tumour come again, pass
+        after pass over them, until they are their share of the epoch. Within a batch they come first.
         """
         extra, order = self._repeats(balanced), [torch.randperm(len(self), generator=generator)]
         while extra > 0:
@@ -126,25 +160,39 @@ class TrainingSet:
         whole = torch.cat(order)
         if balanced:
             whole = whole[torch.randperm(len(whole), generator=generator)]
-        return tuple(
+        batches = (
             batch[(~self._shows_tumour[batch]).to(torch.uint8).argsort(stable=True)] for batch in whole.split(size)
         )
+        return tuple(self.placed(batch, self._of_tumour(len(batch), generator), generator) for batch in batches)
 
     def _repeats(self, balanced: bool) -> int:
         """Return how many times, in all, items that show tumour come again in an epoch."""
-        tumour = len(self._tumour)
-        return max(0, len(self) - 2 * tumour) if balanced and tumour else 0
+        tumour, share = len(self._tumour), self._tumour_share
+        return max(0, math.floor((share * len(self) - tumour) / (1 - share))) if balanced and tumour else 0
 
-    def batch(self, index: torch.Tensor, mirrored: bool = False) -> Batch:
-        """Return the items at `index` (B,), on the host, flipped left to right or not."""
+    def batch(self, index: torch.Tensor, mirrored: bool = False, margin: Sequence[int] | None = None) -> Batch:
+        """Return the items at `index` (B,), on the host, flipped left to right or not.
+
+        Patches come with a `margin` of voxels at either end of each axis, 0 beyond the grid; by default with none.
+        """
         kept = self._kept_items
+        around = [0] * len(self._shape) if margin is None else margin
+        shape = [own + 2 * more for own, more in zip(self._shape, around, strict=True)]
+        windows = [self._window(one, around) for one in index.tolist()]
         if kept is None:
-            image, truth = (to_device(part, self.device).float() for part in self._loaded(index.tolist()))
+            image, truth = (to_device(part, self.device).float() for part in self._loaded(windows, shape))
+        elif self._in_patches:
+            image, truth = (_cut(part, windows, shape).float() for part in kept)
         else:
             rows = to_device(index, self.device)
             image, truth = (part[rows].float() for part in kept)
         batch = Batch(image, truth, index)
         return batch.mirror() if mirrored else batch
+
+    def _window(self, index: int, margin: Sequence[int]) -> tuple[int, list[int]]:
+        """Return the item of an index, and where in it what is shown with a margin begins."""
+        place, item = divmod(index, len(self))
+        return item, [at - more for at, more in zip(self._patches.corner(place), margin, strict=True)]
 
     @cached_property
     def _kept_items(self) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -154,32 +202,54 @@ class TrainingSet:
         size = len(self) * voxels * (2 * images + masks)
         if self.device.type not in _KEEPING or size > _MOST_KEPT * room_on(self.device):
             return None
-        kept = [to_device(part, self.device) for part in self._loaded(range(len(self)))]
+        whole = self._grid[: len(self._shape)]
+        everything = [(item, [0] * len(whole)) for item in range(len(self))]
+        kept = [to_device(part, self.device) for part in self._loaded(everything, whole)]
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # other streams read them, too
         return kept[0], kept[1]
 
-    def _loaded(self, items: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return items as the host has them: float32 for the CPU; for a GPU what is stored, of which less is copied."""
-        x, y, z = self._grid
-        depth = 1 if self._slices else z
+    def _loaded(
+        self, windows: Sequence[tuple[int, Sequence[int]]], shape: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return windows of a shape, each of an item and from a place on, as the host has them.
+
+        They are float32 for the CPU; for a GPU what is stored, of which less is copied.
+        """
+        x, y, z = (*shape, 1) if self._slices else shape
         kinds = (np.float32, np.float32) if self.device.type == "cpu" else (np.float16, np.uint8)
         # Channels fastest, as the store has them; NumPy's zeros cost nothing where nothing is written.
-        shapes = [(len(items), depth, y, x, channels) for channels in self._channels]
+        shapes = [(len(windows), z, y, x, channels) for channels in self._channels]
         image, truth = (
             torch.from_numpy(np.zeros(shape, kind)).permute(0, 4, 3, 2, 1)
             for shape, kind in zip(shapes, kinds, strict=True)
         )
-        for place, item in enumerate(items):
-            number, at = self._items[item]
-            (i, j, k), of_image, of_mask = self.cases[number].prepared.boxed(at if self._slices else None)
-            k = slice(0, of_image.shape[-1]) if self._slices else k
-            image[place, :, i, j, k] = torch.from_numpy(of_image)
-            truth[place, :, i, j, k] = torch.from_numpy(of_mask)
+        for number, (item, start) in enumerate(windows):
+            case, at = self._items[item]
+            first = (*start, at) if self._slices else tuple(start)
+            axial = slice(max(first[2], 0), max(first[2] + z, 0))
+            box, of_image, of_mask = self.cases[case].prepared.boxed(axial)
+            to, source = shared(box, first, (x, y, z))
+            image[number][(slice(None), *to)] = torch.from_numpy(of_image[(slice(None), *source)])
+            truth[number][(slice(None), *to)] = torch.from_numpy(of_mask[(slice(None), *source)])
         return (image[..., 0], truth[..., 0]) if self._slices else (image, truth)
 
 
-def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]) -> Generator[Batch, None, None]:
+def _cut(items: torch.Tensor, windows: Sequence[tuple[int, Sequence[int]]], shape: Sequence[int]) -> torch.Tensor:
+    """Return windows of a shape of items (N, C, *grid), each of an item and from a place on; 0 beyond the grid."""
+    found = items.new_zeros(len(windows), items.shape[1], *shape)
+    whole = [slice(0, n) for n in items.shape[2:]]
+    for number, (item, start) in enumerate(windows):
+        to, source = shared(whole, start, shape)
+        found[number][(slice(None), *to)] = items[item][(slice(None), *source)]
+    return found
+
+
+def ahead(
+    training_set: TrainingSet,
+    wanted: Iterable[tuple[torch.Tensor, bool]],
+    margin: Sequence[int] | None = None,
+) -> Generator[Batch, None, None]:
     """Yield batches in order, each made by a thread of its own while steps are taken on those before it.
 
     Parameters
@@ -187,12 +257,14 @@ def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]
     training_set : TrainingSet
     wanted : iterable of (Tensor, bool)
         As `TrainingSet.batch` takes them; they are drawn in the thread that iterates, in order, a few steps early.
+    margin : sequence of int, optional
+        As `TrainingSet.batch` has it.
     """
     waiting: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
     pool = ThreadPoolExecutor(1, "loading", torch.set_num_threads, (1,))
     try:
         for index, mirrored in wanted:
-            waiting.append(pool.submit(_load, training_set, index, mirrored))
+            waiting.append(pool.submit(_load, training_set, index, mirrored, margin))
             if len(waiting) > _AHEAD:
                 yield _arrived(*waiting.popleft().result())
         while waiting:
@@ -201,13 +273,15 @@ def ahead(training_set: TrainingSet, wanted: Iterable[tuple[torch.Tensor, bool]]
         pool.shutdown(cancel_futures=True)
 
 
-def _load(training_set: TrainingSet, index: torch.Tensor, mirrored: bool) -> tuple[Batch, torch.cuda.Event | None]:
+def _load(
+    training_set: TrainingSet, index: torch.Tensor, mirrored: bool, margin: Sequence[int] | None
+) -> tuple[Batch, torch.cuda.Event | None]:
     """Make a batch; a GPU copies it beside what it computes, and the event says when it is there."""
     if training_set.device.type != "cuda":
-        return training_set.batch(index, mirrored), None
+        return training_set.batch(index, mirrored, margin), None
     copying = training_set.copying
     with torch.cuda.stream(copying):
-        batch = training_set.batch(index, mirrored)
+        batch = training_set.batch(index, mirrored, margin)
     return batch, copying.record_event()
 
 

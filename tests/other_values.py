@@ -19,6 +19,7 @@ _OTHERS: dict[str, Any] = {
     "network.coarse": "segresnet",
     "network.coarse_arguments": {"init_filters": 16},
     "training.keep": "best",
+    "training.patch": (16, 16),
     "training.participation": "cumulative",
     "augmentation.strength": "on",
     "augmentation.scaling_range": (0.8, 1.2),

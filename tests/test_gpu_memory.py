@@ -78,6 +78,15 @@ def test_what_there_was_room_for_is_read_from_torchs_own_figures(
             },
             "raise data.spacing_mm (now 1) and lower data.grid (now (160, 192, 160))",
         ),
+        (
+            "evaluate",
+            {
+                "training.patch": (64, 64, 64),
+                "network.coarse_channels": (8, 16),
+                "network.refiner_channels": (8, 16),
+            },
+            "lower training.patch (now (64, 64, 64))",
+        ),
     ],
 )
 def test_the_advice_names_what_the_memory_grows_with_and_is_a_config_that_may_be(

@@ -1,12 +1,12 @@
 """A batch changed by parameters that were drawn: a function of tensors alone, in 2D and 3D."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fedserdiff.augmentation.intensity import add_noise, blur, brighten, coarsen, power, stretch
-from fedserdiff.augmentation.movement import Movement, move
+from fedserdiff.augmentation.movement import Movement, centre, move
 
 _SOMETHING = 2.0**-14
 """What a voxel of the brain is where chance made all of its channels 0, which would say that it is outside."""
@@ -65,7 +65,9 @@ class Parameters:
     missing: torch.Tensor | None = None
 
 
-def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+def apply(
+    image: torch.Tensor, truth: torch.Tensor, parameters: Parameters, shape: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return image and masks of a batch as parameters change them, in nnU-Net's order.
 
     The brain is what is not 0 in all channels. Outside of it the image stays 0, and no voxel of it becomes 0 in all.
@@ -77,15 +79,22 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
     truth : Tensor of shape (B, R, *grid), float32
         Region masks, 0 or 1: they move with the image, and are 1 where at least half of a voxel is.
     parameters : Parameters
+    shape : sequence of int, optional
+        Of what is returned, about the grid's centre, where samples come with what may move into it: the grid's.
 
     Returns
     -------
     image, truth : Tensor
         As they came; samples that nothing changes to the last digit.
     """
+    shape = image.shape[2:] if shape is None else shape
+    movement, came = parameters.movement, (image, truth)
+    image, truth = (centre(part, shape) for part in came)
     brain = (image != 0).any(1).to(image)
-    if parameters.movement is not None:
-        image, brain, truth = _moved(image, brain, truth, parameters.movement)
+    if movement is not None:
+        moved = _moved(came[0][movement.rows], came[1][movement.rows], movement, shape)
+        parts = zip((image, brain, truth), moved, strict=True)
+        image, brain, truth = (part.index_copy(0, movement.rows, of_moved) for part, of_moved in parts)
     changed = image.flatten(0, 1).clone()
     each = image.shape[1]
 
@@ -112,15 +121,15 @@ def apply(image: torch.Tensor, truth: torch.Tensor, parameters: Parameters) -> t
 
 
 def _moved(
-    image: torch.Tensor, brain: torch.Tensor, truth: torch.Tensor, movement: Movement
+    image: torch.Tensor, truth: torch.Tensor, movement: Movement, shape: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Move all of a batch in one resampling. The brain's border keeps its intensities: nothing outside is mixed in."""
-    rows, parts = movement.rows, (image, brain[:, None], truth)
-    moved = move(torch.cat([part[rows] for part in parts], 1), movement)
+    """Return image, brain and masks of the samples that move, in one resampling.
+
+    The brain's border keeps its intensities: nothing outside is mixed in.
+    """
+    brain = (image != 0).any(1, keepdim=True).to(image)
+    parts = (image, brain, truth)
+    moved = move(torch.cat(parts, 1), movement, shape)
     of_image, share, of_truth = moved.split([part.shape[1] for part in parts], 1)
     inside = (share >= 0.5).to(image)
-    return (
-        image.index_copy(0, rows, of_image / share.clamp(min=0.5) * inside),
-        brain.index_copy(0, rows, inside[:, 0]),
-        truth.index_copy(0, rows, (of_truth >= 0.5).to(truth)),
-    )
+    return of_image / share.clamp(min=0.5) * inside, inside[:, 0], (of_truth >= 0.5).to(truth)

@@ -22,6 +22,7 @@ _PROBABILITIES = (
 )  # fmt: skip
 _FACTORS = ("scaling_range", "brightness_range", "contrast_range", "low_resolution_range", "gamma_range")
 _TINY = 1e-30
+_ANGLES = 9  # of each axis, by which the reach of rotations is found
 
 
 def strengthened(settings: Augmentation) -> Augmentation:
@@ -40,6 +41,34 @@ def strengthened(settings: Augmentation) -> Augmentation:
     stronger["elastic_mm"] = _STRONGER * settings.elastic_mm
     stronger["elastic_every_mm"] = _STRONGER * settings.elastic_every_mm
     return settings.model_copy(update=stronger)
+
+
+def reach(shape: Sequence[int], settings: Augmentation, spacing_mm: float) -> tuple[int, ...]:
+    """Return from how many voxels beyond a sample of a shape, at either end of each axis, something may move into it.
+
+    It is the box about the sample that is turned, shrunk and deformed by as much as the settings allow: what a larger
+    sample would show there is what a smaller one lacks.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the sample, in 2D or 3D.
+    settings : Augmentation
+        `strengthened` or not.
+    spacing_mm : float
+    """
+    half = torch.tensor(shape) / 2
+    box = half
+    if settings.rotation > 0:
+        most = math.radians(settings.rotation_degrees)
+        angles = [torch.linspace(-most, most, _ANGLES)] * (2 * len(shape) - 3)
+        turned = rotation(torch.cartesian_prod(*angles).reshape(-1, len(angles)))
+        box = (turned.abs() @ half).amax(0)
+    if settings.scaling > 0:
+        box = box / min(settings.scaling_range[0], 1.0)
+    if settings.elastic > 0:
+        box = box + settings.elastic_mm / spacing_mm
+    return tuple(math.ceil(far) for far in (box - half).tolist())
 
 
 def draw(

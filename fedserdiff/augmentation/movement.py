@@ -1,6 +1,7 @@
 """Where voxels of a batch move to: rotation, scale and a smooth deformation, in one resampling."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class Movement:
     shifts: torch.Tensor | None = None
 
 
-def move(values: torch.Tensor, movement: Movement) -> torch.Tensor:
+def move(values: torch.Tensor, movement: Movement, shape: Sequence[int] | None = None) -> torch.Tensor:
     """Return the values of the samples that move, linear between voxels; what comes from outside of the grid is 0.
 
     Rotation, scale and deformation are one resampling.
@@ -36,12 +37,14 @@ def move(values: torch.Tensor, movement: Movement) -> torch.Tensor:
     values : Tensor of shape (k, C, *grid), float32
         Of the samples at `movement.rows`, in 2D or 3D.
     movement : Movement
+    shape : sequence of int, optional
+        Of the result, about the grid's centre, where that is less than the grid.
 
     Returns
     -------
-    Tensor of shape (k, C, *grid)
+    Tensor of shape (k, C, *grid), or (k, C, *shape)
     """
-    sizes = values.shape[2:]
+    sizes = values.shape[2:] if shape is None else torch.Size(shape)
     axes = [torch.arange(n, device=values.device, dtype=values.dtype) - (n - 1) / 2 for n in sizes]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     shown = (movement.matrix @ places.flatten(1)).unflatten(2, sizes)
@@ -50,8 +53,16 @@ def move(values: torch.Tensor, movement: Movement) -> torch.Tensor:
         pairs = zip(sizes, shifts.shape[2:], strict=True)
         shown = shown + along_axes(shifts, [_splines(size, points, shifts) for size, points in pairs])
     # grid_sample wants the last axis first, and half of the grid as 1
-    grid = torch.stack([shown[:, axis] * (2 / sizes[axis]) for axis in reversed(range(len(sizes)))], -1)
+    wide = values.shape[2:]
+    grid = torch.stack([shown[:, axis] * (2 / wide[axis]) for axis in reversed(range(len(wide)))], -1)
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def centre(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return what lies about the centre of values (B, C, *grid): (B, C, *shape), itself where that is all."""
+    for axis, size in enumerate(shape, 2):
+        values = values.narrow(axis, (values.shape[axis] - size) // 2, size)
+    return values
 
 
 def follow(values: torch.Tensor, movement: Movement) -> torch.Tensor:

@@ -100,6 +100,8 @@ class Geometry:
 
 Box = tuple[slice, slice, slice]
 
+_WHOLE = slice(None)
+
 
 class PreparedCase(Protocol):
     """A case ready for the networks, in memory or on disk.
@@ -142,11 +144,11 @@ class PreparedCase(Protocol):
         """Return the axial slices of the grid that show brain, and those that show tumour, in order."""
         ...
 
-    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
-        """Return a box of the grid, or of one axial slice of it, outside of which all is 0; and what is in it.
+    def boxed(self, axial: slice = _WHOLE) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+        """Return a box of the grid, or of some axial slices of it, outside of which all is 0; and what is in it.
 
-        The image there is (modalities, x, y, z) and the masks are (regions, x, y, z), where a slice has z = 1 or, where
-        it shows nothing, 0.
+        The image there is (modalities, x, y, z) and the masks are (regions, x, y, z); z is 0 where those slices show
+        nothing. The box has numbers from 0 on, and steps of 1.
         """
         ...
 
@@ -168,8 +170,10 @@ class CaseArrays:
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return np.flatnonzero(np.any(self.image != 0, (0, 1, 2))), np.flatnonzero(np.any(self.mask, (0, 1, 2)))
 
-    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
-        box = (slice(None), slice(None), slice(None) if z is None else slice(z, z + 1))
+    def boxed(self, axial: slice = _WHOLE) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+        _, x, y, z = self.image.shape
+        start, stop, _ = axial.indices(z)
+        box = (slice(0, x), slice(0, y), slice(start, max(stop, start)))
         return box, self.image[(slice(None), *box)], self.mask[(slice(None), *box)]
 
     @classmethod

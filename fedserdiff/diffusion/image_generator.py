@@ -19,7 +19,7 @@ class ImageGenerator(nn.Module):
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
-        self._shape = config.data.grid[: config.data.spatial_dims]
+        self._shape = config.sample_shape
         self._precision = config.network.precision
         self._channels = [len(config.data.modalities), len(config.data.regions), 1]  # the last says where the brain is
         dims, channels = config.data.spatial_dims, sum(self._channels)

@@ -1,9 +1,11 @@
-"""Segment a whole volume, in 2D slice by slice or in 3D at once."""
+"""Segment a whole volume: in 2D slice by slice, in 3D at once; window by window after training on patches."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 
 from fedserdiff.device import to_device
@@ -28,11 +30,17 @@ def predict_volume(
     generator: torch.Generator,
     adapter: SiteAdapter | None = None,
     flips: bool = False,
+    overlap: float = 0.5,
 ) -> Prediction:
     """Segment one scan on the working grid.
 
     A slice, or a volume in 3D, in which the coarse network sees no tumour at all is not refined: its error map is 0
     (our choice, measured: docs/explanation/performance.md). A slice meets the same noise whatever is done with others.
+
+    A student of patches sees one window of their size at a time, and a window is what is refined or not. Windows that
+    overlap start from the same noise where they do. Their coarse and refined probabilities are averaged, weighed by a
+    Gaussian about each window's centre (nnU-Net's: a standard deviation of 1/8 of its width). No more windows are there
+    at a time than a batch holds, however large the grid is.
 
     Parameters
     ----------
@@ -50,6 +58,8 @@ def predict_volume(
         Whether the scan is also shown left for right, and coarse and refined probabilities are the means of both. Each
         is refined from the same noise, which is not turned with it: the mask of a scan turned left for right is the
         scan's mask turned so. What Ê then says is by how much the mean refined differs from the mean coarse one.
+    overlap : float
+        Share of their width by which neighbouring windows overlap, from 0 to less than 1.
 
     Returns
     -------
@@ -61,10 +71,12 @@ def predict_volume(
     was_training = student.training
     student.eval()
     try:
-        noise = student.noise(len(samples), generator)
-        found = _predict(student, samples, steps, noise, adapter)
+        noise = student.noise(len(samples), generator, samples.shape[2:])
+        whole = student.spatial_shape == samples.shape[2:]
+        predict = _predict if whole else partial(_predict_windows, overlap=overlap)
+        found = predict(student, samples, steps, noise, adapter)
         if flips:
-            found = _mean(found, _predict(student, samples.flip(2), steps, noise, adapter).flip(3))  # X, of RAS
+            found = _mean(found, predict(student, samples.flip(2), steps, noise, adapter).flip(3))  # X, of RAS
         found = found.cpu()
     finally:
         student.train(was_training)
@@ -77,6 +89,29 @@ def _mean(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return P and Ê, (2, N, 3, *grid), of which P, and what it is refined to, are the means of two predictions'."""
     coarse = (one[0] + other[0]) / 2
     refined = (Prediction(*one).refined + Prediction(*other).refined) / 2
+    return torch.stack([coarse, refined - coarse])
+
+
+def _predict_windows(
+    student: Student,
+    samples: torch.Tensor,
+    steps: int,
+    noise: torch.Tensor,
+    adapter: SiteAdapter | None,
+    overlap: float,
+) -> torch.Tensor:
+    """Segment slices or volumes, (N, 4, *grid), window by window; return P and Ê, (2, N, 3, *grid), blended."""
+
+    def predicted(windows: torch.Tensor, places: list[list[slice]]) -> tuple[torch.Tensor, torch.Tensor]:
+        starts = torch.cat([noise[tuple(place)] for place in places])
+        found = _predict(student, windows, steps, starts, adapter)
+        return found[0], Prediction(*found).refined
+
+    kind, shape = samples.device.type, student.spatial_shape
+    at_once = max(_VOXELS_AT_ONCE[kind] // math.prod(shape), _LEAST_BATCHES[kind])
+    coarse, refined = sliding_window_inference(
+        samples, shape, at_once, predicted, overlap, mode="gaussian", with_coord=True
+    )
     return torch.stack([coarse, refined - coarse])
 
 

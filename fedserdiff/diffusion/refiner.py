@@ -1,5 +1,6 @@
 """The student: a coarse segmenter and a residual diffusion that refines its mask and generates error maps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ class Student(nn.Module):
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
-        self.spatial_shape = config.data.grid[: config.data.spatial_dims]
+        self.spatial_shape = config.sample_shape
         self._precision = config.network.precision
         self.drop_rates = config.training.drop_context, config.training.drop_old_map
         dims, factor = config.data.spatial_dims, config.network.stem_factor
@@ -91,9 +92,13 @@ class Student(nn.Module):
         """Return the dropped context of the unconditional branch, zeros of shape (samples, 10, *grid)."""
         return torch.zeros(samples, self._context_channels, *self.spatial_shape, device=self.device)
 
-    def noise(self, samples: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw the noise that sampling starts from, of shape (samples, 3, *grid), on the generator's own device."""
-        return torch.randn(samples, self._masks, *self.spatial_shape, generator=generator, device=generator.device)
+    def noise(self, samples: int, generator: torch.Generator, shape: Sequence[int] | None = None) -> torch.Tensor:
+        """Draw the noise that sampling starts from, of shape (samples, 3, *grid), on the generator's own device.
+
+        `shape` is that of the grid where samples are not as large as what the student was trained on.
+        """
+        grid = self.spatial_shape if shape is None else shape
+        return torch.randn(samples, self._masks, *grid, generator=generator, device=generator.device)
 
     @torch.no_grad()
     def sample(self, context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:

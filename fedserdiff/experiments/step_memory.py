@@ -1,5 +1,6 @@
 """How much memory a training step takes, counted on tensors that have shapes and no values: no GPU is needed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,13 +70,16 @@ class _Blank(TrainingSet):
 
     def __init__(self, config: Settings) -> None:
         super().__init__([], config, _CPU)
-        data = config.data
-        self._shapes = [(len(names), *data.grid[: data.spatial_dims]) for names in (data.modalities, data.regions)]
+        self._shapes = [(len(names), *config.sample_shape) for names in (config.data.modalities, config.data.regions)]
 
     def __len__(self) -> int:
         return _ITEMS
 
-    def batch(self, index: torch.Tensor, mirrored: bool = False) -> Batch:
+    def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """Return indices: there is nothing to draw from."""
+        return torch.zeros(size, dtype=torch.long)
+
+    def batch(self, index: torch.Tensor, mirrored: bool = False, margin: Sequence[int] | None = None) -> Batch:
         """Return items that show nothing."""
         image, truth = (torch.zeros(len(index), *shape) for shape in self._shapes)
         return Batch(image, truth, index, mirrored)

@@ -27,11 +27,11 @@ def build_coarse(config: Settings) -> nn.Module:
         As `check_coarse`.
     """
     check_coarse(config)
-    return _built(config.network, config.data)
+    return _built(config.network, config.data, config.sample_shape)
 
 
 def check_coarse(config: Settings) -> None:
-    """See that an experiment's coarse network can be built, takes its grid, and is one that a student can have.
+    """See that an experiment's coarse network can be built, takes what it is shown, and is one that a student can have.
 
     What is built is tried with no values where it can be, else with two samples of zeros; once a process. The network
     that is the default fits all settings that are allowed.
@@ -42,7 +42,7 @@ def check_coarse(config: Settings) -> None:
         In one line that names ``network.coarse`` and what is wrong with it.
     """
     if config.network.coarse != UNET or config.network.coarse_arguments:
-        _checked(config.network, config.data)
+        _checked(config.network, config.data, config.sample_shape)
 
 
 def with_features(network: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -61,15 +61,15 @@ def with_features(network: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor
 
 
 @lru_cache(maxsize=16)
-def _checked(network: Network, data: Data) -> None:
+def _checked(network: Network, data: Data, shape: tuple[int, ...]) -> None:
     where = f"network.coarse: {network.coarse}"
     with torch.random.fork_rng(devices=[]):
-        built = _built(network, data)
-        _see_that_it_crosses(built, _built(network, data), where)
-        _see_that_it_fits(built, data, where)
+        built = _built(network, data, shape)
+        _see_that_it_crosses(built, _built(network, data, shape), where)
+        _see_that_it_fits(built, data, shape, where)
 
 
-def _built(network: Network, data: Data) -> nn.Module:
+def _built(network: Network, data: Data, shape: tuple[int, ...]) -> nn.Module:
     name = network.coarse
     where = f"network.coarse: {name}"
     arguments: dict[str, Any] = deepcopy(network.coarse_arguments)
@@ -79,7 +79,7 @@ def _built(network: Network, data: Data) -> nn.Module:
     if not callable(build):
         raise ConfigError(f"{where}: is a {type(build).__name__}, no function that builds a network")
     try:
-        built = build(dims, len(data.modalities), len(data.regions), tuple(data.grid[:dims]), **own, **arguments)
+        built = build(dims, len(data.modalities), len(data.regions), shape, **own, **arguments)
     except MemoryError:
         raise
     except ConfigError as error:
@@ -112,11 +112,11 @@ def _see_that_it_crosses(network: nn.Module, again: nn.Module, where: str) -> No
             )
 
 
-def _see_that_it_fits(network: nn.Module, data: Data, where: str) -> None:
+def _see_that_it_fits(network: nn.Module, data: Data, shape: tuple[int, ...], where: str) -> None:
     """See that it takes the images of the grid, gives logits there, and changes nothing of itself meanwhile."""
-    grid = data.grid[: data.spatial_dims]
-    image = torch.zeros(_SAMPLES, len(data.modalities), *grid)
-    wanted = (_SAMPLES, len(data.regions), *grid)
+    image = torch.zeros(_SAMPLES, len(data.modalities), *shape)
+    wanted = (_SAMPLES, len(data.regions), *shape)
+    name = "data.grid" if shape == data.grid[: data.spatial_dims] else "training.patch"
     try:
         tried = deepcopy(network).to("meta").train()
         logits, features, changed = _tried(tried, image.to("meta"))
@@ -127,7 +127,7 @@ def _see_that_it_fits(network: nn.Module, data: Data, where: str) -> None:
             raise
         except Exception as error:  # noqa: BLE001 - others' code may raise anything
             told = f"cannot take images of shape {tuple(image.shape)} ({plugins.one_line(error)})"
-            raise ConfigError(f"{where}: {told}: is data.grid one for it?") from None
+            raise ConfigError(f"{where}: {told}: is {name} one for it?") from None
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"{where}: gives a {type(logits).__name__} instead of one tensor of logits")
     if tuple(logits.shape) != wanted:

@@ -53,15 +53,28 @@ def check_deformation(augmentation: Augmentation) -> None:
         )
 
 
-def check_grid(data: Data, network: Network) -> None:
-    """See that the grid can be halved as often as the networks have levels, where it is settings that say how often."""
+def check_patch(data: Data, training: Training) -> None:
+    """See that a patch has the axes that are convolved, and fits into the grid."""
+    patch, axes = training.patch, data.grid[: data.spatial_dims]
+    if patch and len(patch) != len(axes):
+        raise ValueError(
+            f"training.patch: {patch} has {len(patch)} axes, and data.spatial_dims = {data.spatial_dims} needs "
+            f"{len(axes)}"
+        )
+    if any(own > whole for own, whole in zip(patch, axes, strict=False)):
+        raise ValueError(f"training.patch: {patch} does not fit into data.grid, {data.grid}")
+
+
+def check_grid(data: Data, network: Network, training: Training) -> None:
+    """See that what networks see can be halved as often as they have levels, where settings say how often that is."""
+    name, shown = ("training.patch", training.patch) if training.patch else ("data.grid", data.grid)
     fields = ("coarse_channels", "refiner_channels") if network.coarse == UNET else ("refiner_channels",)
     for field in fields:
         levels = len(getattr(network, field))
         factor = network.stem_factor * 2 ** (levels - 1)
-        if any(n % factor for n in data.grid[: data.spatial_dims]):
+        if any(n % factor for n in shown[: data.spatial_dims]):
             raise ValueError(
-                f"data.grid: {data.grid} is not a multiple of {factor}, which the {levels} levels of network.{field} "
+                f"{name}: {shown} is not a multiple of {factor}, which the {levels} levels of network.{field} "
                 f"behind network.stem_factor = {network.stem_factor} need"
             )
 

@@ -22,6 +22,7 @@ from fedserdiff.settings.consistency import (
     check_grid,
     check_length,
     check_noise,
+    check_patch,
     check_shares,
     check_thresholds,
     check_validation,
@@ -171,7 +172,8 @@ class Settings(Group):
         check_length(self.training)
         check_validation(self.training)
         check_deformation(self.augmentation)
-        check_grid(self.data, self.network)
+        check_patch(self.data, self.training)
+        check_grid(self.data, self.network, self.training)
         check_shares(self.data)
         check_thresholds(self.scoring, self.data)
         check_noise(self.privacy, self.method)
@@ -230,6 +232,11 @@ class Settings(Group):
         """The settings that decide a run's result by full name, but for its sites: all but those of one machine."""
         of_one_machine = {one.name for one in settings_of() if one.one_machine}
         return {name: value for name, value in self.by_name.items() if name not in of_one_machine}
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Voxels of what the networks see at a time: of a patch, or of a whole slice (X, Y) or volume (X, Y, Z)."""
+        return self.training.patch or self.data.grid[: self.data.spatial_dims]
 
     @property
     def shared_error_maps(self) -> str:

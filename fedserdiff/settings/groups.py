@@ -132,8 +132,8 @@ class Training(Group):
     )
     steps_per_stage: int = setting(
         300,
-        "Length of a stage in optimisation steps, each of which draws its batch, half of it from items that show "
-        "tumour. 0 where epochs count.",
+        "Length of a stage in optimisation steps, each of which draws its batch, `training.tumour_share` of it from "
+        "items that show tumour. 0 where epochs count.",
         ge=0,
     )
     epochs_per_stage: int = setting(
@@ -143,7 +143,21 @@ class Training(Group):
         ge=0,
     )
     balance_epochs: bool = setting(
-        False, "Whether a pass goes over items that show tumour again and again until they are half of it."
+        False,
+        "Whether a pass goes over items that show tumour again and again until they are `training.tumour_share` of it.",
+    )
+    patch: tuple[Positive, ...] = setting(
+        (),
+        "Voxels along each axis that is convolved of what networks see at a time: a patch of a slice or volume, drawn "
+        "anew each time the item is; scans are segmented by windows of this size. Multiples as of `data.grid`; empty "
+        "is the whole slice or volume.",
+    )
+    tumour_share: float = setting(
+        0.5,
+        "Share of a batch, rounded down, that is drawn to show tumour: from items that do, and patches centred on a "
+        "voxel of it, of which chance decides whether the share is rounded down or up.",
+        ge=0,
+        lt=1,
     )
     batch_size: int = setting(
         16, "Slices, or volumes in 3D, a step: fewer where a GPU's memory does not suffice.", ge=1

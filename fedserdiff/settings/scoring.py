@@ -26,6 +26,13 @@ class Scoring(Group):
         False,
         "Whether each scan is also segmented left for right, and probabilities are the means of both: twice the time.",
     )
+    overlap: float = setting(
+        0.5,
+        "Share of a window's width by which neighbouring windows overlap, where `training.patch` has scans segmented "
+        "by windows; Gaussian weights blend them.",
+        ge=0,
+        lt=1,
+    )
     least_ml: tuple[NotNegative, ...] = setting(
         (),
         "Millilitres that a connected component of each region, in the order of `data.regions`, has to have to stay in "

@@ -22,6 +22,7 @@ class SerDiffObjective(Objective):
 
     The teacher's conditional maps are made once a round for a pool of training items. They serve twice: as Ê_old in
     the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
+    Patches of a batch lie elsewhere than those of the pool: they have no Ê_old, and maps serve distillation alone.
     """
 
     _bank: torch.Tensor | None
@@ -47,10 +48,13 @@ class SerDiffObjective(Objective):
         self._noise = generator(config.seed, "replay-noise", site, stage, server_round, device=device)
         items = generator(config.seed, "conditional-maps", site, stage)  # the same maps in every round
         noise = generator(config.seed, "conditional-maps-noise", site, stage, device=device)
-        size = min(config.replay.conditional_maps, len(training_set))
-        self._pool = torch.randperm(len(training_set), generator=items)[:size]
-        self._row_of = torch.full((len(training_set),), -1)
-        self._row_of[self._pool] = torch.arange(size)
+        if config.training.patch:
+            self._pool = training_set.draw(config.replay.conditional_maps, items)
+        else:
+            size = min(config.replay.conditional_maps, len(training_set))
+            self._pool = torch.randperm(len(training_set), generator=items)[:size]
+            self._row_of = torch.full((len(training_set),), -1)
+            self._row_of[self._pool] = torch.arange(size)
         self._maps = self._noisy(self._conditional_maps(self.distilled, training_set, self._pool, noise), items)
         kept = self.memory.get(ERROR_MAPS)
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), items)
@@ -65,7 +69,7 @@ class SerDiffObjective(Objective):
         if self.distilled is None:
             return super().lessons(batch, noise)
         replay = self._replayed(self.distilled) if self.config.replay.batch_size > 0 else None
-        old_map = self._old_maps(batch)
+        old_map = None if self.config.training.patch else self._old_maps(batch)
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, self.adapter, old_map, replay)}
 
     def _old_maps(self, batch: Batch) -> torch.Tensor:

@@ -83,7 +83,7 @@ def test_what_the_index_says_of_a_case_is_what_its_voxels_say(
         assert 0 < len(tumour) < len(brain) < 16
         assert tumour_voxels == fresh.mask[1].sum(), "the whole tumour"
         for z in range(16):  # slices before, within and behind the brain
-            box, *found = cached.prepared.boxed(z)
+            box, *found = cached.prepared.boxed(slice(z, z + 1))
             for part, expected in zip(found, (fresh.image, fresh.mask), strict=True):
                 whole = np.zeros_like(expected)
                 whole[(slice(None), *box)] = part

@@ -57,7 +57,7 @@ class Counted:
     made: int = 0
     fails_at: int = -1
 
-    def batch(self, index: torch.Tensor, mirrored: bool) -> Batch:
+    def batch(self, index: torch.Tensor, mirrored: bool, margin: None = None) -> Batch:
         self.made += 1
         if self.made == self.fails_at:
             raise DataError("case 7: is gone")

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -37,9 +38,9 @@ def visited(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> Counter[int]
     counts: Counter[int] = Counter()
     real = TrainingSet.batch
 
-    def counting(self: TrainingSet, index: torch.Tensor, mirrored: bool = False) -> Batch:
+    def counting(self: TrainingSet, index: torch.Tensor, *rest: Any) -> Batch:
         counts.update(index.tolist())
-        return real(self, index, mirrored)
+        return real(self, index, *rest)
 
     monkeypatch.setattr(TrainingSet, "batch", counting)
     return counts

@@ -21,6 +21,7 @@ from fedserdiff.errors import StorageError, reason_of
 
 _MOST_OPEN = 16
 _ALIGNED = 64
+_WHOLE = slice(None)
 _LARGEST_READ = 2**30  # the system reads no more than 2 GiB at once
 
 
@@ -200,15 +201,16 @@ class StoredCase(PreparedCase):
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return np.array(self.entry.brain, np.intp), np.array(self.entry.tumour, np.intp)
 
-    def boxed(self, z: int | None = None) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
+    def boxed(self, axial: slice = _WHOLE) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
         (x, y, depth), before = self.geometry.inner_shape, self.geometry.pad_before
-        first = 0 if z is None else min(max(z - before[2], 0), depth)
-        count = depth if z is None else int(first == z - before[2] < depth)
+        wanted = axial.indices(self.entry.grid[2])[:2]
+        first, last = (min(max(z - before[2], 0), depth) for z in wanted)
+        count = max(last - first, 0)
         of_image, of_mask = 2 * self.entry.modalities * x * y, self.entry.label_type.itemsize * x * y
         image = self._read(first * of_image, count * of_image).view(np.float16)
         labels = self._read(self.entry.image_size + first * of_mask, count * of_mask).view(self.entry.label_type)
         masks = _masks(labels.reshape((x, y, count), order="F"), self.entry.regions)
-        start = before[2] if z is None else z
+        start = before[2] + first
         box = (slice(before[0], before[0] + x), slice(before[1], before[1] + y), slice(start, start + count))
         return box, image.reshape((self.entry.modalities, x, y, count), order="F"), masks
 

@@ -50,7 +50,7 @@ def audit_privacy(console: Console, run: Path, shadows: int, cache: Cache) -> No
     Raises
     ------
     ConfigError
-        Where the run is not finished, or its stages are not one hospital's each.
+        Where the run is not finished or was trained on patches, or its stages are not one hospital's each.
     """
     _tell_device(console, RunDirectory(run).read_origin().config)
     federation = reopen(console, RunDirectory(run), cache)
@@ -85,9 +85,14 @@ def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
 
 
 def _check(run: Path, config: Settings) -> None:
-    """See that the run is finished and that each of its stages is one hospital's."""
+    """See that the run is finished, that each of its stages is one hospital's, and that attacks can judge it."""
     if config.training.participation != "arriving" or config.method.name == "pooled":
         raise ConfigError(f"{run}: its stages are not one hospital's each: an audit cannot say whose data leak")
+    if config.training.patch:
+        raise ConfigError(
+            f"{run}: was trained on patches (training.patch): attacks compare what left with whole slices or volumes, "
+            "and would not find a patient's patch that lies elsewhere"
+        )
     missing = [
         f"student-of-stage-{stage}.pt"
         for stage in range(1, len(config.sites) + 1)
