@@ -68,6 +68,15 @@ def test_uptake_is_drawn_in_its_range(brain: Anatomy) -> None:
     assert 1.05 < max(uptakes) <= 1.2
 
 
+def test_relaxation_varies_from_patient_to_patient_by_what_is_asked(brain: Anatomy) -> None:
+    found = lesions(brain, replace(HIGH_GRADE, variation=0.2), 60)
+    assert all(set(lesion.factors) == {"oedema", "core", "necrosis", "rim"} for lesion in found)
+    logarithms = np.log([list(lesion.factors.values()) for lesion in found]).reshape(60, 8)
+    assert logarithms.std(0) == pytest.approx(0.2, rel=0.35)
+    assert logarithms.mean(0) == pytest.approx(0, abs=0.1)
+    assert abs(np.corrcoef(logarithms.T)[0, 1:]).max() < 0.45, "each tissue's T1 and T2 on their own"
+
+
 def test_a_second_focus_is_smaller_and_apart_for_some_patients(brain: Anatomy) -> None:
     one, more = lesions(brain, HIGH_GRADE), lesions(brain, replace(HIGH_GRADE, multifocal=1.0))
     assert all(ndimage.label(whole(lesion), np.ones((3, 3, 3)))[1] == 1 for lesion in one)
@@ -94,7 +103,7 @@ def test_frontal_tumours_lie_in_front_and_others_behind(brain: Anatomy) -> None:
 
 
 def test_hospitals_differ_in_patients_as_brats_hospitals_do(brain: Anatomy) -> None:
-    """Figures are what docs/explanation/default-stream.md measured of the hospitals; 40 patients vary about them."""
+    """Figures are what docs/explanation/patient-stream.md measured of the hospitals; 40 patients vary about them."""
     measured = {  # place: share without enhancement, median share of oedema
         0: (0.0, 0.68),
         1: (0.33, 0.60),

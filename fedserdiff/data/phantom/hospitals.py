@@ -60,43 +60,98 @@ _CONTRAST = (
 )
 
 # The first six of the stream `patients` resemble six hospitals of BraTS 2018 and 2020 by their patients, as far as
-# docs/explanation/default-stream.md measured them; scanners differ moderately and are our choice.
+# docs/explanation/patient-stream.md measured them; scanners differ moderately and are our choice.
 _PATIENTS = (
     PhantomHospital(  # as the University of Pennsylvania: many patients, all of high grade, oedema two thirds
         "brats2020",
-        Scanner(3.0, Sequence(600, 10), Sequence(5000, 100), Sequence(9000, 120, 2500), 0.33, 3.0, 0.10, 0.03, 4),
-        Population((18, 32), 0.0, (0, 3), 0.0, 0.0, (0.48, 0.85), (0.6, 1.2), 0.15, 0.5),
-        1.5,
+        Scanner(3.0, Sequence(600, 10), Sequence(5000, 100), Sequence(9000, 120, 2500), 0.33, 3.0, 0.10, 0.03, 10),
+        Population(
+            radius_mm=(18, 32),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            core=(0.48, 0.85),
+            uptake=(0.6, 1.2),
+            multifocal=0.15,
+            frontal=0.5,
+            variation=0.2,
+        ),
+        size=1.5,
     ),
-    PhantomHospital(  # as Thomas Jefferson University: few, more than half of low grade
+    PhantomHospital(  # as Thomas Jefferson University, of low grade above all: few
         "brats2021",
-        Scanner(1.5, Sequence(500, 12), Sequence(4000, 95), Sequence(9000, 110, 2350), 0.40, 3.0, 0.15, 0.03, 4),
-        Population((22, 34), 0.0, (0, 4), 0.0, 0.6, (0.42, 0.80), (0.6, 1.2), 0.0, 0.6),
-        0.5,
+        Scanner(1.5, Sequence(500, 12), Sequence(4000, 95), Sequence(9000, 110, 2350), 0.40, 3.0, 0.15, 0.03, 10),
+        Population(
+            radius_mm=(22, 34),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.85,
+            core=(0.42, 0.80),
+            uptake=(0.6, 1.2),
+            frontal=0.6,
+            variation=0.2,
+        ),
+        size=0.5,
     ),
     PhantomHospital(  # as Henry Ford: half of low grade, large tumours of large cores
         "brats2023-gli",
-        Scanner(3.0, Sequence(700, 12), Sequence(3500, 85), Sequence(8000, 100, 2400), 0.36, 4.0, 0.12, 0.03, 6),
-        Population((26, 37), 0.0, (0, 4), 0.0, 0.5, (0.65, 0.92), (0.5, 1.2), 0.02, 0.7),
-        1.0,
+        Scanner(3.0, Sequence(700, 12), Sequence(3500, 85), Sequence(8000, 100, 2400), 0.36, 4.0, 0.12, 0.03, 12),
+        Population(
+            radius_mm=(26, 37),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.5,
+            core=(0.65, 0.92),
+            uptake=(0.5, 1.2),
+            multifocal=0.02,
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=1.0,
     ),
     PhantomHospital(  # as the sites of 2012 and 2013: a quarter does not enhance
         "brats2024-gli",
-        Scanner(1.5, Sequence(550, 14), Sequence(4500, 110), Sequence(10000, 130, 2450), 0.42, 5.0, 0.20, 0.03, 6),
-        Population((24, 35), 0.0, (0, 3), 0.0, 0.4, (0.60, 0.88), (0.6, 1.2), 0.0, 0.7),
-        0.5,
+        Scanner(1.5, Sequence(550, 14), Sequence(4500, 110), Sequence(10000, 130, 2450), 0.42, 5.0, 0.20, 0.03, 12),
+        Population(
+            radius_mm=(24, 35),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            low_grade=0.4,
+            core=(0.60, 0.88),
+            uptake=(0.6, 1.2),
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=0.5,
     ),
     PhantomHospital(  # as MD Anderson: few, all of high grade, much enhancing rim
         "brats2020",
-        Scanner(3.0, Sequence(500, 9), Sequence(5500, 105), Sequence(9500, 125, 2550), 0.30, 2.0, 0.08, 0.03, 2),
-        Population((22, 34), 0.0, (0, 3), 0.0, 0.0, (0.70, 0.90), (0.8, 1.2), 0.0, 0.5),
-        0.4,
+        Scanner(3.0, Sequence(500, 9), Sequence(5500, 105), Sequence(9500, 125, 2550), 0.30, 2.0, 0.08, 0.03, 8),
+        Population(
+            radius_mm=(22, 34),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            core=(0.70, 0.90),
+            uptake=(0.8, 1.2),
+            frontal=0.5,
+            variation=0.2,
+        ),
+        size=0.4,
     ),
     PhantomHospital(  # as Case Western: two thirds of low grade, large cores
         "brats2021",
-        Scanner(1.5, Sequence(450, 10), Sequence(3800, 90), Sequence(8500, 115, 2300), 0.40, 4.0, 0.15, 0.03, 6),
-        Population((26, 36), 0.0, (0, 4), 0.0, 0.65, (0.60, 0.92), (0.5, 1.2), 0.05, 0.7),
-        0.6,
+        Scanner(1.5, Sequence(450, 10), Sequence(3800, 90), Sequence(8500, 115, 2300), 0.40, 4.0, 0.15, 0.03, 12),
+        Population(
+            radius_mm=(26, 36),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.65,
+            core=(0.60, 0.92),
+            uptake=(0.5, 1.2),
+            multifocal=0.05,
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=0.6,
     ),
 )
 
@@ -161,6 +216,7 @@ def _of_other_patients(index: int) -> PhantomHospital:
         uptake=(rng.uniform(0.5, 0.8), 1.2),
         multifocal=rng.uniform(0.0, 0.2),
         frontal=rng.uniform(0.4, 0.7),
+        variation=0.2,
     )
     size = float(np.exp(rng.uniform(np.log(0.3), np.log(2.0))))
     for _ in range(_MOST_DRAWS):
@@ -173,7 +229,7 @@ def _of_other_patients(index: int) -> PhantomHospital:
             slice_mm=rng.uniform(1.0, 5.0),
             bias=rng.uniform(0.05, 0.2),
             noise=0.03,
-            vessels=int(rng.integers(0, 8)),
+            vessels=int(rng.integers(6, 14)),
         )
         if not objections(scanner, population.weakest_uptake):
             return PhantomHospital(_RELEASES[index % len(_RELEASES)], scanner, population, size)

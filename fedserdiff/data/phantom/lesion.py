@@ -1,7 +1,8 @@
 """What disease adds to a brain: a glioma with its parts, white-matter hyperintensities, a resection cavity."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from fedserdiff.data.phantom.anatomy import Anatomy, distance_to_edge, smooth_noise
 
 _SPOT_MM = (2.0, 5.0)  # radii of white-matter hyperintensities
+_DISEASED = ("oedema", "core", "necrosis", "rim")  # tissues whose relaxation differs from patient to patient
 _PATCH_MM = 8.0  # over which enhancement is patchy
 _SECOND_FOCUS = (0.35, 0.6)  # radius, relative to the first's
-# Measured on BraTS 2018 and 2020, docs/explanation/default-stream.md: oedema is a quarter to a half of tumours that do
+# Measured on BraTS 2018 and 2020, docs/explanation/patient-stream.md: oedema is a quarter to a half of tumours that do
 # not enhance; of hospitals' low-grade patients about half show nothing that does.
 _LOW_GRADE_CORE = (0.68, 0.95)
 _LOW_GRADE_ENHANCING = 0.5
@@ -44,6 +46,8 @@ class Population:
         Share of patients with a second, smaller focus away from the first, in [0, 1].
     frontal : float or None
         Share of tumours whose seed lies in the front half of the brain; None leaves it to the anatomy.
+    variation : float
+        Standard deviation, over patients, of the logarithm of each diseased tissue's T1 and T2.
     """
 
     radius_mm: tuple[float, float]
@@ -55,6 +59,7 @@ class Population:
     uptake: tuple[float, float] = (1.0, 1.0)
     multifocal: float = 0.0
     frontal: float | None = None
+    variation: float = 0.0
 
     @property
     def weakest_uptake(self) -> float:
@@ -66,7 +71,8 @@ class Population:
 class Lesion:
     """Masks of shape (X, Y, Z), bool; disjoint but for `hyperintensity`, which tumour overrides.
 
-    Contrast agent multiplies the rim's T1 by the scanner's `enhancement` to the power of `uptake`.
+    Contrast agent multiplies the rim's T1 by the scanner's `enhancement` to the power of `uptake`. This patient's
+    T1 and T2 of a diseased tissue are the representative ones times its two `factors`, where it has some.
     """
 
     oedema: NDArray[np.bool_]
@@ -76,6 +82,7 @@ class Lesion:
     cavity: NDArray[np.bool_]
     hyperintensity: NDArray[np.bool_]
     uptake: float = 1.0
+    factors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class _Focus(NamedTuple):
@@ -96,6 +103,10 @@ def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Popula
     low_grade = population.low_grade > 0 and rng.random() < population.low_grade
     uptake_range = _LOW_GRADE_UPTAKE if low_grade else population.uptake
     uptake = rng.uniform(*uptake_range) if uptake_range[0] < uptake_range[1] else uptake_range[0]
+    factors = {}
+    if population.variation > 0:
+        drawn = np.exp(rng.normal(0, population.variation, (len(_DISEASED), 2)))
+        factors = {tissue: (float(t1), float(t2)) for tissue, (t1, t2) in zip(_DISEASED, drawn, strict=True)}
     where = np.ones_like(brain)
     if population.frontal is not None:
         where = _half(brain, front=rng.random() < population.frontal)
@@ -133,6 +144,7 @@ def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Popula
         cavity=cavity,
         hyperintensity=_hyperintensities(rng, anatomy, population, spacing_mm) & ~tumour & keep,
         uptake=uptake,
+        factors=factors,
     )
 
 

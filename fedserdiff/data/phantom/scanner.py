@@ -83,16 +83,20 @@ class Scanner:
     noise: float
     vessels: int = 0
 
-    def signals(self, uptake: float = 1.0) -> dict[str, dict[str, float]]:
+    def signals(
+        self, uptake: float = 1.0, factors: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    ) -> dict[str, dict[str, float]]:
         """Return the signed signal of every tissue by modality: t1, t1ce, t2, flair.
 
-        `uptake` is the lesion's: contrast agent multiplies its rim's T1 by `enhancement` to that power.
+        `uptake` and `factors` are a `Lesion`'s.
         """
         sequences = {"t1": self.t1, "t1ce": self.t1, "t2": self.t2, "flair": self.flair}
         found: dict[str, dict[str, float]] = {}
         for modality, sequence in sequences.items():
             found[modality] = {}
             for tissue, (t1, t2, pd) in _RELAXATION[self.field_t].items():
+                longer_t1, longer_t2 = factors.get(tissue, (1.0, 1.0))
+                t1, t2 = t1 * longer_t1, t2 * longer_t2
                 if modality == "t1ce" and tissue in ("rim", "vessel"):
                     t1 *= self.enhancement ** (uptake if tissue == "rim" else 1.0)
                 if sequence is self.t1 and tissue == "vessel":
@@ -105,7 +109,7 @@ class Scanner:
         fractions = _fractions(rng, anatomy, lesion, self.vessels)
         gain = rng.uniform(500, 1500)  # scanners have no absolute scale
         volumes = []
-        for signals in self.signals(lesion.uptake).values():
+        for signals in self.signals(lesion.uptake, lesion.factors).values():
             signal = np.zeros(anatomy.brain.shape, np.float32)
             for tissue, fraction in fractions.items():
                 signal += fraction * signals[tissue]
