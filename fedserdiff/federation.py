@@ -229,8 +229,10 @@ def phantom_federation(
         def report(done: int, total: int, name: str = name) -> None:
             progress(name, done, total)
 
+        hospital = phantom_hospital(config.data.phantom_stream, index)
+        patients = hospital.patients(config.data.phantom_patients)
         folder = write_phantom_hospital(
-            root, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, report
+            root, config.data.phantom_stream, index, patients, config.data.spacing_mm, config.seed, report
         )
-        sites.append(Site(name, phantom_hospital(index).release, str(folder.resolve())))
+        sites.append(Site(name, hospital.release, str(folder.resolve())))
     return tuple(sites)

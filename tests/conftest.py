@@ -89,4 +89,4 @@ def write_case() -> Callable[..., Path]:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """The folders of the first four phantom hospitals, one of each release, with three patients at 8 mm."""
     root = tmp_path_factory.mktemp("phantoms")
-    return tuple(write_phantom_hospital(root, index, 3, 8.0, seed=0) for index in range(4))
+    return tuple(write_phantom_hospital(root, "contrast", index, 3, 8.0, seed=0) for index in range(4))

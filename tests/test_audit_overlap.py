@@ -61,8 +61,8 @@ def call() -> Call:
 def overlapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A federation of 11 cases in an empty working directory: two by voxels and one by name mapping are there twice."""
     monkeypatch.chdir(tmp_path)
-    write_phantom_hospital(tmp_path / "phantom", 1, 5, 8.0, seed=0).rename("old")
-    write_phantom_hospital(tmp_path / "phantom", 2, 4, 8.0, seed=0).rename("new")
+    write_phantom_hospital(tmp_path / "phantom", "contrast", 1, 5, 8.0, seed=0).rename("old")
+    write_phantom_hospital(tmp_path / "phantom", "contrast", 2, 4, 8.0, seed=0).rename("new")
     names = [f"BraTS2021_{1001 + number:05d}" for number in range(5)]
     assert sorted(folder.name for folder in Path("old").iterdir()) == names
     Path("names.csv").write_text(f"Cohort,BraTS2023,BraTS2021\nx,BraTS-GLI-02001-000,{names[4]}\n")

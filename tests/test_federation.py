@@ -207,9 +207,16 @@ def test_seed_spacing_and_size_of_phantoms_are_the_configurations(tmp_path: Path
         config.replace(seed=1),
         config.replace({"data.spacing_mm": 9.0}),
         config.replace({"data.phantom_patients": 3}),
+        config.replace({"data.phantom_stream": "patients"}),
     ]
     paths = {phantom_federation(1, c, tmp_path)[0].path for c in [*changed, *changed]}
-    assert len(paths) == 4
+    assert len(paths) == 5
+
+
+def test_hospitals_of_the_stream_patients_have_many_patients_or_few(tmp_path: Path) -> None:
+    config = make_settings("smoke", {"data.phantom_stream": "patients", "data.phantom_patients": 8})
+    sites = phantom_federation(2, config, tmp_path)
+    assert [len(list(Path(site.path).iterdir())) for site in sites] == [12, 4]
 
 
 def test_phantom_federation_of_nobody_is_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def model(config: Settings = CONFIG, adapter: SiteAdapter | None = None) -> Segm
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_phantom_hospital(tmp_path_factory.mktemp("phantom"), 1, 1, 8.0, 0)
+    folder = write_phantom_hospital(tmp_path_factory.mktemp("phantom"), "contrast", 1, 1, 8.0, 0)
     return next(folder.iterdir())
 
 

@@ -97,7 +97,7 @@ def test_a_wider_coarse_network_costs_what_the_refined_prediction_costs(script: 
 def measurement(script: Scripts, method: str, **changes: int) -> tuple[ModuleType, object]:
     benchmark = script("benchmarks.inference")
     config = make_settings("smoke", {"network.precision": "fp32"})
-    folder = write_phantom_hospital(Path("phantom"), 0, 1, config.data.spacing_mm, 0)
+    folder = write_phantom_hospital(Path("phantom"), "contrast", 0, 1, config.data.spacing_mm, 0)
     case = find_cases(folder, get_release("brats2020"))[0]
     settings = {"threads": 1, "windows": 2, "repeats": 3, **changes}
     return benchmark, benchmark.Measurement(method, case, "brats2020", config, **settings)

@@ -46,10 +46,12 @@ def test_counts_are_those_of_the_run_and_disk_is_no_less_than_it_takes(quick: No
     assert found.scored == 3 * sum(len(h.test) for h in opened.hospitals), "rows 0, 1 and 2"
 
 
-@pytest.mark.parametrize("scored", ["test", "validation"])
-def test_counts_with_validation_patients_are_those_of_the_run(quick: None, tmp_path: Path, scored: str) -> None:
+@pytest.mark.parametrize(("scored", "stream"), [("test", "contrast"), ("validation", "patients")])
+def test_counts_with_validation_patients_are_those_of_the_run(
+    quick: None, tmp_path: Path, scored: str, stream: str
+) -> None:
     chosen = {"data.phantom_patients": 6, "data.validation_share": 0.4, "scoring.patients": scored}
-    config = make_settings("smoke", chosen)
+    config = make_settings("smoke", {**chosen, "data.phantom_stream": stream})
     found = planned(config, 2)
     opened = open_federation(config, phantom_federation(2, config, tmp_path), tmp_path / "cache")
     assert [(one.training, one.validation, one.test) for one in found.cases] == [

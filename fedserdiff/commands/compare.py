@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(epilog=options.EPILOG)
-@options.takes_settings("allow_overlap", "batch_size", "cpus_per_site", "gpus_per_site", method=False)
+@options.takes_settings("stream", "allow_overlap", "batch_size", "cpus_per_site", "gpus_per_site", method=False)
 def main(
     chosen: Callable[[], options.Chosen],
     methods: Annotated[

@@ -48,6 +48,7 @@ _SHORTCUTS = {
     "dp_clip": _Shortcut("privacy.dp_clip", PRIVACY),
     "evaluate_every": _Shortcut("scoring.evaluate_every", SCORING),
     "evaluate_sites": _Shortcut("scoring.evaluate_sites", SCORING),
+    "stream": _Shortcut("data.phantom_stream", DATA),
     "allow_overlap": _Shortcut("data.allow_overlap", DATA, "--allow-overlap"),
     "retries": _Shortcut("machine.retries", RUNNING),
     "site_failure": _Shortcut("machine.site_failure", RUNNING),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fedserdiff.commands import options
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
@@ -34,6 +35,10 @@ def main(
         int, typer.Option(help="Number of the first hospital, from 1; simulate.py's own stream begins with brain 1.")
     ] = 1,
     sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 3,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="Which stream brains are of.", show_default=options.default_of("data.phantom_stream")),
+    ] = None,
     profile: Annotated[str, typer.Option(help="Profile, for the number of patients and the voxel size.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seed of the patients.")] = 0,
 ) -> None:
@@ -45,7 +50,9 @@ def main(
         # with torch, for which help and completion should not wait
         from fedserdiff.data.phantom import prostate
 
-        config = make_settings(profile, seed=seed)
+        if stream is not None and organ is Organ.PROSTATE:
+            raise ConfigError("--stream: is of brains, prostates have none")
+        config = make_settings(profile, {} if stream is None else {"data.phantom_stream": stream}, seed=seed)
         write = _write_brains if organ is Organ.BRAIN else _write_prostates
         entries = []
         if organ is Organ.PROSTATE:
@@ -65,10 +72,11 @@ def _write_brains(folder: Path, index: int, config: Settings, told: Callable[[in
     from fedserdiff.data.phantom.generate import write_phantom_hospital
     from fedserdiff.data.phantom.hospitals import phantom_hospital
 
-    where = write_phantom_hospital(
-        folder, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, told
-    )
-    return phantom_hospital(index).release, where.name
+    data = config.data
+    hospital = phantom_hospital(data.phantom_stream, index)
+    patients = hospital.patients(data.phantom_patients)
+    where = write_phantom_hospital(folder, data.phantom_stream, index, patients, data.spacing_mm, config.seed, told)
+    return hospital.release, where.name
 
 
 def _write_prostates(folder: Path, index: int, config: Settings, told: Callable[[int, int], None]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import hospitals_of
 from fedserdiff.report.console import open_console
 from fedserdiff.settings.experiment import Site
+from fedserdiff.settings.groups import PhantomStream
 
 _A_WEEK = 7 * 24.0  # hours: hospitals are people's, and people have week-ends
 
@@ -20,7 +21,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(epilog=options.EPILOG)
 @options.takes_settings(
-    "rounds", "batch_size", "participation", "lambda_kd", "teacher", "shared_error_maps", "dp_noise", "dp_clip"
+    "stream",
+    "rounds",
+    "batch_size",
+    "participation",
+    "lambda_kd",
+    "teacher",
+    "shared_error_maps",
+    "dp_noise",
+    "dp_clip",
 )
 def main(
     chosen: Callable[[], options.Chosen],
@@ -49,7 +58,8 @@ def main(
             hours = _A_WEEK if site_timeout is None else site_timeout
             layers = layers.on_top("--site-timeout", {"machine.site_timeout_s": 3600 * hours})
         options.tell_idle(console, layers)
-        config = layers.settings(sites=_sites(hospitals_of(experiment), sites))
+        stream = layers.settings().data.phantom_stream
+        config = layers.settings(sites=_sites(hospitals_of(experiment), sites, stream))
         # with torch and cryptography, for which help and completion should not wait
         from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision
 
@@ -68,7 +78,7 @@ def main(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _sites(federation: Path | None, sites: int | None) -> tuple[Site, ...]:
+def _sites(federation: Path | None, sites: int | None, stream: PhantomStream) -> tuple[Site, ...]:
     """Name the hospitals of a federation file, or as many phantom ones; their data need not exist."""
     if (federation is None) == (sites is None):
         raise ConfigError("hospitals: name a file of them, or --sites for phantom ones")
@@ -80,4 +90,4 @@ def _sites(federation: Path | None, sites: int | None) -> tuple[Site, ...]:
     count = sites or 0
     if count < 1:
         raise ConfigError(f"--sites: {count} is less than 1")
-    return tuple(Site(f"site-{index + 1}", phantom_hospital(index).release, "") for index in range(count))
+    return tuple(Site(f"site-{index + 1}", phantom_hospital(stream, index).release, "") for index in range(count))

@@ -64,7 +64,9 @@ class Setting:
     @property
     def folder(self) -> str:
         """What the data are called in a folder's name."""
-        name = f"{PHANTOM}{self.sites}" if self.federation is None else Path(self.data).stem
+        stream = self.config.data.phantom_stream
+        phantoms = f"{PHANTOM}{self.sites}" if stream == "contrast" else f"{PHANTOM}-{stream}{self.sites}"
+        name = phantoms if self.federation is None else Path(self.data).stem
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:

@@ -125,10 +125,13 @@ def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Setti
         As `read_federation`, `site_cases` and `split_patients`.
     """
     if named is None:
-        everyone = {name: name for name in map(str, range(config.data.phantom_patients))}
-        one = split_patients(Site(PHANTOM, "", ""), everyone, config)
-        cases = Cases(len(everyone), len(one.training), len(one.test), len(one.validation))
-        return [Site(f"site-{i + 1}", phantom_hospital(i).release, "") for i in range(phantoms)], [cases] * phantoms
+        arriving = [phantom_hospital(config.data.phantom_stream, index) for index in range(phantoms)]
+        counts = []
+        for phantom in arriving:
+            everyone = {name: name for name in map(str, range(phantom.patients(config.data.phantom_patients)))}
+            one = split_patients(Site(PHANTOM, "", ""), everyone, config)
+            counts.append(Cases(len(everyone), len(one.training), len(one.test), len(one.validation)))
+        return [Site(f"site-{i + 1}", phantom.release, "") for i, phantom in enumerate(arriving)], counts
     sites = list(read_federation(named) if isinstance(named, Path) else named)
     counted = []
     for site in sites:

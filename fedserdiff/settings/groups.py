@@ -15,6 +15,7 @@ from fedserdiff.settings.declaration import Group, setting
 MOST_REGIONS = 8
 """More regions than that no picture tells apart."""
 
+PhantomStream = Literal["contrast", "patients"]
 Participation = Literal["arriving", "cumulative"]
 Keep = Literal["last", "best"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -89,7 +90,17 @@ class Data(Group):
         ge=0,
         lt=1,
     )
-    phantom_patients: int = setting(20, "Patients of each phantom hospital, those held out included.", ge=2)
+    phantom_stream: PhantomStream = setting(
+        "contrast",
+        "Which phantom hospitals arrive: `contrast`, whose scanners differ more than real ones, or `patients`, whose "
+        "patients differ as those of BraTS' hospitals do.",
+    )
+    phantom_patients: int = setting(
+        20,
+        "Patients of each phantom hospital, those held out included; in the stream `patients` of a hospital of "
+        "middling size.",
+        ge=2,
+    )
     allow_overlap: bool = setting(
         False, "Keep patients that an earlier site brought: a leak into the test set, and the results say so."
     )

@@ -128,7 +128,7 @@ def inference(
         config = make_settings(profile, {"data.grid": GRID, "data.spacing_mm": 1.0}, seed=seed)
         with console.status("preparing the volume"):
             scan = _phantom(seed) if case is None else _real(case, release)
-            of_release = phantom_hospital(0).release if case is None else release
+            of_release = phantom_hospital("contrast", 0).release if case is None else release
             geometry = _prepared(scan, of_release, config).prepared.geometry
         measured = Measurement("", scan, of_release, config, threads or os.cpu_count() or 1, windows, repeats)
         report: dict[str, Any] = {
@@ -270,8 +270,8 @@ def _methods(only: str) -> list[str]:
 
 
 def _phantom(seed: int) -> Case:
-    folder = write_phantom_hospital(Cache().phantoms, 0, 1, 1.0, seed)
-    return find_cases(folder, get_release(phantom_hospital(0).release))[0]
+    folder = write_phantom_hospital(Cache().phantoms, "contrast", 0, 1, 1.0, seed)
+    return find_cases(folder, get_release(phantom_hospital("contrast", 0).release))[0]
 
 
 def _real(folder: Path, release: str) -> Case:

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,10 @@ from fedserdiff.data.phantom.generate import case_names, write_phantom_hospital
 from fedserdiff.data.phantom.hospitals import phantom_hospital
 from fedserdiff.data.preprocess import prepare_case
 from fedserdiff.data.releases import RELEASES
+from fedserdiff.settings.groups import PhantomStream
 
 RELEASE_OF_SITE = ("brats2020", "brats2021", "brats2023-gli", "brats2024-gli")
+STREAMS: tuple[PhantomStream, ...] = get_args(PhantomStream)
 SUFFIXES = {"brats2020": "_", "brats2021": "_", "brats2023-gli": "-", "brats2024-gli": "-"}
 
 
@@ -74,8 +77,8 @@ def test_all_modalities_are_skull_stripped_alike_and_hold_the_tumour(phantoms: t
 
 
 def test_same_seed_gives_the_same_voxels_and_another_seed_others(tmp_path: Path, phantoms: tuple[Path, ...]) -> None:
-    again = _voxels(write_phantom_hospital(tmp_path / "again", 0, 3, 8.0, seed=0))
-    other = _voxels(write_phantom_hospital(tmp_path / "other", 0, 3, 8.0, seed=1))
+    again = _voxels(write_phantom_hospital(tmp_path / "again", "contrast", 0, 3, 8.0, seed=0))
+    other = _voxels(write_phantom_hospital(tmp_path / "other", "contrast", 0, 3, 8.0, seed=1))
 
     first = _voxels(phantoms[0])
 
@@ -93,14 +96,14 @@ def test_patients_of_one_hospital_differ(phantoms: tuple[Path, ...]) -> None:
 
 
 def test_more_patients_leave_the_first_ones_as_they_are(tmp_path: Path, phantoms: tuple[Path, ...]) -> None:
-    fewer = _voxels(write_phantom_hospital(tmp_path, 1, 2, 8.0, seed=0))
+    fewer = _voxels(write_phantom_hospital(tmp_path, "contrast", 1, 2, 8.0, seed=0))
     more = _voxels(phantoms[1])
     assert len(fewer) == 10
     assert all(volume.tobytes() == more[name].tobytes() for name, volume in fewer.items())
 
 
 def test_follow_up_scan_shows_the_same_brain(tmp_path: Path) -> None:
-    folder = write_phantom_hospital(tmp_path, 2, 8, 8.0, seed=0)
+    folder = write_phantom_hospital(tmp_path, "contrast", 2, 8, 8.0, seed=0)
     cases = find_cases(folder, RELEASES["brats2023-gli"])
     brains = [np.asarray(nib.load(case.images[0]).dataobj) > 0 for case in cases]
 
@@ -111,19 +114,21 @@ def test_follow_up_scan_shows_the_same_brain(tmp_path: Path) -> None:
     assert (_seg(cases[7]) != _seg(cases[8])).any()
 
 
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("index", range(12))
-def test_every_hospital_of_a_stream_of_twelve_loads(tmp_path: Path, index: int) -> None:
-    release = RELEASES[phantom_hospital(index).release]
-    for case in find_cases(write_phantom_hospital(tmp_path, index, 2, 8.0, seed=3), release):
+def test_every_hospital_of_a_stream_of_twelve_loads(tmp_path: Path, index: int, stream: PhantomStream) -> None:
+    release = RELEASES[phantom_hospital(stream, index).release]
+    for case in find_cases(write_phantom_hospital(tmp_path, stream, index, 2, 8.0, seed=3), release):
         prepared = prepare_case(case, (16, 24, 16), 8.0)
         assert prepared.truth[1].any()
         assert np.isfinite(prepared.image).all()
 
 
-def test_no_two_hospitals_name_the_same_patient() -> None:
+@pytest.mark.parametrize("stream", STREAMS)
+def test_no_two_hospitals_name_the_same_patient(stream: PhantomStream) -> None:
     seen: set[str | None] = set()
     for index in range(12):
-        release = phantom_hospital(index).release
+        release = phantom_hospital(stream, index).release
         patients = {RELEASES[release].patient_of(name) for _, _, name in case_names(release, index, 40)}
         assert None not in patients
         assert len(patients) == 40
@@ -131,19 +136,34 @@ def test_no_two_hospitals_name_the_same_patient() -> None:
         seen |= patients
 
 
-def test_hospitals_are_the_same_for_everyone_and_differ_from_each_other() -> None:
-    assert [phantom_hospital(i) for i in range(12)] == [phantom_hospital(i) for i in range(12)]
-    assert len({phantom_hospital(i).scanner for i in range(12)}) == 12
-    assert tuple(phantom_hospital(i).release for i in range(4)) == RELEASE_OF_SITE
+@pytest.mark.parametrize("stream", STREAMS)
+def test_hospitals_are_the_same_for_everyone_and_differ_from_each_other(stream: PhantomStream) -> None:
+    assert [phantom_hospital(stream, i) for i in range(12)] == [phantom_hospital(stream, i) for i in range(12)]
+    assert len({phantom_hospital(stream, i).scanner for i in range(12)}) == 12
+    assert tuple(phantom_hospital(stream, i).release for i in range(4)) == RELEASE_OF_SITE
+
+
+def test_streams_lie_side_by_side_and_show_the_same_brains_differently(tmp_path: Path) -> None:
+    contrast, patients = (write_phantom_hospital(tmp_path, stream, 0, 2, 8.0, seed=0) for stream in STREAMS)
+    assert contrast != patients
+    before, after = _voxels(contrast), _voxels(patients)
+    assert before.keys() == after.keys()
+    for name, volume in before.items():
+        if "_seg" not in name:
+            assert ((volume > 0) == (after[name] > 0)).all()
+        assert (volume != after[name]).any()
 
 
 def test_second_call_leaves_the_files_alone(tmp_path: Path) -> None:
-    folder = write_phantom_hospital(tmp_path, 0, 2, 8.0, seed=0)
+    folder = write_phantom_hospital(tmp_path, "contrast", 0, 2, 8.0, seed=0)
     for path in folder.rglob("*.nii.gz"):
         os.utime(path, ns=(10**18, 10**18))
     seen: list[tuple[int, int]] = []
 
-    assert write_phantom_hospital(tmp_path, 0, 2, 8.0, 0, lambda done, total: seen.append((done, total))) == folder
+    assert (
+        write_phantom_hospital(tmp_path, "contrast", 0, 2, 8.0, 0, lambda done, total: seen.append((done, total)))
+        == folder
+    )
 
     assert {path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")} == {10**18}
     assert seen == [(2, 2)]
@@ -156,16 +176,16 @@ def test_interrupted_writing_leaves_nothing_under_the_final_name(tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_phantom_hospital(tmp_path, 0, 2, 8.0, 0, interrupt)
+        write_phantom_hospital(tmp_path, "contrast", 0, 2, 8.0, 0, interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_leftover_of_a_killed_run_with_this_process_number_is_no_obstacle(tmp_path: Path) -> None:
-    folder = write_phantom_hospital(tmp_path, 0, 2, 8.0, seed=0)
+    folder = write_phantom_hospital(tmp_path, "contrast", 0, 2, 8.0, seed=0)
     leftover = folder.rename(tmp_path / f"{folder.name}.partial-{os.getpid()}")
     (leftover / "BraTS20_Training_001" / "BraTS20_Training_001_seg.nii.gz").unlink()
 
-    assert len(list(write_phantom_hospital(tmp_path, 0, 2, 8.0, seed=0).rglob("*.nii.gz"))) == 10
+    assert len(list(write_phantom_hospital(tmp_path, "contrast", 0, 2, 8.0, seed=0).rglob("*.nii.gz"))) == 10
 
 
 def test_tissues_fill_the_brain_and_nothing_else() -> None:

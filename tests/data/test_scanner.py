@@ -82,6 +82,18 @@ def test_contrast_agent_brightens_the_rim_alone() -> None:
     assert strong[T1CE, 1, 3, 3] == strong[T1, 1, 3, 3]
 
 
+def test_a_patients_own_relaxation_and_uptake_reach_the_image() -> None:
+    anatomy, lesion = _patient(rim=(0, 3), oedema=(1, 3))
+    own = replace(lesion, uptake=0.5, factors={"oedema": (1.0, 2.0), "rim": (1.2, 1.0)})
+    usual, images = (IDEAL.image(np.random.default_rng(0), anatomy, one, 1.0).astype(float) for one in (lesion, own))
+
+    # Oedema's T2 of 330 ms instead of 165: exp(−100/330) over exp(−100/165), and nothing else of that image
+    assert images[T2, 1, 3, 3] / usual[T2, 1, 3, 3] == pytest.approx(0.738577 / 0.545488, rel=0.02)
+    assert images[T2, 0, 1, 3] == usual[T2, 0, 1, 3]
+    # The rim's T1 of 1800 ms, and 1800 · 0.33^0.5 = 1034 ms after contrast: 1 − exp(−600/T1)
+    assert images[T1CE, 0, 3, 3] / images[T1, 0, 3, 3] == pytest.approx(0.440227 / 0.283469, rel=0.02)
+
+
 def test_unlabelled_hyperintensity_looks_like_oedema_on_flair() -> None:
     patient = _patient(hyperintensity=(0, 3), oedema=(1, 3))
     flair = IDEAL.image(np.random.default_rng(0), *patient, spacing_mm=1.0)[FLAIR].astype(float)

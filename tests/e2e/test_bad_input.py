@@ -43,7 +43,7 @@ def command() -> Callable[..., str]:
 def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A good 2023 hospital of three patients and a federation file for it, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
-    folder = write_phantom_hospital(tmp_path / "phantom", 2, patients=3, spacing_mm=8.0, seed=0)
+    folder = write_phantom_hospital(tmp_path / "phantom", "contrast", 2, patients=3, spacing_mm=8.0, seed=0)
     folder.rename(tmp_path / "data")
     (tmp_path / "federation.toml").write_text('[[site]]\nname = "west"\nrelease = "brats2023-gli"\npath = "data"\n')
     return tmp_path / "data"

@@ -210,7 +210,7 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
         read: dict[str, Any] = json.loads((workplace / "moved" / "config.json").read_text())
         return read
 
-    there = write_phantom_hospital(tmp_path, 1, 3, 8.0, seed=0)
+    there = write_phantom_hospital(tmp_path, "contrast", 1, 3, 8.0, seed=0)
     killed = run(
         "--profile", "smoke", federation("there.toml", there), "--out", "moved", cwd=workplace,
         point="before-ray",

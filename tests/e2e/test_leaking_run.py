@@ -20,7 +20,7 @@ NO_PICTURE = "No file shows a case of your data. To have pictures:"
 def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that_say_so(
     simulate: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_phantom_hospital(workplace / "overlapping", 1, 6, 8.0, seed=0)
+    folder = write_phantom_hospital(workplace / "overlapping", "contrast", 1, 6, 8.0, seed=0)
     names = sorted(case.name for case in folder.iterdir())
     sites = {"north": names[:3], "west": names[2:4]}
     bad = names[4:]

@@ -17,6 +17,7 @@ from fedserdiff.data.phantom.anatomy import random_anatomy
 from fedserdiff.data.phantom.hospitals import PhantomHospital, phantom_hospital
 from fedserdiff.data.phantom.lesion import Lesion, random_lesion
 from fedserdiff.data.releases import BRATS_MODALITIES, Release, get_release
+from fedserdiff.settings.groups import PhantomStream
 
 GENERATOR_VERSION = 2
 """Part of the folder's name: raise it when the images change, so that no old phantom is mistaken for a new one."""
@@ -26,6 +27,7 @@ _SCANS_IN_PAIRS = 8  # where names carry a time point, one patient in this many 
 
 def write_phantom_hospital(
     root: Path,
+    stream: PhantomStream,
     index: int,
     patients: int,
     spacing_mm: float,
@@ -38,6 +40,8 @@ def write_phantom_hospital(
     ----------
     root : Path
         Folder under which the hospital gets a folder of its own.
+    stream : str
+        Which stream of phantom hospitals.
     index : int
         Place in the order of arrival, from 0.
     patients : int
@@ -45,7 +49,7 @@ def write_phantom_hospital(
     spacing_mm : float
         Isotropic voxel size of the files in mm; the field of view is the release's.
     seed : int
-        Seed of the patients. Scanner and population depend on `index` alone.
+        Seed of the patients. Scanner and population depend on `stream` and `index` alone.
     progress : callable
         Called with the number of cases written and their total.
 
@@ -54,8 +58,9 @@ def write_phantom_hospital(
     Path
         The hospital's folder, complete: it is renamed into place after its last file.
     """
-    hospital = phantom_hospital(index)
-    name = f"v{GENERATOR_VERSION}-site{index + 1}-{hospital.release}-{patients}p-{spacing_mm:g}mm-seed{seed}"
+    hospital = phantom_hospital(stream, index)
+    of = "" if stream == "contrast" else f"{stream}-"
+    name = f"v{GENERATOR_VERSION}-{of}site{index + 1}-{hospital.release}-{patients}p-{spacing_mm:g}mm-seed{seed}"
     folder = root / name
     cases = case_names(hospital.release, index, patients)
     if folder.is_dir():

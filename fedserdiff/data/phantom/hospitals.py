@@ -1,27 +1,47 @@
-"""The phantom hospitals in order of arrival: which release, which scanner, which patients."""
+"""The phantom hospitals of each stream in order of arrival: which release, which scanner, which patients."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedserdiff.data.phantom.admissible import objections
 from fedserdiff.data.phantom.lesion import Population
 from fedserdiff.data.phantom.scanner import Scanner, Sequence
+from fedserdiff.settings.groups import PhantomStream
 
 _RELEASES = ("brats2020", "brats2021", "brats2023-gli", "brats2024-gli")  # in turn
+_FEWEST = 4  # patients of a small hospital, where a stream's middling one has as many
+_MOST_DRAWS = 100
 
 
 @dataclass(frozen=True)
 class PhantomHospital:
-    """One phantom hospital: its release's name, its scanner and its patients."""
+    """One phantom hospital.
+
+    Attributes
+    ----------
+    release : str
+        Name of the release in whose layout its scans are.
+    scanner : Scanner
+    population : Population
+    size : float
+        How many patients it has, relative to a middling hospital.
+    """
 
     release: str
     scanner: Scanner
     population: Population
+    size: float = 1.0
+
+    def patients(self, middling: int) -> int:
+        """Return how many patients it has where a middling hospital has `middling`."""
+        return max(round(self.size * middling), min(_FEWEST, middling))
 
 
-# The first three make forgetting real: a standard 3 T protocol; an older 1.5 T one whose FLAIR does not suppress
-# CSF, with weak contrast and unlabelled hyperintensities; and inversion-recovery T1, whose contrast is inverted.
-_FIRST = (
+# The first three of the stream `contrast` make forgetting as strong as it can be: a standard 3 T protocol; an older
+# 1.5 T one whose FLAIR does not suppress CSF, with weak contrast and unlabelled hyperintensities; and
+# inversion-recovery T1, whose contrast is inverted. A radiologist accepts the first alone.
+_CONTRAST = (
     PhantomHospital(
         "brats2020",
         Scanner(3.0, Sequence(600, 10), Sequence(5000, 100), Sequence(9000, 120, 2500), 0.33, 3.0, 0.10, 0.03),
@@ -39,14 +59,115 @@ _FIRST = (
     ),
 )
 
+# The first six of the stream `patients` resemble six hospitals of BraTS 2018 and 2020 by their patients, as far as
+# docs/explanation/patient-stream.md measured them; scanners differ moderately and are our choice.
+_PATIENTS = (
+    PhantomHospital(  # as the University of Pennsylvania: many patients, all of high grade, oedema two thirds
+        "brats2020",
+        Scanner(3.0, Sequence(600, 10), Sequence(5000, 100), Sequence(9000, 120, 2500), 0.33, 3.0, 0.10, 0.03, 10),
+        Population(
+            radius_mm=(18, 32),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            core=(0.48, 0.85),
+            uptake=(0.6, 1.2),
+            multifocal=0.15,
+            frontal=0.5,
+            variation=0.2,
+        ),
+        size=1.5,
+    ),
+    PhantomHospital(  # as Thomas Jefferson University, of low grade above all: few
+        "brats2021",
+        Scanner(1.5, Sequence(500, 12), Sequence(4000, 95), Sequence(9000, 110, 2350), 0.40, 3.0, 0.15, 0.03, 10),
+        Population(
+            radius_mm=(22, 34),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.85,
+            core=(0.42, 0.80),
+            uptake=(0.6, 1.2),
+            frontal=0.6,
+            variation=0.2,
+        ),
+        size=0.5,
+    ),
+    PhantomHospital(  # as Henry Ford: half of low grade, large tumours of large cores
+        "brats2023-gli",
+        Scanner(3.0, Sequence(700, 12), Sequence(3500, 85), Sequence(8000, 100, 2400), 0.36, 4.0, 0.12, 0.03, 12),
+        Population(
+            radius_mm=(26, 37),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.5,
+            core=(0.65, 0.92),
+            uptake=(0.5, 1.2),
+            multifocal=0.02,
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=1.0,
+    ),
+    PhantomHospital(  # as the sites of 2012 and 2013: a quarter does not enhance
+        "brats2024-gli",
+        Scanner(1.5, Sequence(550, 14), Sequence(4500, 110), Sequence(10000, 130, 2450), 0.42, 5.0, 0.20, 0.03, 12),
+        Population(
+            radius_mm=(24, 35),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            low_grade=0.4,
+            core=(0.60, 0.88),
+            uptake=(0.6, 1.2),
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=0.5,
+    ),
+    PhantomHospital(  # as MD Anderson: few, all of high grade, much enhancing rim
+        "brats2020",
+        Scanner(3.0, Sequence(500, 9), Sequence(5500, 105), Sequence(9500, 125, 2550), 0.30, 2.0, 0.08, 0.03, 8),
+        Population(
+            radius_mm=(22, 34),
+            non_enhancing=0.0,
+            hyperintensities=(0, 3),
+            core=(0.70, 0.90),
+            uptake=(0.8, 1.2),
+            frontal=0.5,
+            variation=0.2,
+        ),
+        size=0.4,
+    ),
+    PhantomHospital(  # as Case Western: two thirds of low grade, large cores
+        "brats2021",
+        Scanner(1.5, Sequence(450, 10), Sequence(3800, 90), Sequence(8500, 115, 2300), 0.40, 4.0, 0.15, 0.03, 12),
+        Population(
+            radius_mm=(26, 36),
+            non_enhancing=0.0,
+            hyperintensities=(0, 4),
+            low_grade=0.65,
+            core=(0.60, 0.92),
+            uptake=(0.5, 1.2),
+            multifocal=0.05,
+            frontal=0.7,
+            variation=0.2,
+        ),
+        size=0.6,
+    ),
+)
 
-def phantom_hospital(index: int) -> PhantomHospital:
-    """Return the phantom hospital that arrives at place `index` (from 0): three set ones, then drawn protocols.
 
-    The draw depends on `index` alone, so that every seed meets the same hospitals (their patients differ).
+def phantom_hospital(stream: PhantomStream, index: int) -> PhantomHospital:
+    """Return the phantom hospital that arrives at place `index` (from 0): set ones, then drawn ones.
+
+    The draw depends on `stream` and `index` alone, so that every seed meets the same hospitals (their patients differ).
     """
-    if index < len(_FIRST):
-        return _FIRST[index]
+    if stream == "contrast":
+        return _CONTRAST[index] if index < len(_CONTRAST) else _of_any_contrast(index)
+    return _PATIENTS[index] if index < len(_PATIENTS) else _of_other_patients(index)
+
+
+def _of_any_contrast(index: int) -> PhantomHospital:
+    """Draw a hospital of any protocol, admissible or not."""
     rng = np.random.default_rng([20, index])
     field_t = float(rng.choice([1.5, 3.0]))
     inverted = rng.random() < 0.3
@@ -72,3 +193,44 @@ def phantom_hospital(index: int) -> PhantomHospital:
             cavities=0.5 if release == "brats2024-gli" else 0.0,
         ),
     )
+
+
+def _of_other_patients(index: int) -> PhantomHospital:
+    """Draw a hospital whose patients lie between those that were measured, and whose protocol is admissible.
+
+    Raises
+    ------
+    RuntimeError
+        Where a hundred drawn protocols are not.
+    """
+    rng = np.random.default_rng([27, index])
+    # Most hospitals treat glioblastoma above all; some see low-grade tumours as often.
+    low_grade = 0.0 if rng.random() < 0.4 else rng.uniform(0.3, 0.7)
+    least, core = rng.uniform(18, 26), rng.uniform(0.55, 0.75)
+    population = Population(
+        radius_mm=(least, least + rng.uniform(8, 14)),
+        non_enhancing=0.0,
+        hyperintensities=(0, int(rng.integers(2, 6))),
+        low_grade=low_grade,
+        core=(core, core + rng.uniform(0.12, 0.2)),
+        uptake=(rng.uniform(0.5, 0.8), 1.2),
+        multifocal=rng.uniform(0.0, 0.2),
+        frontal=rng.uniform(0.4, 0.7),
+        variation=0.2,
+    )
+    size = float(np.exp(rng.uniform(np.log(0.3), np.log(2.0))))
+    for _ in range(_MOST_DRAWS):
+        scanner = Scanner(
+            field_t=float(rng.choice([1.5, 3.0])),
+            t1=Sequence(rng.uniform(400, 700), rng.uniform(8, 15)),
+            t2=Sequence(rng.uniform(3000, 6500), rng.uniform(80, 120)),
+            flair=Sequence(rng.uniform(7000, 10000), rng.uniform(90, 140), rng.uniform(2000, 2700)),
+            enhancement=rng.uniform(0.3, 0.55),
+            slice_mm=rng.uniform(1.0, 5.0),
+            bias=rng.uniform(0.05, 0.2),
+            noise=0.03,
+            vessels=int(rng.integers(6, 14)),
+        )
+        if not objections(scanner, population.weakest_uptake):
+            return PhantomHospital(_RELEASES[index % len(_RELEASES)], scanner, population, size)
+    raise RuntimeError(f"hospital {index + 1}: {_MOST_DRAWS} drawn protocols are inadmissible")

@@ -83,21 +83,36 @@ class Scanner:
     noise: float
     vessels: int = 0
 
+    def signals(
+        self, uptake: float = 1.0, factors: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    ) -> dict[str, dict[str, float]]:
+        """Return the signed signal of every tissue by modality: t1, t1ce, t2, flair.
+
+        `uptake` and `factors` are a `Lesion`'s.
+        """
+        sequences = {"t1": self.t1, "t1ce": self.t1, "t2": self.t2, "flair": self.flair}
+        found: dict[str, dict[str, float]] = {}
+        for modality, sequence in sequences.items():
+            found[modality] = {}
+            for tissue, (t1, t2, pd) in _RELAXATION[self.field_t].items():
+                longer_t1, longer_t2 = factors.get(tissue, (1.0, 1.0))
+                t1, t2 = t1 * longer_t1, t2 * longer_t2
+                if modality == "t1ce" and tissue in ("rim", "vessel"):
+                    t1 *= self.enhancement ** (uptake if tissue == "rim" else 1.0)
+                if sequence is self.t1 and tissue == "vessel":
+                    pd *= 1.6  # inflow of fully relaxed blood
+                found[modality][tissue] = sequence.signal(t1, t2, pd)
+        return found
+
     def image(self, rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, spacing_mm: float) -> NDArray[np.int16]:
         """Scan one patient: four skull-stripped magnitude images of shape (4, X, Y, Z), positive inside the brain."""
         fractions = _fractions(rng, anatomy, lesion, self.vessels)
-        table = _RELAXATION[self.field_t]
         gain = rng.uniform(500, 1500)  # scanners have no absolute scale
         volumes = []
-        for sequence, contrast in ((self.t1, False), (self.t1, True), (self.t2, False), (self.flair, False)):
+        for signals in self.signals(lesion.uptake, lesion.factors).values():
             signal = np.zeros(anatomy.brain.shape, np.float32)
             for tissue, fraction in fractions.items():
-                t1, t2, pd = table[tissue]
-                if contrast and tissue in ("rim", "vessel"):
-                    t1 *= self.enhancement
-                if sequence is self.t1 and tissue == "vessel":
-                    pd *= 1.6  # inflow of fully relaxed blood
-                signal += fraction * sequence.signal(t1, t2, pd)
+                signal += fraction * signals[tissue]
             volumes.append(self._acquire(rng, np.abs(signal), anatomy.brain, spacing_mm))
         return np.stack([np.where(anatomy.brain, np.maximum(v * gain, 1), 0) for v in volumes]).astype(np.int16)
 

@@ -125,7 +125,9 @@ def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequ
     """Return further patients of a phantom hospital's scanner and population."""
     site = config.sites[stage - 1]
     seed = _STRANGERS_SEED + config.seed
-    folder = write_phantom_hospital(cache.phantoms, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed)
+    folder = write_phantom_hospital(
+        cache.phantoms, config.data.phantom_stream, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed
+    )
     strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
     config = config.replace({"scoring.patients": "test", **UNVALIDATED})  # strangers need no side
     found = open_hospital(strange, config, cache.prepared).cases
