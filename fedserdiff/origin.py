@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.experiment import CASE_FIELDS, PROVENANCE, Settings, Site, differences
+from fedserdiff.settings.experiment import CASE_FIELDS, PROVENANCE, Settings, Site
 from fedserdiff.settings.foreign import packages
 
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
@@ -154,4 +154,14 @@ def other_versions(versions: Mapping[str, str]) -> list[str]:
         f"{name} {made} then, {now.get(name, 'none')} now"
         for name, made in versions.items()
         if name != "python" and now.get(name) != made
+    ]
+
+
+def differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Say, in words, in which settings by full name two experiments differ; of two methods only their names count."""
+    names = dict.fromkeys((*was, *wanted))
+    if was.get("method.name") != wanted.get("method.name"):
+        names = {name: None for name in names if name == "method.name" or not name.startswith("method.")}
+    return [
+        f"{name} was {was.get(name)!r}, is {wanted.get(name)!r}" for name in names if was.get(name) != wanted.get(name)
     ]

@@ -34,29 +34,28 @@ class Aggregator:
     Parameters
     ----------
     settings : Aggregation
-        The strategy's name, its arguments, and the inertia.
+        The strategy's name and its arguments.
     """
 
     def __init__(self, settings: Aggregation) -> None:
         self._settings = settings
         self._moments: dict[str, _Values] = {}  # by the name of Flower's attribute, then of the weights
-        self._standing: ArrayRecord | None = None  # the student that the stage began with
+        self._kept: tuple[float, ArrayRecord] | None = None
 
-    def begin_stage(self, student: ArrayRecord | None) -> None:
-        """Take the student that a stage begins with, of which its last one keeps a share; None if it is untrained."""
-        self._standing = student if self._settings.inertia else None
+    def begin_stage(self, student: ArrayRecord, kept: float) -> None:
+        """Take the student that a stage begins with, and the share of it that the stage's last one keeps."""
+        self._kept = (kept, student) if kept else None
 
     def end_stage(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the student that a stage ends with: the last round's, and β of the one that it began with.
+        """Return the student that a stage ends with: the last round's, and a share of the one that it began with.
 
         Weights are interpolated, as in WiSE-FT (Wortsman et al., CVPR 2022).
         """
-        if self._standing is None:
+        if self._kept is None:
             return arrays
-        beta, standing = self._settings.inertia, self._standing
-        self._standing = None
-        kept = {name: beta * standing[name].numpy() + (1 - beta) * array.numpy() for name, array in arrays.items()}
-        return _of_types(arrays, ArrayRecord({name: Array(values) for name, values in kept.items()}))
+        (share, before), self._kept = self._kept, None
+        mixed = {n: Array(share * before[n].numpy() + (1 - share) * array.numpy()) for n, array in arrays.items()}
+        return _of_types(arrays, ArrayRecord(mixed))
 
     def aggregate(
         self, server_round: int, standing: ArrayRecord, replies: Sequence[Message]
@@ -90,13 +89,13 @@ class Aggregator:
         return _of_types(standing, arrays), losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moments after the last round and the student of the stage's begin, as `torch.save` can write."""
+        """Return the moments after the last round and what is kept of the stage's begin, as `torch.save` can write."""
         moments = {
             name: {weights: torch.from_numpy(values.copy()) for weights, values in moments.items()}
             for name, moments in self._moments.items()
         }
-        standing = None if self._standing is None else self._standing.to_torch_state_dict()
-        return {"moments": moments, "standing": standing}
+        kept = None if self._kept is None else (self._kept[0], self._kept[1].to_torch_state_dict())
+        return {"moments": moments, "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with what `state_dict` returned in a process that has ended."""
@@ -104,7 +103,8 @@ class Aggregator:
             name: {weights: values.numpy() for weights, values in moments.items()}
             for name, moments in state["moments"].items()
         }
-        self._standing = None if state["standing"] is None else ArrayRecord(state["standing"])
+        kept = state["kept"]
+        self._kept = None if kept is None else (kept[0], ArrayRecord(kept[1]))
 
     def _strategy(self, server_round: int, standing: ArrayRecord) -> FedAvg:
         """Return Flower's strategy as it is once a round's messages have left."""

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.methods import get_method
 from fedserdiff.privacy.gaussian import spent
 from fedserdiff.report.curves import CURVES_FILE, Point, read_curves
 from fedserdiff.report.events import RunEvents
@@ -172,8 +173,7 @@ class _Run:
         self._events.stage_started(stage, stages, plan.name, plan.participants)
         if self._at.rounds == 0:
             self._arrays = self._stream.initial(self._untrained, self._arrays)
-            trained = stage > 1 and self._arrays is not self._untrained
-            aggregator.begin_stage(self._arrays if trained else None)
+            aggregator.begin_stage(self._arrays, self._kept_share(stage, plan))
         for server_round in range(self._at.rounds + 1, config.training.rounds + 1):
             with _timed(results, f"stage {stage}"):
                 self._arrays, losses, absences = self._runner.run_round(self._grid, self._arrays, server_round)
@@ -188,6 +188,20 @@ class _Run:
         self._at = Position(stage, config.training.rounds, scored=True)
         if not self._catch_up():
             self._save(self._at)
+
+    def _kept_share(self, stage: int, plan: Stage) -> float:
+        """Return how much a stage keeps of the student that it begins with: of an untrained one nothing."""
+        before = {site for earlier in self._stream.stages(self._sites)[: stage - 1] for site in earlier.participants}
+        if self._arrays is self._untrained or not before - {*plan.participants}:
+            return 0.0
+        counted = {**self.results.cases, **(self._cases or self._roster.cases)}  # those that have left are counted, too
+        past, own = (
+            sum(counted[site]["training"] for site in sites if site in counted)
+            for sites in (before - {*plan.participants}, plan.participants)
+        )
+        most = self._config.aggregation.inertia
+        most = get_method(self._config.method.name).inertia if most == "method" else most
+        return min(most, past / max(past + own, 1))
 
     def _curves(self, stage: int | None = None) -> dict[str, list[Point]]:
         """Return the curves of a stage, or of all, by site that has any, as hospitals on this machine keep them."""

@@ -11,8 +11,8 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.origin import installed_versions, other_versions
-from fedserdiff.settings.experiment import Settings, differences
+from fedserdiff.origin import differences, installed_versions, other_versions
+from fedserdiff.settings.experiment import Settings
 from strategies.overlap import SharedScans
 from strategies.results import Results
 from strategies.run_directory import CHECKPOINTS, RunDirectory

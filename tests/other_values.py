@@ -32,6 +32,7 @@ _OTHERS: dict[str, Any] = {
     "augmentation.low_resolution_range": (0.4, 0.6),
     "augmentation.gamma_range": (0.5, 2.0),
     "aggregation.strategy": "FedAdam",
+    "aggregation.inertia": 0.25,
     "method.teacher": "latest",
     "method.shared_error_maps": "mri",
     "scoring.patients": "validation",

@@ -61,9 +61,10 @@ class Painter:
         self._patients = self._moments["patients"][:, 0]
         self._spacing_mm = spacing_mm
 
-    def __bool__(self) -> bool:
-        """Say whether any hospital has a lesion to paint."""
-        return bool((self._patients > 0).any())
+    @property
+    def patients(self) -> float:
+        """Of all hospitals together, as they told them: 0 where none has a lesion to paint."""
+        return float(self._patients.sum())
 
     def draw(self, shape: Sequence[int], draws: torch.Generator, noise: torch.Generator) -> Brush:
         """Draw a brush for images of `shape` (N, M, *grid): hospitals by the number of their patients.

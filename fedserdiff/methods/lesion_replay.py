@@ -13,9 +13,9 @@ class LesionReplaySettings(Distilling):
         after_first_stage=True,
     )
     painted_share: float = setting(
-        0.5,
-        "Share of a batch whose samples get lesions of earlier hospitals, of the samples drawn from items with tumour "
-        "first.",
+        0.25,
+        "Share of earlier hospitals' patients that stand for them in a batch: of P earlier and n own patients it is "
+        "painted_share · P ÷ (painted_share · P + n) of a batch that gets earlier hospitals' lesions.",
         ge=0,
         le=1,
         after_first_stage=True,
@@ -43,4 +43,5 @@ METHOD = Method(
     terms=("segmentation", "distillation"),
     hands_over="lesion-moments",
     records="fedserdiff.reply_schema:lesion_moments",
+    inertia=0.5,
 )

@@ -87,6 +87,9 @@ class Method:
     federated : bool
         Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
         simulation scores them everywhere, and comparisons do not count their bytes.
+    inertia : float
+        The most that a stage keeps of the student that it began with, where `aggregation.inertia` leaves it to the
+        method.
     combines : tuple of Method
         The methods whose terms this one adds up, where `fedserdiff.methods.combination` made it.
     """
@@ -102,6 +105,7 @@ class Method:
     breaks_privacy: bool = False
     knows_origin: bool = False
     federated: bool = True
+    inertia: float = 0.0
     combines: tuple["Method", ...] = ()
 
     @property

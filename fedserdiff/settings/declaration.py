@@ -113,6 +113,8 @@ def _kind(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(arguments[0]) + _range(mark for part in arguments[1:] for mark in getattr(part, "metadata", ()))
+    if origin is Literal and len(arguments) == 1:
+        return str(arguments[0])
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is dict:

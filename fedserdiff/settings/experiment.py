@@ -131,7 +131,8 @@ class Settings(Group):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(*(line for fault in error.errors() for line in _in_words(fault).splitlines())) from None
+            lines = [line for fault in error.errors() for line in _in_words(fault).splitlines()]
+            raise ConfigError(*dict.fromkeys(lines)) from None  # what fits no kind of several is one fault
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -326,16 +327,6 @@ def _name_of(method: Any) -> Any:
     return method.get("name") if isinstance(method, Mapping) else method
 
 
-def differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say, in words, in which settings by full name two experiments differ; of two methods only their names count."""
-    names = dict.fromkeys((*was, *wanted))
-    if was.get("method.name") != wanted.get("method.name"):
-        names = {name: None for name in names if name == "method.name" or not name.startswith("method.")}
-    return [
-        f"{name} was {was.get(name)!r}, is {wanted.get(name)!r}" for name in names if was.get(name) != wanted.get(name)
-    ]
-
-
 def unknown(name: str) -> str:
     """Say that a setting is unknown, and which are called alike."""
     alike = {one: _likeness(name, one) for one in _every_name()}
@@ -381,7 +372,7 @@ def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -
         return text
     ranges = {one.name: one.allowed for one in settings_of(method)}
     takes = text if fault["type"] == "value_error" else ranges.get(name, text)
-    if len(place) > 1 + grouped and fault["type"] != "missing":  # an item of a list
+    if isinstance(fault["loc"][-1], int) and fault["type"] != "missing":  # an item of a list
         return f"{name}: holds {fault['input']!r}: it takes {takes}"
     return f"{name}: {fault['input']!r} is not {takes}"
 

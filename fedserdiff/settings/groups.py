@@ -254,12 +254,10 @@ class Aggregation(Group):
         "Flower's strategy of that name. All weigh hospitals by their cases but `FedMedian` and `FedTrimmedAvg`, to "
         "which each counts the same.",
     )
-    inertia: float = setting(
-        0.0,
-        "β, the share of the student that a stage begins with in the one that it ends with, from the second stage on: "
-        "weights are interpolated.",
-        ge=0,
-        lt=1,
+    inertia: Annotated[float, Field(ge=0, lt=1)] | Literal["method"] = setting(
+        "method",
+        "The most that a stage, from the second on, keeps of the student that it began with: weights are interpolated "
+        "by the training cases of the hospitals before and of its own. `method` is 0.5 by `lesion-replay`, else 0.",
         after_first_stage=True,
     )
     server_learning_rate: float = setting(

@@ -1,5 +1,7 @@
 """Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
 
+import math
+
 import torch
 
 from fedserdiff.device import to_device
@@ -19,8 +21,10 @@ class LesionReplayObjective(Objective):
     `distillation` (our choice).
 
     What a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns
-    that there is none. Painted samples show it the earlier ones' lesions, whose labels are known. The latest student is
-    distilled on them alone, where it is right. Without a past it is L_seg to the last digit.
+    that there is none. Painted samples show it the earlier ones' lesions, whose labels are known. They are to the
+    hospital's own as earlier patients are to its own: a large hospital learns of its own scans above all, and a small
+    one is not learnt by heart. Where it is distilled, the latest student is on painted samples alone, where it is
+    right. Without a past it is L_seg to the last digit.
     """
 
     _painter: Painter | None = None
@@ -32,8 +36,10 @@ class LesionReplayObjective(Objective):
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Take the earlier hospitals' moments, and the texture of the hospital's own lesions."""
         kept = self.memory.get(LESION_MOMENTS)
-        if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)):
+        if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).patients:
             return
+        past = self._own.painted_share * painter.patients
+        self._share = past / (past + len({case.case.patient for case in training_set.cases}))
         device = training_set.device
         own = moments_of(training_set.cases, self.config.data.spacing_mm, least=1)
         self._whitening = to_device(whitening(torch.from_numpy(own.within)), device)
@@ -43,15 +49,21 @@ class LesionReplayObjective(Objective):
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         """Return the lesson of the batch, some of it painted, where there is a past."""
-        count = round(self._own.painted_share * len(batch.image))
+        count = 0 if self._painter is None else self._drawn_count(len(batch.image))
         if self._painter is None or count == 0:
             return super().lessons(batch, noise)
-        brush = self._painter.draw(batch.image[:count].shape, self._draws, self._noise)
-        painted, mask = paint(batch.image[:count], batch.truth[:count], brush, self._whitening)
-        image, truth = torch.cat([painted, batch.image[count:]]), torch.cat([mask, batch.truth[count:]])
+        order = to_device(torch.randperm(len(batch.image), generator=self._draws), batch.image.device)
+        image, truth = batch.image[order], batch.truth[order]  # those with tumour come first in a batch
+        brush = self._painter.draw(image[:count].shape, self._draws, self._noise)
+        painted, mask = paint(image[:count], truth[:count], brush, self._whitening)
+        image, truth = torch.cat([painted, image[count:]]), torch.cat([mask, truth[count:]])
         distils = self._own.lambda_kd > 0 and self._own.distillation > 0
         teacher = self.teacher if distils else None
         return {SEGMENTATION: Lesson(image, truth, noise, teacher=teacher, taught=count, gamma=self._own.gamma)}
+
+    def _drawn_count(self, size: int) -> int:
+        """Return how many samples of a batch are painted: chance decides what is left over of the share."""
+        return math.floor(self._share * size + float(torch.rand(1, generator=self._draws)))
 
     def weight(self, term: str) -> float:
         """Return a share of λ for distillation, as `SerDiffPlusObjective` has it."""

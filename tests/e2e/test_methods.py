@@ -158,14 +158,20 @@ def test_weight_0_makes_ewc_fine_tuning_to_the_last_digit(fine_tune: Results, go
     assert "fisher" in ours["bytes_in"]["site-2"], "it is the weight that makes no difference, not the method"
 
 
-def test_inertia_ends_a_later_stage_between_the_student_it_began_with_and_the_one_it_trained(
-    fine_tune: Results, go: Go, workplace: Path
+@pytest.mark.parametrize(("inertia", "kept"), [(0.25, 0.25), (0.9, 0.5)], ids=["at most", "by cases"])
+def test_a_later_stage_keeps_of_the_student_it_began_with_by_cases_and_inertia_at_most(
+    inertia: float, kept: float, fine_tune: Results, go: Go, workplace: Path
 ) -> None:
-    results = go("inertia", config_of(workplace / "fine-tune").replace({"aggregation.inertia": 0.25}))
-    files = ("fine-tune/student-of-stage-1.pt", "fine-tune/student-of-stage-2.pt", "inertia/student.pt")
+    counts = [own["training"] for own in fine_tune["cases"].values()]
+    assert counts[0] / sum(counts) == 0.5
+    name = f"inertia-{inertia}"
+    results = go(name, config_of(workplace / "fine-tune").replace({"aggregation.inertia": inertia}))
+    files = ("fine-tune/student-of-stage-1.pt", "fine-tune/student-of-stage-2.pt", f"{name}/student.pt")
     began, free, held = (torch.load(workplace / file, weights_only=True) for file in files)
-    for name, values in held.items():
-        torch.testing.assert_close(values, 0.25 * began[name] + 0.75 * free[name], rtol=1e-5, atol=1e-6)
+    for weights_of, values in held.items():
+        expected = kept * began[weights_of] + (1 - kept) * free[weights_of]
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
+    assert row(results, 1) == row(fine_tune, 1), "of an untrained student nothing is kept"
     assert row(results, 2) != row(fine_tune, 2), "the student between is the one that is scored"
 
 

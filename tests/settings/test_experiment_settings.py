@@ -198,7 +198,9 @@ def test_stored_configuration_with_a_strange_field_is_refused() -> None:
 def test_stored_configuration_with_a_bad_value_is_refused() -> None:
     stored = make_settings("smoke").to_dict()
     stored["aggregation"]["inertia"] = 2
-    with pytest.raises(ConfigError, match=r"aggregation.inertia: 2 is not a number of at least 0 and less than 1"):
+    with pytest.raises(
+        ConfigError, match=r"^aggregation.inertia: 2 is not a number of at least 0 and less than 1 or method$"
+    ):
         Settings.from_dict(stored)
 
 

@@ -1,5 +1,6 @@
 """Lesion replay inside a hospital: which samples are painted, what is distilled, what is handed over."""
 
+import numpy as np
 import pytest
 import torch
 from painted import moments
@@ -37,13 +38,31 @@ def noise() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_a_share_of_the_batch_is_painted_and_the_rest_is_as_it_was(hospital: Hospital) -> None:
+def painted_in(objective: LesionReplayObjective, batch: Batch) -> int:
+    """How many samples of a step are none of the batch's own."""
+    image = objective.lessons(batch, noise())[SEGMENTATION].image
+    return sum(not any(torch.equal(sample, own) for own in batch.image) for sample in image)
+
+
+def test_painted_samples_are_to_own_ones_as_earlier_patients_are_to_own_patients(hospital: Hospital) -> None:
     objective, batch = at_work(hospital, **{"method.painted_share": 0.25})
+    own = len({case.case.patient for case in hospital.training})
+    assert own == 2
+    counts = [painted_in(objective, batch) for _ in range(40)]
+    share = 0.25 * 10 / (0.25 * 10 + own)  # 10 earlier patients
+    assert set(counts) == {4, 5}, "4.4 of 8 samples"
+    assert np.mean(counts) == pytest.approx(share * 8, abs=3 * np.sqrt(0.25 / 40))
+
+
+def test_what_is_not_painted_is_as_it_was_and_what_is_shows_a_lesion(hospital: Hospital) -> None:
+    objective, batch = at_work(hospital)
     lesson = objective.lessons(batch, noise())[SEGMENTATION]
-    changed = (lesson.image != batch.image).flatten(1).any(1)
-    assert changed.tolist() == [True, True, *[False] * 6]
-    assert torch.equal(lesson.truth[2:], batch.truth[2:])
-    assert lesson.truth[:2, 1].flatten(1).any(1).all(), "each of them shows a lesion"
+    count = lesson.taught
+    assert lesson.truth[:count, 1].flatten(1).any(1).all()
+    for image, truth in zip(lesson.image[count:], lesson.truth[count:], strict=True):
+        places = [number for number, own in enumerate(batch.image) if torch.equal(own, image)]
+        assert places, "an item may be drawn twice"
+        assert torch.equal(truth, batch.truth[places[0]])
 
 
 def test_every_step_paints_anew_and_a_round_that_is_asked_for_again_the_same(hospital: Hospital) -> None:
@@ -65,10 +84,11 @@ def test_without_moments_the_batch_is_learnt_as_it_is(hospital: Hospital, memory
 
 
 def test_the_latest_student_teaches_what_is_painted_by_a_share_of_lambda(hospital: Hospital) -> None:
-    objective, batch = at_work(hospital, **{"method.lambda_kd": 2.0, "method.painted_share": 0.375})
+    objective, batch = at_work(hospital, **{"method.lambda_kd": 2.0, "method.distillation": 0.3})
     lesson = objective.lessons(batch, noise())[SEGMENTATION]
     assert lesson.teacher is objective.teacher
-    assert lesson.taught == 3
+    own = [any(torch.equal(image, other) for other in batch.image) for image in lesson.image]
+    assert own == [False] * lesson.taught + [True] * (8 - lesson.taught)
     assert objective.weight("distillation") == pytest.approx(0.6)
     assert objective.weight("segmentation") == 1
 

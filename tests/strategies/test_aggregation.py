@@ -185,11 +185,11 @@ def again(before: Aggregator, name: str, **arguments: float) -> Aggregator:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_aggregation_that_is_gone_on_with_after_any_round_gives_the_same_bits(name: str) -> None:
-    arguments = {"server_momentum": 0.7, "inertia": 0.1}
+    arguments = {"server_momentum": 0.7}
     lived, resumed = (Aggregator(settings(name, **arguments)) for _ in range(2))
     whole = parts = student(0)
     for aggregator in (lived, resumed):
-        aggregator.begin_stage(student(0))
+        aggregator.begin_stage(student(0), 0.1)
     for server_round in range(1, ROUNDS + 1):
         whole, _ = lived.aggregate(server_round, whole, replies(whole, server_round))
         parts, _ = resumed.aggregate(server_round, parts, replies(parts, server_round))
@@ -211,13 +211,13 @@ def test_moments_count_within_a_stage_and_are_forgotten_with_the_next(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_inertia_keeps_its_share_of_the_student_that_a_stage_begins_with_once(name: str) -> None:
+def test_a_stage_ends_with_a_share_of_the_student_that_it_began_with_and_rounds_are_as_without(name: str) -> None:
     began = student(0)
     free = rounds(Aggregator(settings(name)), began, (1, 2))
-    held = Aggregator(settings(name, inertia=0.25))
-    held.begin_stage(began)
+    held = Aggregator(settings(name))
+    held.begin_stage(began, 0.25)
     trained = rounds(held, began, (1, 2))
-    assert trained == free, "rounds within a stage are as without"
+    assert trained == free
     ended = held.end_stage(trained)
     np.testing.assert_allclose(flat(ended), 0.25 * flat(began) + 0.75 * flat(free), rtol=1e-5, atol=1e-7)
     assert [(name, array.dtype, array.shape) for name, array in ended.items()] == [
@@ -225,10 +225,10 @@ def test_inertia_keeps_its_share_of_the_student_that_a_stage_begins_with_once(na
     ]
 
 
-def test_a_stage_that_begins_with_an_untrained_student_keeps_nothing_of_it() -> None:
-    aggregator = Aggregator(settings("FedAvg", inertia=0.5))
-    aggregator.begin_stage(student(1))
-    aggregator.begin_stage(None)
+def test_a_share_of_0_leaves_the_last_rounds_student_to_the_last_bit_whatever_was_kept_before() -> None:
+    aggregator = Aggregator(settings("FedAvg"))
+    aggregator.begin_stage(student(1), 0.5)
+    aggregator.begin_stage(student(1), 0.0)
     assert aggregator.end_stage(student(0)) == student(0)
 
 
