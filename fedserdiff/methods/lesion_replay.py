@@ -28,7 +28,8 @@ class LesionReplaySettings(Distilling):
     )
     distillation: float = setting(
         0.3,
-        "Weight of distillation as a share of λ: painted samples are distilled, and outputs with features.",
+        "Weight of distillation as a share of λ, where all patients so far are earlier hospitals': it shrinks with the "
+        "share that they are. Painted samples are distilled, outputs with features.",
         ge=0,
         after_first_stage=True,
     )

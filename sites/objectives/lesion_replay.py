@@ -17,17 +17,17 @@ from sites.training_set import Batch, TrainingSet
 
 
 class LesionReplayObjective(Objective):
-    """L = L_seg + δ · λ · L_KD on batches of which some samples show lesions of earlier hospitals; δ is the setting
-    `distillation` (our choice).
+    """L = L_seg + δ · λ · P / (P + n) · L_KD on batches of which some samples show lesions of earlier hospitals.
 
-    What a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns
-    that there is none. Painted samples show it the earlier ones' lesions, whose labels are known. They are to the
-    hospital's own as earlier patients are to its own: a large hospital learns of its own scans above all, and a small
-    one is not learnt by heart. Where it is distilled, the latest student is on painted samples alone, where it is
-    right. Without a past it is L_seg to the last digit.
+    δ is the setting `distillation`, P the number of their patients and n that of the hospital's own (our choice). What
+    a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns that
+    there is none. Painted samples show it the earlier ones' lesions, whose labels are known; the latest student is
+    distilled on them alone, where it is right. How much both weigh goes by patients: a large hospital learns of its own
+    scans above all, and the scans of a small one are not learnt by heart. Without a past it is L_seg to the last digit.
     """
 
     _painter: Painter | None = None
+    _share = _past = 0.0  # of a batch that is painted, and of all patients so far that are of earlier hospitals
 
     @property
     def _own(self) -> LesionReplaySettings:
@@ -38,8 +38,9 @@ class LesionReplayObjective(Objective):
         kept = self.memory.get(LESION_MOMENTS)
         if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).patients:
             return
-        past = self._own.painted_share * painter.patients
-        self._share = past / (past + len({case.case.patient for case in training_set.cases}))
+        patients = len({case.case.patient for case in training_set.cases})
+        painted = self._own.painted_share * painter.patients
+        self._share, self._past = painted / (painted + patients), painter.patients / (painter.patients + patients)
         device = training_set.device
         own = moments_of(training_set.cases, self.config.data.spacing_mm, least=1)
         self._whitening = to_device(whitening(torch.from_numpy(own.within)), device)
@@ -66,8 +67,9 @@ class LesionReplayObjective(Objective):
         return math.floor(self._share * size + float(torch.rand(1, generator=self._draws)))
 
     def weight(self, term: str) -> float:
-        """Return a share of λ for distillation, as `SerDiffPlusObjective` has it."""
-        return self._own.distillation * self._own.lambda_kd if term == DISTILLATION else super().weight(term)
+        """Return δ · λ for distillation, and of that the share of earlier hospitals' patients among all so far."""
+        own = self._own
+        return own.distillation * own.lambda_kd * self._past if term == DISTILLATION else super().weight(term)
 
     def consolidate(self, student: object, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return the moments of the hospital's lesions, float32, each of shape (1, …)."""
