@@ -1,4 +1,4 @@
-"""nnU-Net trained beside us: its raw dataset against scans on disk, its split, its regions and, if installed, itself."""
+"""nnU-Net trained beside us: its raw dataset against scans on disk, its split, its regions; itself, if installed."""
 
 import importlib
 import json
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import ConfigError
+from fedserdiff.federation import phantom_federation
 from fedserdiff.settings.experiment import Site
 from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, open_hospital
@@ -116,20 +117,22 @@ def test_probabilities_come_back_in_our_order_and_axes(
 
 
 def test_nnunet_itself_trains_for_its_minutes(
-    script: Callable[[str], ModuleType], hospital: Hospital, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("nnunetv2")
+    config = make_settings("smoke", method="fine-tune")
+    hospital = open_hospital(phantom_federation(1, config, tmp_path / "phantom")[0], config, tmp_path / "cache")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_compile", "nnUNet_n_proc_DA"):
         monkeypatch.setenv(name, "")  # so that what it sets does not outlive the test
         monkeypatch.delenv(name)
     module = script("benchmarks.peers.nnunet")
     budget = script("benchmarks.peers.budget").Budget(0.02, torch.device("cpu"))
-    trained = module.train_nnunet("2d", hospital, CONFIG, budget)
+    trained = module.train_nnunet("2d", hospital, config, budget)
     assert trained.iterations >= 1
     assert trained.used_s >= 1.2
     found = trained.predict(hospital.test[0]).refined
-    assert found.shape == (3, 16, 16, 16)
+    assert found.shape == (3, *config.data.grid)
     assert 0 <= found.min() <= found.max() <= 1
     predictor = trained.predict.args[0]
     assert predictor.label_manager.foreground_regions == [(1, 2, 3), (2, 3), (3,)]  # wt, tc, et

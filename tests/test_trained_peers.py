@@ -174,7 +174,7 @@ def test_the_command_trains_scores_and_goes_on(script: Scripts, hospitals: list[
     file = Path("o/rows/ours-fold1-seed0.json")
     found = json.loads(file.read_text())
     assert [one["case"] for one in found["sides"]["test"]] == names
-    assert found["asked"]["settings"]["training"]["batch_size"] == 2
+    assert found["asked"]["settings"]["training.batch_size"] == 2
     assert found["iterations"] >= 2
     with Path("o/peers.csv").open() as opened:
         table = list(csv.DictReader(opened))

@@ -129,8 +129,8 @@ def _stands(file: Path, task: Task) -> bool:
 def _about(lines: list[Line], data: str, minutes: float) -> str:
     first = lines[0].rows[0]
     sides = ", ".join(f"{len(cases)} {side}" for side, cases in first["sides"].items() if cases)
-    spacing = first["asked"]["settings"]["data"]["spacing_mm"]
-    sites = "+".join(site["name"] for site in first["asked"]["settings"]["sites"])
+    spacing = first["asked"]["settings"]["data.spacing_mm"]
+    sites = "+".join(site["name"] for site in first["asked"]["sites"])
     return (
         f"{data}, {sites}: {first['scored']} patients of {first['asked']['folds']} folds (the first: {sides}), "
         f"{spacing:g} mm; {minutes:g} minutes each, {first['device']}, {first['machine']['cpu']}, "

@@ -24,6 +24,7 @@ from benchmarks.peers.methods import METHODS
 from benchmarks.separate_process import run_apart
 
 METRICS = ("dice", "hd95")
+_OF_ALL = ("data.", "scoring.patients", "scoring.hd95", "scoring.least")
 _TIMEOUT_S = 48 * 3600.0
 
 
@@ -48,15 +49,19 @@ class Task:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What decides its row, JSON-ready: a row that stands there is kept if this is the same."""
-        scans = {"sites": self.config.to_dict()["sites"]}
+        """What decides its row, JSON-ready: a row that stands there is kept if this is the same.
+
+        Of settings those count that the method goes by: a peer's row outlives a change of our training.
+        """
+        goes_by = "" if METHODS[self.method].is_ours else _OF_ALL
         return {
             "method": self.method,
             "fold": self.fold,
             "folds": self.folds,
             "seed": self.config.seed,
             "minutes": self.minutes,
-            "settings": self.config.to_dict() | scans,
+            "sites": self.config.to_dict()["sites"],
+            "settings": {name: value for name, value in self.config.deciding.items() if name.startswith(goes_by)},
         }
 
 

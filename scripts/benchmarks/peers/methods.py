@@ -24,14 +24,15 @@ class Method:
     title: str
     train: Train
     require: Callable[[], None] = lambda: None
+    is_ours: bool = False
 
 
 PROFILE = "profile"
 """Our training as a profile has it, whatever `--set` says of it."""
 
 METHODS: Mapping[str, Method] = {
-    "ours": Method("ours, as set", train_ours),
-    PROFILE: Method("ours, as the profile has it", train_ours),
+    "ours": Method("ours, as set", train_ours, is_ours=True),
+    PROFILE: Method("ours, as the profile has it", train_ours, is_ours=True),
     "nnunet-2d": Method("nnU-Net 2d", partial(train_nnunet, "2d"), require=require_nnunet),
     "nnunet-3d": Method("nnU-Net 3d_fullres", partial(train_nnunet, "3d_fullres"), require=require_nnunet),
     "segresnet": Method("SegResNet, MONAI's recipe", train_segresnet),
