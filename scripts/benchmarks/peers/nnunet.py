@@ -89,13 +89,15 @@ def _preprocess(configuration: str, folder: Path) -> Path:
 
 @contextmanager
 def _in_this_process() -> Iterator[None]:
-    """Have nnU-Net's pools be threads: it starts processes, each of which imports torch anew, for seconds of work."""
-    spawning = multiprocessing.get_context
+    """Have nnU-Net's pools be threads, or forks where it asks for no kind: else each of a dozen imports torch anew."""
+    spawning, method = multiprocessing.get_context, multiprocessing.get_start_method()
     multiprocessing.get_context = lambda method=None: SimpleNamespace(Pool=ThreadPool)  # type: ignore[assignment]
+    multiprocessing.set_start_method("fork", force=True)
     try:
         yield
     finally:
         multiprocessing.get_context = spawning
+        multiprocessing.set_start_method(method, force=True)
 
 
 def _predictor(trainer: Any, budget: Budget) -> Any:
