@@ -18,6 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from fedserdiff.commands.options import Chosen
 from fedserdiff.data.cache import CachedCase, cached_cases
 from fedserdiff.data.cases import find_cases
 from fedserdiff.data.preprocess import CaseArrays
@@ -204,3 +205,34 @@ def test_what_cannot_be_trained_is_told_in_one_line(script: Scripts, monkeypatch
     answer = runner.invoke(app, [*fixed, "--methods", "ours,unet"])
     assert "--methods: unet: choose from ours, profile, nnunet-2d" in answer.stderr
     assert not Path("o").exists()
+
+
+def test_profile_keeps_data_and_drops_what_is_set_of_training(script: Scripts, hospitals: list[Hospital]) -> None:
+    command = script("benchmarks.peers.command")
+    changes = {"data.spacing_mm": 9.0, "training.batch_size": 2, "scoring.patients": "validation"}
+    given = Chosen("smoke", {**changes, "data.validation_share": 0.2, "scoring.flips": True})
+    sites = tuple(hospital.site for hospital in hospitals)
+    config = given.layers().settings(method="fine-tune", seed=0, sites=sites)
+    plain = command._of_profile(given, config)
+    assert (plain.data, plain.sites, plain.scoring.patients) == (config.data, sites, "validation")
+    assert (plain.training.batch_size, plain.scoring.flips) == (4, False)
+
+    task = script("benchmarks.peers.measurement").Task
+    by = {
+        name: task(name, config.replace({"training.batch_size": size}), 0, 3, 1.0, Path("log")).asked
+        for name, size in (("ours", 2), ("segresnet", 2))
+    }
+    other = {name: task(name, config.replace({"training.batch_size": 8}), 0, 3, 1.0, Path("log")).asked for name in by}
+    assert by["ours"] != other["ours"]
+    assert by["segresnet"] == other["segresnet"]
+    moved = task("segresnet", config.replace({"data.spacing_mm": 8.0}), 0, 3, 1.0, Path("log")).asked
+    assert moved != by["segresnet"]
+
+
+def test_unknown_folds_and_sites_are_told(script: Scripts, hospitals: list[Hospital]) -> None:
+    command = script("benchmarks.peers.command")
+    assert command._folds("2,0", 3) == [2, 0]
+    with pytest.raises(ConfigError, match="--fold: 3: choose from 0, 1, 2"):
+        command._folds("1,3", 3)
+    with pytest.raises(ConfigError, match="no site south: choose from site-1, site-2"):
+        command._of_site(hospitals, "south")

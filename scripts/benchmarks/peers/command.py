@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.settings.experiment import PLAIN_METHOD, Settings
 from fedserdiff.settings.sources import COMMAND_LINE, DEFAULT_PROFILE, layers_of
+from sites.hospital import Hospital
 
 from benchmarks.peers.folds import fold_of
 from benchmarks.peers.measurement import METRICS, Task, measured
@@ -51,10 +52,7 @@ def peers(
         names, numbers, given = chosen_methods(listed(methods, "--methods")), seeds_of(seeds), chosen()
         config = given.layers(federation).without_method().settings(method=PLAIN_METHOD)
         opened = open_named(console, config, federation, None, Cache())
-        hospitals = [hospital for hospital in opened.hospitals if site in ("", hospital.site.name)]
-        if not hospitals:
-            there = ", ".join(hospital.site.name for hospital in opened.hospitals)
-            raise ConfigError(f"--site: {federation} has no site {site}: choose from {there}")
+        hospitals = _of_site(opened.hospitals, site)
         config = config.replace(sites=tuple(hospital.site for hospital in hospitals))
         wanted = _folds(fold, folds)
         for number in wanted:
@@ -90,6 +88,15 @@ def peers(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _of_site(hospitals: Sequence[Hospital], site: str) -> list[Hospital]:
+    """Return the hospital of a name, or all where none is named."""
+    found = [hospital for hospital in hospitals if site in ("", hospital.site.name)]
+    if not found:
+        there = ", ".join(hospital.site.name for hospital in hospitals)
+        raise ConfigError(f"--site: there is no site {site}: choose from {there}")
+    return found
 
 
 def _of_profile(given: Chosen, config: Settings) -> Settings:

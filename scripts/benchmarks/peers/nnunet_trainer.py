@@ -29,7 +29,8 @@ class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annot
     used_s = 0.0
 
     def train_within(self, budget: Budget) -> None:
-        """Train until the minutes are over; what comes before the first batch does not count."""
+        """Train until the minutes are over; what comes before the first batch does not count. No weights are saved."""
+        self.disable_checkpointing = True
         self.on_train_start()
         self.network.train()
         while (left := budget.left) > 0:
@@ -38,6 +39,7 @@ class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annot
             self.train_step(next(self.dataloader_train))
             self.iterations += 1
         self.used_s = budget.used_s
+        self.on_train_end()
 
     def plot_network_architecture(self) -> None:
         """Draw nothing."""
