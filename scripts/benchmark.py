@@ -21,6 +21,7 @@ from benchmarks.accuracy import accuracy
 from benchmarks.gpu.command import gpu
 from benchmarks.inference import inference
 from benchmarks.overhead import overhead
+from benchmarks.peers.command import peers
 from benchmarks.stage_costs import LEAST_STAGES, StageCosts, growth, in_words, medians
 from benchmarks.step import step
 
@@ -30,6 +31,7 @@ app.command()(accuracy)
 app.command()(overhead)
 app.command()(step)
 app.command()(gpu)
+app.command()(peers)
 
 
 @app.command()

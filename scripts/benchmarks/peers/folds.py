@@ -1,0 +1,49 @@
+"""Folds of patients: who trains, who is held out, the same for every method."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedserdiff.data.cache import CachedCase
+from fedserdiff.errors import ConfigError
+from fedserdiff.settings.experiment import Settings
+from sites.hospital import Hospital, hospital_of
+
+
+def fold_of(hospitals: Sequence[Hospital], config: Settings, fold: int, folds: int) -> Hospital:
+    """Return the cases of all hospitals as one hospital's, split for a fold.
+
+    Each hospital's patients come in the order of a hash of their identity, as `split_patients` has them; of every
+    `folds` in a row the one in place `fold` is tested on. Of the others `data.validation_share` are for validation.
+
+    Raises
+    ------
+    ConfigError
+        Where a hospital has fewer patients than there are folds, or two have cases of one name.
+    """
+    split = [_split(hospital, config, fold, folds) for hospital in hospitals]
+    together = Hospital(
+        site=replace(split[0].site, name="+".join(hospital.site.name for hospital in split)),
+        training=_all([hospital.training for hospital in split]),
+        test=_all([hospital.test for hospital in split]),
+        validation=_all([hospital.validation for hospital in split]),
+    )
+    twice = [name for name, times in Counter(c.case.name for c in together.cases).items() if times > 1]
+    if twice:
+        raise ConfigError(f"{', '.join(twice)}: a case of two hospitals has this name: name one hospital by --site")
+    return together
+
+
+def _split(hospital: Hospital, config: Settings, fold: int, folds: int) -> Hospital:
+    patients = {cached.case.patient for cached in hospital.cases}
+    if len(patients) < folds:
+        raise ConfigError(f"--folds: site {hospital.site.name} has {len(patients)} patients, fewer than {folds} folds")
+    ordered = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+    tested = set(ordered[fold::folds])
+    names = tuple(cached.case.name for cached in hospital.cases if cached.case.patient in tested)
+    return hospital_of(replace(hospital.site, test_cases=names, validation_cases=()), hospital.cases, config)
+
+
+def _all(sides: Sequence[tuple[CachedCase, ...]]) -> tuple[CachedCase, ...]:
+    return tuple(cached for side in sides for cached in side)
