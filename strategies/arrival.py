@@ -181,6 +181,7 @@ class _Run:
                 self._arrays = aggregator.end_stage(self._arrays)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
+            results.retention += self._runner.retention
             self._save(Position(stage, server_round))
         if validated := self._curves(stage):
             self._events.stage_validated(stage, validated)

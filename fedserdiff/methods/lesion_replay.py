@@ -32,6 +32,14 @@ class LesionReplaySettings(Distilling):
         ge=0,
         after_first_stage=True,
     )
+    alarm_drop: float = setting(
+        0.1,
+        "Dice that a stage may cost an earlier hospital's lesions, painted, before the coordinator warns; 0 is never. "
+        'It takes `teacher = "latest"` and no noise on changes.',
+        ge=0,
+        le=1,
+        after_first_stage=True,
+    )
 
 
 METHOD = Method(
