@@ -97,7 +97,8 @@ def reply_rules(
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}
     if message_type == MessageType.TRAIN and student is not None:
-        told = {name: _PERCENT for place in watched for name in (before(place), after(place))}
+        of_regions = [(place, region) for place in watched for region in config.data.regions]
+        told = {name(*one): _PERCENT for one in of_regions for name in (before, after)}
         metrics = {**_losses(config), **told, wire.WEIGHT: _WEIGHT}
         return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: metrics}
     if message_type == MessageType.EVALUATE:
@@ -113,7 +114,7 @@ def left_out_rules() -> Rules:
     return {wire.LEFT_OUT: {wire.HASHES: hashes, wire.SALT: ArrayRule("uint8", (wire.SALT_BYTES,))}}
 
 
-_PERCENT = NumberRule(0, 100, 1)
+_PERCENT = NumberRule(0, 100, 1, optional=True)  # no lesion may have a region
 _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
 _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
 

@@ -10,6 +10,8 @@ from fedserdiff.lesions.brush import Painter
 from fedserdiff.lesions.painting import paint
 from sites.training_set import TrainingSet
 
+_LEAST_VOXELS = 100  # of a region, of all painted samples
+
 
 def interpolated(student: Student, standing: Student, inertia: float) -> Student:
     """Return the student that a stage of this hospital alone ends with: by FedAvg, and with a share of the last one.
@@ -36,11 +38,11 @@ def painted_dice(
     noise: torch.Generator,
     batch_size: int,
     steps: int,
-) -> list[float]:
-    """Return each student's Dice of refined masks on the same painted samples, a mean over regions.
+) -> torch.Tensor:
+    """Return each student's Dice of refined masks on the same painted samples, (S, R), float64 on the host.
 
-    All samples together count as one volume. A region that none of the painted lesions has is left out: one voxel that
-    is made up would cost all of its Dice.
+    All samples together count as one volume. It is NaN of a region of which they show fewer than 100 voxels (our
+    choice): few that are made up would cost all of it.
 
     Parameters
     ----------
@@ -74,9 +76,8 @@ def painted_dice(
             sizes[number] += _voxels(mask) + _voxels(true)
     for student, mode in zip(students, modes, strict=True):
         student.train(mode)
-    shown = there > 0
-    dice = 2 * common[:, shown].double() / sizes[:, shown]
-    return [float(value) for value in dice.sum(1) / max(1, int(shown.sum()))]
+    dice = 2 * common.double() / sizes.clamp(min=1)
+    return torch.where(there >= _LEAST_VOXELS, dice, torch.nan).cpu()
 
 
 def _voxels(masks: torch.Tensor) -> torch.Tensor:

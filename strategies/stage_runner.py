@@ -121,9 +121,8 @@ class StageRunner:
             raise FederationError(f"{where}: no student came back: {in_words(failed)}")
         absences = self._go_on_without(failed, where)
         self.retention = retention_of(self.stream.stage, watched, accepted, self.config)
-        for row in self.retention:
-            if row["alarm"]:
-                self.events.lesions_forgotten(row)
+        if any(row["alarm"] for row in self.retention):
+            self.events.lesions_forgotten(self.retention)
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
         for message in kept:
             message.content = accepted[self._nodes[message.metadata.src_node_id]]

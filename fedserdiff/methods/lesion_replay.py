@@ -34,8 +34,8 @@ class LesionReplaySettings(Distilling):
     )
     alarm_drop: float = setting(
         0.1,
-        "Dice that a stage may cost an earlier hospital's lesions, painted, before the coordinator warns; 0 is never. "
-        'It takes `teacher = "latest"` and no noise on changes.',
+        "By how much the Dice of a region of an earlier hospital's lesions, painted, may fall in a stage before the "
+        "coordinator warns; 0 is never. It takes the latest teacher.",
         ge=0,
         le=1,
         after_first_stage=True,

@@ -1,5 +1,6 @@
 """Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -67,7 +68,7 @@ class LesionReplayObjective(Objective):
         return self._own.distillation * self._own.lambda_kd if term == DISTILLATION else super().weight(term)
 
     def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
-        """Return, for each earlier hospital, the Dice of the teacher and of the stage's student on its lesions, in %.
+        """Return, by earlier hospital and region, the Dice of teacher and of student on its lesions, in percent.
 
         Scans of validation patients are painted, where there are some, else those of training patients.
         """
@@ -84,7 +85,7 @@ class LesionReplayObjective(Objective):
         told: dict[str, int] = {}
         ended = interpolated(student, self.teacher, config.aggregation.inertia)
         for place in places:
-            was, now = painted_dice(
+            dice = painted_dice(
                 (self.teacher, ended),
                 samples,
                 index,
@@ -95,7 +96,9 @@ class LesionReplayObjective(Objective):
                 config.training.batch_size,
                 config.scoring.sampling_steps,
             )
-            told |= {before(place): round(100 * was), after(place): round(100 * now)}
+            for region, was, now in zip(config.data.regions, *dice.tolist(), strict=True):
+                if not math.isnan(was):
+                    told |= {before(place, region): round(100 * was), after(place, region): round(100 * now)}
         return told
 
     def consolidate(self, student: object, training_set: TrainingSet, site: str, stage: int) -> Memory:
