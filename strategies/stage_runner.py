@@ -121,13 +121,13 @@ class StageRunner:
             raise FederationError(f"{where}: no student came back: {in_words(failed)}")
         absences = self._go_on_without(failed, where)
         self.retention = retention_of(self.stream.stage, watched, accepted, self.config)
-        if any(row["alarm"] for row in self.retention):
-            self.events.lesions_forgotten(self.retention)
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
         for message in kept:
             message.content = accepted[self._nodes[message.metadata.src_node_id]]
         arrays, losses = self.aggregator.aggregate(self.server_round, sent, kept)
         self.events.round_finished(losses)
+        if any(row["alarm"] for row in self.retention):
+            self.events.lesions_forgotten(self.retention)
         return arrays, losses, absences
 
     def consolidate(self, grid: Grid, arrays: ArrayRecord) -> Absences:
