@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedserdiff import wire
 from fedserdiff.errors import DivergedError, FederationError, ReplyError
 from fedserdiff.lesions.moments import MOMENTS_WITHIN, LesionMoments
+from fedserdiff.lesions.retention import after, before
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 
@@ -59,7 +60,12 @@ Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
 
 
 def reply_rules(
-    message_type: str, config: Settings, site: int, student: ArrayRecord | None, asked: Collection[str] | None = None
+    message_type: str,
+    config: Settings,
+    site: int,
+    student: ArrayRecord | None,
+    asked: Collection[str] | None = None,
+    watched: Collection[int] = (),
 ) -> Rules:
     """Return what the reply to a message may hold.
 
@@ -76,6 +82,8 @@ def reply_rules(
         A hospital takes one that it made by its own experiment, never the one that came with the message.
     asked : collection of str, optional
         Which of its method's records a message asks for of a stage that has ended: others may not come with them.
+    watched : collection of int
+        By their place, the earlier hospitals of which a round's reply says what the student keeps.
 
     Raises
     ------
@@ -89,7 +97,10 @@ def reply_rules(
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}
     if message_type == MessageType.TRAIN and student is not None:
-        return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: {**_losses(config), wire.WEIGHT: _WEIGHT}}
+        of_regions = [(place, region) for place in watched for region in config.data.regions]
+        told = {name(*one): _PERCENT for one in of_regions for name in (before, after)}
+        metrics = {**_losses(config), **told, wire.WEIGHT: _WEIGHT}
+        return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: metrics}
     if message_type == MessageType.EVALUATE:
         return {wire.METRICS: {**_scores(config), wire.WEIGHT: _WEIGHT}}
     if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student, asked)):
@@ -103,6 +114,7 @@ def left_out_rules() -> Rules:
     return {wire.LEFT_OUT: {wire.HASHES: hashes, wire.SALT: ArrayRule("uint8", (wire.SALT_BYTES,))}}
 
 
+_PERCENT = NumberRule(0, 100, 1, optional=True)  # no lesion may have a region
 _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
 _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
 

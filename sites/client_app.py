@@ -241,7 +241,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     if desk.config.privacy.dp_noise > 0:
         change = privatised(change, desk.config, desk.noise_key)
     else:
-        metrics |= {f"loss-{name}": value for name, value in done.losses.items()}
+        metrics |= {**{f"loss-{name}": value for name, value in done.losses.items()}, **done.retained}
     return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics)})
 
 
@@ -250,7 +250,8 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
     stage = _ordered(message, "stage", 1, len(desk.config.sites))
     adapter = desk.adapter(before=(stage + 1, 0))
     asked = records_asked_for(message, desk.config)
-    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config, asked, adapter)
+    log = hospital_log(desk.records)
+    kept = consolidate(desk.student(message), stage, desk.at_work(message), desk.config, asked, adapter, log.warning)
     return RecordDict(dict(wire.memory_to_records(kept)))
 
 

@@ -24,6 +24,7 @@ from fedserdiff.errors import (
     ReplyError,
 )
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
+from fedserdiff.lesions.retention import watched_places
 from fedserdiff.methods import get_method
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
@@ -69,7 +70,8 @@ class Door:
         try:
             student = _any_student(self.config)
             kind, asked = message.metadata.message_type, records_asked_for(message, self.config)
-            allowed = admit(content, reply_rules(kind, self.config, self.site, student, asked))
+            watched = watched_in(message, self.config)
+            allowed = admit(content, reply_rules(kind, self.config, self.site, student, asked, watched))
             check_update(allowed, self.config)
             self._check_quota(allowed)
             self._check_releases(allowed)
@@ -165,6 +167,15 @@ def records_asked_for(message: Message, config: Settings) -> tuple[str, ...]:
     names = None if order is None else order.get("records")
     agreed = get_method(config.method.name).hands_over_all
     return tuple(name for name in agreed if name in names) if isinstance(names, list) else agreed
+
+
+def watched_in(message: Message, config: Settings) -> tuple[int, ...]:
+    """Return of which earlier hospitals, by their place from 1, an answer has to say what the student keeps."""
+    kept = message.content.array_records.get(wire.LESION_MOMENTS) if message.has_content() else None
+    order = message.content.config_records.get(wire.CONFIG) if message.has_content() else None
+    if kept is None or order is None or "patients" not in kept:
+        return ()
+    return watched_places(config, order.get("server-round"), kept["patients"].numpy().ravel().tolist())
 
 
 def hospital_log(folder: Path) -> logging.Logger:

@@ -57,12 +57,14 @@ class Order:
 class Round:
     """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter.
 
-    `last` is what the round's last step left, where the student has its best weights instead.
+    `last` is what the round's last step left, where the student has its best weights instead. `retained` is what the
+    stage's last round tells of earlier hospitals.
     """
 
     losses: dict[str, float]
     adapter: SiteAdapter | None = None
     last: Weights | None = None
+    retained: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_round(
@@ -83,7 +85,9 @@ def run_round(
     if config.training.validate_every:
         validation = Validation(objective.validation_cases(hospital, open_site), config, tell)
     losses = optimise(student, training_set, objective, order, site, progress, validation)
-    return Round(losses, objective.adapter, None if validation is None else validation.last)
+    last = None if validation is None else validation.last
+    ends = order.server_round == config.training.rounds
+    return Round(losses, objective.adapter, last, objective.retained(student, hospital, order.stage) if ends else {})
 
 
 def consolidate(
@@ -93,10 +97,11 @@ def consolidate(
     config: Settings,
     asked: Collection[str],
     adapter: SiteAdapter | None = None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> Memory:
     """Return the records asked for of a stage that ended with `student`, by name: all of it leaves the hospital.
 
-    They are made of the hospital's own training cases alone.
+    They are made of the hospital's own training cases alone. `remark` takes what its own log is to say of them.
     """
     training_set = TrainingSet(hospital.training, config, student.device)
     kept: dict[str, Mapping[str, torch.Tensor]] = {}
@@ -104,6 +109,8 @@ def consolidate(
         if part.hands_over in asked:
             objective: Objective = half_of(part, part.objective)(config, adapter=adapter)
             kept |= objective.consolidate(student.eval(), training_set, hospital.site.name, stage)
+            for text in objective.remarks:
+                remark(text)
     return kept
 
 

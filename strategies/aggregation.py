@@ -144,12 +144,13 @@ def _of_types(standing: ArrayRecord, arrays: ArrayRecord) -> ArrayRecord:
 
 
 def _keep_common_losses(replies: Sequence[Message]) -> None:
-    """Give replies contents of their own, without losses that not every participant tells.
+    """Give replies contents of their own: of metrics the weight, and losses that every participant tells.
 
     Flower averages replies of the same metrics alone, and some of its strategies empty the records that they read.
     """
     told = [message.content.metric_records[wire.METRICS] for message in replies]
     for message, metrics in zip(replies, told, strict=True):
-        common = {name: value for name, value in metrics.items() if all(name in other for other in told)}
+        losses = {name: value for name, value in metrics.items() if name == wire.WEIGHT or name.startswith("loss-")}
+        common = {name: value for name, value in losses.items() if all(name in other for other in told)}
         arrays = ArrayRecord(dict(message.content.array_records[wire.ARRAYS]))
         message.content = RecordDict({wire.ARRAYS: arrays, wire.METRICS: MetricRecord(common)})

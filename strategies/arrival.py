@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student, new_student
-from fedserdiff.methods import get_method
 from fedserdiff.privacy.gaussian import spent
 from fedserdiff.report.curves import CURVES_FILE, Point, read_curves
 from fedserdiff.report.events import RunEvents
@@ -181,6 +180,7 @@ class _Run:
                 self._arrays = aggregator.end_stage(self._arrays)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
+            results.retention += self._runner.retention
             self._save(Position(stage, server_round))
         if validated := self._curves(stage):
             self._events.stage_validated(stage, validated)
@@ -199,9 +199,7 @@ class _Run:
             sum(counted[site]["training"] for site in sites if site in counted)
             for sites in (before - {*plan.participants}, plan.participants)
         )
-        most = self._config.aggregation.inertia
-        most = get_method(self._config.method.name).inertia if most == "method" else most
-        return min(most, past / max(past + own, 1))
+        return min(self._config.inertia, past / max(past + own, 1))
 
     def _curves(self, stage: int | None = None) -> dict[str, list[Point]]:
         """Return the curves of a stage, or of all, by site that has any, as hospitals on this machine keep them."""

@@ -38,11 +38,13 @@ class Inbox:
         sent: ArrayRecord,
         nodes: Mapping[int, str],
         asked: Collection[str] | None = None,
+        watched: Collection[int] = (),
     ) -> tuple[dict[str, RecordDict], dict[str, str]]:
         """Return, by site, the contents of the replies that hold what was agreed, and what was wrong elsewhere.
 
         A student of theirs is whole: the change that came is added to what was `sent`. Of a stage that has ended they
-        hand over the records `asked` for, by name.
+        hand over the records `asked` for, by name; of a round's last they tell of the earlier hospitals `watched`, by
+        place.
 
         The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
         anything, so all such are ``other``.
@@ -53,7 +55,7 @@ class Inbox:
             if message.has_error():
                 continue
             site = nodes[message.metadata.src_node_id]
-            rules = reply_rules(message_type, self._config, self._places[site], sent, asked)
+            rules = reply_rules(message_type, self._config, self._places[site], sent, asked, watched)
             for kind, size in wire.bytes_by_kind(message.content).items():
                 self.bytes_out[site][kind if kind in rules else "other"] += size
             try:

@@ -1,6 +1,7 @@
 """Lesion replay at the coordinator: every hospital's moments are kept, and the latest student teaches."""
 
 from fedserdiff import wire
+from fedserdiff.lesions.retention import watched_places
 from strategies.replay_bank import BankingStream
 from strategies.teaching import TeachingStream
 
@@ -9,6 +10,12 @@ class LesionReplay(BankingStream, TeachingStream):
     """Send each hospital the moments of the others' lesions: what grows with the stream is some 130 numbers a site."""
 
     banked = wire.LESION_MOMENTS
+
+    def watched(self, server_round: int) -> dict[int, str]:
+        """Return the sites whose moments are in the bank: hospitals score both students on their lesions, painted."""
+        samples = self.bank.samples
+        patients = [float(moments["patients"]) for moments in samples.values()]
+        return {place: [*samples][place - 1] for place in watched_places(self.config, server_round, patients)}
 
     def consolidates(self) -> bool:
         """Ask for the moments of every stage's participants."""

@@ -9,6 +9,7 @@ import numpy as np
 from fedserdiff.data.releases import BRATS_REGIONS
 from fedserdiff.evaluation.continual import ContinualScores, continual_scores
 from strategies.evaluation_plan import EvaluationPlan
+from strategies.retention import Retention
 
 Scores = Mapping[str, Mapping[str, float]]
 """By site, then by name such as ``refined.dice.tc``."""
@@ -47,6 +48,8 @@ class Results:
     curves : list
         In a simulation whose hospitals validate as they train, each point of it: site, stage, round, step, and figures
         as `fedserdiff.report.curves` names them.
+    retention : list of Retention
+        By stage and earlier site, Dice on its lesions, painted, before the stage and after.
     absences : list
         Rounds that went on without a site which failed: stage, round, site, and what is known of why.
     interruptions : list of str
@@ -84,6 +87,7 @@ class Results:
         self.interruptions: list[str] = []
         self.curves: list[dict[str, str | int | float | None]] = []
         self.absences: list[dict[str, str | int]] = []
+        self.retention: list[Retention] = []
         self.bytes_out: Mapping[str, Mapping[str, int]] = {}
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
@@ -135,6 +139,7 @@ class Results:
             "bytes_in": self._in_order(self.bytes_in),
             "overlap": {"leaks": self.overlap_allowed, "left_out": self.left_out, "kept": {}, "cases": []},
             "differential_privacy": self.differential_privacy,
+            "retention": self.retention,
             "absences": self.absences,
             "interruptions": self.interruptions,
             "seconds": self.seconds,

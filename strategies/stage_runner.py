@@ -17,6 +17,7 @@ from strategies.aggregation import Aggregator
 from strategies.faults import in_words
 from strategies.inbox import Inbox
 from strategies.outbox import Outbox
+from strategies.retention import Retention, retention_of
 from strategies.stream import Stage, make_stream
 
 Absences = list[dict[str, str | int]]
@@ -43,6 +44,8 @@ class StageRunner:
         What makes one student of a round's.
     server_round : int
         The round at work, from 1.
+    retention : list of Retention
+        What the last round's replies said of earlier hospitals.
     """
 
     def __init__(self, config: Settings, events: RunEvents) -> None:
@@ -53,6 +56,7 @@ class StageRunner:
         self.outbox = Outbox(config)
         self.aggregator = Aggregator(config.aggregation)
         self.server_round = 0
+        self.retention: list[Retention] = []
         self._nodes: dict[int, str] = {}
 
     def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
@@ -108,18 +112,22 @@ class StageRunner:
         """
         order = {node: place for place, node in enumerate(self._nodes)}
         answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
-        accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._nodes)
+        watched = self.stream.watched(self.server_round)
+        accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._nodes, watched=watched)
         for site, content in accepted.items():
             self.stream.on_fit_reply(site, content)
         where = f"stage {self.stream.stage} ({self.stream.plan.name}), round {self.server_round}"
         if not accepted:
             raise FederationError(f"{where}: no student came back: {in_words(failed)}")
         absences = self._go_on_without(failed, where)
+        self.retention = retention_of(self.stream.stage, watched, accepted, self.config)
         kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
         for message in kept:
             message.content = accepted[self._nodes[message.metadata.src_node_id]]
         arrays, losses = self.aggregator.aggregate(self.server_round, sent, kept)
         self.events.round_finished(losses)
+        if any(row["alarm"] for row in self.retention):
+            self.events.lesions_forgotten(self.retention)
         return arrays, losses, absences
 
     def consolidate(self, grid: Grid, arrays: ArrayRecord) -> Absences:

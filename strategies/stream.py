@@ -78,6 +78,10 @@ class ArrivalStream:
     def on_fit_reply(self, site: str, content: RecordDict) -> None:
         """Take note of a student that came back from a round."""
 
+    def watched(self, server_round: int) -> dict[int, str]:
+        """Return, by place from 1, the earlier sites of which a round's replies say what the student keeps: none."""
+        return {}
+
     def consolidates(self) -> bool:
         """Say whether the stage's participants are asked, when it has ended, for what the method keeps of it."""
         return False
@@ -154,6 +158,10 @@ class CombinedStream(ArrivalStream):
         """Have every part take note."""
         for _, stream in self._parts:
             stream.on_fit_reply(site, content)
+
+    def watched(self, server_round: int) -> dict[int, str]:
+        """Return the sites that a part watches."""
+        return {place: site for _, stream in self._parts for place, site in stream.watched(server_round).items()}
 
     def asks_for(self) -> tuple[str, ...]:
         """Return the records that the parts ask for which ask at this stage."""

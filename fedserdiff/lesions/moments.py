@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ LEAST_DEVIATION = 0.1
 """Of healthy tissue."""
 
 _ROUNDED_TO = 5  # patients
-_MOST_CASES = 100  # whose voxels are read once a round (our choice)
+_MOST_CASES = 100  # whose voxels are read (our choice)
 _LEAST_VOXELS = 20  # of a class in a case
 _CONTAINED = 0.99  # share of a region that lies in another one that contains it
 
@@ -119,14 +120,33 @@ def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int) -> Le
         A class that fewer patients have counts as one that nobody has, and all moments of it are 0.
     """
     chosen = cases[:_MOST_CASES]
-    inside = _inside(case.prepared.mask for case in chosen)
+    inside, lesions, modalities = _read(_Same(chosen), spacing_mm)
+    return _moments(lesions, len({case.case.patient for case in chosen}), inside, modalities, least)
+
+
+class _Same:
+    """Cases that are equal to none but the very same ones: arrays of cases in memory cannot be hashed."""
+
+    def __init__(self, cases: Sequence[CachedCase]) -> None:
+        self.cases = tuple(cases)
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self.cases)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and [*map(id, self.cases)] == [*map(id, other.cases)]
+
+
+@lru_cache(maxsize=8)  # hospitals of a process, which ask each round, and once more when a stage has ended
+def _read(same: _Same, spacing_mm: float) -> tuple[NDArray[np.bool_], tuple[tuple[str, _Lesion], ...], int]:
+    """Return which region lies inside which other, the lesions with their patients, and the number of modalities."""
+    inside = _inside(case.prepared.mask for case in same.cases)
     lesions: list[tuple[str, _Lesion]] = []
-    for case in chosen:
+    for case in same.cases:
         image, mask = case.prepared.image.astype(np.float32), case.prepared.mask.astype(bool)
         if mask.any():
             lesions.append((case.case.patient, _lesion(image, mask, inside, spacing_mm)))
-    modalities = len(chosen[0].prepared.image)
-    return _moments(lesions, len({case.case.patient for case in chosen}), inside, modalities, least)
+    return inside, tuple(lesions), len(image)
 
 
 def classes_of(mask: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:

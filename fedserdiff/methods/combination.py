@@ -24,7 +24,7 @@ def combined(name: str, methods: Sequence[Method]) -> Method:
     first, *others = methods
     for place, other in enumerate(others, 1):
         added = set(other.terms) - {"segmentation"}
-        if not added or other.knows_origin:
+        if not added or other.knows_origin or other.changes_batch:
             raise ConfigError(f"method {name}: {other.name} is more than terms of a loss: name it first, or by itself")
         for one in methods[:place]:
             for what, both in (("term", added & set(one.terms)), ("record", {one.hands_over} & {other.hands_over})):

@@ -33,6 +33,14 @@ class LesionReplaySettings(Distilling):
         ge=0,
         after_first_stage=True,
     )
+    alarm_drop: float = setting(
+        0.1,
+        "By how much the Dice of a region of an earlier hospital's lesions, painted, may fall in a stage before the "
+        "coordinator warns; 0 is never. It takes the latest teacher.",
+        ge=0,
+        le=1,
+        after_first_stage=True,
+    )
 
 
 METHOD = Method(
@@ -44,5 +52,6 @@ METHOD = Method(
     terms=("segmentation", "distillation"),
     hands_over="lesion-moments",
     records="fedserdiff.reply_schema:lesion_moments",
+    changes_batch=True,
     inertia=0.5,
 )

@@ -84,6 +84,8 @@ class Method:
         Whether it needs raw data of other hospitals: possible in a simulation only.
     knows_origin : bool
         Whether its scores use that a hospital knows which it is.
+    changes_batch : bool
+        Whether it trains on other samples than those that are drawn: then no other method's terms are of its batch.
     federated : bool
         Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
         simulation scores them everywhere, and comparisons do not count their bytes.
@@ -104,6 +106,7 @@ class Method:
     records: str = ""
     breaks_privacy: bool = False
     knows_origin: bool = False
+    changes_batch: bool = False
     federated: bool = True
     inertia: float = 0.0
     combines: tuple["Method", ...] = ()

@@ -42,6 +42,9 @@ class RunEvents:
     def sites_failed(self, what: str) -> None:
         """Some participants of a round failed; it goes on with the others."""
 
+    def lesions_forgotten(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A stage's student segments lesions of earlier sites much worse; `rows` of ``retention`` in results.json."""
+
     def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
         """`sites` are asked for what the method keeps of a stage that has ended."""
 

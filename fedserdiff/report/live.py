@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,7 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.report.console import Bars
 from fedserdiff.report.curves import Point
 from fedserdiff.report.events import RunEvents
+from fedserdiff.report.retention import alarms
 
 _POLL_S = 0.3
 _PREPARING = ("prepares its cases", "prepare their cases")
@@ -102,6 +104,10 @@ class LiveView(RunEvents):
 
     def sites_failed(self, what: str) -> None:
         self._console.print(f"  [yellow]went on without:[/yellow] {what}")
+
+    def lesions_forgotten(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for text in alarms(rows):
+            self._console.print(f"  [yellow]alarm:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
     def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
         self._watched = ()

@@ -12,6 +12,7 @@ from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
+from fedserdiff.report.retention import alarms
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
 _ALWAYS = ("dice", "hd95")
@@ -83,6 +84,8 @@ def _print_warnings(console: Console, results: Mapping[str, Any]) -> None:
         f"{a['site']} in stage {a['stage']}, round {a['round']} ({a['why']})" for a in results.get("absences", ())
     ]
     _print_warning(console, f"Went on without {'; '.join(without)}" if without else None)
+    for text in alarms(results.get("retention", ())):
+        _print_warning(console, f"Alarm: {text}")
 
 
 def _print_warning(console: Console, warning: str | None) -> None:

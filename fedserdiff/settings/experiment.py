@@ -240,6 +240,11 @@ class Settings(Group):
         return self.training.patch or self.data.grid[: self.data.spatial_dims]
 
     @property
+    def inertia(self) -> float:
+        """The most that a stage keeps of the student that it began with."""
+        return get_method(self.method.name).inertia if (own := self.aggregation.inertia) == "method" else own
+
+    @property
     def shared_error_maps(self) -> str:
         """The error maps that a hospital shares: ``null``, ``mri`` or ``none``."""
         return getattr(self.method, "shared_error_maps", "none")

@@ -34,6 +34,11 @@ class Objective:
         What the coordinator keeps of earlier hospitals and replays here, by name of record.
     adapter : SiteAdapter, optional
         The hospital's own, where it has learnt one: it stays in front of the student there, and never leaves.
+
+    Attributes
+    ----------
+    remarks : list of str
+        What the hospital's own log is to say of what it did.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Objective:
         self.teacher = teacher
         self.memory = memory
         self.adapter = adapter
+        self.remarks: list[str] = []
 
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
@@ -85,6 +91,13 @@ class Objective:
 
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
         """Return further terms, already weighted, on the weights of one network, ``coarse`` or ``refiner``: none."""
+        return {}
+
+    def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
+        """Return what a stage's last round tells of what `student`, which it trained, keeps of earlier hospitals.
+
+        Nothing by default. All of it leaves the hospital.
+        """
         return {}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:

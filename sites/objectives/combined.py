@@ -72,6 +72,10 @@ class CombinedObjective(Objective):
         """Return the weight that the part which reports the term gives it."""
         return self._part_of[term].weight(term)
 
+    def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
+        """Return what all parts tell."""
+        return {name: value for part in self._parts for name, value in part.retained(student, hospital, stage).items()}
+
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
         """Return all parts' penalties."""
         return {name: value for part in self._parts for name, value in part.penalties(network, student).items()}

@@ -1,19 +1,27 @@
 """Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 
 from fedserdiff.device import to_device
 from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.diffusion.refiner import Student
 from fedserdiff.lesions.brush import Painter, whitening
 from fedserdiff.lesions.moments import moments_of
 from fedserdiff.lesions.painting import paint
+from fedserdiff.lesions.retention import after, before, watched_places
 from fedserdiff.methods.lesion_replay import LesionReplaySettings
 from fedserdiff.seeding import generator
 from fedserdiff.wire import LESION_MOMENTS, Memory
+from sites.hospital import Hospital
 from sites.objectives.base import DISTILLATION, SEGMENTATION, Objective
+from sites.retention import interpolated, painted_dice
 from sites.training_set import Batch, TrainingSet
+
+_SLICES, _VOLUMES = 64, 8
+"""How many samples an earlier hospital's lesions are painted into to score students (our choice)."""
 
 
 class LesionReplayObjective(Objective):
@@ -71,7 +79,48 @@ class LesionReplayObjective(Objective):
         own = self._own
         return own.distillation * own.lambda_kd * self._past if term == DISTILLATION else super().weight(term)
 
+    def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
+        """Return, by earlier hospital and region, the Dice of teacher and of student on its lesions, in percent.
+
+        Scans of validation patients are painted, where there are some, else those of training patients. The student is
+        the one that the stage ends with, as far as patients tell how much it keeps of the teacher.
+        """
+        config, kept = self.config, self.memory.get(LESION_MOMENTS)
+        if kept is None or self._painter is None or self.teacher is None:
+            return {}
+        places = watched_places(config, config.training.rounds, kept["patients"].flatten().tolist())
+        if not places:
+            return {}
+        site, device = hospital.site.name, student.device
+        samples = TrainingSet(hospital.validation or hospital.training, config, device)
+        count = _SLICES if config.data.spatial_dims == 2 else _VOLUMES
+        index = samples.draw(count, generator(config.seed, "retention-items", site, stage))
+        told: dict[str, int] = {}
+        ended = interpolated(student, self.teacher, min(config.inertia, self._past))
+        for place in places:
+            dice = painted_dice(
+                (self.teacher, ended),
+                samples,
+                index,
+                Painter({name: values[place - 1 : place] for name, values in kept.items()}, config.data.spacing_mm),
+                self._whitening,
+                generator(config.seed, "retention", site, stage, place),
+                generator(config.seed, "retention-noise", site, stage, place, device=device),
+                config.training.batch_size,
+                config.scoring.sampling_steps,
+            )
+            for region, was, now in zip(config.data.regions, *dice.tolist(), strict=True):
+                if not math.isnan(was):
+                    told |= {before(place, region): round(100 * was), after(place, region): round(100 * now)}
+        return told
+
     def consolidate(self, student: object, training_set: TrainingSet, site: str, stage: int) -> Memory:
         """Return the moments of the hospital's lesions, float32, each of shape (1, …)."""
-        moments = moments_of(training_set.cases, self.config.data.spacing_mm, self._own.least_patients)
+        least = self._own.least_patients
+        moments = moments_of(training_set.cases, self.config.data.spacing_mm, least)
+        if not moments.patients.any():
+            self.remarks.append(
+                "shares no moments of its lesions, so that later hospitals paint none of them: fewer than "
+                f"method.least_patients = {least} of its training patients have a lesion"
+            )
         return {LESION_MOMENTS: {name: torch.from_numpy(getattr(moments, name))[None] for name in moments.names()}}

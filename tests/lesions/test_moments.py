@@ -1,5 +1,6 @@
 """A hospital's moments, against figures that the drawn patients were made from."""
 
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,3 +152,30 @@ def test_regions_side_by_side_lie_in_none_and_are_classes_as_they_are() -> None:
     assert not moments.inside.any()
     assert moments.extent[:, :2] == pytest.approx(np.array([[1, np.log(0.5)], [1, np.log(0.5)]]), abs=1e-6)
     assert moments.means[1, 0] - moments.means[0, 0] == pytest.approx(3, abs=0.2)
+
+
+def test_a_hospital_reads_each_scan_once_whatever_is_asked() -> None:
+    reads: list[str] = []
+
+    class Prepared:
+        def __init__(self, drawn: Any, name: str) -> None:
+            self._drawn, self._name = drawn.prepared, name
+
+        @property
+        def image(self) -> NDArray[np.float32]:
+            reads.append(self._name)
+            return self._drawn.image  # type: ignore[no-any-return]
+
+        @property
+        def mask(self) -> NDArray[np.uint8]:
+            return self._drawn.mask  # type: ignore[no-any-return]
+
+    drawn = [patient(str(n), enhancing=n < 4, seed=n) for n in range(6)]
+    cases: Any = [SimpleNamespace(prepared=Prepared(one, str(n)), case=one.case) for n, one in enumerate(drawn)]
+    for least in (1, 5, 7):
+        for name in LesionMoments.names():
+            again, fresh = moments_of(tuple(cases), 2.0, least), moments_of([copy(one) for one in drawn], 2.0, least)
+            assert np.array_equal(getattr(again, name), getattr(fresh, name))
+    assert reads == ["0", "1", "2", "3", "4", "5"]
+    moments_of(cases[:5], 2.0, 1)
+    assert len(reads) == 11, "other cases are another hospital's"

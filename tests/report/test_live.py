@@ -19,3 +19,20 @@ def test_a_stages_validations_are_a_line_a_site_with_the_last_and_the_first_best
         "validated at north: Dice % 60.0 at step 160, the best 70.0 at step 100",
         "validated at west: Dice % 60.0 at step 50, the best 60.0 at step 50",
     ]
+
+
+def test_what_a_student_forgot_is_one_sentence_a_site_with_figures_and_what_to_do(tmp_path: Path) -> None:
+    console = Console(record=True, width=120, file=(tmp_path / "said.txt").open("w"))
+    of_stage = {"stage": 3, "at": "west"}
+    rows = [
+        {**of_stage, "site": "north", "region": "tc", "before": 0.81, "after": 0.29, "alarm": True},
+        {**of_stage, "site": "north", "region": "wt", "before": 0.9, "after": 0.9, "alarm": False},
+        {**of_stage, "site": "north", "region": "et", "before": 0.7, "after": 0.0, "alarm": True},
+        {**of_stage, "site": "east", "region": "tc", "before": 0.5, "after": 0.5, "alarm": False},
+    ]
+    LiveView(console, tmp_path).lesions_forgotten(rows)
+    assert [line.strip() for line in console.export_text().splitlines()] == [
+        "alarm: stage 3 at west may have cost what the student knew of north's patients: Dice % on their lesions, "
+        "painted, TC 81 → 29, ET 70 → 0. Deploy student-of-stage-2.pt, or train anew with more method.painted_share or "
+        "aggregation.inertia"
+    ]

@@ -69,6 +69,17 @@ def test_scores_that_were_asked_for_have_a_table_of_their_own() -> None:
     assert re.search(r"north\W+53\.3\W+50\.0\W+west\W+63\.3\W+60\.0", table)
 
 
+def test_what_a_student_forgot_is_said_again_at_the_end_of_a_run() -> None:
+    values = results(3)
+    row = {"stage": 2, "at": "west", "site": "north", "region": "et", "before": 0.628, "after": 0.0}
+    values.retention = [{**row, "alarm": True}, {**row, "region": "wt", "after": 0.62, "alarm": False}]
+    told = " ".join(printed(values).partition("Alarm: ")[2].split())
+    assert told.startswith("stage 2 at west may have cost what the student knew of north's patients")
+    assert "painted, ET 63 → 0. Deploy student-of-stage-1.pt" in told
+    values.retention = values.retention[1:]
+    assert "Alarm" not in printed(values)
+
+
 def test_tables_of_a_run_that_was_scored_on_validation_patients_say_so_and_count_them() -> None:
     values = results(3)
     values.scored = "validation"

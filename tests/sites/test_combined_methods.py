@@ -54,6 +54,7 @@ def test_the_settings_are_those_of_all_parts_each_with_its_own_default() -> None
         ("ser-diff+distill", "ser-diff and distill have one term: distillation"),
         ("ewc+ser-diff-plus", "ser-diff-plus is more than terms of a loss: name it first"),
         ("ewc+rehearsal", "rehearsal is more than terms of a loss: name it first"),
+        ("ewc+lesion-replay", "lesion-replay is more than terms of a loss: name it first"),
         ("ewc+ewc", "ewc and ewc have one term: consolidation"),
         ("local+ewc", "local has no past"),
         ("ewc+", "unknown method ''"),
