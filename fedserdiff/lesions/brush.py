@@ -62,7 +62,7 @@ class Painter:
         self._spacing_mm = spacing_mm
 
     @property
-    def patients(self) -> float:
+    def earlier_patients(self) -> float:
         """Of all hospitals together, as they told them: 0 where none has a lesion to paint."""
         return float(self._patients.sum())
 

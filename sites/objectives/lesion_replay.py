@@ -44,11 +44,14 @@ class LesionReplayObjective(Objective):
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Take the earlier hospitals' moments, and the texture of the hospital's own lesions."""
         kept = self.memory.get(LESION_MOMENTS)
-        if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).patients:
+        if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).earlier_patients:
             return
         patients = len({case.case.patient for case in training_set.cases})
-        painted = self._own.painted_share * painter.patients
-        self._share, self._past = painted / (painted + patients), painter.patients / (painter.patients + patients)
+        painted = self._own.painted_share * painter.earlier_patients
+        self._share, self._past = (
+            painted / (painted + patients),
+            painter.earlier_patients / (painter.earlier_patients + patients),
+        )
         device = training_set.device
         own = moments_of(training_set.cases, self.config.data.spacing_mm, least=1)
         self._whitening = to_device(whitening(torch.from_numpy(own.within)), device)

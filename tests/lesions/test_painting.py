@@ -176,5 +176,5 @@ def test_moments_that_are_no_covariance_do_no_harm() -> None:
 
 
 def test_nobodys_moments_paint_nothing() -> None:
-    assert Painter(moments(0), 2.0).patients == 0
-    assert Painter(moments(5), 2.0).patients == 5
+    assert Painter(moments(0), 2.0).earlier_patients == 0
+    assert Painter(moments(5), 2.0).earlier_patients == 5

@@ -120,7 +120,7 @@ def test_students_stay_in_the_mode_that_they_came_in(hospital: Hospital) -> None
 
 
 def test_a_student_that_sees_nothing_any_more_has_lost_all_that_the_teacher_had(hospital: Hospital) -> None:
-    config = smoke()
+    config = smoke(**{"aggregation.inertia": 0.0})
     objective = LesionReplayObjective(config, lively_student(config), PAST)
     objective.begin(TrainingSet(hospital.training, config, CPU), "site-2", 2, 1)
     kept = objective.retained(blind_student(config), hospital, 2)
