@@ -70,7 +70,7 @@ def test_a_folder_without_results_is_no_run(tmp_path: Path) -> None:
     [
         (0, None, "sites: 0 is less than 1"),
         (2, "smok", "unknown profile 'smok': did you mean smoke"),
-        (2, {"training.batch": 1}, "training.batch: unknown setting: did you mean training.batch_size"),
+        (2, {"training.batch": 1}, "training.batch: unknown setting: did you mean .*training.batch_size"),
         ("nowhere.toml", None, "nowhere.toml: cannot be read"),
         ([fs.Site("a", "brats2021", "nowhere")], "smoke", "nowhere"),
     ],

@@ -113,14 +113,13 @@ def _kind(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(arguments[0]) + _range(mark for part in arguments[1:] for mark in getattr(part, "metadata", ()))
-    if origin is Literal and len(arguments) == 1:
-        return str(arguments[0])
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is dict:
         return "a table"
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(argument) for argument in arguments if argument is not type(None))
+        kinds = (_kind(argument) for argument in arguments if argument is not type(None))
+        return " or ".join(kind.removeprefix("one of ") for kind in kinds)
     if origin is tuple:
         item = _kind(arguments[0]).removeprefix("a ")
         word, _, rest = item.partition(" of ")

@@ -121,12 +121,13 @@ def test_only_what_a_method_needs_crosses_the_wire(
     assert kinds(results["bytes_in"]) == into
 
 
-def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_tuning(
-    others: Callable[[str], Results], fine_tune: Results, workplace: Path
+def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_tuning_but_for_inertia(
+    go: Go, fine_tune: Results, workplace: Path
 ) -> None:
-    results = others("lesion-replay")
+    config = config_of(workplace / "fine-tune").replace({"aggregation.inertia": 0.0}, method="lesion-replay")
+    results = go("lesions-of-few", config)
     assert row(results, 2) == row(fine_tune, 2)
-    ours, plain = weights(workplace / "lesion-replay"), weights(workplace / "fine-tune")
+    ours, plain = weights(workplace / "lesions-of-few"), weights(workplace / "fine-tune")
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
