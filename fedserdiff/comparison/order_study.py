@@ -1,6 +1,5 @@
 """The study of the order of arrival: methods on the same hospitals, which arrive in several orders."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,11 +25,14 @@ _COLUMNS = (
 
 
 def orders(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
-    """Return three orders of arrival, or as many as there are: the given one, and others drawn, always the same."""
+    """Return three orders of arrival, each with another first site: the given one, and others drawn, always the same.
+
+    Of two sites there are two.
+    """
     found, draws = [tuple(sites)], generator(0, "orders-of-arrival")
-    while len(found) < min(_ORDERS, math.factorial(len(sites))):
+    while len(found) < min(_ORDERS, len(sites)):
         drawn = tuple(sites[place] for place in torch.randperm(len(sites), generator=draws).tolist())
-        if drawn not in found:
+        if drawn[0] not in [order[0] for order in found]:
             found.append(drawn)
     return found
 
