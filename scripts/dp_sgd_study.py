@@ -88,7 +88,8 @@ def main(
 
 def _others(config: Settings) -> Sequence[CachedCase]:
     site = phantom_federation(1, config, Cache().phantoms)[0]
-    folder = write_phantom_hospital(Cache().phantoms, "contrast", 0, _OTHERS, config.data.spacing_mm, _OTHERS_SEED)
+    data = config.data
+    folder = write_phantom_hospital(Cache().phantoms, data.phantom_stream, 0, _OTHERS, data.spacing_mm, _OTHERS_SEED)
     strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
     return open_hospital(strange, config, Cache().prepared).cases
 

@@ -57,7 +57,7 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
         raise DataError(f"{where}: validation_cases: {', '.join(twice)}: among the test_cases, too")
     test = _named(patients, site.test_cases, f"{where}: test_cases")
     validation = _named(patients, site.validation_cases, f"{where}: validation_cases")
-    ordered = sorted(set(patients.values()), key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+    ordered = in_drawn_order(set(patients.values()))
     validating = bool(validation) or config.data.validation_share > 0
     if len(ordered) < 2 + validating:
         sides = "training, validation and test" if validating else "training and test"
@@ -77,6 +77,11 @@ def split_patients(site: Site, patients: Mapping[str, str], config: Settings) ->
             "validation_cases"
         )
     return Split(training, validation, test)
+
+
+def in_drawn_order(patients: Collection[str]) -> list[str]:
+    """Return patients in the order of a hash of their identity, which is none of enrolment."""
+    return sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
 
 
 def _wants_validation(config: Settings) -> str:

@@ -46,12 +46,10 @@ class LesionReplayObjective(Objective):
         kept = self.memory.get(LESION_MOMENTS)
         if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).earlier_patients:
             return
-        patients = len({case.case.patient for case in training_set.cases})
-        painted = self._own.painted_share * painter.earlier_patients
-        self._share, self._past = (
-            painted / (painted + patients),
-            painter.earlier_patients / (painter.earlier_patients + patients),
-        )
+        earlier, own_patients = painter.earlier_patients, len({case.case.patient for case in training_set.cases})
+        painted = self._own.painted_share * earlier
+        self._share = painted / (painted + own_patients)
+        self._past = earlier / (earlier + own_patients)
         device = training_set.device
         own = moments_of(training_set.cases, self.config.data.spacing_mm, least=1)
         self._whitening = to_device(whitening(torch.from_numpy(own.within)), device)

@@ -65,7 +65,7 @@ def blind_student(config: Settings) -> Student:
 
 
 def figures(*places: int, regions: tuple[str, ...] = ("tc", "wt", "et")) -> set[str]:
-    """Names of what is told of hospitals in these places."""
+    """Names of the figures about hospitals in these places."""
     return {f"retained-{p}-{region}-{when}" for p in places for region in regions for when in ("before", "after")}
 
 

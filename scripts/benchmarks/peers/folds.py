@@ -1,11 +1,11 @@
 """Folds of patients: who trains, who is held out, the same for every method."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.split import in_drawn_order
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import Settings
 from sites.hospital import Hospital, hospital_of
@@ -39,8 +39,7 @@ def _split(hospital: Hospital, config: Settings, fold: int, folds: int) -> Hospi
     patients = {cached.case.patient for cached in hospital.cases}
     if len(patients) < folds:
         raise ConfigError(f"--folds: site {hospital.site.name} has {len(patients)} patients, fewer than {folds} folds")
-    ordered = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
-    tested = set(ordered[fold::folds])
+    tested = set(in_drawn_order(patients)[fold::folds])
     names = tuple(cached.case.name for cached in hospital.cases if cached.case.patient in tested)
     return hospital_of(replace(hospital.site, test_cases=names, validation_cases=()), hospital.cases, config)
 

@@ -91,7 +91,8 @@ def _preprocess(configuration: str, folder: Path) -> Path:
 def _in_this_process() -> Iterator[None]:
     """Have nnU-Net's pools be threads, or forks where it asks for no kind: else each of a dozen imports torch anew."""
     spawning, method = multiprocessing.get_context, multiprocessing.get_start_method()
-    multiprocessing.get_context = lambda method=None: SimpleNamespace(Pool=ThreadPool)  # type: ignore[assignment]
+    pools = SimpleNamespace(Pool=ThreadPool)  # all that nnU-Net takes of a context
+    multiprocessing.get_context = lambda method=None: pools  # type: ignore[assignment]  # no context but its pools
     multiprocessing.set_start_method("fork", force=True)
     try:
         yield

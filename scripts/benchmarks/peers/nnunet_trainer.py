@@ -45,7 +45,7 @@ class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annot
         """Draw nothing."""
 
 
-class QuickFingerprint(DatasetFingerprintExtractor):  # type: ignore[misc]
+class QuickFingerprint(DatasetFingerprintExtractor):  # type: ignore[misc]  # nnU-Net is not annotated
     """nnU-Net's fingerprint, with intensities of fewer voxels: they normalise CT alone, and take gigabytes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
