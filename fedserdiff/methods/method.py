@@ -11,6 +11,7 @@ TAKEN = frozenset({"arrays", "teacher", "config", "left-out", "metrics", "site",
 
 Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
+Arrival = Literal["in-turn", "together"]
 
 
 class MethodSettings(Group):
@@ -89,6 +90,9 @@ class Method:
     federated : bool
         Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
         simulation scores them everywhere, and comparisons do not count their bytes.
+    arrival : str
+        How hospitals arrive where `training.arrival` leaves it to the method: ``in-turn``, a stage each, or
+        ``together``, in one stage.
     inertia : float
         The most that a stage keeps of the student that it began with, where `aggregation.inertia` leaves it to the
         method.
@@ -108,6 +112,7 @@ class Method:
     knows_origin: bool = False
     changes_batch: bool = False
     federated: bool = True
+    arrival: Arrival = "in-turn"
     inertia: float = 0.0
     combines: tuple["Method", ...] = ()
 
