@@ -4,7 +4,8 @@ It names its network, though. Others' code runs where it is allowed by name, and
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -42,8 +43,24 @@ def read_weights(file: Path, module: nn.Module) -> None:
     DataError
         Where the file cannot be read, is damaged, or holds the weights of something else.
     """
-    try:
+    with _read_from(file):
         module.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+
+
+def read_tensors(file: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors that `torch.save` wrote to a file, of the names and shapes of `like`; raises as `read_weights`."""
+    with _read_from(file):
+        tensors: dict[str, torch.Tensor] = torch.load(file, weights_only=True, map_location="cpu")
+        if {name: tensor.shape for name, tensor in tensors.items()} != {name: one.shape for name, one in like.items()}:
+            raise ValueError("other names or shapes")
+        return tensors
+
+
+@contextmanager
+def _read_from(file: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a file of weights."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, EOFError, UnpicklingError) as error:

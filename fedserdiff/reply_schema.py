@@ -18,6 +18,8 @@ from fedserdiff.errors import DivergedError, FederationError, ReplyError
 from fedserdiff.lesions.moments import MOMENTS_WITHIN, LesionMoments
 from fedserdiff.lesions.retention import after, before
 from fedserdiff.methods import get_method
+from fedserdiff.methods.method import Method
+from fedserdiff.privacy.gaussian import noise_deviation
 from fedserdiff.settings.experiment import Settings
 
 _MOST_CASES = 1_000_000
@@ -100,7 +102,12 @@ def reply_rules(
         of_regions = [(place, region) for place in watched for region in config.data.regions]
         told = {name(*one): _PERCENT for one in of_regions for name in (before, after)}
         metrics = {**_losses(config), **told, wire.WEIGHT: _WEIGHT}
-        return {wire.ARRAYS: _like(student, "float16"), wire.METRICS: metrics}
+        beside = [p for p in get_method(config.method.name).parts if p.every_round]
+        return {
+            wire.ARRAYS: _like(student, "float16"),
+            wire.METRICS: metrics,
+            **{part.hands_over: _agreed(part, config, student) for part in beside},
+        }
     if message_type == MessageType.EVALUATE:
         return {wire.METRICS: {**_scores(config), wire.WEIGHT: _WEIGHT}}
     if message_type == wire.CONSOLIDATE and student is not None and (handed := _handed_over(config, student, asked)):
@@ -167,6 +174,11 @@ def fisher(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
     return _like(student, "float32", least=0)
 
 
+def control(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    """Return what the change of SCAFFOLD's control variate may be: one number for each weight."""
+    return _like(student, "float32")
+
+
 def _masks(config: Settings) -> tuple[int, ...]:
     return (len(config.data.regions), *config.sample_shape)
 
@@ -177,15 +189,19 @@ def _handed_over(
     """Return the rules of those records asked for that the config's method keeps of a stage."""
     agreed: dict[str, dict[str, ArrayRule]] = {}
     for method in get_method(config.method.name).parts:
-        if asked is not None and method.hands_over not in asked:
+        if method.every_round or (asked is not None and method.hands_over not in asked):
             continue
-        rules = wire.rules_of(method, config, student)
-        for array, rule in rules.items():
-            if not isinstance(rule, ArrayRule):
-                raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
-        if rules:
+        if rules := _agreed(method, config, student):
             agreed[method.hands_over] = rules
     return agreed
+
+
+def _agreed(method: Method, config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
+    rules = wire.rules_of(method, config, student)
+    for array, rule in rules.items():
+        if not isinstance(rule, ArrayRule):
+            raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
+    return rules
 
 
 def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDict:
@@ -315,7 +331,7 @@ def check_update(content: RecordDict, config: Settings) -> None:
         return
     changes = [array.numpy().astype(np.float64) for array in content.array_records[wire.ARRAYS].values()]
     rms = (sum(float(np.square(c).sum()) for c in changes) / sum(c.size for c in changes)) ** 0.5
-    if not rms <= math.hypot(config.privacy.max_update_rms, _NOISE_LEEWAY * config.noise_deviation):
+    if not rms <= math.hypot(config.privacy.max_update_rms, _NOISE_LEEWAY * noise_deviation(config)):
         raise ReplyError(
             f"{wire.ARRAYS}: the weights changed by more than max_update_rms = {config.privacy.max_update_rms:g}"
         )

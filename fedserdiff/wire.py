@@ -31,6 +31,7 @@ ERROR_MAPS = "error-maps"  # synthetic maps, int8, packed
 SYNTHETIC_IMAGES = "synthetic-images"  # generated slices or volumes, plain, with masks, packed
 LESION_MOMENTS = "lesion-moments"  # what a hospital's lesions look like: moments over patients, float32
 FISHER = "fisher"  # importance of each weight
+CONTROL = "control"  # SCAFFOLD's control variate; from a hospital how it changed, with each round: float32
 
 # Hospital to coordinator
 METRICS = "metrics"  # named scalars
@@ -61,6 +62,7 @@ LEVELS = 15
 PACKED = "bz2"
 """Flower's `stype` of an array whose data are its values, in C order, as one bzip2 stream."""
 
+_OF_WEIGHTS = (FISHER, CONTROL)  # records that hold a value for each weight
 _VECTOR = "weights"  # the one array of a record that holds a value for each weight
 _OF_ONE_BYTE = ("int8", "uint8")  # types that travel packed: they have no byte order
 
@@ -219,7 +221,9 @@ def rules_of(method: Method, config: Settings, student: ArrayRecord) -> dict[str
 def memory_to_records(memory: Memory) -> dict[str, ArrayRecord]:
     """Return a method's memory as plain records: what travels packed is packed as it leaves."""
     return {
-        name: _vector(kept) if name == FISHER else ArrayRecord({k: Array(v.cpu().numpy()) for k, v in kept.items()})
+        name: _vector(kept)
+        if name in _OF_WEIGHTS
+        else ArrayRecord({k: Array(v.cpu().numpy()) for k, v in kept.items()})
         for name, kept in memory.items()
     }
 
@@ -242,10 +246,12 @@ def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[s
     agreed = [rule for part in sent for rule in rules_of(part, config, weights_to_record(student)).values()]
     of_one = max([samples, *(max(rule.most, 1) * math.prod(rule.shape) for rule in agreed)])
     room = len(config.sites) * of_one
-    if any(math.prod(array.shape) > room for name, r in records.items() if name != FISHER for array in r.values()):
+    if any(
+        math.prod(array.shape) > room for name, r in records.items() if name not in _OF_WEIGHTS for array in r.values()
+    ):
         raise FederationError("the coordinator sent more samples than all sites together share")
     return {
-        name: _by_name(record, dict(student.named_parameters())) if name == FISHER else samples_of(record)
+        name: _by_name(record, dict(student.named_parameters())) if name in _OF_WEIGHTS else samples_of(record)
         for name, record in records.items()
     }
 

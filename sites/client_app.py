@@ -18,7 +18,7 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError
 from fedserdiff.files import write_whole
-from fedserdiff.methods import get_method
+from fedserdiff.methods import get_method, half_of
 from fedserdiff.model_file import load_student
 from fedserdiff.report.curves import CURVES_FILE, CurvesFile
 from fedserdiff.run_config import experiment_of
@@ -28,8 +28,10 @@ from sites.adapters import load_adapter, save_adapter
 from sites.egress import Door, GuardedApp, hospital_log, records_asked_for
 from sites.evaluation import evaluate
 from sites.hospital import Hospital, open_hospital
+from sites.kept_rounds import KeptRounds
 from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
 from sites.overlap import hashes_to_tell, without_shared
+from sites.personal import load_personal, own_weights, save_personal, withhold
 from sites.secret_key import secret_key
 from sites.training import Order, consolidate, run_round
 from sites.validation import save_last
@@ -154,6 +156,17 @@ class _Desk:
         adapter = load_adapter(self.records, self.config, self.site.name, before)
         return None if adapter is None else adapter.to(self.device)
 
+    @property
+    def kept(self) -> KeptRounds:
+        """What the method keeps of this hospital's rounds for itself, such as a control variate."""
+        return KeptRounds(self.records, "own", self.config, self.site.name)
+
+    def own(self, student: Student, before: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Return what the method kept of the last round before a stage and round: nothing by most."""
+        first = get_method(self.config.method.name).parts[0]
+        like = half_of(first, first.objective).kept_of(student)
+        return (self.kept.load(before, like) or {}) if like else {}
+
     def teachers(self, message: Message) -> tuple[Student | None, ...]:
         """Return the teacher of each of the method's parts, sent with this message or kept from an earlier one."""
         order = message.content.config_records.get(wire.CONFIG)
@@ -219,7 +232,11 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
     stage = _ordered(message, "stage", 1, sites)
-    server_round = _ordered(message, "server-round", 1, desk.config.training.rounds)
+    server_round = _ordered(message, "server-round", 1, desk.config.rounds)
+    when = (stage, server_round)
+    received = own_weights(student, desk.config)
+    load_personal(student, desk.records, desk.config, desk.site.name, when)
+    began = own_weights(student, desk.config)
     order = Order(
         stage=stage,
         server_round=server_round,
@@ -227,7 +244,8 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
         length=_ordered(message, "length", 1, sites if get_method(desk.config.method.name).breaks_privacy else 1),
         teachers=desk.teachers(message),
         memory=wire.memory_of(message.content, student, desk.config),
-        adapter=desk.adapter(before=(stage, server_round)),
+        adapter=desk.adapter(before=when),
+        own=desk.own(student, when),
     )
     progress = _ProgressFile(desk.records / PROGRESS_FILE)
     curves = CurvesFile(desk.records / CURVES_FILE, stage, server_round)
@@ -235,14 +253,19 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     if done.last is not None:
         save_last(desk.records, done.last)
     if done.adapter is not None:
-        save_adapter(desk.records, done.adapter, stage, server_round)
+        save_adapter(desk.records, desk.config, desk.site.name, done.adapter, when)
+    if done.own:
+        desk.kept.save({name: tensor.cpu() for name, tensor in done.own.items()}, when)
+    if received:
+        save_personal(desk.records, desk.config, desk.site.name, withhold(student, began, received), when)
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(hospital.training))}
     if desk.config.privacy.dp_noise > 0:
         change = privatised(change, desk.config, desk.noise_key)
     else:
         metrics |= {**{f"loss-{name}": value for name, value in done.losses.items()}, **done.retained}
-    return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics)})
+    beside = wire.memory_to_records(done.handed_over)
+    return RecordDict({wire.ARRAYS: change, wire.METRICS: MetricRecord(metrics), **beside})
 
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
@@ -259,7 +282,9 @@ def _evaluate(message: Message, desk: _Desk) -> RecordDict:
     """Score the student that was sent on this hospital's cases whose scores the experiment reports."""
     stage = _ordered(message, "stage", 0, len(desk.config.sites))
     student, hospital = desk.student(message), desk.at_work(message)
-    adapter = desk.adapter(before=(stage + 1, 0))
+    ended = (stage + 1, 0)
+    load_personal(student, desk.records, desk.config, desk.site.name, ended)
+    adapter = desk.adapter(before=ended)
     cases = hospital.scored(desk.config)
     scores = evaluate(student, cases, desk.config, stage, desk.records / "scores.csv", adapter, hospital.validation)
     metrics: dict[str, MetricRecordValues] = {wire.WEIGHT: _rounded(len(cases)), **scores}

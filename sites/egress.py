@@ -26,6 +26,7 @@ from fedserdiff.errors import (
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
 from fedserdiff.lesions.retention import watched_places
 from fedserdiff.methods import get_method
+from fedserdiff.privacy.gaussian import most_releases
 from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import Fault
@@ -109,8 +110,8 @@ class Door:
         if self.config.privacy.dp_noise == 0 or wire.ARRAYS not in content:
             return
         released = self.ledger.digests_sent(wire.ARRAYS) | {_digest(content.array_records[wire.ARRAYS])}
-        if len(released) > self.config.releases(self.site):
-            raise ReplyError(f"dp_noise: all {self.config.releases(self.site)} changes of weights have left already")
+        if len(released) > (most := most_releases(self.config, self.site)):
+            raise ReplyError(f"dp_noise: all {most} changes of weights have left already")
 
     def _enter(self, message: Message, verdict: str, reason: str, records: Iterable[Released]) -> None:
         self.records.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from fedserdiff.privacy.gaussian import noise_deviation
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from sites.secret_key import KEY_BYTES
@@ -52,7 +53,7 @@ def privatised(change: ArrayRecord, config: Settings, key: bytes) -> ArrayRecord
     norm = float(np.linalg.norm(values))
     clipped = values * min(1.0, config.privacy.dp_clip / norm) if norm > 0 else values
     own = hmac.digest(key, hashlib.sha256(exact.tobytes()).digest(), "sha256")
-    noisy = clipped + config.noise_deviation * _normal(own, len(values))
+    noisy = clipped + noise_deviation(config) * _normal(own, len(values))
     with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and does not leave
         return ArrayRecord({name: Array(noisy.astype(np.float16))})
 

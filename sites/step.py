@@ -15,7 +15,7 @@ from fedserdiff.diffusion.lesson import Lesson, in_passes, shares
 from fedserdiff.diffusion.objective import Seen, Terms, coarse_terms, draws_for, refiner_terms
 from fedserdiff.diffusion.precision import gradient_scaler
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.settings.groups import Training
+from fedserdiff.settings.training import Training
 from fedserdiff.threads import beside
 from sites.averages import Average
 from sites.objectives.base import DISTILLATION, Objective
@@ -88,7 +88,7 @@ class _Learner:
     """
 
     def __init__(self, network: str, student: Student, objective: Objective, device: torch.device) -> None:
-        self._student, self._objective = student, objective
+        self._network, self._student, self._objective = network, student, objective
         training = objective.config.training
         groups = [
             *weight_groups(student.get_submodule(network), training),
@@ -138,8 +138,11 @@ class _Learner:
             weighted = {name: own * value for name, value in of_pass.items()} if own < 1 else of_pass
             self._scaler.scale(torch.stack(list(weighted.values())).sum()).backward()
             sums = sum_by_name(sums, {name: value.detach().double() for name, value in weighted.items()})
-        if self._clip_norm:
+        if self._clip_norm or self._objective.corrects:
             self._scaler.unscale_(self._optimizer)
+        if self._objective.corrects:
+            self._objective.correct(self._network, self._student)
+        if self._clip_norm:
             nn.utils.clip_grad_norm_(self._weights, self._clip_norm)
         self._scaler.step(self._optimizer)  # not where gradients overflow in fp16: the next ones are scaled by less
         self._scaler.update()

@@ -41,7 +41,7 @@ class Order:
         How many times as long as the config has it the stage is.
     teachers : tuple of Student or None
         The teacher of each of the method's parts, in their order.
-    memory, adapter
+    memory, adapter, own
         As `Objective`'s.
     """
 
@@ -51,6 +51,7 @@ class Order:
     teachers: tuple[Student | None, ...] = (None,)
     memory: Memory = field(default_factory=dict)
     adapter: SiteAdapter | None = None
+    own: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Round:
     """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter.
 
     `last` is what the round's last step left, where the student has its best weights instead. `retained` is what the
-    stage's last round tells of earlier hospitals.
+    stage's last round tells of earlier hospitals. `handed_over` leaves with the change of weights, `own` never does.
     """
 
     losses: dict[str, float]
     adapter: SiteAdapter | None = None
     last: Weights | None = None
     retained: Mapping[str, int] = field(default_factory=dict)
+    handed_over: Memory = field(default_factory=dict)
+    own: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def run_round(
@@ -78,6 +81,8 @@ def run_round(
 ) -> Round:
     """Train `student` in place for one round of the config's method; `tell` takes the figures of its validations."""
     objective = make_objective(config, order.teachers, order.memory, order.adapter)
+    objective.own = dict(order.own)
+    objective.received(student)
     training_set = TrainingSet(objective.training_cases(hospital, order.stage, open_site), config, student.device)
     site = hospital.site.name
     objective.begin(training_set, site, order.stage, order.server_round)
@@ -86,8 +91,10 @@ def run_round(
         validation = Validation(objective.validation_cases(hospital, open_site), config, tell)
     losses = optimise(student, training_set, objective, order, site, progress, validation)
     last = None if validation is None else validation.last
-    ends = order.server_round == config.training.rounds
-    return Round(losses, objective.adapter, last, objective.retained(student, hospital, order.stage) if ends else {})
+    ends = order.server_round == config.rounds
+    retained = objective.retained(student, hospital, order.stage) if ends else {}
+    handed_over = objective.hand_over()
+    return Round(losses, objective.adapter, last, retained, handed_over, objective.own)
 
 
 def consolidate(
@@ -144,8 +151,8 @@ def optimise(
     config = objective.config
     sampling = Sampling(training_set, config, site, order.stage, length=order.length)
     steps = sampling.steps
-    first = steps * (order.server_round - 1) // config.training.rounds
-    last = steps * order.server_round // config.training.rounds
+    first = steps * (order.server_round - 1) // config.rounds
+    last = steps * order.server_round // config.rounds
     batches = generator(config.seed, "batches", site, order.stage, order.server_round)
     noise = generator(config.seed, "noise", site, order.stage, order.server_round, device=training_set.device)
     learners = Learners(student.train(), objective, training_set.device)

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYog
 from numpy.typing import NDArray
 
 from fedserdiff import wire
-from fedserdiff.settings.groups import Aggregation
+from fedserdiff.settings.experiment import Settings
 
 _Values = dict[str, NDArray[Any]]
 
@@ -33,12 +33,12 @@ class Aggregator:
 
     Parameters
     ----------
-    settings : Aggregation
-        The strategy's name and its arguments.
+    config : Settings
+        The experiment: Flower's strategy, and its arguments.
     """
 
-    def __init__(self, settings: Aggregation) -> None:
-        self._settings = settings
+    def __init__(self, config: Settings) -> None:
+        self._strategy_name, self._arguments = config.strategy, config.aggregation
         self._moments: dict[str, _Values] = {}  # by the name of Flower's attribute, then of the weights
         self._kept: tuple[float, ArrayRecord] | None = None
 
@@ -108,9 +108,9 @@ class Aggregator:
 
     def _strategy(self, server_round: int, standing: ArrayRecord) -> FedAvg:
         """Return Flower's strategy as it is once a round's messages have left."""
-        kind = getattr(flower, self._settings.strategy)
+        kind = getattr(flower, self._strategy_name)
         taken = inspect.signature(kind).parameters
-        named = ((name, value) for name, value in self._settings if name in taken)
+        named = ((name, value) for name, value in self._arguments if name in taken)
         arguments = dict(argument for argument in named if argument != _FLOWERS_OWN)
         strategy: FedAvg = kind(weighted_by_key=wire.WEIGHT, **arguments)
         moments = self._moments if server_round > 1 else {}

@@ -173,10 +173,10 @@ class _Run:
         if self._at.rounds == 0:
             self._arrays = self._stream.initial(self._untrained, self._arrays)
             aggregator.begin_stage(self._arrays, self._kept_share(stage, plan))
-        for server_round in range(self._at.rounds + 1, config.training.rounds + 1):
+        for server_round in range(self._at.rounds + 1, config.rounds + 1):
             with _timed(results, f"stage {stage}"):
                 self._arrays, losses, absences = self._runner.run_round(self._grid, self._arrays, server_round)
-            if server_round == config.training.rounds:
+            if server_round == config.rounds:
                 self._arrays = aggregator.end_stage(self._arrays)
             results.losses[stage - 1 :] = [losses]
             results.absences += absences
@@ -185,7 +185,7 @@ class _Run:
         if validated := self._curves(stage):
             self._events.stage_validated(stage, validated)
         self._scoring.add(self._arrays)
-        self._at = Position(stage, config.training.rounds, scored=True)
+        self._at = Position(stage, config.rounds, scored=True)
         if not self._catch_up():
             self._save(self._at)
 

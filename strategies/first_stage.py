@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
+from fedserdiff.methods import get_method
 from fedserdiff.origin import Scans
 from fedserdiff.settings.experiment import Settings
 from strategies.results import Scores
@@ -70,6 +71,10 @@ class FirstStage:
 
 
 def begins_with_first_stage(config: Settings) -> bool:
-    """Say whether the config's method begins with one stage of the first site alone."""
+    """Say whether the config's method begins with one stage of the first site alone, as all do that learn in turn.
+
+    What a method of all together does there is its own, even where its hospitals come in turn: FedProx has its term.
+    """
     sites = [site.name for site in config.sites]
-    return make_stream(config).stages(sites)[0] == Stage(sites[0], (sites[0],))
+    in_turn = get_method(config.method.name).arrival == "in-turn"
+    return in_turn and make_stream(config).stages(sites)[0] == Stage(sites[0], (sites[0],))

@@ -54,7 +54,7 @@ class StageRunner:
         self.stream = make_stream(config)
         self.inbox = Inbox(config)
         self.outbox = Outbox(config)
-        self.aggregator = Aggregator(config.aggregation)
+        self.aggregator = Aggregator(config)
         self.server_round = 0
         self.retention: list[Retention] = []
         self._nodes: dict[int, str] = {}
@@ -75,7 +75,7 @@ class StageRunner:
             As `aggregate`.
         """
         self.server_round = server_round
-        self.events.round_started(server_round, self.config.training.rounds)
+        self.events.round_started(server_round, self.config.rounds)
         replies = grid.send_and_receive(self.train_messages(arrays), timeout=self.config.machine.stage_timeout_s)
         return self.aggregate(arrays, replies)
 

@@ -54,7 +54,9 @@ class ArrivalStream:
         self.teacher_stage = 0
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return the stream's stages: one a site, in order of arrival."""
+        """Return the stream's stages: one a site, in order of arrival, or one of all where they arrive together."""
+        if self.config.arrival == "together":
+            return [Stage("together", tuple(sites))]
         arriving = self.config.training.participation == "arriving"
         return [Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)]
 

@@ -41,5 +41,5 @@ def main(
             f"{escape(about['data'])} data, site {about['site']}, adapter: {about['adapter']}",
             soft_wrap=True,
         )
-        if about["adapter"] == "included":
-            console.print("The adapter saw that hospital's scans alone: hand the file to nobody else")
+        if "included" in (about["adapter"], about.get("personal weights")):
+            console.print("Part of it saw that hospital's scans alone: hand the file to nobody else")

@@ -39,6 +39,7 @@ class _Shortcut(NamedTuple):
 _SHORTCUTS = {
     "rounds": _Shortcut("training.rounds", SETTINGS),
     "batch_size": _Shortcut("training.batch_size", SETTINGS),
+    "arrival": _Shortcut("training.arrival", SETTINGS),
     "participation": _Shortcut("training.participation", SETTINGS),
     "lambda_kd": _Shortcut("method.lambda_kd", SETTINGS, "--lambda"),
     "teacher": _Shortcut("method.teacher", SETTINGS),

@@ -24,6 +24,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     "stream",
     "rounds",
     "batch_size",
+    "arrival",
     "participation",
     "lambda_kd",
     "teacher",

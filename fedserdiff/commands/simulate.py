@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(epilog=options.EPILOG)
 @options.takes_settings(
-    "stream", "allow_overlap", "rounds", "batch_size", "participation", "lambda_kd", "teacher", "steps",
+    "stream", "allow_overlap", "rounds", "batch_size", "arrival", "participation", "lambda_kd", "teacher", "steps",
     "shared_error_maps", "dp_noise", "dp_clip", "evaluate_every", "evaluate_sites", "retries", "site_failure",
     "cpus_per_site", "gpus_per_site",
 )  # fmt: skip

@@ -14,8 +14,9 @@ from fedserdiff.model_file import load_model, load_student
 from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.experiment import PROVENANCE, Settings, Site
 from sites.adapters import learns_adapter, load_adapter
+from sites.personal import load_personal, personal_names
 
-_STAYS = "stays at the hospital"
+_STAYS, _INCLUDED = "stays at the hospital", "included"
 _LAST = (1 << 31, 0)  # after any stage
 _OF_STAGE = "student-of-stage-"
 
@@ -44,12 +45,14 @@ def open_model(model: Path, site: str | None, allow: Collection[str] = ()) -> Se
         As `load_adapter`.
     """
     opened = open_run(model, site) if model.is_dir() else _of_file(model, site, allow)
+    name = opened.about["site"]
     if opened.adapter is None and opened.about.get("adapter") == _STAYS:
-        name = opened.about["site"]
         raise ConfigError(
             f"{model}: was trained behind an adapter that {name} keeps to itself: give its folder, --site "
             f"records/{name}"
         )
+    if opened.about.get("personal weights") == _STAYS:
+        raise ConfigError(f"{model}: lacks weights that {name} keeps to itself: give its folder, --site records/{name}")
     return opened
 
 
@@ -60,14 +63,16 @@ def _of_file(file: Path, site: str | None, allow: Collection[str]) -> Segmenter:
     folder = Path(site)
     if not folder.is_dir():
         raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
+    personal = load_personal(model.student, folder, model.config, folder.name, _LAST)
     adapter = load_adapter(folder, model.config, folder.name, _LAST)
-    if adapter is None:
-        raise ConfigError(f"--site: {folder}: holds no adapter")
-    return replace(model, adapter=adapter)
+    if adapter is None and not personal:
+        raise ConfigError(f"--site: {folder}: holds no adapter, and no weights of its own")
+    own = {"personal weights": _INCLUDED} if personal else {}
+    return replace(model, adapter=adapter or model.adapter, about={**model.about, **own})
 
 
 def open_run(run: Path, site: str | None) -> Segmenter:
-    """Open a run's directory as `open_model`, but that an adapter may stay elsewhere: ``about`` says so."""
+    """Open a run's directory as `open_model`, but what a hospital keeps may stay elsewhere: ``about`` says so."""
     config, data = _config(run)
     folder = None if site is None else Path(site)
     named = None if folder is None else _named(folder.name, config, run)
@@ -90,16 +95,20 @@ def open_run(run: Path, site: str | None) -> Segmenter:
     before = (_stages_done(run, config) + 1, 0)
     adapter = None if elsewhere else load_adapter(keeps, config, named.name, before)
     stays = elsewhere and learns_adapter(config, named.name)
+    student = load_student(config, file)
+    personal = not elsewhere and load_personal(student, keeps, config, named.name, before)
     about = {
         "method": config.method.name,
         "seed": str(config.seed),
         "data": data,
         "site": "any" if site is None else named.name,
-        "adapter": "included" if adapter is not None else _STAYS if stays else "none",
+        "adapter": _INCLUDED if adapter is not None else _STAYS if stays else "none",
     }
+    if personal_names(student, config):
+        about["personal weights"] = _INCLUDED if personal else _STAYS if elsewhere else "none"
     convention = convention_of(named, config)
     channels = convention.channels if isinstance(convention, DecathlonDataset) else {}
-    return Segmenter(load_student(config, file), config.replace(sites=()), convention, channels, adapter, about)
+    return Segmenter(student, config.replace(sites=()), convention, channels, adapter, about)
 
 
 def _config(run: Path) -> tuple[Settings, str]:

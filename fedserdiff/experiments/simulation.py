@@ -34,6 +34,7 @@ from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital
 from sites.ledger import LEDGER_FILE
+from sites.personal import load_personal
 from sites.training import make_objective
 from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
@@ -151,7 +152,9 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
         own = run.path / f"student-{hospital.site.name}.pt"
         student = load_student(config, own if own.exists() else run.path / "student.pt").to(device)
         name = hospital.site.name
-        adapter = load_adapter(run.hospitals / name, config, name, before=(len(config.sites) + 1, 0))
+        ended = (len(config.sites) + 1, 0)
+        load_personal(student, run.hospitals / name, config, name, ended)
+        adapter = load_adapter(run.hospitals / name, config, name, ended)
         shown.append(_example(hospital, student, teacher, config, None if adapter is None else adapter.to(device)))
     return shown
 

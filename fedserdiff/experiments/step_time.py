@@ -8,7 +8,7 @@ from itertools import pairwise
 from fedserdiff.device import finish
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Settings
-from fedserdiff.settings.groups import UNVALIDATED
+from fedserdiff.settings.training import UNVALIDATED, one_round
 from sites.hospital import Hospital
 from sites.training import Order, run_round
 
@@ -50,7 +50,8 @@ def step_seconds(
     """
     device = student.device
     steps = warm_up + blocks * size + 1  # a step ends beside the next one's beginning: the last would be too short
-    only = {"training.rounds": 1, "training.steps_per_stage": steps, "training.epochs_per_stage": 0, **UNVALIDATED}
+    length = {"training.steps_per_stage": steps, "training.epochs_per_stage": 0}
+    only = {**length, **one_round(config.training, config.method), **UNVALIDATED}
     ends: list[float] = []
 
     def ended(done: int, *about: object) -> None:

@@ -32,6 +32,6 @@ def watched_places(config: Settings, server_round: object, patients: Sequence[fl
     method = config.method
     if not isinstance(method, LesionReplaySettings) or method.alarm_drop == 0 or method.teacher != "latest":
         return ()
-    if server_round != config.training.rounds:
+    if server_round != config.rounds:
         return ()
     return tuple(place for place, count in enumerate(patients[: len(config.sites)], 1) if count > 0)

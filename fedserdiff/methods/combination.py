@@ -41,6 +41,8 @@ def combined(name: str, methods: Sequence[Method]) -> Method:
         terms=tuple(dict.fromkeys(term for method in methods for term in method.terms)),
         breaks_privacy=any(method.breaks_privacy for method in methods),
         knows_origin=first.knows_origin,
+        arrival=first.arrival,
+        aggregation=first.aggregation,
         inertia=first.inertia,
         combines=tuple(methods),
     )

@@ -12,6 +12,7 @@ TAKEN = frozenset({"arrays", "teacher", "config", "left-out", "metrics", "site",
 Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
 Arrival = Literal["in-turn", "together"]
+Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
 
 
 class MethodSettings(Group):
@@ -35,6 +36,12 @@ class MethodSettings(Group):
 
 class NoSettings(MethodSettings):
     """Of a method that has none."""
+
+
+class Together(MethodSettings):
+    """What methods share by which all hospitals train from the start."""
+
+    rounds: int = setting(20, "Rounds of training and averaging of the one stage in which all hospitals train.", ge=1)
 
 
 class Distilling(MethodSettings):
@@ -81,6 +88,8 @@ class Method:
         What that record may hold, ``module:function``: of the settings and of a student as it crosses the wire, a
         record of one vector, the function returns an `ArrayRule` of `fedserdiff.reply_schema` for each of the record's
         arrays, by name. Where it returns none, nothing may be handed over under those settings.
+    every_round : bool
+        Whether a hospital hands that record over with each round's change, and not when a stage has ended.
     breaks_privacy : bool
         Whether it needs raw data of other hospitals: possible in a simulation only.
     knows_origin : bool
@@ -93,6 +102,8 @@ class Method:
     arrival : str
         How hospitals arrive where `training.arrival` leaves it to the method: ``in-turn``, a stage each, or
         ``together``, in one stage.
+    aggregation : str
+        Flower's strategy by which students become one, where `aggregation.strategy` leaves it to the method.
     inertia : float
         The most that a stage keeps of the student that it began with, where `aggregation.inertia` leaves it to the
         method.
@@ -108,11 +119,13 @@ class Method:
     terms: tuple[str, ...] = ("segmentation",)
     hands_over: str = ""
     records: str = ""
+    every_round: bool = False
     breaks_privacy: bool = False
     knows_origin: bool = False
     changes_batch: bool = False
     federated: bool = True
     arrival: Arrival = "in-turn"
+    aggregation: Strategy = "FedAvg"
     inertia: float = 0.0
     combines: tuple["Method", ...] = ()
 

@@ -39,6 +39,17 @@ def epsilon(noise: float, releases: int, delta: float = DELTA) -> float:
     return mu * (float(brentq(beyond, -mu / 2, most)) + mu / 2)
 
 
+def noise_deviation(config: Settings) -> float:
+    """Return the standard deviation of the noise on a round's change of each weight: noise times sensitivity, 2C."""
+    return 2 * config.privacy.dp_clip * config.privacy.dp_noise
+
+
+def most_releases(config: Settings, site: int) -> int:
+    """Return in how many rounds the hospital with this number, from 0, trains at most: as often its change leaves."""
+    again = config.arrival == "in-turn" and config.training.participation == "cumulative"
+    return config.rounds * (len(config.sites) - site if again else 1)
+
+
 def spent(config: Settings) -> dict[str, Any] | None:
     """Return what a run's noise on changes of weights promises each hospital; None where there is no noise.
 
@@ -51,7 +62,7 @@ def spent(config: Settings) -> dict[str, Any] | None:
     """
     if config.privacy.dp_noise == 0:
         return None
-    releases = {site.name: config.releases(number) for number, site in enumerate(config.sites)}
+    releases = {site.name: most_releases(config, number) for number, site in enumerate(config.sites)}
     return {
         "unit": "all training patients of a hospital",
         "noise": config.privacy.dp_noise,

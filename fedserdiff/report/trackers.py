@@ -155,7 +155,7 @@ class TrackedRun(RunEvents):
 
     def __init__(self, tracker: Tracker, config: Settings, data: str) -> None:
         self._tracker = tracker
-        self._rounds = config.training.rounds
+        self._rounds = config.rounds
         self._round = self._stage = 0
         settings = {name: str(value) for name, value in config.by_name.items()}
         settings["sites"] = ", ".join(f"{site.name} ({site.release})" for site in config.sites)

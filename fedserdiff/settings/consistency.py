@@ -4,8 +4,9 @@ from fedserdiff.methods import get_method, is_foreign
 from fedserdiff.methods.method import MethodSettings
 from fedserdiff.networks import UNET
 from fedserdiff.settings.augmentation import Augmentation
-from fedserdiff.settings.groups import Data, Network, Privacy, Training
+from fedserdiff.settings.groups import Data, Network, Privacy
 from fedserdiff.settings.scoring import Scoring
+from fedserdiff.settings.training import Training, rounds_of
 
 _COVERED = frozenset({"error-maps"})
 """What a method may hand over where noise on weights is to cover all that hospitals tell of their patients."""
@@ -13,17 +14,16 @@ _COVERED = frozenset({"error-maps"})
 _NO_FOLDS = 0.4
 
 
-def check_length(training: Training) -> None:
+def check_length(training: Training, method: MethodSettings) -> None:
     """See that a stage's length is given once, and that every round of it trains."""
     steps, epochs = training.steps_per_stage, training.epochs_per_stage
     if (steps == 0) == (epochs == 0):
         raise ValueError("training.steps_per_stage, training.epochs_per_stage: set one of them, and leave the other 0")
     if training.balance_epochs and not epochs:
         raise ValueError("training.balance_epochs: a stage counted in steps is balanced already: leave it false")
-    if training.rounds > (steps or epochs):
-        raise ValueError(
-            f"training.rounds: {training.rounds} is more than a stage's steps: a round would train nothing"
-        )
+    named, rounds = rounds_of(training, method)
+    if rounds > (steps or epochs):
+        raise ValueError(f"{named}: {rounds} is more than a stage's steps: a round would train nothing")
 
 
 def check_validation(training: Training) -> None:

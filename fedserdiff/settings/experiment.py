@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from fedserdiff.data.releases import Release, own_release
 from fedserdiff.errors import ConfigError, Faults
 from fedserdiff.methods import METHODS, get_method, is_foreign, parts_of
-from fedserdiff.methods.method import Method, MethodSettings
+from fedserdiff.methods.method import Arrival, Method, MethodSettings, Strategy
 from fedserdiff.settings.augmentation import Augmentation
 from fedserdiff.settings.consistency import (
     check_deformation,
@@ -29,16 +29,9 @@ from fedserdiff.settings.consistency import (
 )
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
-from fedserdiff.settings.groups import (
-    Aggregation,
-    Data,
-    Machine,
-    Network,
-    Privacy,
-    Replay,
-    Training,
-)
+from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay
 from fedserdiff.settings.scoring import Scoring
+from fedserdiff.settings.training import Training, rounds_of
 
 GROUPS: Mapping[str, type[Group]] = {
     "data": Data,
@@ -109,7 +102,7 @@ class Settings(Group):
     methods : mapping
         Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
     data, network, training, augmentation, aggregation, replay, privacy, scoring, machine
-        The groups of `fedserdiff.settings.groups` and `fedserdiff.settings.augmentation`.
+        The groups of `fedserdiff.settings.groups` and of files of their own beside it.
     """
 
     profile: str = "laptop"
@@ -170,7 +163,7 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
-        check_length(self.training)
+        check_length(self.training, self.method)
         check_validation(self.training)
         check_deformation(self.augmentation)
         check_patch(self.data, self.training)
@@ -240,6 +233,21 @@ class Settings(Group):
         return self.training.patch or self.data.grid[: self.data.spatial_dims]
 
     @property
+    def rounds(self) -> int:
+        """Rounds of a stage."""
+        return rounds_of(self.training, self.method)[1]
+
+    @property
+    def arrival(self) -> Arrival:
+        """How hospitals arrive."""
+        return get_method(self.method.name).arrival if (own := self.training.arrival) == "method" else own
+
+    @property
+    def strategy(self) -> Strategy:
+        """Flower's strategy by which a round's students become one."""
+        return get_method(self.method.name).aggregation if (own := self.aggregation.strategy) == "method" else own
+
+    @property
     def inertia(self) -> float:
         """The most that a stage keeps of the student that it began with."""
         return get_method(self.method.name).inertia if (own := self.aggregation.inertia) == "method" else own
@@ -248,16 +256,6 @@ class Settings(Group):
     def shared_error_maps(self) -> str:
         """The error maps that a hospital shares: ``null``, ``mri`` or ``none``."""
         return getattr(self.method, "shared_error_maps", "none")
-
-    @property
-    def noise_deviation(self) -> float:
-        """Standard deviation of the noise on a round's change of each weight: noise times the sensitivity, 2C."""
-        return 2 * self.privacy.dp_clip * self.privacy.dp_noise
-
-    def releases(self, site: int) -> int:
-        """Return in how many rounds the hospital with this number, from 0, trains: as often its change is released."""
-        stages = len(self.sites) - site if self.training.participation == "cumulative" else 1
-        return self.training.rounds * stages
 
     @property
     def agreed(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
+from fedserdiff.settings.training import one_round
 from fedserdiff.threads import use_cpus
 from sites.evaluation import score_case
 from sites.hospital import Hospital, open_hospital
@@ -113,7 +114,7 @@ def _candidates(config: Settings, hospital: Hospital) -> list[Candidate]:
     alone, enlarged = coarse_only(config), enlarged_coarse(config)
     budget = config.training.steps_per_stage * _step_s(config, hospital)
     shorter = {
-        c: c.replace({"training.steps_per_stage": max(c.training.rounds, round(budget / _step_s(c, hospital)))})
+        c: c.replace({"training.steps_per_stage": max(c.rounds, round(budget / _step_s(c, hospital)))})
         for c in (alone, enlarged)
     }
     return [
@@ -127,7 +128,9 @@ def _candidates(config: Settings, hospital: Hospital) -> list[Candidate]:
 
 def _step_s(config: Settings, hospital: Hospital) -> float:
     """Return the median CPU seconds of a training step."""
-    pilot = config.replace({"training.steps_per_stage": _WARM_UP + _TIMED, "training.rounds": 1}, seed=_PILOT_SEED)
+    pilot = config.replace(
+        {"training.steps_per_stage": _WARM_UP + _TIMED, **one_round(config.training, config.method)}, seed=_PILOT_SEED
+    )
     ends: list[float] = []
     train_stage(new_student(pilot), 1, hospital, pilot, lambda step, steps, terms: ends.append(time.process_time()))
     return statistics.median(np.diff(ends[_WARM_UP - 1 :]))

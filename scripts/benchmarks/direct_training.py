@@ -27,7 +27,7 @@ def in_rounds(student: Student, config: Settings, train: Callable[[int], object]
 
     What a round changes is rounded as it is on the wire, so that the student is the one that Flower would bring.
     """
-    for server_round in range(1, config.training.rounds + 1):
+    for server_round in range(1, config.rounds + 1):
         received = wire.weights_to_record(student)
         train(server_round)
         wire.load_weights(student, wire.changed(received, wire.change_to_record(student, received)))

@@ -24,6 +24,7 @@ from fedserdiff.report.console import open_console, print_table
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
+from fedserdiff.settings.training import one_round
 from fedserdiff.threads import each, use_cpus
 from sites.hospital import Hospital, open_hospital
 from sites.training import Order, consolidate, run_round
@@ -91,7 +92,8 @@ def _second(config: Settings, hospital: Hospital) -> Order:
 
 def _flops(config: Settings, hospital: Hospital, order: Order) -> int:
     """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
-    only = {"training.rounds": 1, "training.steps_per_stage": 1, "training.epochs_per_stage": 0}
+    once = one_round(config.training, config.method)
+    only = {"training.steps_per_stage": 1, "training.epochs_per_stage": 0, **once}
     one = config.replace({**LITTLE_BEFORE_STEPS, **only})
     with FlopCounterMode(display=False) as counter:
         run_round(new_student(one), order, hospital, no_other, one)

@@ -39,7 +39,13 @@ class Objective:
     ----------
     remarks : list of str
         What the hospital's own log is to say of what it did.
+    own : dict of torch.Tensor
+        What the hospital kept for itself after the last round that it trained in, and, once a round has ended, what it
+        is to keep of that one. None of it leaves.
     """
+
+    corrects = False
+    """Whether gradients are changed before a step is taken."""
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class Objective:
         self.memory = memory
         self.adapter = adapter
         self.remarks: list[str] = []
+        self.own: dict[str, torch.Tensor] = {}
 
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
@@ -63,6 +70,19 @@ class Objective:
     def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
         """Return the cases to validate on while training: the hospital's own; of who trains on others, theirs, too."""
         return hospital.validation
+
+    @staticmethod
+    def personal(student: Student) -> tuple[str, ...]:
+        """Return the names of the weights that stay at the hospital, which has its own of them: none by default."""
+        return ()
+
+    @staticmethod
+    def kept_of(student: Student) -> Mapping[str, torch.Tensor]:
+        """Return tensors of the names and shapes of those that a hospital keeps as `own`: none by default."""
+        return {}
+
+    def received(self, student: Student) -> None:
+        """Take note of the student that a round begins with; by default there is nothing to note."""
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make ready for a round, before its first step; by default there is nothing to do."""
@@ -92,6 +112,16 @@ class Objective:
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
         """Return further terms, already weighted, on the weights of one network, ``coarse`` or ``refiner``: none."""
         return {}
+
+    def correct(self, network: str, student: Student) -> None:
+        """Change the gradients of one network in place, where it `corrects`; both networks may be at it at a time."""
+
+    def hand_over(self) -> Memory:
+        """Return what goes to the coordinator beside a round's change of weights, by name of record: nothing.
+
+        All of it leaves the hospital.
+        """
+        return NOTHING_KEPT
 
     def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
         """Return what a stage's last round tells of what `student`, which it trained, keeps of earlier hospitals.

@@ -10,6 +10,7 @@ from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.settings.experiment import Site
+from fedserdiff.wire import Memory
 from sites.hospital import Hospital
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.training_set import Batch, TrainingSet
@@ -29,6 +30,7 @@ class CombinedObjective(Objective):
         first = parts[0]
         super().__init__(first.config, first.teacher, first.memory, first.adapter)
         self._parts = parts
+        self.corrects = any(part.corrects for part in parts)
         self._part_of = {t: part for part, own in reversed(list(zip(parts, terms, strict=True))) for t in own}
 
     def training_cases(
@@ -40,6 +42,12 @@ class CombinedObjective(Objective):
     def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
         """Return the first part's cases."""
         return self._parts[0].validation_cases(hospital, open_site)
+
+    def received(self, student: Student) -> None:
+        """Have every part take note. What the hospital kept for itself is the first part's."""
+        self._parts[0].own = self.own
+        for part in self._parts:
+            part.received(student)
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
         """Make every part ready."""
@@ -67,6 +75,18 @@ class CombinedObjective(Objective):
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
         """Return what learns beside a network by any part."""
         return [group for part in self._parts for group in part.learns_beside(network, learning_rate)]
+
+    def correct(self, network: str, student: Student) -> None:
+        """Have every part that does so change the gradients."""
+        for part in self._parts:
+            if part.corrects:
+                part.correct(network, student)
+
+    def hand_over(self) -> Memory:
+        """Return the records of all parts."""
+        handed = {name: record for part in self._parts for name, record in part.hand_over().items()}
+        self.own = self._parts[0].own
+        return handed
 
     def weight(self, term: str) -> float:
         """Return the weight that the part which reports the term gives it."""

@@ -89,7 +89,7 @@ class LesionReplayObjective(Objective):
         config, kept = self.config, self.memory.get(LESION_MOMENTS)
         if kept is None or self._painter is None or self.teacher is None:
             return {}
-        places = watched_places(config, config.training.rounds, kept["patients"].flatten().tolist())
+        places = watched_places(config, config.rounds, kept["patients"].flatten().tolist())
         if not places:
             return {}
         site, device = hospital.site.name, student.device

@@ -34,7 +34,7 @@ from fedserdiff.model_file import load_student
 from fedserdiff.report.console import Bars, warn
 from fedserdiff.report.tables import print_study
 from fedserdiff.settings.experiment import Settings
-from fedserdiff.settings.groups import UNVALIDATED
+from fedserdiff.settings.training import UNVALIDATED
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter
 from sites.hospital import open_hospital
@@ -86,7 +86,8 @@ def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
 
 def _check(run: Path, config: Settings) -> None:
     """See that the run is finished, that each of its stages is one hospital's, and that attacks can judge it."""
-    if config.training.participation != "arriving" or config.method.name == "pooled":
+    one_each = config.arrival == "in-turn" and config.training.participation == "arriving"
+    if not one_each or config.method.name == "pooled":
         raise ConfigError(f"{run}: its stages are not one hospital's each: an audit cannot say whose data leak")
     if config.training.patch:
         raise ConfigError(

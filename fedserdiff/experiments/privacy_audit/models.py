@@ -14,6 +14,7 @@ from fedserdiff.privacy.membership import losses
 from fedserdiff.privacy.scores import Scores
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.training import one_round
 from sites.hospital import Hospital
 from sites.objectives.base import SEGMENTATION, Objective
 from sites.training import Order, optimise
@@ -94,7 +95,7 @@ def train(
     student = Student(config).to(start.device)
     student.load_state_dict(start.state_dict())
     training_set = TrainingSet(cases, config, start.device)
-    objective = _Plain(config.replace({"training.rounds": 1}), adapter=adapter)
+    objective = _Plain(config.replace(one_round(config.training, config.method)), adapter=adapter)
     optimise(student, training_set, objective, Order(1, 1, length), name)
     return student.eval()
 

@@ -19,6 +19,7 @@ from fedserdiff.experiments.privacy_audit.models import Target, items, patients_
 from fedserdiff.privacy.reconstruction import Gradient, correlation, reconstruct, similarity
 from fedserdiff.privacy.scores import mean_of
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.training import one_round
 from sites.local_privacy import privatised, simulated_key
 
 EXACT, ONE_STEP, ROUND = "gradient of a slice", "step on a slice", "round"
@@ -73,12 +74,13 @@ def attack_updates(target: Target, config: Settings) -> Iterator[Finding]:
     start = _start(target, config)
     attacked, coarse = slices[:_SLICES], _coarse(start)
     yield _attack(EXACT, [coarse.exact(one) for one in attacked], coarse, slices, target, config)
+    once = one_round(config.training, config.method)
     step = config.replace(
-        {"training.steps_per_stage": 1, "training.epochs_per_stage": 0, "training.rounds": 1, "training.batch_size": 1}
+        {"training.steps_per_stage": 1, "training.epochs_per_stage": 0, "training.batch_size": 1, **once}
     )
     lengths = ("training.steps_per_stage", "training.epochs_per_stage")
-    a_round = {name: -(-config.value(name) // config.training.rounds) for name in lengths}
-    whole = _change(start, target.hospital.training, config.replace({**a_round, "training.rounds": 1}), target)
+    a_round = {name: -(-config.value(name) // config.rounds) for name in lengths}
+    whole = _change(start, target.hospital.training, config.replace({**a_round, **once}), target)
     key = simulated_key(config, target.hospital.site.name)
     noisy = config.replace({"privacy.dp_noise": config.privacy.dp_noise or _NOISE}, method="fine-tune")
     for channel, changes in (

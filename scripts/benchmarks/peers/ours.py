@@ -6,6 +6,7 @@ import numpy as np
 
 from fedserdiff.diffusion.refiner import Student, new_student
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.training import one_round
 from sites.evaluation import predict_case
 from sites.hospital import Hospital
 
@@ -21,7 +22,7 @@ def train_ours(hospital: Hospital, config: Settings, budget: Budget) -> Trained:
 
     The stage's schedule, a cosine to 0 of the config's rate, needs to know how many steps there will be.
     """
-    steps = max(config.training.rounds, round(60 * budget.minutes / _step_s(hospital, config, budget)))
+    steps = max(config.rounds, round(60 * budget.minutes / _step_s(hospital, config, budget)))
     config = _of_steps(config, steps)
     student = _student(config, budget)
     assert budget.left == 1
@@ -36,7 +37,7 @@ def train_ours(hospital: Hospital, config: Settings, budget: Budget) -> Trained:
 
 def _step_s(hospital: Hospital, config: Settings, budget: Budget) -> float:
     """Return the median seconds of a training step."""
-    pilot = _of_steps(config, _WARM_UP + _TIMED).replace({"training.rounds": 1})
+    pilot = _of_steps(config, _WARM_UP + _TIMED).replace(one_round(config.training, config.method))
     ends: list[float] = []
     train_stage(
         _student(pilot, budget), 1, hospital, pilot, lambda step, steps, terms: ends.append(seconds_on(budget.device))

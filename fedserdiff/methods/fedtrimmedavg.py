@@ -1,0 +1,13 @@
+"""Federated averaging without the extremes."""
+
+from fedserdiff.methods.method import Method, Together
+
+METHOD = Method(
+    "fedtrimmedavg",
+    "FedAvg without the hospitals at either end, weight by weight (arXiv 1803.01498)",
+    "strategies.fine_tune:FineTune",
+    "sites.objectives.fine_tune:FineTuneObjective",
+    Together,
+    arrival="together",
+    aggregation="FedTrimmedAvg",
+)
