@@ -5,6 +5,7 @@ The stream says who trains and what else is sent, the inbox what may come back, 
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from flwr.serverapp import Grid
 
@@ -12,6 +13,7 @@ from fedserdiff import wire
 from fedserdiff.errors import FederationError
 from fedserdiff.methods import get_method
 from fedserdiff.report.events import RunEvents
+from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
 from strategies.aggregation import Aggregator
 from strategies.faults import in_words
@@ -58,10 +60,11 @@ class StageRunner:
         self.server_round = 0
         self.retention: list[Retention] = []
         self._nodes: dict[int, str] = {}
+        self._asked: dict[int, str] = {}  # those of a round
 
     def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
         """Take the stage's number (from 1), its plan and the node of each participant, in order of arrival."""
-        self._nodes = {node: site for site, node in nodes.items()}
+        self._nodes = self._asked = {node: site for site, node in nodes.items()}
         self.stream.begin_stage(stage, plan)
 
     def run_round(
@@ -80,9 +83,10 @@ class StageRunner:
         return self.aggregate(arrays, replies)
 
     def train_messages(self, arrays: ArrayRecord) -> list[Message]:
-        """Address the stage's participants, in order of arrival."""
+        """Address those of the stage's participants that train in this round, in order of arrival."""
         stream, messages = self.stream, []
-        for node, site in self._nodes.items():
+        self._asked = self._drawn()
+        for node, site in self._asked.items():
             order = ConfigRecord(
                 {
                     "stage": stream.stage,
@@ -110,10 +114,10 @@ class StageRunner:
             Where no participant returned a student that was agreed on, or, unless the config's `site_failure` is to go
             on, where one did not: the stage has failed.
         """
-        order = {node: place for place, node in enumerate(self._nodes)}
+        order = {node: place for place, node in enumerate(self._asked)}
         answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
         watched = self.stream.watched(self.server_round)
-        accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._nodes, watched=watched)
+        accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._asked, watched=watched)
         for site, content in accepted.items():
             self.stream.on_fit_reply(site, content)
         where = f"stage {self.stream.stage} ({self.stream.plan.name}), round {self.server_round}"
@@ -121,9 +125,9 @@ class StageRunner:
             raise FederationError(f"{where}: no student came back: {in_words(failed)}")
         absences = self._go_on_without(failed, where)
         self.retention = retention_of(self.stream.stage, watched, accepted, self.config)
-        kept = [message for message in answers if self._nodes[message.metadata.src_node_id] in accepted]
+        kept = [message for message in answers if self._asked[message.metadata.src_node_id] in accepted]
         for message in kept:
-            message.content = accepted[self._nodes[message.metadata.src_node_id]]
+            message.content = accepted[self._asked[message.metadata.src_node_id]]
         arrays, losses = self.aggregator.aggregate(self.server_round, sent, kept)
         self.events.round_finished(losses)
         if any(row["alarm"] for row in self.retention):
@@ -157,6 +161,14 @@ class StageRunner:
             if site in answers:
                 stream.keep(site, answers[site])
         return absences
+
+    def _drawn(self) -> dict[int, str]:
+        """Return the participants of this round: all, or as many as the config says, drawn anew each round."""
+        count = max(1, round(self.config.aggregation.fraction_train * len(self._nodes)))
+        draws = generator(self.config.seed, "participants", self.stream.stage, self.server_round)
+        drawn = sorted(torch.randperm(len(self._nodes), generator=draws)[:count].tolist())
+        nodes = list(self._nodes.items())
+        return dict(nodes[place] for place in drawn)
 
     def _go_on_without(self, failed: Mapping[str, str], where: str) -> Absences:
         """Go on without sites that failed, saying so, where the config allows it; return them."""

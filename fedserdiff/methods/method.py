@@ -41,7 +41,12 @@ class NoSettings(MethodSettings):
 class Together(MethodSettings):
     """What methods share by which all hospitals train from the start."""
 
-    rounds: int = setting(20, "Rounds of training and averaging of the one stage in which all hospitals train.", ge=1)
+    rounds: int = setting(
+        20,
+        "Rounds of training and averaging of the one stage in which all hospitals train: no more than its steps or "
+        "epochs.",
+        ge=1,
+    )
 
 
 class Distilling(MethodSettings):

@@ -136,9 +136,14 @@ UNVALIDATED: Mapping[str, Any] = MappingProxyType(
 
 
 def rounds_of(training: Training, method: MethodSettings) -> tuple[str, int]:
-    """Return the setting that says how many rounds a stage has, a method's own where it has one, and its value."""
+    """Return the setting that says how many rounds a stage has, a method's own where it has one, and how many.
+
+    A method's own are no more than the stage's steps or epochs, since every round has to train.
+    """
     own = getattr(method, "rounds", None)
-    return ("training.rounds", training.rounds) if own is None else ("method.rounds", own)
+    if own is None:
+        return "training.rounds", training.rounds
+    return "method.rounds", min(own, training.steps_per_stage or training.epochs_per_stage)
 
 
 def one_round(training: Training, method: MethodSettings) -> dict[str, int]:
