@@ -22,6 +22,7 @@ _OTHERS: dict[str, Any] = {
     "training.keep": "best",
     "training.patch": (16, 16),
     "training.participation": "cumulative",
+    "training.arrival": "together",
     "augmentation.strength": "on",
     "augmentation.scaling_range": (0.8, 1.2),
     "augmentation.elastic_every_mm": 64.0,

@@ -109,7 +109,12 @@ def honest(message_type: str, config: Settings, sent: ArrayRecord, site: int = 0
         return about if config.data.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
     if message_type == MessageType.TRAIN:
         metrics = {f"loss-{term}": 0.5 for term in get_method(config.method.name).terms}
-        return RecordDict({wire.ARRAYS: change(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
+        told = RecordDict({wire.ARRAYS: change(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
+        if get_method(config.method.name).every_round:
+            told[wire.CONTROL] = ArrayRecord(
+                {name: Array(np.full(array.shape, -0.5, np.float32)) for name, array in sent.items()}
+            )
+        return told
     if message_type == MessageType.EVALUATE:
         masks, regions = ("coarse", "refined"), ("tc", "wt", "et")
         metrics = {f"{mask}.dice.{region}": 0.75 for mask in masks for region in regions}

@@ -45,7 +45,7 @@ def keep(scene: Scene, site: str, *rounds: tuple[int, int]) -> None:
     for stage, server_round in rounds:
         adapter = SiteAdapter(4)
         torch.nn.init.constant_(adapter.residual[-1].bias, stage + server_round)  # type: ignore[arg-type]
-        save_adapter(scene.records(site), adapter, stage, server_round)
+        save_adapter(scene.records(site), scene.config, site, adapter, (stage, server_round))
 
 
 def lose(folder: Path, what: str) -> None:
@@ -138,7 +138,7 @@ def test_who_has_no_adapter_by_the_plan_needs_none(
 
 def test_another_file_beside_the_adapters_is_none(tmp_path: Path, make_stream: Callable[..., Scene]) -> None:
     config = make_stream().config
-    save_adapter(tmp_path, SiteAdapter(4), 2, 2)
+    save_adapter(tmp_path, config, "west", SiteAdapter(4), (2, 2))
     shutil.copy(tmp_path / "adapter-2-2.pt", tmp_path / "adapter-2-2 (copy).pt")
     assert load_adapter(tmp_path, config, "west", (3, 0)) is not None
     with pytest.raises(RecordsError, match=r"adapter-2-2\.pt: is missing"):

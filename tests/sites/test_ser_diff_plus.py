@@ -151,14 +151,14 @@ def test_the_adapter_learns_with_the_student_and_a_round_asked_for_again_repeats
         order = Order(2, 2, teachers=(teacher,), adapter=load_adapter(tmp_path, CONFIG, "site-2", (2, 2)))
         adapter = run_round(student, order, hospital, lambda site: hospital, CONFIG).adapter
         assert adapter is not None
-        save_adapter(tmp_path, adapter, 2, 2)
+        save_adapter(tmp_path, CONFIG, "site-2", adapter, (2, 2))
         return student.state_dict(), adapter
 
     first = run_round(
         lively_student(CONFIG), Order(2, 1, teachers=(teacher,)), hospital, lambda s: hospital, CONFIG
     ).adapter
     assert first is not None
-    save_adapter(tmp_path, first, 2, 1)
+    save_adapter(tmp_path, CONFIG, "site-2", first, (2, 1))
     (student, adapter), (again, adapter_again) = second_round(), second_round()
     assert all(torch.equal(student[name], again[name]) for name in student)
     learnt = {name: value.clone() for name, value in adapter.state_dict().items()}
@@ -169,7 +169,7 @@ def test_the_adapter_learns_with_the_student_and_a_round_asked_for_again_repeats
 def test_a_hospital_takes_its_newest_adapter_from_before_a_round(tmp_path: Path) -> None:
     kept = {when: lively_adapter(seed) for seed, when in enumerate([(2, 1), (2, 2), (10, 1)])}
     for when, adapter in kept.items():
-        save_adapter(tmp_path, adapter, *when)
+        save_adapter(tmp_path, CONFIG, "site-2", adapter, when)
 
     def taken(stage: int, server_round: int) -> torch.Tensor | None:
         adapter = load_adapter(tmp_path, CONFIG, "site-2", before=(stage, server_round))

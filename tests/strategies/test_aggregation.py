@@ -16,7 +16,8 @@ from traffic import answer
 
 from fedserdiff import wire
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.groups import Aggregation, Strategy
+from fedserdiff.methods.method import Strategy
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from strategies.aggregation import Aggregator
 
@@ -45,9 +46,9 @@ def reply(place: int, standing: ArrayRecord, seed: int, cases: int) -> Message:
     return answer(place, MessageType.TRAIN, RecordDict({wire.ARRAYS: ArrayRecord(arrays), wire.METRICS: metrics}))
 
 
-def settings(name: str, **arguments: float) -> Aggregation:
+def settings(name: str, **arguments: float) -> Settings:
     changes = {f"aggregation.{argument}": value for argument, value in arguments.items()}
-    return make_settings("smoke", {"aggregation.strategy": name, **changes}).aggregation
+    return make_settings("smoke", {"aggregation.strategy": name, **changes})
 
 
 def rounds(aggregator: Aggregator, standing: ArrayRecord, numbers: Sequence[int]) -> ArrayRecord:
@@ -69,7 +70,7 @@ def told(standing: ArrayRecord, server_round: int) -> Values:
 
 def test_the_default_is_flowers_average_to_the_last_bit() -> None:
     standing = student(0)
-    ours, losses = Aggregator(make_settings("smoke").aggregation).aggregate(1, standing, replies(standing, 1))
+    ours, losses = Aggregator(make_settings("smoke")).aggregate(1, standing, replies(standing, 1))
     theirs, metrics = FedAvg(weighted_by_key=wire.WEIGHT).aggregate_train(1, replies(standing, 1))
     assert ours == theirs
     assert metrics is not None
@@ -257,9 +258,9 @@ def test_what_came_back_stays_whole_for_a_method_that_keeps_it(name: str) -> Non
 def test_every_argument_of_flowers_is_a_setting_with_its_default(name: str) -> None:
     common = inspect.signature(FedAvg).parameters
     own = {k: p.default for k, p in inspect.signature(getattr(flower, name)).parameters.items() if k not in common}
-    ours = Aggregation().model_dump()
+    ours = make_settings("smoke").aggregation.model_dump()
     own.pop("eta_l", None)  # Flower computes nothing from it
-    left_to_flower = {"eta"} & own.keys()
+    left_to_flower = {"eta", "server_momentum"} & own.keys()  # without momentum FedAvgM is FedAvg
     assert own.keys() <= ours.keys()
     assert {k: ours[k] for k in own.keys() - left_to_flower} == {k: own[k] for k in own.keys() - left_to_flower}
 
@@ -279,6 +280,6 @@ def test_an_unknown_strategy_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         settings("FedProx")
     assert str(caught.value) == (
-        "aggregation.strategy: 'FedProx' is not one of FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedTrimmedAvg, "
-        "FedMedian"
+        "aggregation.strategy: 'FedProx' is not one of method, FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, "
+        "FedTrimmedAvg, FedMedian"
     )
