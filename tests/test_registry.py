@@ -30,7 +30,7 @@ def test_the_methods_are_these_and_two_of_them_break_privacy() -> None:
     assert set(METHODS) == {
         "ser-diff", "ser-diff-plus", "lesion-replay", "fine-tune", "distill", "ewc", "image-replay", "local",
         "rehearsal", "pooled", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedtrimmedavg", "fedprox", "scaffold",
-        "fedbn", "fedper",
+        "fedbn", "fedper", "lwf", "der",
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.breaks_privacy} == {"rehearsal", "pooled"}
     assert {name for name, method in METHODS.items() if not method.federated} == {"local", "pooled"}
@@ -46,7 +46,7 @@ def test_only_methods_that_break_privacy_look_into_other_hospitals(name: str) ->
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown method 'magic': choose one of distill, ewc, .*, ser-diff, ser-diff-plus"
+        ConfigError, match=r"unknown method 'magic': choose one of der, distill, ewc, .*, ser-diff, ser-diff-plus"
     ):
         get_method("magic")
 

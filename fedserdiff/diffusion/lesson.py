@@ -66,6 +66,8 @@ class Lesson:
     replay : Replay, optional
     teacher : Student, optional
         Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
+    outputs_alone : bool
+        Whether it is held to the teacher's outputs and not to its features.
     taught : int, optional
         Of how many of them, the first ones; all by default.
     gamma : float
@@ -81,6 +83,7 @@ class Lesson:
     teacher: Student | None = None
     taught: int | None = None
     gamma: float = 1.0
+    outputs_alone: bool = False
 
 
 def in_passes(lessons: Mapping[str, Lesson], most: int) -> list[dict[str, Lesson]]:

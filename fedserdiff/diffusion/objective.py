@@ -84,7 +84,8 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, Seen]:
         with torch.no_grad():
             taught, of_teacher = lesson.teacher.coarse_features(seen[: lesson.taught])
         held = len(taught)
-        distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
+        if not lesson.outputs_alone:
+            distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
         distances.append(F.binary_cross_entropy_with_logits(logits[:held], torch.sigmoid(taught)))
     terms = Terms(dice_bce_with_logits(logits[:own], lesson.truth), _total(distances))
     return terms, Seen(seen.detach(), torch.sigmoid(logits[:own].detach()), replayed)
@@ -137,7 +138,8 @@ def refiner_terms(student: Student, lesson: Lesson, seen: Seen, draws: Draws) ->
             samples = (part[:own][: lesson.taught] for part in (noisy, t, context))
             taught, of_teacher = lesson.teacher.denoise_features(*samples)
         held = len(taught)
-        distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
+        if not lesson.outputs_alone:
+            distances.append(feature_distance([feature[:held] for feature in features], of_teacher, lesson.gamma))
         distances.append(F.mse_loss(estimate[:held], torch.tanh(taught)))
     return Terms(refined_loss(correction, coarse, lesson.truth) + F.mse_loss(estimate, error), _total(distances))
 

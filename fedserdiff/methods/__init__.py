@@ -120,6 +120,6 @@ def origin_note(names: Iterable[str]) -> str | None:
     if not knowing:
         return None
     return (
-        f"{', '.join(knowing)}: a hospital is scored with what it keeps for itself, an adapter or weights, so it has to "
-        "be known which hospital a scan comes from."
+        f"{', '.join(knowing)}: a hospital is scored with what it keeps for itself, an adapter or weights, so it has "
+        "to be known which hospital a scan comes from."
     )

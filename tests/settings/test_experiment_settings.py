@@ -191,7 +191,7 @@ def test_stored_configuration_with_a_strange_field_is_refused() -> None:
     stored = make_settings("smoke").to_dict() | {"rouns": 3, "colour": "red"}
     with pytest.raises(
         ConfigError,
-        match=r"rouns: unknown setting: did you mean method.rounds or training.rounds\?\ncolour: unknown setting",
+        match=r"rouns: unknown setting: did you mean training.rounds or method.rounds\?\ncolour: unknown setting",
     ):
         Settings.from_dict(stored)
 

@@ -29,8 +29,8 @@ from sites.training import Order, make_objective, run_round
 from sites.training_set import TrainingSet
 
 STEPS = (
-    "distill", "ewc", "fedprox", "fine-tune", "image-replay", "lesion-replay", "scaffold", "ser-diff", "ser-diff-plus",
-    "ser-diff+ewc",
+    "der", "distill", "ewc", "fedprox", "fine-tune", "image-replay", "lesion-replay", "lwf", "scaffold", "ser-diff",
+    "ser-diff-plus", "ser-diff+ewc",
 )  # fmt: skip
 """Methods whose steps differ: of all others they are fine-tune's."""
 DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.rand_like,

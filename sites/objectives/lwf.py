@@ -1,0 +1,22 @@
+"""Learning without Forgetting: the student is held to the last stage's outputs on new scans (arXiv 1606.09282)."""
+
+import torch
+
+from fedserdiff.diffusion.lesson import Lesson
+from fedserdiff.methods.lwf import LwfSettings
+from sites.objectives.base import SEGMENTATION, Objective
+from sites.training_set import Batch
+
+
+class LwfObjective(Objective):
+    """L = L_seg + λ · (BCE(P, P_T) + ‖Ê − Ê_T‖²), the teacher's outputs on the hospital's own batch.
+
+    The paper's networks have a head a task and hold the old heads to what they said before. Here all hospitals have the
+    same regions and one head, which learns from the truth as well. Without a teacher (stage 1), or with λ = 0, it is
+    L_seg to the last digit.
+    """
+
+    def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
+        """Return the batch's lesson, with the teacher where there is one."""
+        teacher = self.teacher if LwfSettings.of(self.config.method).lambda_kd > 0 else None
+        return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, teacher=teacher, outputs_alone=True)}
