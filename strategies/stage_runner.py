@@ -164,7 +164,7 @@ class StageRunner:
 
     def _drawn(self) -> dict[int, str]:
         """Return the participants of this round: all, or as many as the config says, drawn anew each round."""
-        count = max(1, round(self.config.aggregation.fraction_train * len(self._nodes)))
+        count = drawn_count(self.config, len(self._nodes))
         draws = generator(self.config.seed, "participants", self.stream.stage, self.server_round)
         drawn = sorted(torch.randperm(len(self._nodes), generator=draws)[:count].tolist())
         nodes = list(self._nodes.items())
@@ -181,3 +181,8 @@ class StageRunner:
             {"stage": self.stream.stage, "round": self.server_round, "site": site, "why": why}
             for site, why in failed.items()
         ]
+
+
+def drawn_count(config: Settings, participants: int) -> int:
+    """Return how many of a stage's participants train in a round."""
+    return max(1, round(config.aggregation.fraction_train * participants))

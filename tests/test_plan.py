@@ -81,6 +81,19 @@ def test_time_is_that_of_steps_and_of_scoring_side_by_side(quick: None, monkeypa
     assert alone.seconds == 7 * 2 + 14 * 3 + 12 * 5
 
 
+def test_hospitals_of_a_round_wait_for_each_other_where_cpus_are_few(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three hospitals on two CPUs take two turns, two of them one; each scores two rows of R."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    config = make_settings("smoke", {"training.steps_per_stage": 7}, method="fedavg")
+    found = planned(config)
+    assert (found.steps, found.participants, found.scored) == ((7,), (3,), 6)
+    assert found.seconds == 2 * 7 * 2 + 6 * 5 / 2
+    some = planned(config.replace({"aggregation.fraction_train": 0.6}))
+    assert (some.participants, some.seconds) == ((2,), 7 * 2 + 6 * 5 / 2)
+
+
 @pytest.mark.parametrize("method", ["ser-diff-plus", "image-replay+ewc", "pooled"])
 def test_steps_of_every_kind_of_method_are_timed(method: str) -> None:
     found = planned(make_settings("smoke", method=method), 2)

@@ -37,6 +37,7 @@ from sites.evaluation import score_case
 from sites.hospital import split_cases
 from strategies.evaluation_plan import plan_evaluation
 from strategies.first_stage import begins_with_first_stage
+from strategies.stage_runner import drawn_count
 from strategies.stream import make_stream
 
 _BLOCKS, _STEPS = 2, 2  # that are timed of a stage, and the steps of each
@@ -73,7 +74,9 @@ class Plan:
     cases : tuple of Cases
         Of each site.
     steps : tuple of int
-        Of each stage; where a stage is counted in epochs of slices, no more than these.
+        Of each stage and hospital; where a stage is counted in epochs of slices, no more than these.
+    participants : tuple of int
+        Hospitals that train in a round of each stage.
     scored : int
         Cases that are segmented and scored, or segmented to choose thresholds by, in all rows of R.
     disk : int
@@ -90,6 +93,7 @@ class Plan:
     config: Settings
     cases: tuple[Cases, ...]
     steps: tuple[int, ...]
+    participants: tuple[int, ...]
     scored: int
     disk: int
     memory: int
@@ -106,14 +110,24 @@ class Plan:
     @property
     def first_stage_s(self) -> float:
         """Seconds of training stage 1."""
-        return self.steps[0] * self.first_s
+        return self._one_after_another[0] * self.first_s
 
     @property
     def seconds(self) -> float:
         """Seconds of all training and scoring."""
-        side_by_side = max(1, int((os.cpu_count() or 1) // self.config.machine.cpus_per_site))
-        later = sum(self.steps[1:]) * self.step_s
-        return self.first_stage_s + later + self.scored * self.score_s / min(side_by_side, len(self.cases))
+        later = sum(self._one_after_another[1:]) * self.step_s
+        return self.first_stage_s + later + self.scored * self.score_s / min(self._side_by_side, len(self.cases))
+
+    @property
+    def _side_by_side(self) -> int:
+        """Hospitals that work at a time."""
+        return max(1, int((os.cpu_count() or 1) // self.config.machine.cpus_per_site))
+
+    @property
+    def _one_after_another(self) -> list[int]:
+        """Steps of each stage that wait for each other: those of hospitals that work side by side do not."""
+        turns = (math.ceil(training / self._side_by_side) for training in self.participants)
+        return [steps * times for steps, times in zip(self.steps, turns, strict=True)]
 
 
 def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Settings) -> tuple[list[Site], list[Cases]]:
@@ -162,7 +176,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
     steps = []
     for stage in stages:
         items = depth * max((counts[name] for name in stage.participants), default=0)
-        if stage.name not in counts:  # all sites' cases in one
+        if len(stage.participants) == 1 and stage.name not in counts:  # all sites' cases in one
             items = depth * sum(counts.values())
         epoch = math.ceil(items * (2 if config.training.balance_epochs else 1) / config.training.batch_size)
         steps.append(stage.length * (config.training.steps_per_stage or config.training.epochs_per_stage * epoch))
@@ -173,6 +187,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
         config=config,
         cases=tuple(cases),
         steps=tuple(steps),
+        participants=tuple(drawn_count(config, len(stage.participants)) for stage in stages),
         scored=sum(scored[name] for row in rows for name in row),
         disk=sum(one.usable for one in cases) * voxel * math.prod(grid),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
