@@ -12,6 +12,7 @@ TAKEN = frozenset({"arrays", "teacher", "config", "left-out", "metrics", "site",
 Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
 Arrival = Literal["in-turn", "together"]
+GroupName = Literal["alone", "together", "in-turn", "raw-data"]
 
 
 class MethodSettings(Group):
@@ -115,6 +116,16 @@ class Method:
     arrival: Arrival = "in-turn"
     inertia: float = 0.0
     combines: tuple["Method", ...] = ()
+
+    @property
+    def group(self) -> GroupName:
+        """Which methods it is compared with first.
+
+        ``raw-data`` where it breaks privacy, ``alone`` without a federation, else as its hospitals arrive.
+        """
+        if self.breaks_privacy:
+            return "raw-data"
+        return self.arrival if self.federated else "alone"
 
     @property
     def parts(self) -> tuple["Method", ...]:
