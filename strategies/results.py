@@ -8,6 +8,7 @@ import numpy as np
 
 from fedserdiff.data.releases import BRATS_REGIONS
 from fedserdiff.evaluation.continual import ContinualScores, continual_scores
+from fedserdiff.evaluation.fairness import fairness
 from strategies.evaluation_plan import EvaluationPlan
 from strategies.retention import Retention
 
@@ -132,6 +133,7 @@ class Results:
         for name in ("bwt", "fwt", "forgetting", "forgetting_rate"):
             values[name] = {m: {key: scores[m][key][name] for key in keys} for m in self.metrics}
         return values | {
+            "fairness": {"dice": {key: self._fairness("dice", key) for key in keys}},
             "evaluation": self._evaluation(),
             "losses": self.losses,
             "curves": self.curves,
@@ -150,6 +152,13 @@ class Results:
         if len(set(self.deployed)) > 1 or any(self.missing(row) for row in range(len(self.rows))):
             return ContinualScores(None, None, None, None)
         return continual_scores(self.matrix("refined", metric, key), metric != "hd95")
+
+    def _fairness(self, metric: str, key: str) -> dict[str, str | float | None]:
+        """Return how sites differ by the students that they use in the end, of those that have scored them."""
+        matrix = self.matrix("refined", metric, key)
+        deployed = zip(self.sites, self.deployed, strict=True)
+        final = {site: float(matrix[row, c]) for c, (site, row) in enumerate(deployed) if row < len(matrix)}
+        return fairness(final).to_dict()
 
     def _evaluation(self) -> dict[str, Any]:
         """Return which rows of R are whole, and the sites that score those."""

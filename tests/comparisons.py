@@ -5,6 +5,9 @@ from typing import Any
 
 METHODS = ("ser-diff", "fine-tune", "distill", "ewc", "rehearsal", "image-replay", "pooled", "local")
 BREAKING = ("rehearsal", "pooled")
+TOGETHER = ("fed-avg", "fed-prox", "fed-bn", "fed-control")
+MANY = (*METHODS, "ser-diff-plus", "lesion-replay", "ser-diff+ewc", *TOGETHER)
+"""Fifteen, of every group; those that are together are nobody's but this file's."""
 
 
 def make_comparison(
@@ -34,12 +37,15 @@ def make_comparison(
 
 
 def _method(name: str, number: int, sites: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    rows = 2 if name == "pooled" else len(sites) + 1
+    at_once = name == "pooled" or name in TOGETHER
+    rows = 2 if at_once else len(sites) + 1
     dice = [[0.05 + 0.6 * row / rows + 0.013 * number + 0.0071 * s for s in range(len(sites))] for row in range(rows)]
     hd95 = [[40 - 20 * row / rows + 0.7 * number + 0.11 * s for s in range(len(sites))] for row in range(rows)]
     deployed = [place + 1 if name == "local" else rows - 1 for place in range(len(sites))]
     final = sum(dice[-1]) / len(sites)
-    stream = name not in ("pooled", "local") and len(sites) > 1
+    worst = min(range(len(sites)), key=lambda place: dice[deployed[place]][place])
+    lowest = dice[deployed[worst]][worst]
+    stream = not at_once and name != "local" and len(sites) > 1
     sent: dict[str, int | float] = {"arrays": 9_000_000 + 150_000 * number, "metrics": 4321 + number, "site": 99}
     if name == "local":
         sent = {"metrics": 4321 + number, "site": 99}
@@ -50,6 +56,8 @@ def _method(name: str, number: int, sites: Sequence[str], seeds: Sequence[int]) 
     return {
         "name": name,
         "summary": f"what {name} does against forgetting",
+        "group": _group(name),
+        "needs": ["raw data of other hospitals"] if name in BREAKING else [],
         "breaks_privacy": name in BREAKING,
         "seeds": list(seeds),
         "scores": {
@@ -59,17 +67,32 @@ def _method(name: str, number: int, sites: Sequence[str], seeds: Sequence[int]) 
             "fwt": {"value": 0.031 + 0.004 * number, "low": -0.01, "high": 0.07} if stream else None,
             "forgetting": {"value": 0.15 - 0.02 * number, "low": 0.0, "high": 0.22} if stream else None,
         },
+        "fairness": {
+            "worst_site": sites[worst],
+            "worst": {"value": lowest, "low": lowest - 0.083, "high": lowest + 0.021},
+            "spread": {"value": 0.031 + 0.002 * number, "low": 0.012, "high": 0.094},
+        },
+        "dice_by_region": {
+            region: {"value": final + shift, "low": final + shift - 0.07, "high": final + shift + 0.06}
+            for region, shift in (("tc", 0.0123), ("wt", 0.0871), ("et", -0.0994))
+        },
         "per_site": {
             "dice": {site: dice[row][place] for place, (site, row) in enumerate(zip(sites, deployed, strict=True))},
             "hd95": {site: hd95[row][place] for place, (site, row) in enumerate(zip(sites, deployed, strict=True))},
         },
         "R": {"dice": dice, "hd95": hd95},
         "curves": [],
-        "stages": ["untrained", "pooled"] if name == "pooled" else ["untrained", *sites],
+        "stages": ["untrained", "pooled" if name == "pooled" else "together"] if at_once else ["untrained", *sites],
         "deployed": deployed,
         "bytes_out": sent,
         "minutes": 3.4 + number,
     }
+
+
+def _group(name: str) -> str:
+    if name in BREAKING:
+        return "raw-data"
+    return "alone" if name == "local" else "together" if name in TOGETHER else "in-turn"
 
 
 def make_study(kind: str = "line") -> dict[str, Any]:

@@ -175,6 +175,7 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
                 "method": "fine-tune", "seed": 0, "sites": names, "stages": ["untrained", "all"],
                 "deployed": [1] * len(names), "cases": opened.case_counts, "R": by_metric, "R_coarse": by_metric,
                 **dict.fromkeys(("bwt", "fwt", "forgetting", "forgetting_rate"), none),
+                "fairness": {"dice": {"mean": {"worst_site": names[0], "worst": 0.0, "spread": 0.0}}},
                 "bytes_out": {name: {} for name in names}, "seconds": {}, "absences": [], "interruptions": [],
                 "overlap": seen["overlap"], "scored": "test",
                 "evaluation": {"every": 1, "sites": names, "rows": [0, 1]},

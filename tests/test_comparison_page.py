@@ -1,5 +1,6 @@
 """One page shows results of one set of scans, by one version, and corrects for all comparisons that it shows."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,39 @@ def test_an_earlier_result_of_other_scans_or_versions_is_not_shown(
     assert "adapter.json is kept, but not shown: " in said
     assert why in said
     assert (tmp_path / "studies" / "adapter.json").read_bytes() == before
+
+
+def test_an_earlier_comparison_that_does_not_say_who_lost_is_named_and_not_shown(tmp_path: Path) -> None:
+    old = comparison()
+    page_of(tmp_path, old)
+    for method in old["methods"]:
+        for key in ("fairness", "group", "needs", "dice_by_region"):
+            del method[key]
+    (tmp_path / "comparison.json").write_text(json.dumps(old))
+    page, said = page_of(tmp_path, study())
+    assert "Scores at the end" not in page
+    assert "comparison.json is kept, but not shown: it does not say which hospital was the worst" in said
+
+
+def test_a_comparison_s_table_has_a_row_a_method_with_its_group_needs_worst_hospital_and_regions(
+    tmp_path: Path,
+) -> None:
+    made = comparison()
+    page_of(tmp_path, made)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["ser-diff", "fine-tune"]
+    for row, method in zip(rows, made["methods"], strict=True):
+        assert (row["group"], row["needs"]) == ("in-turn", "")
+        assert row["worst hospital"] == method["fairness"]["worst_site"]
+        scores = {
+            "dice": method["scores"]["dice"],
+            "worst hospital dice": method["fairness"]["worst"],
+            "spread": method["fairness"]["spread"],
+            **{f"dice {region}": score for region, score in method["dice_by_region"].items()},
+        }
+        for name, score in scores.items():
+            assert [float(row[cell]) for cell in (name, f"{name} low", f"{name} high")] == list(score.values())
 
 
 def test_a_comparison_of_other_scans_goes_with_its_pictures(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import StreamScores
 from fedserdiff.settings.experiment import PROVENANCE, Settings
 
+_METRICS = ("dice", "hd95")
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -33,6 +35,8 @@ class RunRecord:
     scores : mapping
         By metric (``dice`` as a fraction, ``hd95`` in mm), the refined masks' mean over regions for every case, stage
         and site.
+    dice_by_region : mapping
+        By region, the same of its Dice, of the student that each site uses in the end alone: arrays of one row.
     """
 
     path: Path
@@ -40,6 +44,7 @@ class RunRecord:
     versions: Mapping[str, str]
     results: Mapping[str, Any]
     scores: Mapping[str, StreamScores]
+    dice_by_region: Mapping[str, StreamScores]
 
     @property
     def patients(self) -> dict[str, Sequence[str]]:
@@ -74,34 +79,43 @@ def load_run(path: Path) -> RunRecord:
                 f"{path}: this run was scored in part (evaluate_every {config.scoring.evaluate_every}, evaluate_sites "
                 f"{config.scoring.evaluate_sites}): a comparison needs every site's scores after every stage"
             )
-        tables = {site.name: _by_case(path, site.name, len(results["stages"])) for site in config.sites}
+        deployed: dict[str, int] = dict(zip(results["sites"], results["deployed"], strict=True))
+        stages, regions = len(results["stages"]), config.data.regions
+        tables = {site.name: _by_case(path, site.name, stages, deployed[site.name], regions) for site in config.sites}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
     patients = {site.name: [patient_of(site, case) for case in tables[site.name]] for site in config.sites}
+    by_metric, by_region = (
+        {site: np.stack([scores[part] for scores in cases.values()], 2) for site, cases in tables.items()}
+        for part in (0, 1)
+    )
     scores = {
-        metric: StreamScores(
-            values={name: np.stack([table[metric] for table in cases.values()], 1) for name, cases in tables.items()},
-            patients=patients,
-            deployed=dict(zip(results["sites"], results["deployed"], strict=True)),
-            higher_is_better=metric == "dice",
-        )
-        for metric in ("dice", "hd95")
+        metric: StreamScores({s: v[place] for s, v in by_metric.items()}, patients, deployed, metric == "dice")
+        for place, metric in enumerate(_METRICS)
     }
-    return RunRecord(path, config, about[PROVENANCE]["versions"], results, scores)
+    last = dict.fromkeys(patients, 0)
+    dice_by_region = {
+        region: StreamScores({s: v[place] for s, v in by_region.items()}, patients, last, higher_is_better=True)
+        for place, region in enumerate(regions)
+    }
+    return RunRecord(path, config, about[PROVENANCE]["versions"], results, scores, dice_by_region)
 
 
-def _by_case(path: Path, site: str, rows: int) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Return a hospital's scores by case and metric, each of shape (rows,)."""
-    cases: dict[str, dict[str, NDArray[np.float64]]] = {}
-    by_region: dict[tuple[str, int], list[dict[str, str]]] = {}
+def _by_case(
+    path: Path, site: str, rows: int, deployed: int, regions: Sequence[str]
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return a hospital's scores by case: means over regions (metrics, rows), and Dice of a row (regions, 1)."""
+    by_case: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
     with (path / "hospitals" / site / "scores.csv").open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             if line["mask"] == "refined":
-                by_region.setdefault((line["case"], int(line["stage"])), []).append(line)
-    for (case, stage), lines in by_region.items():
-        scores = cases.setdefault(case, {m: np.full(rows, np.nan) for m in ("dice", "hd95")})
-        for metric, stages in scores.items():
-            stages[stage] = np.mean([float(line[metric]) for line in lines])
-    if any(np.isnan(values).any() for scores in cases.values() for values in scores.values()):
-        raise ValueError(f"scores.csv of {site} does not cover every stage")
-    return dict(sorted(cases.items()))
+                by_case.setdefault(line["case"], {})[int(line["stage"]), line["region"]] = line
+    cases = {}
+    for case, lines in sorted(by_case.items()):
+        if any((row, region) not in lines for row in range(rows) for region in regions):
+            raise ValueError(f"scores.csv of {site} does not cover every stage")
+        measured = np.array(
+            [[[float(lines[row, r][metric]) for r in regions] for row in range(rows)] for metric in _METRICS]
+        )
+        cases[case] = (measured.mean(2), measured[0, deployed, :, None])
+    return cases

@@ -10,8 +10,10 @@ from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
+from fedserdiff.evaluation.fairness import fairness
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.methods import get_method, label, origin_note
+from fedserdiff.methods.method import Method
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
@@ -21,6 +23,8 @@ RAW_SCANS = "raw-scans"
 
 _REPLICATES = 2000
 _STREAM = ("bwt", "fwt", "forgetting")
+_NAMED = 3
+"""More methods than this are not listed in a sentence."""
 
 
 def one_seed(scored: str) -> str:
@@ -58,7 +62,14 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
-    estimates = estimates_by_metric(runs, data.phantom)
+    draws = _draws(_scores(runs, "dice"), data.phantom)
+    estimates = _by_metric(runs, draws)
+    regions = {
+        region: _paired(
+            {name: {s: r.dice_by_region[region] for s, r in of.items()} for name, of in runs.items()}, draws
+        )
+        for region in one.dice_by_region
+    }
     about = {
         "name": data.name,
         "phantom": data.phantom,
@@ -72,27 +83,34 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         "leak": data.leak,
     }
     scored = one.config.scoring.patients
+    methods = [
+        _method(name, runs[name], estimates[name], {region: of[name]["final"] for region, of in regions.items()})
+        for name in runs
+    ]
+    worst = {method["name"]: method["fairness"]["worst_site"] for method in methods}
     return {
         "data": about,
         "scored": scored,
         "versions": dict(one.versions),
-        "methods": [_method(name, runs[name], estimates[name]) for name in runs],
+        "methods": methods,
         "verdicts": _verdicts(estimates),
-        "answer": answer(estimates, about, scored),
+        "answer": answer(estimates, worst, about, scored),
         "notes": _notes(about, scored, [run for by_seed in runs.values() for run in by_seed.values()]),
     }
 
 
 def estimates_by_metric(runs: Runs, phantom: bool) -> dict[str, dict[str, dict[str, Estimate | None]]]:
     """Return `paired_estimates` of whole runs by name, metric (``dice``, ``hd95``) and statistic; raises as it does."""
-    by_metric = {
-        metric: paired_estimates(
-            {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
-            phantom,
-        )
-        for metric in ("dice", "hd95")
-    }
+    return _by_metric(runs, _draws(_scores(runs, "dice"), phantom))
+
+
+def _by_metric(runs: Runs, draws: Resampling) -> dict[str, dict[str, dict[str, Estimate | None]]]:
+    by_metric = {metric: _paired(_scores(runs, metric), draws) for metric in ("dice", "hd95")}
     return {name: {metric: of_metric[name] for metric, of_metric in by_metric.items()} for name in runs}
+
+
+def _scores(runs: Runs, metric: str) -> dict[str, dict[int, StreamScores]]:
+    return {name: {seed: run.scores[metric] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
 
 
 def paired_estimates(
@@ -105,25 +123,47 @@ def paired_estimates(
     ConfigError
         Where runs differ in seeds or in whom they score.
     """
-    patients = {seed: scores.patients for seed, scores in next(iter(runs.values())).items()}
-    draws = Resampling(patients, shared_patients=not phantom, replicates=_REPLICATES)
+    return _paired(runs, _draws(runs, phantom))
+
+
+def _draws(runs: Mapping[str, Mapping[int, StreamScores]], phantom: bool) -> Resampling:
+    """Return draws of the seeds and patients of the first of `runs`: the others' have to be the same."""
+    patients = {seed: one.patients for seed, one in next(iter(runs.values())).items()}
+    return Resampling(patients, shared_patients=not phantom, replicates=_REPLICATES)
+
+
+def _paired(runs: Mapping[str, Mapping[int, StreamScores]], draws: Resampling) -> dict[str, dict[str, Estimate | None]]:
     try:
         return {name: draws.estimates(by_seed) for name, by_seed in runs.items()}
     except ValueError as error:
         raise ConfigError(f"these runs cannot be compared: {error}") from None
 
 
-def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str, Any]) -> dict[str, Any]:
+def _method(
+    name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str, Any], by_region: Mapping[str, Any]
+) -> dict[str, Any]:
     records = list(by_seed.values())
     results = [record.results for record in records]
     method = get_method(name)
     dice = estimates["dice"]
+    per_site = {
+        metric: dict(
+            zip(
+                results[0]["sites"],
+                np.mean([record.final(metric) for record in records], axis=0).tolist(),
+                strict=True,
+            )
+        )
+        for metric in ("dice", "hd95")
+    }
     kinds = sorted({kind for r in results for sent in r["bytes_out"].values() for kind in sent})
     if not method.federated:
         kinds = [kind for kind in kinds if kind == RAW_SCANS]
     return {
         "name": name,
         "summary": method.summary,
+        "group": method.group,
+        "needs": _needs(method),
         "breaks_privacy": method.breaks_privacy,
         "seeds": sorted(by_seed),
         "scores": {
@@ -131,16 +171,13 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
             "hd95": estimates["hd95"]["final"].interval().to_dict(),
             **{k: None if dice[k] is None else dice[k].interval().to_dict() for k in _STREAM},
         },
-        "per_site": {
-            metric: dict(
-                zip(
-                    results[0]["sites"],
-                    np.mean([record.final(metric) for record in records], axis=0).tolist(),
-                    strict=True,
-                )
-            )
-            for metric in ("dice", "hd95")
+        "fairness": {
+            "worst_site": fairness(per_site["dice"]).worst_site,
+            "worst": dice["worst"].interval().to_dict(),
+            "spread": dice["spread"].interval().to_dict(),
         },
+        "dice_by_region": {region: estimate.interval().to_dict() for region, estimate in by_region.items()},
+        "per_site": per_site,
         "R": {m: np.mean([r["R"][m]["mean"] for r in results], axis=0).tolist() for m in ("dice", "hd95")},
         "curves": [curve for seed, record in sorted(by_seed.items()) for curve in _curves(seed, record)],
         "stages": results[0]["stages"],
@@ -151,6 +188,15 @@ def _method(name: str, by_seed: Mapping[int, RunRecord], estimates: Mapping[str,
         },
         "minutes": float(np.mean([record.seconds for record in records])) / 60,
     }
+
+
+def _needs(method: Method) -> list[str]:
+    """Return what a method needs to know beyond a hospital's own cases and the students that it is handed."""
+    known = (
+        (method.breaks_privacy, "raw data of other hospitals"),
+        (method.knows_origin, "which hospital a scan comes from"),
+    )
+    return [what for needed, what in known if needed]
 
 
 def _curves(seed: int, record: RunRecord) -> list[dict[str, Any]]:
@@ -185,24 +231,39 @@ def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def answer(estimates: Mapping[str, Any], about: Mapping[str, Any], scored: str) -> list[str]:
+def answer(
+    estimates: Mapping[str, Any], worst_sites: Mapping[str, str], about: Mapping[str, Any], scored: str
+) -> list[str]:
     """Return what the comparison says, in sentences with figures, but for its verdicts."""
     final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
+    ends = {
+        name: f"{_percent(final[name])} mean Dice, its worst hospital, {worst_sites[name]}, "
+        f"at {_percent(by_metric['dice']['worst'])}"
+        for name, by_metric in estimates.items()
+    }
     sentences = []
     if "pooled" in final and "fine-tune" in final:
         loss = final["pooled"] - final["fine-tune"]
         sentences.append(
-            f"Pooling all raw scans ends at {_percent(final['pooled'])} mean Dice; handing the model from hospital to "
-            f"hospital and doing nothing else ends at {_percent(final['fine-tune'])}: not pooling costs "
-            f"{_points(loss)} points."
+            f"Pooling all raw scans ends at {ends['pooled']}; handing the model from hospital to hospital and doing "
+            f"nothing else ends at {ends['fine-tune']}: not pooling costs {_points(loss)} points."
         )
         sentences += _regained(final, loss)
     else:
-        shown = "; ".join(f"{label(name)} {_percent(estimate)}" for name, estimate in final.items())
-        sentences.append(f"Mean Dice over the sites at the end of the stream: {shown}.")
+        sentences.append(_ends(final, ends))
     if note := origin_note(final):
         sentences.append(note)
     return sentences if len(about["seeds"]) > 1 else [*sentences, one_seed(scored)]
+
+
+def _ends(final: Mapping[str, Estimate], ends: Mapping[str, str]) -> str:
+    """Say where each method ends, or, of many, the one that ends highest without raw data, where there is one."""
+    if len(final) <= _NAMED:
+        return " ".join(f"{label(name)} ends at {end}." for name, end in ends.items())
+    private = [name for name in final if not get_method(name).breaks_privacy]
+    best = max(private or final, key=lambda name: final[name].value)
+    which = "that need no raw data of other hospitals" if private else "that break privacy"
+    return f"Of {len(private or final)} methods {which}, {best} ends highest, at {ends[best]}."
 
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
@@ -267,6 +328,12 @@ def _notes(about: Mapping[str, Any], scored: str, runs: Sequence[RunRecord]) -> 
         "breaks privacy takes from other hospitals; a simulation reads them from disk. Of methods without a federation "
         "(local, pooled) nothing else is counted: their students travel only to be scored.",
     ]
+    notes.insert(
+        2,
+        "The worst hospital is that with the lowest mean Dice at the end, over regions, patients and seeds; another "
+        "may be it in another replicate. The spread is the standard deviation over hospitals of that mean (population "
+        "formula). Chance lowers a minimum and widens a spread: both intervals lie somewhat to the bad side.",
+    )
     if len(seeds) > 1:
         notes.append(
             f"Few seeds understate themselves: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of their variance. "

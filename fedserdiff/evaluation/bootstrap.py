@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fedserdiff.evaluation.continual import stacked_scores
 
-STATISTICS = ("final", "bwt", "fwt", "forgetting")
+STATISTICS = ("final", "worst", "spread", "bwt", "fwt", "forgetting")
+_OF_STREAM = STATISTICS[3:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,8 @@ class Resampling:
     Raises
     ------
     ValueError
-        No seed, a site without patients, or patients that differ between seeds though `shared_patients`.
+        No seed, a site without patients, seeds of different sites, or patients that differ between seeds though
+        `shared_patients`.
     """
 
     def __init__(
@@ -150,6 +152,8 @@ class Resampling:
         self._weights: dict[int, dict[str, NDArray[np.float64]]] = {}
         shared: dict[str, NDArray[np.float64]] = {}
         for seed, sites in self._patients.items():
+            if sites.keys() != self._patients[first].keys():
+                raise ValueError(f"seed {seed}: other sites than seed {first}")
             if shared_patients:
                 self._check(seed, self._patients[first], f"than seed {first}")
             of_replicate = np.nonzero(self._seeds == seed)[0]
@@ -165,8 +169,10 @@ class Resampling:
     def estimates(self, runs: Mapping[int, StreamScores]) -> dict[str, Estimate | None]:
         """Return every one of `STATISTICS` of a method, from its run of each seed.
 
-        ``final`` is the mean over sites of the deployed student's score. The others are of `stacked_scores`; None
-        where a seed's run has none, or where a site does not deploy the last student.
+        ``final`` is the mean over sites of the deployed student's score. ``worst`` is the worst site's, and ``spread``
+        the standard deviation over sites (population formula), both of each site's mean over the drawn seeds and
+        patients: another site may be the worst in another replicate. The others are of `stacked_scores`; None where a
+        seed's run has none, or where a site does not deploy the last student.
 
         Raises
         ------
@@ -175,21 +181,38 @@ class Resampling:
         """
         if runs.keys() != self._patients.keys():
             raise ValueError(f"runs of seeds {sorted(runs)}, draws of seeds {list(self._patients)}")
-        scores = {}
+        sites, streams = {}, {}
         for seed, run in runs.items():
             self._check(seed, run.patients, "than the run")
-            scores[seed] = _score(run, self._weights[seed])
-        return {name: self._mean({seed: s[name] for seed, s in scores.items()}) for name in STATISTICS}
+            sites[seed], streams[seed] = _score(run, self._weights[seed])
+        by_site = self._over_seeds(sites)
+        worst = by_site.min(1) if next(iter(runs.values())).higher_is_better else by_site.max(1)
+        found: dict[str, Estimate | None] = {
+            "final": self._estimate(by_site.mean(1)),
+            "worst": self._estimate(worst),
+            "spread": self._estimate(by_site.std(1)),
+        }
+        for name in _OF_STREAM:
+            of_seeds = {seed: stream[name] for seed, stream in streams.items() if stream is not None}
+            found[name] = self._estimate(self._over_seeds(of_seeds)) if len(of_seeds) == len(runs) else None
+        return found
 
-    def _mean(self, scores: Mapping[int, NDArray[np.float64] | None]) -> Estimate | None:
-        as_is, drawn = [], np.empty(self._seeds.shape)
+    def _over_seeds(self, scores: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the mean over seeds of scores of shape (draws of the seed, …) each: (1 + replicates, …).
+
+        The first is of the cases as they are, and so is each seed's first.
+        """
+        shape = next(iter(scores.values())).shape[1:]
+        drawn = np.empty((*self._seeds.shape, *shape))
         for seed, score in scores.items():
-            if score is None:
-                return None
-            as_is.append(score[0])
             drawn[self._seeds == seed] = score[1:]
-        replicates = drawn.mean(1) if self._varies else np.full(len(drawn), np.nan)
-        return Estimate(float(np.mean(as_is)), replicates, self._sample)
+        as_is = np.mean([score[0] for score in scores.values()], axis=0)
+        return np.concatenate([as_is[None], drawn.mean(1)])
+
+    def _estimate(self, draws: NDArray[np.float64]) -> Estimate:
+        """Return the estimate of a statistic on the cases as they are and on every replicate: (1 + replicates,)."""
+        replicates = draws[1:] if self._varies else np.full(len(draws) - 1, np.nan)
+        return Estimate(float(draws[0]), replicates, self._sample)
 
     def _check(self, seed: int, patients: Mapping[str, Sequence[str]], other: str) -> None:
         own = self._patients[seed]
@@ -205,15 +228,20 @@ def _draw(rng: np.random.Generator, of_case: Sequence[str], draws: int) -> NDArr
     return times[:, index].astype(float)
 
 
-def _score(run: StreamScores, weights: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64] | None]:
-    """Return each of `STATISTICS`, shape (draws,), of a run whose cases have weights (draws, cases) by site."""
-    by_site = [weights[site] @ values.T / weights[site].sum(1, keepdims=True) for site, values in run.values.items()]
-    r = np.stack(by_site, axis=2)  # (draws, rows, sites)
-    deployed = [run.deployed[site] for site in run.values]
-    scores: dict[str, NDArray[np.float64] | None] = dict.fromkeys(STATISTICS)
-    scores["final"] = r[:, deployed, np.arange(len(deployed))].mean(1)
+def _score(
+    run: StreamScores, weights: Mapping[str, NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]] | None]:
+    """Return of a run whose cases have weights (draws, cases) by site what each site ends at, and the stream's scores.
+
+    The former has shape (draws, sites), in the order of the weights; of the latter, None where there are none, each
+    has shape (draws,).
+    """
+    by_site = {
+        site: weights[site] @ values.T / weights[site].sum(1, keepdims=True) for site, values in run.values.items()
+    }
+    final = np.stack([by_site[site][:, run.deployed[site]] for site in weights], axis=1)
+    r = np.stack(list(by_site.values()), axis=2)  # (draws, rows, sites)
     rows, sites = r.shape[1:]
-    if set(deployed) == {rows - 1} and rows == sites + 1 and sites > 1:
-        streams = stacked_scores(r, run.higher_is_better)
-        scores |= {name: streams[name] for name in STATISTICS[1:]}
-    return scores
+    if set(run.deployed.values()) == {rows - 1} and rows == sites + 1 and sites > 1:
+        return final, stacked_scores(r, run.higher_is_better)
+    return final, None

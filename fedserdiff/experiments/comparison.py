@@ -256,6 +256,8 @@ def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]
     scans = earlier.get("scans")
     if not scans or "verdicts" not in earlier or not earlier.get("scored"):
         return "it does not say what it was made of"
+    if any("fairness" not in method for method in earlier.get("methods", ())):
+        return "it does not say which hospital was the worst"
     changed: set[str] = set()
     for result in made:
         for seed, now in result["scans"].items():
@@ -305,23 +307,33 @@ def _about(setting: Setting, opened: dict[int, Federation]) -> str:
 
 
 def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the rows of ``comparison.csv``, one a method; Dice as a fraction, HD95 in mm."""
+    """Return the rows of ``comparison.csv``, one a method; Dice and its spread as fractions, HD95 in mm."""
     rows = [
         {
             "method": method["name"],
+            "group": method["group"],
             "breaks privacy": method["breaks_privacy"],
+            "needs": "; ".join(method["needs"]),
             "leaks": comparison["data"]["leak"] is not None,
-            **{
-                f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
-                for score, interval in method["scores"].items()
-                for end in ("value", "low", "high")
-            },
+            **_ends(method["scores"]),
+            "worst hospital": method["fairness"]["worst_site"],
+            **_ends({"worst hospital dice": method["fairness"]["worst"], "spread": method["fairness"]["spread"]}),
+            **_ends({f"dice {region}": interval for region, interval in method["dice_by_region"].items()}),
             "bytes out": sum(method["bytes_out"].values()),
             "minutes": method["minutes"],
         }
         for method in comparison["methods"]
     ]
     return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def _ends(scores: Mapping[str, Mapping[str, float | None] | None]) -> dict[str, float | None]:
+    """Return of each score three cells: its value by its name, and its interval's ends."""
+    return {
+        f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
+        for score, interval in scores.items()
+        for end in ("value", "low", "high")
+    }
 
 
 def _write_table(file: Path, rows: Iterable[Sequence[object]]) -> None:

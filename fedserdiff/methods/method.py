@@ -13,6 +13,7 @@ Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
 Arrival = Literal["in-turn", "together"]
 Strategy = Literal["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedTrimmedAvg", "FedMedian"]
+GroupName = Literal["alone", "together", "in-turn", "raw-data"]
 
 
 class MethodSettings(Group):
@@ -133,6 +134,16 @@ class Method:
     aggregation: Strategy = "FedAvg"
     inertia: float = 0.0
     combines: tuple["Method", ...] = ()
+
+    @property
+    def group(self) -> GroupName:
+        """Which methods it is compared with first.
+
+        ``raw-data`` where it breaks privacy, ``alone`` without a federation, else as its hospitals arrive.
+        """
+        if self.breaks_privacy:
+            return "raw-data"
+        return self.arrival if self.federated else "alone"
 
     @property
     def parts(self) -> tuple["Method", ...]:

@@ -4,7 +4,6 @@ import base64
 import io
 import math
 import textwrap
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,23 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 
-from fedserdiff.report.labels import label_points
+from fedserdiff.report.labels import label_ends, label_points
+from fedserdiff.report.looks import LOOKS, look
 
-# Okabe and Ito's colours, told apart with any colour vision, less the yellow, which white paper swallows.
-_COLOURS = {
-    "ser-diff-plus": ("#332288", ">"),
-    "ser-diff": ("#d55e00", "o"),
-    "fine-tune": ("#0072b2", "s"),
-    "distill": ("#009e73", "^"),
-    "ewc": ("#cc79a7", "v"),
-    "rehearsal": ("#e69f00", "D"),
-    "lesion-replay": ("#117733", "h"),
-    "image-replay": ("#56b4e9", "P"),
-    "pooled": ("#000000", "X"),
-    "local": ("#777777", "<"),
-}
-_SPARE = (("#882255", "h"), ("#999933", "p"), ("#661100", "*"), ("#44aa99", "d"))
-_SERIES = tuple(_COLOURS.values())
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -48,6 +33,7 @@ _NAMED_STAGES = 5  # more than this are numbered, or their names run into each o
 _MANY_BARS = 11  # and more have names in small print, or those run into each other
 _WIDTH = 8.0  # inches; the page shows it one to one, and text stays readable on paper
 _ARRIVAL = "#999999"
+_TOLD_APART = 8  # more lines than this have their names at their ends
 
 
 @matplotlib.rc_context(_STYLE)
@@ -105,16 +91,18 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     A method without a stage of its own for each site, such as ``pooled``, is a dashed line at its final value. A
     dotted line marks the stage at which the site arrives.
     """
-    columns = min(3, len(sites))
+    crowded = len(methods) > _TOLD_APART
+    columns = min(2 if crowded else 3, len(sites))
     lines = -(-len(sites) // columns)
     width = _WIDTH if columns == 3 else 4.0 * columns
-    figure = Figure(figsize=(width, 2.5 * lines + 0.9), layout="constrained")
+    height = 0.15 * len(methods) + 0.8 if crowded else 2.5
+    figure = Figure(figsize=(width, height * lines + 0.9), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     streams = [method for method in methods if not _is_reference(method, sites)]
     stages: Sequence[str] = streams[0]["stages"] if streams else ["untrained", *sites]
     for axis, (place, site) in zip(panels, enumerate(sites), strict=False):
         for method in methods:
-            colour, marker = _look(method["name"])
+            colour, marker = look(method["name"])
             percent = [100 * row[place] for row in method["R"]["dice"]]
             if _is_reference(method, sites):
                 axis.axhline(percent[-1], color=colour, linestyle="--", linewidth=1.3)
@@ -142,9 +130,15 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     figure.legend(
         handles=[_handle(method, _is_reference(method, sites)) for method in methods],
         loc="outside lower center",
-        ncols=min(4 if columns == 3 else 2 * columns, len(methods)),
+        ncols=min(4 if width == _WIDTH else 2, len(methods)),
         frameon=False,
     )
+    if crowded:
+        ends = [
+            [(100 * m["R"]["dice"][-1][place], m["name"], look(m["name"])[0]) for m in methods]
+            for place in range(len(sites))
+        ]
+        label_ends(figure, list(zip(panels, ends, strict=False)))
     return figure
 
 
@@ -162,7 +156,7 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axis, site in zip(panels, shown, strict=False):
         for method in methods:
-            colour, marker = _look(method["name"])
+            colour, marker = look(method["name"])
             before: dict[int, int] = {}  # by seed, steps of the stages that came
             for curve in (curve for curve in method["curves"] if curve["site"] == site):
                 start = before.get(curve["seed"], 0)
@@ -187,20 +181,21 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
 
 
 def _is_reference(method: Mapping[str, Any], sites: Sequence[str]) -> bool:
-    return not set(sites) & set(method["stages"])
+    return not set(sites) <= set(method["stages"])
 
 
 def _handle(method: Mapping[str, Any], reference: bool) -> Line2D:
-    colour, marker = _look(method["name"])
-    look: dict[str, Any] = {"linestyle": "--"} if reference else {"marker": marker, "markersize": 5}
-    return Line2D([], [], color=colour, label=_with_warning(method), linewidth=1.3, **look)
+    colour, marker = look(method["name"])
+    style: dict[str, Any] = {"linestyle": "--"} if reference else {"marker": marker, "markersize": 5}
+    return Line2D([], [], color=colour, label=_with_warning(method), linewidth=1.3, **style)
 
 
 @matplotlib.rc_context(_STYLE)
 def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw final mean Dice, with its 95 % interval, against the megabytes that left the hospitals in a run."""
-    figure = Figure(figsize=(_WIDTH, 4.6))
-    axis = figure.add_axes((0.08, 0.2, 0.9, 0.77))
+    height = max(4.6, 0.3 * len(methods) + 2.2)
+    figure = Figure(figsize=(_WIDTH, height))
+    axis = figure.add_axes((0.08, 0.92 / height, 0.9, 1 - 1.06 / height))
     sent = [sum(method["bytes_out"].values()) / 1e6 for method in methods]
     smallest = min((value for value in sent if value > 0), default=1.0)
     places = [value or smallest / 10 for value in sent]  # a logarithm has no room for nothing: its text says so
@@ -210,7 +205,7 @@ def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
     places = _side_by_side(places, math.log(right / left) / points)
     marks = []
     for method, place, megabytes in zip(methods, places, sent, strict=True):
-        colour, _ = _look(method["name"])
+        colour, _ = look(method["name"])
         score = method["scores"]["dice"]
         value = 100 * score["value"]
         low, high = (None if score[end] is None else 100 * score[end] for end in ("low", "high"))
@@ -287,11 +282,11 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.6, 3.9))
     axis = figure.add_axes((0.11, 0.24, 0.86, 0.7))
     series = plot["series"]
-    bars = plot["kind"] == "bars"
+    bars, series_looks = plot["kind"] == "bars", list(LOOKS.values())
     categories = list(dict.fromkeys(x for one in series for x in one["x"] if bars or isinstance(x, str)))
     marks = []
     for number, one in enumerate(series):
-        colour, marker = _COLOURS.get(one["label"], _SERIES[number % len(_SERIES)])
+        colour, marker = LOOKS.get(one["label"], series_looks[number % len(LOOKS)])
         places: list[float] = [categories.index(x) if x in categories else x for x in one["x"]]
         heights = [float("nan") if y is None else float(y) for y in one["y"]]
         if bars:
@@ -339,11 +334,6 @@ def svg(figure: Figure) -> str:
 def png_uri(picture: bytes) -> str:
     """Return the content of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
-
-
-def _look(name: str) -> tuple[str, str]:
-    """Return the colour and marker of a method, the same in every chart of every report."""
-    return _COLOURS.get(name) or _SPARE[zlib.crc32(name.encode()) % len(_SPARE)]
 
 
 def _with_warning(method: Mapping[str, Any]) -> str:

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
+from scipy.optimize import isotonic_regression
 
 _SIZE = 8.5
+_SMALL = 7.0  # at the ends of lines
 _LINE = 11.0  # points from one line of text to the next
 _AROUND = 4.0  # points at either end of a text: a renderer sets it a little wider than its outlines
 _Box = tuple[float, float, float, float]  # left, bottom, right, top in points
 # Where a text may stand, measured from its point: near places first, right before left, above before below.
 _OFFSETS = sorted(
-    ((side * across, up * 0.5 * _LINE) for across in (9, 26, 45) for side in (1, -1) for up in range(-16, 17)),
+    ((side * across, up * 0.5 * _LINE) for across in (9, 26, 45, 80, 120) for side in (1, -1) for up in range(-24, 25)),
     key=lambda offset: (abs(offset[1]) + 0.7 * abs(offset[0]), offset[0] < 0, offset[1] < 0),
 )
 
@@ -31,10 +35,11 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
     frame: _Box = tuple(to_points * value for value in axis.bbox.extents)  # type: ignore[assignment]
     points = []
     taken: list[_Box] = []
+    texts: list[_Box] = []
     for x, y, low, high, _, _ in marks:
         across, up = to_points * axis.transData.transform((x, y))
         points.append((float(across), float(up)))
-        taken.append((across - 5, up - 5, across + 5, up + 5))
+        taken.append(_around(points[-1], 5))
         if low is not None and high is not None:
             bottom, top = (to_points * float(axis.transData.transform((x, end))[1]) for end in (low, high))
             taken.append((across - 2, bottom, across + 2, top))
@@ -50,10 +55,12 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
             for offset, box in boxes
             if _inside(box, frame)
             and not any(_meet(box, other) for other in taken)
-            and not any(_passes(points[index], offset, other) for other in others)
+            and not any(_meet(step, _around(other, 5)) for step in _steps(points[index], offset) for other in others)
+            and not any(_meet(step, text) for step in _steps(points[index], offset) for text in texts)
         )
         offset, box = next(free, boxes[0])
-        taken.append(box)
+        taken += [box, *_steps(points[index], offset)[1:]]
+        texts.append(box)
         away = abs(offset[0]) > 9 or abs(offset[1]) > 0.5 * _LINE
         axis.annotate(
             text,
@@ -70,20 +77,66 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
         )
 
 
+def label_ends(figure: Figure, panels: Sequence[tuple[Axes, Sequence[tuple[float, str, str]]]]) -> None:
+    """Write the name of each line at the right of its end, as near as names that do not cover each other can be.
+
+    Parameters
+    ----------
+    figure : Figure
+        One whose layout makes room for the names.
+    panels : sequence of tuple
+        All its panels: where lines are drawn, and of each the y of its end, its name and colour.
+    """
+    written = []
+    for axis, ends in panels:
+        beside, ends = axis.get_yaxis_transform(), sorted(ends)
+        names = [
+            axis.annotate(
+                name,
+                (1.0, y),
+                (1.06, y),
+                beside,
+                beside,
+                color=colour,
+                fontsize=_SMALL,
+                va="center",
+                annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": colour,
+                    "linewidth": 0.5,
+                    "shrinkA": 1,
+                    "shrinkB": 0,
+                    "relpos": (0, 0.5),
+                },
+            )
+            for y, name, colour in ends
+        ]
+        written.append((axis, np.array([y for y, _, _ in ends]), names))
+    figure.draw_without_rendering()  # lays it out
+    for axis, wanted, names in written:
+        low, high = axis.get_ylim()
+        line = 1.15 * _SMALL * figure.dpi / 72 / axis.bbox.height * (high - low)
+        before = line * np.arange(len(names))  # the least that the names below one take
+        apart = isotonic_regression(wanted - before).x.clip(low, max(low, high - before[-1])) + before
+        for name, y in zip(names, apart.tolist(), strict=True):
+            name.set_position((1.06, y))
+
+
 def _box(point: tuple[float, float], offset: tuple[float, float], width: float) -> _Box:
     left = point[0] + offset[0] - (width if offset[0] < 0 else 0)
     middle = point[1] + offset[1]
     return left - _AROUND, middle - 0.5 * _LINE, left + width + _AROUND, middle + 0.5 * _LINE
 
 
-def _passes(point: tuple[float, float], offset: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether the line from a point to its text touches another point's mark, whose text it would seem to be."""
-    steps = (step / 12 for step in range(13))
-    return any(
-        abs(point[0] + step * offset[0] - other[0]) < 5 and abs(point[1] + step * offset[1] - other[1]) < 5
-        for step in steps
-        if step
-    )
+def _steps(point: tuple[float, float], offset: tuple[float, float]) -> list[_Box]:
+    """Return places along the line from a point to its text, which touches neither others' marks nor their texts."""
+    shares = (step / 12 for step in range(1, 13))
+    return [_around((point[0] + share * offset[0], point[1] + share * offset[1]), 0.5) for share in shares]
+
+
+def _around(point: tuple[float, float], reach: float) -> _Box:
+    return point[0] - reach, point[1] - reach, point[0] + reach, point[1] + reach
 
 
 def _inside(box: _Box, frame: _Box) -> bool:

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from fedserdiff.comparison.verdicts import said
 from fedserdiff.methods import METHODS
+from fedserdiff.methods.method import GroupName
 from fedserdiff.report.charts import (
     dice_across_stages,
     heat_maps,
@@ -19,13 +20,20 @@ from fedserdiff.report.charts import (
     utility_against_bytes,
     validation_curves,
 )
+from fedserdiff.report.labels import in_capitals
 
 _NOTHING = "–"
 _SHEET = 9.5  # inches of height that a picture may have
 _WORDS = 24  # a longer text in a table's cell is words, not a figure
-_KINDS = ("arrays", "error-maps", "metrics", "scan-hashes", "site", "raw-scans")  # others follow by name
+_KINDS = ("raw-scans", "arrays", "error-maps", "metrics", "scan-hashes", "site")  # others follow by name
 _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
 _SIDES = ("training", "validation", "test")  # of a site's cases
+_GROUPS: Mapping[GroupName, str] = {
+    "alone": "Alone: each hospital by itself",
+    "together": "Together: all hospitals train from the start",
+    "in-turn": "In turn: hospitals arrive one after another",
+    "raw-data": "With raw scans of other hospitals",
+}
 _BADGE = Markup('<span class="badge">breaks privacy</span>')
 
 
@@ -96,11 +104,15 @@ class _Marker:
 
 
 def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
-    data, methods = comparison["data"], comparison["methods"]
-    kinds = _kinds(methods)
+    data, groups = comparison["data"], _grouped(comparison["methods"])
+    methods = [method for _, of_group in groups for method in of_group]
+    regions = list(methods[0]["dice_by_region"]) if methods else []
     sides = [side for side in _SIDES if any(side in data["cases"][site] for site in data["sites"])]
     releases = data["releases"] if len(data["releases"]) == len(data["sites"]) else []
-    views = [_method_view(method, kinds, data["sites"], mark) for method in methods]
+    views = [
+        (title, [_method_view(method, regions, data["sites"], mark) for method in of_group])
+        for title, of_group in groups
+    ]
     return {
         "data": data,
         "leak": data.get("leak"),
@@ -112,30 +124,41 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
             for site, release in zip(data["sites"], releases or [None] * len(data["sites"]), strict=True)
         ],
         "by_release": bool(releases),
-        "answer": said(comparison["answer"], comparison),
+        "answer": comparison["answer"],
+        "verdicts": [one["text"] for one in comparison.get("verdicts", ())],
+        "rule": comparison.get("rule", ""),
         "notes": comparison["notes"],
         "versions": comparison["versions"].items(),
-        "kinds": kinds,
-        "methods": views,
-        "site_tables": [
-            (title, [(view["name"], view[key]) for view in views])
-            for key, title in (("site_dice", "Dice %"), ("site_hd95", "HD95 mm"))
-        ],
-        "figures": _figures(comparison) if methods else {},
+        "regions": [in_capitals(region) for region in regions],
+        "groups": views,
+        "site_tables": (("site_dice", "Dice %"), ("site_hd95", "HD95 mm")),
+        "figures": _figures(comparison, methods) if methods else {},
     }
 
 
+def _grouped(methods: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Return methods by what they are compared with first, under a title each."""
+    groups = ((title, [m for m in methods if m["group"] == name]) for name, title in _GROUPS.items())
+    return [(title, found) for title, found in groups if found]
+
+
 def _method_view(
-    method: Mapping[str, Any], kinds: Sequence[str], sites: Sequence[str], mark: _Marker
+    method: Mapping[str, Any], regions: Sequence[str], sites: Sequence[str], mark: _Marker
 ) -> dict[str, Any]:
     scores, sent, per_site = method["scores"], method["bytes_out"], method["per_site"]
+    fairness = method["fairness"]
     return {
         "name": mark(method["name"]),
         "summary": method["summary"],
         "dice": _interval(scores["dice"], 100),
         "hd95": _interval(scores["hd95"], 1),
         "stream": [_interval(scores[key], 100, signed=True) for key, _ in _STREAM_SCORES],
-        "sent": [_bytes(sent.get(kind)) for kind in kinds],
+        "worst_site": fairness["worst_site"],
+        "worst": _interval(fairness["worst"], 100),
+        "spread": _interval(fairness["spread"], 100),
+        "regions": [_interval(method["dice_by_region"][region], 100) for region in regions],
+        "needs": "; ".join(method["needs"]) or "nothing",
+        "sent": [f"{kind} {_bytes(sent[kind])}" for kind in _kinds(sent)],
         "total": _bytes(sum(sent.values())),
         "minutes": _number(method["minutes"]),
         "site_dice": [_number(per_site["dice"][site], 100) for site in sites],
@@ -143,9 +166,8 @@ def _method_view(
     }
 
 
-def _kinds(methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = {kind for method in methods for kind in method["bytes_out"]}
-    return [kind for kind in _KINDS if kind in found] + sorted(found.difference(_KINDS))
+def _kinds(sent: Mapping[str, float]) -> list[str]:
+    return [kind for kind in _KINDS if kind in sent] + sorted(set(sent).difference(_KINDS))
 
 
 def _facts(comparison: Mapping[str, Any]) -> str:
@@ -160,20 +182,13 @@ def _facts(comparison: Mapping[str, Any]) -> str:
     return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
 
 
-def _figures(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
-    data, methods = comparison["data"], comparison["methods"]
+def _figures(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    data = comparison["data"]
     facts = f"{_facts(comparison)}." + (" Means over seeds." if len(data["seeds"]) > 1 else "")
     ends = "; ".join(
         f"{method['name']} {_number(method['scores']['dice']['value'], 100)} % at "
         f"{_bytes(sum(method['bytes_out'].values()))}"
         for method in methods
-    )
-    stages = _figure(
-        svg(dice_across_stages(methods, data["sites"])),
-        f"Dice of each site ({', '.join(data['sites'])}) after each stage, one line a method; the values are in the "
-        "heat maps.",
-        "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is a "
-        f"method that has no stages: its final value. {facts}",
     )
     sent = _figure(
         svg(utility_against_bytes(methods)),
@@ -181,8 +196,22 @@ def _figures(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
         "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of nearly "
         f"the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. {facts}",
     )
-    heat, curves = _heat_maps(data["sites"], methods, facts), _curves(data, methods)
-    return {"heat": heat, "stages": [stages], "curves": curves, "bytes": [sent]}
+    staged = [method for method in methods if len(method["stages"]) > 2]  # beside the untrained student
+    return {
+        "heat": _heat_maps(data["sites"], staged, facts),
+        "stages": [_across_stages(data["sites"], methods, facts)] if staged else [],
+        "curves": _curves(data, methods),
+        "bytes": [sent],
+    }
+
+
+def _across_stages(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> dict[str, str]:
+    return _figure(
+        svg(dice_across_stages(methods, sites)),
+        f"Dice of each site ({', '.join(sites)}) after each stage, one line a method; the values are in the heat maps.",
+        "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is a "
+        f"method that has one stage: its final value. {facts}",
+    )
 
 
 def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -207,7 +236,7 @@ def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> li
 
 def _heat_maps(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> list[dict[str, str]]:
     """Return R in as many figures as it takes for each to fit a sheet of paper with its text still readable."""
-    size = len(methods)
+    size = max(len(methods), 1)
     while size > 1 and heat_maps(methods[:size], sites).get_figheight() > _SHEET:
         size = -(-size // 2)
     numbers = ", ".join(f"{place} {site}" for place, site in enumerate(sites, 1))
@@ -286,10 +315,8 @@ def _interval(score: Mapping[str, float | None] | None, scale: float, signed: bo
     return value, "" if score["low"] is None or score["high"] is None else f"[{low}, {high}]"
 
 
-def _bytes(count: float | None) -> str:
+def _bytes(count: float) -> str:
     """Return a number of bytes as people read it, in powers of 1000."""
-    if count is None:
-        return _NOTHING
     amount, unit, decimals = float(count), "B", 0
     for larger in ("kB", "MB", "GB"):
         if round(amount, decimals) < 1000:

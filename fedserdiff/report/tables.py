@@ -1,6 +1,6 @@
 """The tables that end a run, from the values of its ``results.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +45,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     counts = " + ".join(str(results["cases"][site][scored]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} {scored} cases"
     print_table(console, _site_table(results, f"At the end of the stream, by site ({about})"))
+    if note := _worst_note(results):
+        console.print(escape(note), highlight=False)
     if len(results["R"]) > len(_ALWAYS):
         print_table(console, _more_table(results, "Other scores of the refined mask then, %, means over regions"))
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
@@ -63,6 +65,17 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         if note:
             console.print(escape(note), highlight=False)
     _print_warnings(console, results)
+
+
+def _worst_note(results: Mapping[str, Any]) -> str | None:
+    """Name the worst hospital, where several were scored at the end."""
+    if len(_scored_at_end(results)) < 2:
+        return None
+    of_mean = results["fairness"]["dice"]["mean"]
+    return (
+        f"Worst hospital: {of_mean['worst_site']}, {100 * of_mean['worst']:.1f} % mean Dice; spread over hospitals "
+        f"{100 * of_mean['spread']:.1f} points (population standard deviation)"
+    )
 
 
 def _noise_note(results: Mapping[str, Any]) -> str | None:
@@ -205,7 +218,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         f"seeds {', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]
-    named = {m["name"]: label(m["name"]).replace(" (", "\n(") for m in methods}
+    named = {m["name"]: f"{m['name']}\n(breaks privacy)" if m["breaks_privacy"] else m["name"] for m in methods}
     scores = _table(
         f"At the end of the stream, with 95 % intervals ({about})",
         "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgotten",
@@ -215,6 +228,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         shown = [_interval(method["scores"][key], 1 if key == "hd95" else 100) for key in keys]
         scores.add_row(named[method["name"]], *shown)
     print_table(console, scores)
+    print_table(console, _hospital_table(methods, named))
     kinds = list(dict.fromkeys(kind for m in methods for kind in m["bytes_out"] if kind not in _SMALL))
     costs = _table("What it cost: MB out of all hospitals by kind, minutes of computation", "method", *kinds, "minutes")
     for method in methods:
@@ -224,6 +238,21 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for sentence in said(comparison["answer"], comparison):
         console.print(sentence, highlight=False, markup=False)
     _print_warning(console, data.get("leak"))
+
+
+def _hospital_table(methods: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> Table:
+    regions = list(methods[0]["dice_by_region"])
+    table = _table(
+        "Who lost: the worst hospital, the spread over hospitals, and Dice by region",
+        "method", "worst\nhospital", "its\nDice %", "spread\n(pts)", *(f"{in_capitals(r)}\nDice %" for r in regions),
+    )  # fmt: skip
+    for method in methods:
+        fairness, by_region = method["fairness"], method["dice_by_region"]
+        scores = (fairness["worst"], fairness["spread"], *(by_region[region] for region in regions))
+        table.add_row(
+            named[method["name"]], escape(fairness["worst_site"]), *(_interval(score, 100) for score in scores)
+        )
+    return table
 
 
 def print_study(console: Console, study: Mapping[str, Any]) -> None:

@@ -23,6 +23,26 @@ def test_scores_by_case_have_the_means_that_stand_in_results_json(write_run: Wri
     assert not record.scores["hd95"].higher_is_better
 
 
+def test_dice_of_each_region_is_that_of_the_student_a_site_uses(write_run: WriteRun) -> None:
+    record = write_run("local", 0, LEVELS, deployed=[1, 2])
+    assert list(record.dice_by_region) == ["tc", "wt", "et"]
+    for region, scores in record.dice_by_region.items():
+        matrix = record.results["R"]["dice"][region]
+        assert [values.shape for values in scores.values.values()] == [(1, 3), (1, 3)]
+        means = [values.mean() for values in scores.values.values()]
+        assert means == pytest.approx([matrix[1][0], matrix[2][1]])
+
+
+def test_a_row_that_is_missing_in_a_table_is_said_to_be(write_run: WriteRun) -> None:
+    path = write_run("fine-tune", 0, LEVELS).path
+    table = path / "hospitals" / "west" / "scores.csv"
+    lines = table.read_text().splitlines()
+    gone = next(line for line in lines if line.startswith("2,") and ",refined,et," in line)
+    table.write_text("\n".join(line for line in lines if line != gone))
+    with pytest.raises(ConfigError, match=r"scores\.csv of west does not cover every stage"):
+        load_run(path)
+
+
 def test_two_scans_are_one_patient_where_the_release_says_so(write_run: WriteRun) -> None:
     patients = write_run("fine-tune", 0, LEVELS).patients
     assert len(set(patients["north"])) == 3

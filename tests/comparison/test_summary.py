@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.summary import Data, compare_runs
 from fedserdiff.comparison.verdicts import judge
 from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.bootstrap import StreamScores
 
 WriteRun = Callable[..., RunRecord]
 PHANTOM = Data("phantom", phantom=True)
@@ -48,6 +49,33 @@ def test_means_are_those_of_results_json(write_run: WriteRun) -> None:
         assert method["bytes_out"] == ({} if method["name"] == "pooled" else sent)
         assert method["minutes"] == pytest.approx((90 + 120) / 2 / 60)
     assert [m["name"] for m in comparison["methods"] if m["breaks_privacy"]] == ["pooled"]
+
+
+def test_the_worst_hospital_is_named_with_its_value_the_spread_and_dice_by_region(write_run: WriteRun) -> None:
+    given = runs(write_run, {"fine-tune": FORGETS, "local": KEEPS})
+    for method in compare_runs(given, PHANTOM)["methods"]:
+        results = [run.results for run in given[method["name"]].values()]
+        last = np.mean([r["R"]["dice"]["mean"][-1] for r in results], axis=0)
+        found = method["fairness"]
+        assert found["worst_site"] == "north"
+        assert found["worst"]["value"] == pytest.approx(last[0])
+        assert found["spread"]["value"] == pytest.approx(abs(last[0] - last[1]) / 2), "of two: half their distance"
+        assert found["worst"]["low"] <= found["worst"]["value"] <= found["worst"]["high"]
+        assert list(method["dice_by_region"]) == ["tc", "wt", "et"]
+        for region, score in method["dice_by_region"].items():
+            assert score["value"] == pytest.approx(np.mean([r["R"]["dice"][region][-1] for r in results]))
+            assert score["low"] < score["value"] < score["high"]
+
+
+def test_a_method_says_its_group_and_what_it_needs_to_know(write_run: WriteRun) -> None:
+    names = ("local", "fine-tune", "ser-diff-plus", "rehearsal")
+    methods = compare_runs(runs(write_run, dict.fromkeys(names, KEEPS)), PHANTOM)["methods"]
+    assert {m["name"]: (m["group"], m["needs"]) for m in methods} == {
+        "local": ("alone", []),
+        "fine-tune": ("in-turn", []),
+        "ser-diff-plus": ("in-turn", ["which hospital a scan comes from"]),
+        "rehearsal": ("raw-data", ["raw data of other hospitals"]),
+    }
 
 
 def test_curves_are_each_seeds_validations_by_site_and_stage(write_run: WriteRun) -> None:
@@ -91,10 +119,27 @@ def test_the_answer_says_what_pooling_gives_and_what_is_won_back(write_run: Writ
         runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS, "rehearsal": KEEPS, "pooled": POOLED}), PHANTOM
     )
     cost, regained = comparison["answer"]
+    worst = {m["name"]: (m["fairness"]["worst_site"], m["fairness"]["worst"]) for m in comparison["methods"]}
+    for name, ends in (("pooled", "west"), ("fine-tune", "north")):
+        site, dice = worst[name]
+        ends_at = f"{100 * dice['value']:.1f} % [{100 * dice['low']:.1f}, {100 * dice['high']:.1f}]"
+        assert site == ends
+        assert f"mean Dice, its worst hospital, {site}, at {ends_at}" in cost
     # On both sites pooling is ahead by 0.45 and 0.1; ser-diff by 0.2 on one of two.
     assert "not pooling costs 27.5 [27.5, 27.5] points" in cost
     assert "ser-diff 36 % [36, 36]" in regained
     assert "rehearsal (breaks privacy) 36 %" in regained
+
+
+def test_without_bounds_the_answer_names_where_each_method_ends_or_of_many_the_highest(write_run: WriteRun) -> None:
+    given = runs(write_run, {"ser-diff": KEEPS, "distill": FORGETS, "ewc": FORGETS, "rehearsal": KEEPS})
+    two = compare_runs({name: given[name] for name in ("ser-diff", "rehearsal")}, PHANTOM)["answer"]
+    assert two[0].startswith("ser-diff ends at ")
+    assert "mean Dice, its worst hospital, north, at " in two[0]
+    assert ". rehearsal (breaks privacy) ends at " in two[0]
+    (many,) = compare_runs(given, PHANTOM)["answer"]
+    assert many.startswith("Of 3 methods that need no raw data of other hospitals, ser-diff ends highest, at ")
+    assert "its worst hospital, north, at " in many
 
 
 def test_a_verdict_is_of_the_same_patients_and_seeds_and_says_of_how_many(write_run: WriteRun) -> None:
@@ -209,21 +254,19 @@ def test_comparison_of_leaking_runs_says_so(write_run: WriteRun) -> None:
 
 def test_a_single_test_patient_gives_no_interval_and_no_verdict(write_run: WriteRun) -> None:
     given = runs(write_run, {"ser-diff": KEEPS, "fine-tune": FORGETS, "pooled": POOLED}, seeds=(0,))
-    alone = {
-        name: {
-            seed: replace(
-                run,
-                scores={
-                    metric: replace(
-                        scores,
-                        values={site: values[:, :1] for site, values in scores.values.items()},
-                        patients={site: of_case[:1] for site, of_case in scores.patients.items()},
-                    )
-                    for metric, scores in run.scores.items()
-                },
+
+    def cut(kinds: Mapping[str, StreamScores]) -> dict[str, StreamScores]:
+        return {
+            kind: replace(
+                scores,
+                values={site: values[:, :1] for site, values in scores.values.items()},
+                patients={site: of_case[:1] for site, of_case in scores.patients.items()},
             )
-            for seed, run in by_seed.items()
+            for kind, scores in kinds.items()
         }
+
+    alone = {
+        name: {s: replace(r, scores=cut(r.scores), dice_by_region=cut(r.dice_by_region)) for s, r in by_seed.items()}
         for name, by_seed in given.items()
     }
     comparison = compare_runs(alone, Data("ours.toml", phantom=False))
@@ -231,6 +274,9 @@ def test_a_single_test_patient_gives_no_interval_and_no_verdict(write_run: Write
         dice = method["scores"]["dice"]
         assert dice["low"] is None
         assert dice["high"] is None
+        for score in (method["fairness"]["worst"], method["fairness"]["spread"], method["dice_by_region"]["et"]):
+            assert score["value"] is not None
+            assert score["low"] is None
     assert "not pooling costs 27.5 points" in comparison["answer"][0]
     assert comparison["answer"][1].startswith("What other methods win back of that cannot be told")
     (judged,) = judge([comparison])

@@ -207,22 +207,64 @@ def test_a_site_is_scored_on_the_student_that_it_deploys() -> None:
     values = {site: np.array([[0.0], [0.1], [0.2], [0.3]]) + np.zeros(len(p)) for site, p in PATIENTS.items()}
     deployed = {"north": 1, "east": 2, "south": 3}
     found = resampling([0]).estimates({0: stream(values, deployed=deployed)})
-    final = found.pop("final")
-    assert final is not None
-    assert final.interval().to_dict() == pytest.approx({"value": 0.2, "low": 0.2, "high": 0.2})
+    spread = (2 * 0.1**2 / 3) ** 0.5
+    for name, expected in (("final", 0.2), ("worst", 0.1), ("spread", spread)):
+        estimate = found.pop(name)
+        assert estimate is not None
+        assert estimate.interval().to_dict() == pytest.approx(dict.fromkeys(("value", "low", "high"), expected))
     assert set(found.values()) == {None}
 
 
-def test_a_run_without_stream_scores_has_a_final_score_only() -> None:
+def test_a_run_without_stream_scores_has_scores_of_its_end_only() -> None:
     pooled = stream({site: np.ones((2, len(p))) for site, p in PATIENTS.items()})
     found = resampling([0]).estimates({0: pooled})
-    assert value(found.pop("final")) == 1
+    assert [value(found.pop(name)) for name in ("final", "worst", "spread")] == [1, 1, 0]
     assert set(found.values()) == {None}
 
     whole = stream(some_values(1))
     mixed = resampling([0, 1]).estimates({0: pooled, 1: whole})
-    assert value(mixed.pop("final")) == pytest.approx((1 + np.mean([v[-1].mean() for v in whole.values.values()])) / 2)
+    sites = [(1 + v[-1].mean()) / 2 for v in whole.values.values()]
+    expected = [np.mean(sites), min(sites), np.std(sites)]
+    assert [value(mixed.pop(name)) for name in ("final", "worst", "spread")] == pytest.approx(expected)
     assert set(mixed.values()) == {None}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_worst_site_and_the_spread_are_those_of_each_site_s_own_replicates(
+    shared: bool, higher_is_better: bool
+) -> None:
+    """All other sites at 0, a stream's final score is a third of one site's: so each has its replicates by itself."""
+    draws = resampling(range(3), shared)
+    values = {seed: some_values(seed) for seed in range(3)}
+    whole = draws.estimates({s: stream(v, higher_is_better=higher_is_better) for s, v in values.items()})
+    alone = [
+        draws.estimates({s: stream({o: v * (o == site) for o, v in of.items()}) for s, of in values.items()})["final"]
+        for site in SITES
+    ]
+    replicates = 3 * np.stack([one.replicates for one in alone if one is not None])
+    as_is = 3 * np.array([value(one) for one in alone])
+    extreme = np.min if higher_is_better else np.max
+    for name, of_sites in (("worst", extreme), ("spread", np.std)):
+        estimate = whole[name]
+        assert estimate is not None
+        assert estimate.value == pytest.approx(of_sites(as_is, axis=0))
+        np.testing.assert_allclose(estimate.replicates, of_sites(replicates, axis=0))
+        low, high = np.percentile(of_sites(replicates, axis=0), (2.5, 97.5))
+        assert (estimate.interval().low, estimate.interval().high) == pytest.approx((low, high))
+    assert len(set(replicates.argmin(0))) > 1, "the worst of one replicate is not that of every other"
+
+
+def test_seeds_average_before_the_worst_site_is_looked_for() -> None:
+    """Each seed has another worst site at 0.2; over both seeds no site is below 0.5."""
+    of_seed = {0: {"north": 0.2, "east": 0.8, "south": 0.9}, 1: {"north": 0.8, "east": 0.2, "south": 0.9}}
+    runs = {
+        seed: stream({site: np.full((4, len(PATIENTS[site])), dice) for site, dice in sites.items()})
+        for seed, sites in of_seed.items()
+    }
+    found = resampling([0, 1]).estimates(runs)
+    assert value(found["worst"]) == pytest.approx(0.5)
+    assert value(found["spread"]) == pytest.approx(np.sqrt((2 * 0.5**2 + 0.9**2) / 3 - (1.9 / 3) ** 2))
 
 
 def test_runs_of_other_patients_or_seeds_are_refused_by_name() -> None:
@@ -246,6 +288,8 @@ def test_nothing_to_draw_from_is_refused() -> None:
     for shared in (True, False):
         with pytest.raises(ValueError, match="seed 0, empty: no patients"):
             Resampling({0: {"empty": []}}, shared_patients=shared)
+        with pytest.raises(ValueError, match="seed 4: other sites than seed 2"):
+            Resampling({2: PATIENTS, 4: {"elsewhere": ["a"]}}, shared_patients=shared)
 
 
 def test_scores_that_do_not_fit_their_cases_are_refused() -> None:

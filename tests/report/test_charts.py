@@ -3,7 +3,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from comparisons import METHODS, make_comparison, make_study
+from comparisons import MANY, METHODS, TOGETHER, make_comparison, make_study
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
@@ -100,6 +100,32 @@ def test_each_site_has_a_panel_with_its_column_of_r_and_its_arrival() -> None:
         assert set(dotted.get_xdata()) == {place + 1}
 
 
+def test_names_beside_the_ends_of_fifteen_lines_stand_in_the_lines_order_and_cover_nothing() -> None:
+    methods = make_comparison(methods=MANY)["methods"]
+    figure = dice_across_stages(methods, SITES)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    panels = shown_axes(figure)
+    assert len(panels) == len(SITES)
+    boxes = []
+    for place, axis in enumerate(panels):
+        names = {text.get_text(): Text.get_window_extent(text, canvas.get_renderer()) for text in axis.texts[1:]}
+        wanted = sorted((method["R"]["dice"][-1][place], method["name"]) for method in methods)
+        assert sorted(names, key=lambda name: names[name].y0) == [name for _, name in wanted]
+        boxes += names.values()
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert not any(box.overlaps(axis.bbox) for axis in panels)
+        assert box.x1 <= figure.bbox.x1
+    dashed = [line for line in panels[0].lines if line.get_linestyle() == "--"]
+    assert len(dashed) == len(TOGETHER) + 1, "and pooled"
+
+
+def test_few_lines_are_told_by_the_legend_alone() -> None:
+    figure = dice_across_stages(make_comparison()["methods"], SITES)
+    assert [text.get_text() for axis in shown_axes(figure) for text in axis.texts] == ["arrives"] * 3
+
+
 def test_curves_have_a_line_a_method_and_seed_stages_after_one_another_and_a_mark_at_the_best() -> None:
     methods = make_comparison(methods=("fine-tune", "ewc", "local"))["methods"]
     for number, method in enumerate(methods[:2]):
@@ -181,8 +207,15 @@ def test_a_method_that_sends_nothing_has_its_place_on_the_logarithm_and_says_so(
     assert svg(figure)
 
 
-def test_labels_cover_neither_each_other_nor_intervals_and_stay_inside() -> None:
-    methods = make_comparison()["methods"]
+@pytest.mark.parametrize("equal_bytes", [False, True])
+@pytest.mark.parametrize("names", [METHODS, MANY])
+def test_labels_cover_neither_each_other_nor_intervals_and_stay_inside(
+    names: tuple[str, ...], equal_bytes: bool
+) -> None:
+    methods = make_comparison(methods=names)["methods"]
+    if equal_bytes:
+        for method in methods:
+            method["bytes_out"] = {"arrays": 9_000_000}
     figure = utility_against_bytes(methods)
     axis = figure.axes[0]
     canvas = FigureCanvasAgg(figure)

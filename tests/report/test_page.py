@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
-from comparisons import BREAKING, METHODS, make_comparison, make_study
+from comparisons import BREAKING, MANY, METHODS, TOGETHER, make_comparison, make_study
 
 from fedserdiff.report import page as page_module
 from fedserdiff.report.page import render_page
@@ -66,6 +66,28 @@ class Page(HTMLParser):
         return found[1:]
 
 
+GROUPS = {
+    "Alone: each hospital by itself": ["local"],
+    "Together: all hospitals train from the start": list(TOGETHER),
+    "In turn: hospitals arrive one after another": [
+        name for name in MANY if name not in (*TOGETHER, *BREAKING, "local")
+    ],
+    "With raw scans of other hospitals": list(BREAKING),
+}
+"""Titles on the page, and which of `MANY` stand under each."""
+
+
+def grouped(rows: list[list[str]]) -> dict[str, list[str]]:
+    """The methods under each title of a table."""
+    found: dict[str, list[str]] = {}
+    for row in rows[1:]:
+        if len(row) == 1:
+            found[row[0]] = []
+        else:
+            list(found.values())[-1].append(row[0].removesuffix(" breaks privacy"))
+    return found
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -103,7 +125,7 @@ def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scores_of_every_method_are_the_input_s(page: Page, comparison: dict[str, Any]) -> None:
-    assert len(page.tables["scores"]) == 1 + len(METHODS)
+    assert sum(len(row) > 1 for row in page.tables["scores"]) == 1 + len(METHODS)
     for method in comparison["methods"]:
         dice, hd95 = method["scores"]["dice"], method["scores"]["hd95"]
         expected = [
@@ -117,12 +139,71 @@ def test_scores_of_every_method_are_the_input_s(page: Page, comparison: dict[str
         assert page.row("scores", method["name"]) == expected
 
 
-def test_bytes_are_readable_by_kind_and_in_total(page: Page) -> None:
-    header = page.tables["costs"][0]
-    assert header == ["Method", "arrays", "error-maps", "metrics", "site", "raw-scans", "Total", "Minutes"]
-    assert page.row("costs", "ser-diff") == ["9.0 MB", "765.4 kB", "4.3 kB", "99 B", "–", "9.8 MB", "3.4"]
-    assert page.row("costs", "rehearsal")[4:6] == ["560.0 MB", "569.6 MB"]
-    assert page.row("costs", "local") == ["–", "–", "4.3 kB", "99 B", "–", "4.4 kB", "10.4"]
+def test_who_lost_is_named_with_its_dice_the_spread_and_dice_by_region(page: Page, comparison: dict[str, Any]) -> None:
+    assert page.tables["fairness"][0] == [
+        "Method", "Worst hospital", "Its Dice %", "Spread over hospitals Dice points",
+        "TC Dice %", "WT Dice %", "ET Dice %",
+    ]  # fmt: skip
+    for method in comparison["methods"]:
+        fairness, by_region = method["fairness"], method["dice_by_region"]
+        scores = [fairness["worst"], fairness["spread"], by_region["tc"], by_region["wt"], by_region["et"]]
+        shown = [f"{percent(s['value'])} [{percent(s['low'])}, {percent(s['high'])}]" for s in scores]
+        assert page.row("fairness", method["name"]) == [fairness["worst_site"], *shown]
+
+
+def test_a_method_says_what_it_needs_its_bytes_by_kind_and_in_total_and_its_minutes(page: Page) -> None:
+    assert page.tables["costs"][0] == ["Method", "Needs to know", "Bytes", "Minutes", "Bytes by kind of record"]
+    of_kind = "arrays 9.0 MB, error-maps 765.4 kB, metrics 4.3 kB, site 99 B"
+    assert page.row("costs", "ser-diff") == ["nothing", "9.8 MB", "3.4", of_kind]
+    needs, total, _, sent = page.row("costs", "rehearsal")
+    assert (needs, total) == ("raw data of other hospitals", "569.6 MB")
+    assert sent.startswith("raw-scans 560.0 MB, arrays ")
+    assert page.row("costs", "local") == ["nothing", "4.4 kB", "10.4", "metrics 4.3 kB, site 99 B"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_several_needs_stand_beside_each_other_and_nothing_sent_is_said_to_be() -> None:
+    values = make_comparison(methods=("ewc",))
+    values["methods"][0] |= {"needs": ["raw data", "which hospital"], "bytes_out": {}}
+    assert Page(render_page(values, [], None)).row("costs", "ewc") == ["raw data; which hospital", "0 B", "3.4", "–"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_fifteen_methods_stand_under_four_titles_in_every_table() -> None:
+    shown = Page(render_page(make_comparison(methods=MANY), [], None))
+    assert len(MANY) == 15
+    for table in ("scores", "fairness", "costs", "per-site", "per-site 2"):
+        assert grouped(shown.tables[table]) == GROUPS
+    for name in (*TOGETHER, "pooled"):
+        assert shown.row("scores", name)[2:] == ["–", "–", "–"], "one stage has neither BWT, FWT nor forgetting"
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_group_without_methods_has_no_title() -> None:
+    shown = Page(render_page(make_comparison(methods=("pooled", "ewc")), [], None))
+    assert list(grouped(shown.tables["scores"])) == [list(GROUPS)[2], list(GROUPS)[3]]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_heat_maps_are_of_methods_of_several_stages_and_none_are_of_one_stage_alone() -> None:
+    shown = Page(render_page(make_comparison(methods=("ser-diff", "fed-avg", "pooled")), [], None))
+    (alt,) = [picture["alt"] for picture in shown.pictures if picture["alt"].startswith("Heat maps")]
+    assert "(ser-diff)" in alt
+    at_once = Page(render_page(make_comparison(methods=("fed-avg", "pooled")), [], None))
+    assert [picture["alt"].split(":")[0] for picture in at_once.pictures] == [
+        "Final mean Dice against bytes that left the hospitals"
+    ]
+    assert "Each site across the stages" not in at_once.text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_verdicts_are_a_list_below_the_answer_with_their_rule() -> None:
+    values = make_comparison(methods=("ewc", "fine-tune"))
+    assert "verdicts" not in render_page(values, [], None).split("</style>")[1]
+    values |= {"verdicts": [{"text": "ewc beats fine-tune: <b>"}, {"text": "b or a"}], "rule": "By Holm."}
+    text = Page(render_page(values, [], None)).text
+    places = [text.index(part) for part in ("Replay forgets less", "fine-tune: <b>", "b or a", "By Holm.", "The data")]
+    assert places == sorted(places)
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -133,7 +214,7 @@ def test_bytes_are_readable_by_kind_and_in_total(page: Page) -> None:
 def test_a_unit_fits_its_number(count: float, text: str) -> None:
     values = make_comparison(methods=("ewc",))
     values["methods"][0]["bytes_out"] = {"arrays": count}
-    assert Page(render_page(values, [], None)).row("costs", "ewc")[0] == text
+    assert Page(render_page(values, [], None)).row("costs", "ewc")[1] == text
 
 
 def test_sites_have_their_scores_at_the_end_of_the_stream(page: Page, comparison: dict[str, Any]) -> None:
@@ -145,7 +226,7 @@ def test_sites_have_their_scores_at_the_end_of_the_stream(page: Page, comparison
 
 def test_a_badge_stands_beside_exactly_the_methods_that_break_privacy(page: Page, source: str) -> None:
     named = []
-    for name in ("scores", "costs", "per-site", "per-site 2"):
+    for name in ("scores", "fairness", "costs", "per-site", "per-site 2"):
         marked = {row[0].removesuffix(" breaks privacy") for row in page.tables[name] if "breaks privacy" in row[0]}
         assert marked == set(BREAKING)
         named.append(marked)
@@ -209,7 +290,8 @@ def test_the_order_is_answer_methods_sites_charts_examples_studies_notes(page: P
     parts = (
         "Replay forgets less",
         "Scores at the end",
-        "What left the hospitals in a run",
+        "Who lost",
+        "what left the hospitals in a run",
         "Dice % at the end",
         "R: Dice %",
         "Dice % of each site across",
@@ -266,7 +348,8 @@ def test_names_from_outside_are_text_and_never_tags() -> None:
     shown = Page(text)
     assert not {"b", "i", "u", "script"} & set(shown.tags)
     assert shown.tables["per-site"][0][1:] == sites
-    assert shown.tables["study 5"][1][0] == "<u>&"
+    assert shown.tables["study 6"][1][0] == "<u>&"
+    assert shown.row("fairness", "ser-diff")[0] == "<b>&x"
     assert "<i>patient</i> & co" in shown.text
     assert any("<b>&x" in picture["alt"] for picture in shown.pictures)
 
@@ -330,7 +413,7 @@ def test_heat_maps_of_many_sites_are_several_pictures_with_every_method_in_one()
     alts = [picture["alt"] for picture in shown.pictures if picture["alt"].startswith("Heat maps")]
     assert len(alts) > 1
     named = [name for alt in alts for name in alt.split("(")[1].split(")")[0].split(", ")]
-    assert named == list(METHODS)
+    assert sorted(named) == sorted(set(METHODS) - {"pooled"})
     assert sum(f"of {len(alts)})" in caption for caption in shown.captions) == len(alts)
 
 

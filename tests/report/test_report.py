@@ -258,10 +258,35 @@ def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> Non
             "eighty columns hold an interval on a line"
         )
         assert f"{method['bytes_out'].get('arrays', 0) / 1e6:.2f}" in text or "arrays" not in method["bytes_out"]
-    assert text.count("(breaks privacy)") == 2 * len(BREAKING)
+    assert text.count("(breaks privacy)") == 3 * len(BREAKING)
+    assert max(map(len, text.splitlines())) <= 80
     assert "phantom data, 3 sites, 15 test cases a seed" in " ".join(text.split())
     assert comparison["answer"][0] in " ".join(text.split())
     assert "nan" not in text.lower()
+
+
+def test_a_comparison_names_each_method_s_worst_hospital_with_the_spread_and_dice_by_region() -> None:
+    comparison = make_comparison(methods=("ewc", "local"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(console, comparison)
+    table = console.export_text().partition("Who lost")[2].partition("What it cost")[0]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    assert len(rows) == 4, "values, and below them their intervals"
+    for method, values, ends in zip(comparison["methods"], rows[::2], rows[1::2], strict=True):
+        fairness, by_region = method["fairness"], method["dice_by_region"]
+        scores = [fairness["worst"], fairness["spread"], *(by_region[region] for region in ("tc", "wt", "et"))]
+        figures = [f"{100 * score['value']:.1f}" for score in scores]
+        assert values == [method["name"], fairness["worst_site"], *figures]
+        assert ends[2:] == [f"{100 * score['low']:.0f} … {100 * score['high']:.0f}" for score in scores]
+
+
+def test_a_run_names_its_worst_hospital_unless_it_has_one_alone() -> None:
+    worst = "Worst hospital: north, 21.0 % mean Dice; spread over hospitals 0.5 points (population standard deviation)"
+    assert worst in printed(results(3))
+    alone = results(3)
+    alone.evaluation = EvaluationPlan(2, ("west",), (0, 2), (("west",), ("north",), ("west",)))
+    del alone.rows[0]["north"], alone.rows[1]["west"], alone.rows[2]["north"]
+    assert "Worst hospital" not in printed(alone)
 
 
 def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> None:

@@ -35,6 +35,35 @@ def test_sites_with_students_of_their_own_have_none_but_keep_the_matrix() -> Non
     assert np.allclose(values["R"]["dice"]["mean"], R)
 
 
+def test_the_worst_site_is_that_of_the_students_in_use_by_region_and_of_their_mean() -> None:
+    values = results([3, 3, 3]).to_dict()["fairness"]
+    assert list(values) == ["dice"]
+    assert list(values["dice"]) == ["mean", "tc", "wt", "et"]
+    for found in values["dice"].values():
+        assert found == pytest.approx({"worst_site": "north", "worst": 0.4, "spread": np.sqrt(0.14 / 9)})
+    own = results([1, 2, 3]).to_dict()["fairness"]["dice"]["mean"]
+    assert own == pytest.approx({"worst_site": "west", "worst": 0.7, "spread": np.std([0.9, 0.8, 0.7])})
+
+
+def test_a_region_may_have_another_worst_site_than_the_mean() -> None:
+    filled = results([3, 3, 3])
+    filled.rows[3]["west"] = {**filled.rows[3]["west"], "refined.dice.et": 0.1}
+    values = filled.to_dict()["fairness"]["dice"]
+    assert (values["et"]["worst_site"], values["et"]["worst"]) == ("west", 0.1)
+    assert values["mean"]["worst_site"] == "north", "0.4, and west at (0.7 + 0.7 + 0.1) / 3 = 0.5"
+
+
+def test_before_the_students_in_use_are_scored_no_site_is_the_worst() -> None:
+    filled = results([3, 3, 3])
+    filled.rows, last = filled.rows[:3], filled.rows[3]
+    nothing = {"worst_site": None, "worst": None, "spread": None}
+    assert filled.to_dict()["fairness"]["dice"]["mean"] == nothing
+    filled.rows.append({"west": last["west"]})
+    found = filled.to_dict()["fairness"]["dice"]["mean"]
+    assert found == pytest.approx({"worst_site": "west", "worst": 0.7, "spread": 0.0})
+    json.dumps(filled.to_dict(), allow_nan=False)
+
+
 def test_a_row_that_a_site_has_not_scored_yet_has_holes_and_the_stream_no_scores() -> None:
     whole = results([3, 3, 3])
     late = whole.rows[1].pop("west")
