@@ -121,6 +121,25 @@ def test_only_what_a_method_needs_crosses_the_wire(
     assert kinds(results["bytes_in"]) == into
 
 
+@pytest.mark.parametrize(
+    ("method", "told", "kept"), [("scaffold", {"control"}, "own"), ("fedbn", set[str](), "personal")]
+)
+def test_all_hospitals_train_in_every_round_of_the_one_stage_in_which_they_come_together(
+    method: str, told: set[str], kept: str, go: Go, workplace: Path
+) -> None:
+    config = config_of(workplace / "fine-tune").replace({"method.rounds": 2}, method=method)
+    results = go(method, config)
+    assert (results["stages"], results["deployed"]) == (["untrained", "together"], [1, 1])
+    assert results["bwt"]["dice"]["mean"] is None
+    assert kinds(results["bytes_out"]) == [OUT | told] * 2
+    assert kinds(results["bytes_in"]) == [IN | told] * 2
+    student = results["bytes_in"]["site-2"]["arrays"] / 4  # two evaluations and two rounds
+    assert results["bytes_out"]["site-2"]["arrays"] == pytest.approx(student, rel=0.01), "two changes of half the bytes"
+    for site in ("site-1", "site-2"):
+        files = {file.name for file in (workplace / method / "hospitals" / site).glob("*-1-*.pt")}
+        assert files == {f"{kept}-1-{number}.pt" for number in (1, 2)}
+
+
 def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_tuning_but_for_inertia(
     go: Go, fine_tune: Results, workplace: Path
 ) -> None:
