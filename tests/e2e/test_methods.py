@@ -125,7 +125,7 @@ def test_only_what_a_method_needs_crosses_the_wire(
     ("method", "told", "kept"), [("scaffold", {"control"}, "own"), ("fedbn", set[str](), "personal")]
 )
 def test_all_hospitals_train_in_every_round_of_the_one_stage_in_which_they_come_together(
-    method: str, told: set[str], kept: str, go: Go, workplace: Path
+    method: str, told: set[str], kept: str, go: Go, fine_tune: Results, workplace: Path
 ) -> None:
     config = config_of(workplace / "fine-tune").replace({"method.rounds": 2}, method=method)
     results = go(method, config)
