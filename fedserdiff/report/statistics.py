@@ -49,7 +49,7 @@ def _hospital(summary: Mapping[str, Any], site: str) -> dict[str, Any]:
     told = summary["sites"][site]
     volumes = [told["volumes"][row] for row in _quantity(summary, "volumes")["rows"]]
     titles = {one["name"]: one["title"] for one in summary["quantities"]}
-    own = [shift for shift in summary["shifts"] if shift["site"] == site]
+    own = [shift for shift in summary["shifts"] if shift["site"] == site and _stands(shift)]
     most = max(own, key=lambda shift: shift["distance"], default=None)
     return {
         "site": site,
@@ -119,9 +119,14 @@ def _drawn(
         "line": "" if shift is None else _line(_shares(shift["others"]), top),
         "words": words.replace("-", "−") if told else "",
         "distance": "" if shift is None else f"{shift['distance']:.2f}",
-        "tint": 0 if shift is None else round(60 * min(shift["distance"], 1)),
+        "tint": 0 if shift is None or not _stands(shift) else round(60 * min(shift["distance"], 1)),
         "beyond": shift is not None and shift["beyond_chance"],
     }
+
+
+def _stands(shift: Mapping[str, Any]) -> bool:
+    """Say whether a distance is more than chance explains, or nobody can tell, as of intensities."""
+    return bool(shift["beyond_chance"] or shift["by_chance"] is None)
 
 
 def _bars(shares: Sequence[float], top: float) -> str:

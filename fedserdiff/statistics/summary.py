@@ -17,6 +17,8 @@ from fedserdiff.wire import COUNTS_ROUNDED_TO
 COLUMNS = ("site", "quantity", "of", "low", "high", "value")
 """Of ``statistics.csv``: a row a cell, whose value is patients, or a share of voxels."""
 
+_SEEN = 0.005  # a smaller distance is told as 0.00
+
 
 def summarised(
     told: Told,
@@ -131,42 +133,40 @@ def _histograms(told: Mapping[str, Any], quantity: Quantity, config: Settings) -
 def _answer(sites: Sequence[str], shifts: Sequence[Shift], far: Sequence[Shift]) -> list[str]:
     """Say which site differs most from the others and in what, and what is not known of it."""
     if len(sites) < 2:
-        return [f"{sites[0]} alone told statistics: there is nothing to compare them with." if sites else
-                "No hospital told statistics: there is nothing to compare."]  # fmt: skip
-    counts = [shift for shift in shifts if shift.by_chance is not None]
-    of_counts, of_voxels = _greatest(far), _greatest([shift for shift in shifts if shift.by_chance is None])
-    first = _greatest([shift for shift in (of_counts, of_voxels) if shift is not None])
+        return [
+            f"{sites[0]} alone told statistics: there is nothing to compare them with."
+            if sites
+            else "No hospital told statistics: there is nothing to compare."
+        ]
+    counts, voxels = _greatest(far), _greatest([shift for shift in shifts if shift.by_chance is None])
+    first = _greatest([shift for shift in (counts, voxels) if shift is not None])
     said = []
     if first is not None:
-        who = (
-            f"{sites[0]} and {sites[1]} differ most"
-            if len(sites) == 2
-            else f"{first.site} differs most from the others"
-        )
-        said.append(f"{who} in {_what(first)}. (0 is equal, 1 has nothing in common.)")
-    if of_counts is not None and of_counts is not first:
-        said.append(f"In counts of patients, {_who(of_counts, sites)} in {_what(of_counts)}.")
-    elif of_counts is None and counts:
+        both = f"{sites[0]} and {sites[1]} differ most"
+        who = both if len(sites) == 2 else f"{first.site} differs most from the others"
+        said.append(f"{who} {_what(first)}. A distance of 0 is equality, of 1 no cell in common.")
+    if counts is None:
         said.append(
             "In counts of patients (tumour volumes, voxel sizes) no hospital differs from the others by more than "
-            f"chance explains among so few patients ({len(counts)} comparisons)."
+            "chance explains among so few patients."
         )
-    if of_counts is not None:
-        said.append("Chance does not explain a difference in counts that is named here.")
-    if of_voxels is not None and of_voxels is not first:
-        said.append(f"In intensities, {_who(of_voxels, sites)} in {_what(of_voxels)}.")
-    if of_voxels is not None:
-        said.append("Of intensities hospitals tell means over patients: how much of a difference is chance is unknown.")
+    elif counts is not first:
+        said.append(f"Of counts of patients, {_who(counts, sites)} {_what(counts)}.")
+    if voxels is not None and voxels is not first:
+        said.append(f"Of intensities, {_who(voxels, sites)} {_what(voxels)}.")
+    if voxels is not None:
+        said.append("How much of a difference in intensities is chance is unknown: hospitals tell means over patients.")
     return said
 
 
 def _silent(too_few: Sequence[str], refused: Mapping[str, str]) -> list[str]:
-    said = [f"{site} has fewer than {LEAST_PATIENTS} training patients and tells nothing else." for site in too_few]
-    return said + [f"{site} told nothing: it {why}." for site, why in refused.items()]
+    few = f"Fewer than {LEAST_PATIENTS} training patients, so nothing else was told: {', '.join(too_few)}."
+    return ([few] if too_few else []) + [f"{site} told nothing: it {why}." for site, why in refused.items()]
 
 
 def _greatest(shifts: Sequence[Shift]) -> Shift | None:
-    return max(shifts, key=lambda shift: shift.distance, default=None)
+    """Return the shift of the greatest distance, if it is one that can be seen."""
+    return max((shift for shift in shifts if shift.distance >= _SEEN), key=lambda shift: shift.distance, default=None)
 
 
 def _who(shift: Shift, sites: Sequence[str]) -> str:
@@ -174,5 +174,5 @@ def _who(shift: Shift, sites: Sequence[str]) -> str:
 
 
 def _what(shift: Shift) -> str:
-    of = in_capitals(shift.row)
-    return f"{shift.quantity.title} ({of}): Jensen–Shannon distance {shift.distance:.2f}"
+    in_what = f"in {shift.quantity.title} ({in_capitals(shift.row)}): Jensen–Shannon distance {shift.distance:.2f}"
+    return in_what if shift.by_chance is None else f"{in_what}, which chance does not explain"

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from guarded import SITE, ask, ask_for, entries, smoke, student
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traffic import GROUP, TYPES, hashes, honest, on_the_wire, packed
+from traffic import GROUP, TYPES, hashes, histograms, honest, on_the_wire, packed
 
 from fedserdiff import wire
 from fedserdiff.wire import Fault
@@ -243,6 +243,8 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
     message_type = draw(st.sampled_from(TYPES))
     content = honest(message_type, CONFIG, student(CONFIG), SITE)
     values = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if message_type == wire.STATISTICS:
+        return message_type, RecordDict({wire.HISTOGRAMS: histograms(draw(st.integers(0, 2**32)))})
     for name, array in (item for record in content.array_records.values() for item in list(record.items())):
         if name == "maps":
             drawn = values.integers(-15, 16, (draw(st.integers(1, CONFIG.replay.shared_maps)), 3, 16, 24), np.int8)
