@@ -83,12 +83,12 @@ def beyond_chance(shifts: Sequence[Shift]) -> list[Shift]:
 def _weighed(told: Mapping[str, NDArray[np.int32]], quantity: Quantity, number: int) -> NDArray[np.float64]:
     """Return a site's histogram, of intensities as many times as it has patients: so that sites add up by patient."""
     cells = told[quantity.name][number].astype(np.float64)
-    return cells if quantity.counts else cells * float(told[PATIENTS][0])
+    return cells if quantity.counts else np.asarray(cells * float(told[PATIENTS][0]))
 
 
 def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     far: NDArray[np.float64] = np.asarray(jensenshannon(one, other, base=2, axis=-1), np.float64)
-    return np.where(np.isnan(far), 0.0, far)  # rounding may put a divergence of 0 below it
+    return np.asarray(np.where(np.isnan(far), 0.0, far))  # rounding may put a divergence of 0 below it
 
 
 def _by_chance(

@@ -254,7 +254,7 @@ HISTOGRAMS: list[Attempt] = [
     (STATISTICS, "shares of any precision", put(OF_HISTOGRAMS, "intensities", np.full((4, 24), 1 / 24, np.float32))),
     (STATISTICS, "wider numbers", put(OF_HISTOGRAMS, "volumes", VOLUMES.astype(np.int64))),
     (STATISTICS, "patients below none", put(OF_HISTOGRAMS, "volumes", -VOLUMES)),
-    (STATISTICS, "more patients than there are", put(OF_HISTOGRAMS, "patients", np.array([200_001], np.int32))),
+    (STATISTICS, "more patients than there are", put(OF_HISTOGRAMS, "spacing", np.full((2, 8), 200_001, np.int32))),
     (STATISTICS, "more than thousandths", put(OF_HISTOGRAMS, "intensities", np.full((4, 24), 1001, np.int32))),
     (STATISTICS, "a count as a number", record(OF_HISTOGRAMS, MetricRecord({"patients": 7}))),
 ]

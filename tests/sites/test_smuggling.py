@@ -140,7 +140,7 @@ def described_otherwise(draw: st.DrawFn, content: RecordDict) -> None:
 
 
 def no_number(draw: st.DrawFn, content: RecordDict) -> None:
-    """Weights that are NaN, the scan in their idle bits; or a scan for levels, out of range; or hashes out of order."""
+    """Weights that are NaN, the scan in their idle bits; or levels and counts out of range; or hashes out of order."""
     if (record := one_of(draw, content, ArrayRecord)) is not None:
         name = draw(st.sampled_from(list(record)))
         if record[name].dtype == "float16":
@@ -150,6 +150,8 @@ def no_number(draw: st.DrawFn, content: RecordDict) -> None:
             record[name] = Array(values)
         elif record[name].dtype == "int8":
             record[name] = packed(np.resize(SCAN, record[name].shape))
+        elif record[name].dtype == "int32":
+            record[name] = Array(-1 - record[name].numpy())
         else:  # hashes, whose order would tell something
             record[name] = Array(record[name].numpy()[::-1].copy())
     elif (record := one_of(draw, content, MetricRecord)) is not None:
