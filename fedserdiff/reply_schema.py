@@ -21,6 +21,7 @@ from fedserdiff.methods import get_method
 from fedserdiff.methods.method import Method
 from fedserdiff.privacy.gaussian import noise_deviation
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.statistics.cells import PATIENTS, QUANTITIES
 
 _MOST_CASES = 1_000_000
 _MOST_SCANS = 100_000  # whose hashes are told: 3.2 MB
@@ -98,6 +99,8 @@ def reply_rules(
         if config.data.allow_overlap:
             return {wire.SITE: about}
         return {wire.SITE: about, wire.SCANS: _SCANS}
+    if message_type == wire.STATISTICS:
+        return {wire.HISTOGRAMS: _histograms(config)}
     if message_type == MessageType.TRAIN and student is not None:
         of_regions = [(place, region) for place in watched for region in config.data.regions]
         told = {name(*one): _PERCENT for one in of_regions for name in (before, after)}
@@ -133,6 +136,12 @@ def _scores(config: Settings) -> dict[str, NumberRule]:
         for region in config.data.regions
         for metric in config.scoring.metrics
     }
+
+
+def _histograms(config: Settings) -> dict[str, ArrayRule]:
+    """Return what statistics may be: of few patients there is no unit, and between multiples of 5 no number."""
+    cells = {one.name: ArrayRule("int32", one.shape(config), least=0, greatest=one.most) for one in QUANTITIES}
+    return {PATIENTS: ArrayRule("int32", (1,), least=0, greatest=_MOST_CASES // wire.COUNTS_ROUNDED_TO), **cells}
 
 
 def _losses(config: Settings) -> dict[str, NumberRule]:

@@ -37,6 +37,7 @@ CONTROL = "control"  # SCAFFOLD's control variate; from a hospital how it change
 METRICS = "metrics"  # named scalars
 SITE = "site"  # answer to the discovery query: the site's number in order of arrival, and rounded counts of its cases
 SCANS = "scan-hashes"  # beside it: a salted hash of each scan, unless the experiment allows overlap
+HISTOGRAMS = "histograms"  # of its training patients, before anybody trains
 
 HASHES, SALT = "hashes", "salt"
 """Arrays of the records above, uint8 of shape (n, `HASH_BYTES`) and (`SALT_BYTES`,); a query's salt is plain bytes."""
@@ -52,6 +53,9 @@ COUNTS_ROUNDED_TO = 5
 
 CONSOLIDATE = "train.consolidate"
 """Message type that asks a hospital for what its method keeps of a stage that has ended."""
+
+STATISTICS = "query.statistics"
+"""Message type that asks a hospital for histograms of its training patients."""
 
 Memory = Mapping[str, Mapping[str, torch.Tensor]]
 """What a method keeps of earlier hospitals: tensors by name, by the name of their record."""

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from flwr.app import Context, Message, MetricRecord, MetricRecordValues, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, MetricRecordValues, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -33,6 +33,7 @@ from sites.local_privacy import NOISE_KEY_FILE, privatised, simulated_key
 from sites.overlap import hashes_to_tell, without_shared
 from sites.personal import load_personal, own_weights, save_personal, withhold
 from sites.secret_key import secret_key
+from sites.statistics import statistics_of
 from sites.training import Order, consolidate, run_round
 from sites.validation import save_last
 
@@ -75,6 +76,7 @@ def make_client_app(config: Settings, premises: Premises, site: int | None = Non
         return answer
 
     app.query()(registered(_introduce))
+    app.query(wire.STATISTICS.partition(".")[2])(registered(_tell_statistics))
     app.train()(registered(_train))
     app.train(wire.CONSOLIDATE.partition(".")[2])(registered(_consolidate))
     app.evaluate()(registered(_evaluate))
@@ -207,9 +209,7 @@ class _Desk:
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:
     """Say which site this is, how many cases it has, rounded, and, unless overlap is allowed, their salted hashes."""
-    asked = message.content.config_records.get(wire.CONFIG)
-    if asked is None or asked.get("experiment") != desk.config.fingerprint:
-        raise ExperimentError("the coordinator runs another experiment, or another version of this software")
+    asked = _of_this_experiment(message, desk)
     hospital = desk.hospital
     sides = {"training": hospital.training, desk.config.scoring.patients: hospital.scored(desk.config)}
     counts = {f"{side}-cases": _rounded(len(cases)) for side, cases in sides.items()}
@@ -220,6 +220,21 @@ def _introduce(message: Message, desk: _Desk) -> RecordDict:
         rows = sum(map(_rounded, exact)) + wire.COUNTS_ROUNDED_TO * (len(exact) - 1)
         told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
     return told
+
+
+def _of_this_experiment(message: Message, desk: _Desk) -> ConfigRecord:
+    """Return what a query asks, if it is of the experiment that this hospital takes part in."""
+    asked = message.content.config_records.get(wire.CONFIG)
+    if asked is None or asked.get("experiment") != desk.config.fingerprint:
+        raise ExperimentError("the coordinator runs another experiment, or another version of this software")
+    return asked
+
+
+def _tell_statistics(message: Message, desk: _Desk) -> RecordDict:
+    """Tell histograms of all training patients, of those too that an earlier hospital brought: no order varies them."""
+    _of_this_experiment(message, desk)
+    told = statistics_of(desk.hospital.training, desk.config)
+    return RecordDict({wire.HISTOGRAMS: ArrayRecord({name: Array(values) for name, values in told.items()})})
 
 
 def _rounded(count: int) -> int:

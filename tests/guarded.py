@@ -36,6 +36,7 @@ def make_app(door: Door, handler: Handler) -> GuardedApp:
     """A hospital's app, registered as the real one is, all of whose handlers are this one."""
     app = GuardedApp(lambda context: door)
     app.query()(handler)
+    app.query("statistics")(handler)
     app.train()(handler)
     app.train("consolidate")(handler)
     app.evaluate()(handler)

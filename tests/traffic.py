@@ -24,7 +24,7 @@ from fedserdiff import wire
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 
-TYPES = (MessageType.QUERY, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE)
+TYPES = (MessageType.QUERY, wire.STATISTICS, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE)
 
 SECRET = "/scans/patient-007"
 """What no reply may hold, in whatever way."""
@@ -52,7 +52,7 @@ def request(message_type: str, content: RecordDict, node: int = 2) -> Message:
 
 def order(message_type: str, sent: ArrayRecord) -> Message:
     """A request of stage 2, round 1, with a student, for the types that bring one."""
-    if message_type == MessageType.QUERY:
+    if message_type in (MessageType.QUERY, wire.STATISTICS):
         return request(message_type, RecordDict({wire.CONFIG: ConfigRecord({"experiment": 1, "salt": SALT})}))
     orders = {"stage": 2, "server-round": 1} if message_type == MessageType.TRAIN else {"stage": 2}
     return request(message_type, RecordDict({wire.ARRAYS: copy(sent), wire.CONFIG: ConfigRecord(dict(orders))}))
@@ -107,6 +107,8 @@ def honest(message_type: str, config: Settings, sent: ArrayRecord, site: int = 0
     if message_type == MessageType.QUERY:
         about = RecordDict({wire.SITE: MetricRecord({"site": site, "training-cases": 10, "test-cases": 5})})
         return about if config.data.allow_overlap else RecordDict({**about, wire.SCANS: hashes(site)})
+    if message_type == wire.STATISTICS:
+        return RecordDict({wire.HISTOGRAMS: histograms()})
     if message_type == MessageType.TRAIN:
         metrics = {f"loss-{term}": 0.5 for term in get_method(config.method.name).terms}
         told = RecordDict({wire.ARRAYS: change(sent), wire.METRICS: MetricRecord({**metrics, wire.WEIGHT: 10})})
@@ -133,6 +135,20 @@ def hashes(seed: int, rows: int = 20) -> ArrayRecord:
     """As many hashes as rows, as a hospital would tell them of scans and decoys."""
     drawn = np.random.default_rng(seed).integers(0, 256, (rows, 32), np.uint8)
     return ArrayRecord({"hashes": Array(drawn[np.lexsort(drawn.T[::-1])])})
+
+
+HISTOGRAMS = {
+    "patients": ((1,), 200_000), "volumes": ((3, 8), 200_000), "spacing": ((2, 8), 200_000),
+    "intensities": ((4, 24), 1000), "tumour-intensities": ((4, 24), 1000),
+}  # fmt: skip
+"""What a hospital tells of three regions and four modalities before anybody trains: shapes, and the greatest values."""
+
+
+def histograms(seed: int = 0) -> ArrayRecord:
+    """Statistics whose values are anywhere in their ranges."""
+    draws = np.random.default_rng(seed)
+    told = {name: draws.integers(0, most + 1, shape, np.int32) for name, (shape, most) in HISTOGRAMS.items()}
+    return ArrayRecord({name: Array(values) for name, values in told.items()})
 
 
 MOMENTS = {

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from fedserdiff.report.console import PROGRAM
 
 COMMANDS = (
+    "statistics",
     "simulate",
     "compare",
     "settings",

@@ -81,7 +81,9 @@ class Chosen:
         return below.on_top(COMMAND_LINE, self.values)
 
 
-def takes_settings(*shortcuts: str, method: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_settings(
+    *shortcuts: str, method: bool = True, seed: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command ``--profile``, ``--set``, ``--seed`` and options of settings; it takes all as one `Chosen`.
 
     Parameters
@@ -89,9 +91,12 @@ def takes_settings(*shortcuts: str, method: bool = True) -> Callable[[Callable[.
     *shortcuts : str
         Settings that have options of their own: keys of the table above.
     method : bool
-        Whether it takes one method, and so ``--method``, or no one's alone, as a comparison, and no ``--seed`` either.
+        Whether it takes one method, and so ``--method`` and ``--seed``, or no one's alone, as a comparison.
+    seed : bool
+        Whether it takes ``--seed`` without a method.
     """
-    named = [_one("method", str, METHOD), _one("seed", int, SEED)] if method else []
+    named = [_one("method", str, METHOD)] if method else []
+    named += [_one("seed", int, SEED)] if method or seed else []
     added = [
         _one("profile", str, PROFILE),
         *named,

@@ -14,7 +14,8 @@ from traffic import SECRET, change, hashes, moved, packed
 from fedserdiff import wire
 
 QUERY, TRAIN, CONSOLIDATE, EVALUATE = MessageType.QUERY, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE
-ANY = (QUERY, TRAIN, CONSOLIDATE, EVALUATE)
+STATISTICS = wire.STATISTICS
+ANY = (QUERY, STATISTICS, TRAIN, CONSOLIDATE, EVALUATE)
 
 CONFIG = smoke()
 SENT = student(CONFIG)
@@ -240,6 +241,23 @@ HASHES: list[Attempt] = [
 ]  # fmt: skip
 
 COUNTS = (7, 0, -5, 5.0)
+
+OF_HISTOGRAMS = wire.HISTOGRAMS
+VOLUMES = np.ones((3, 8), np.int32)
+HISTOGRAMS: list[Attempt] = [
+    (STATISTICS, "an array more", put(OF_HISTOGRAMS, "ages", VOLUMES)),
+    (STATISTICS, "an array named by a path", put(OF_HISTOGRAMS, SECRET, VOLUMES)),
+    *((STATISTICS, f"no {name}", drop(OF_HISTOGRAMS, name)) for name in ("patients", "volumes", "spacing")),
+    (STATISTICS, "a finer histogram", put(OF_HISTOGRAMS, "volumes", np.ones((3, 9), np.int32))),
+    (STATISTICS, "a histogram a patient", put(OF_HISTOGRAMS, "volumes", np.ones((10, 3, 8), np.int32))),
+    (STATISTICS, "fractions of patients", put(OF_HISTOGRAMS, "volumes", 0.2 * VOLUMES)),
+    (STATISTICS, "shares of any precision", put(OF_HISTOGRAMS, "intensities", np.full((4, 24), 1 / 24, np.float32))),
+    (STATISTICS, "wider numbers", put(OF_HISTOGRAMS, "volumes", VOLUMES.astype(np.int64))),
+    (STATISTICS, "patients below none", put(OF_HISTOGRAMS, "volumes", -VOLUMES)),
+    (STATISTICS, "more patients than there are", put(OF_HISTOGRAMS, "spacing", np.full((2, 8), 200_001, np.int32))),
+    (STATISTICS, "more than thousandths", put(OF_HISTOGRAMS, "intensities", np.full((4, 24), 1001, np.int32))),
+    (STATISTICS, "a count as a number", record(OF_HISTOGRAMS, MetricRecord({"patients": 7}))),
+]
 
 NUMBERS: list[Attempt] = [
     *((kind, "a number too great for Flower", put(wire.METRICS, "n", 2**70)) for kind in (TRAIN, EVALUATE)),

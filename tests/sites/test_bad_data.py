@@ -47,7 +47,7 @@ def ask(tmp_path: Path, file: Path) -> Ask:
     def ask(message_type: str) -> Message:
         orders: dict[str, Any] = {"stage": 1, "server-round": 1, "length": 1, "teacher-stage": [0]}
         content = RecordDict({wire.ARRAYS: student(config), wire.CONFIG: ConfigRecord(orders)})
-        if message_type == MessageType.QUERY:
+        if message_type in (MessageType.QUERY, wire.STATISTICS):
             asked = {"experiment": config.fingerprint, "salt": bytes(range(16))}
             content = RecordDict({wire.CONFIG: ConfigRecord(asked)})
         return app(request(message_type, content), context())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from attempts import ARRAYS, CONFIG, HASHES, NOT_FINITE, NUMBERS, RECORDS, STREAMS, Attempt, Change
+from attempts import ARRAYS, CONFIG, HASHES, HISTOGRAMS, NOT_FINITE, NUMBERS, RECORDS, STREAMS, Attempt, Change
 from flwr.app import RecordDict
 from guarded import SITE, ask_for, assert_fault, entries, honest_reply
 from traffic import SECRET, TYPES, on_the_wire
@@ -37,7 +37,7 @@ def assert_kept_inside(door: Door, message_type: str, content: RecordDict, fault
     assert door.ledger.bytes_sent() == 0
 
 
-@each(RECORDS + ARRAYS + STREAMS + HASHES + NUMBERS)
+@each(RECORDS + ARRAYS + STREAMS + HASHES + HISTOGRAMS + NUMBERS)
 def test_what_was_not_agreed_is_blocked(door: Door, message_type: str, change: Change) -> None:
     content = honest_reply(door, message_type)
     change(content)

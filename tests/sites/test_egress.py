@@ -55,7 +55,11 @@ def test_an_honest_answer_passes_as_it_is_and_is_entered(tmp_path: Path, message
     assert reply.content == given
     (entry,) = entries(door)
     assert (entry.verdict, entry.reason, entry.message, entry.run) == ("sent", "", message_type, RUN)
-    asked = {MessageType.QUERY: (None, None), MessageType.TRAIN: (2, 1)}.get(message_type, (2, None))
+    asked = {
+        MessageType.QUERY: (None, None),
+        wire.STATISTICS: (None, None),
+        MessageType.TRAIN: (2, 1),
+    }.get(message_type, (2, None))
     assert (entry.stage, entry.server_round) == asked
     assert {record.name: record.bytes for record in entry.records} == payload(given)
     assert entry.bytes == sum(payload(given).values())

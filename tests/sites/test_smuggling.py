@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from guarded import SITE, ask, ask_for, entries, smoke, student
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traffic import GROUP, TYPES, hashes, honest, on_the_wire, packed
+from traffic import GROUP, TYPES, hashes, histograms, honest, on_the_wire, packed
 
 from fedserdiff import wire
 from fedserdiff.wire import Fault
@@ -140,7 +140,7 @@ def described_otherwise(draw: st.DrawFn, content: RecordDict) -> None:
 
 
 def no_number(draw: st.DrawFn, content: RecordDict) -> None:
-    """Weights that are NaN, the scan in their idle bits; or a scan for levels, out of range; or hashes out of order."""
+    """Weights that are NaN, the scan in their idle bits; or levels and counts out of range; or hashes out of order."""
     if (record := one_of(draw, content, ArrayRecord)) is not None:
         name = draw(st.sampled_from(list(record)))
         if record[name].dtype == "float16":
@@ -150,6 +150,8 @@ def no_number(draw: st.DrawFn, content: RecordDict) -> None:
             record[name] = Array(values)
         elif record[name].dtype == "int8":
             record[name] = packed(np.resize(SCAN, record[name].shape))
+        elif record[name].dtype == "int32":
+            record[name] = Array(-1 - record[name].numpy())
         else:  # hashes, whose order would tell something
             record[name] = Array(record[name].numpy()[::-1].copy())
     elif (record := one_of(draw, content, MetricRecord)) is not None:
@@ -243,6 +245,8 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
     message_type = draw(st.sampled_from(TYPES))
     content = honest(message_type, CONFIG, student(CONFIG), SITE)
     values = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if message_type == wire.STATISTICS:
+        return message_type, RecordDict({wire.HISTOGRAMS: histograms(draw(st.integers(0, 2**32)))})
     for name, array in (item for record in content.array_records.values() for item in list(record.items())):
         if name == "maps":
             drawn = values.integers(-15, 16, (draw(st.integers(1, CONFIG.replay.shared_maps)), 3, 16, 24), np.int8)

@@ -1,0 +1,1 @@
+"""What hospitals tell of their data before anybody trains: histograms, and how far apart they lie."""

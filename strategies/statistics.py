@@ -1,0 +1,81 @@
+"""Statistics before training: the coordinator asks every hospital once, and goes on without those that refuse."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
+
+from fedserdiff import wire
+from fedserdiff.report.events import RunEvents
+from fedserdiff.settings.experiment import Settings
+from strategies.inbox import Inbox
+from strategies.outbox import Outbox
+from strategies.retrying_grid import RetryingGrid
+from strategies.roster import Roster
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back.
+
+    Attributes
+    ----------
+    told : mapping
+        By site, in the config's order, the arrays of its answer: int32, by name, as `fedserdiff.statistics.cells` has
+        them.
+    refused : mapping of str to str
+        Why each other site told nothing, in words.
+    bytes_out : mapping
+        By site and kind of record, the bytes that left it, its introduction's included.
+    """
+
+    told: Mapping[str, Mapping[str, NDArray[np.int32]]]
+    refused: Mapping[str, str]
+    bytes_out: Mapping[str, Mapping[str, int]]
+
+
+def ask_for_statistics(
+    grid: Grid,
+    config: Settings,
+    events: RunEvents,
+    keys: Mapping[str, bytes] | None = None,
+    prepared: bool = False,
+) -> Answers:
+    """Wait for all sites, ask each once, and return what they told; `keys` and `prepared` as `Roster` has them.
+
+    Raises
+    ------
+    FederationError
+        Where a site does not appear, as `Roster.wait_for`.
+    """
+    inbox, outbox = Inbox(config), Outbox(config)
+    again = RetryingGrid(grid, config.machine.retries, lambda node, why: events.sent_again(roster.name(node), why))
+    roster = Roster(again, config, events, keys, inbox.count, prepared=prepared)
+    nodes = roster.wait_for([site.name for site in config.sites])
+    question = ConfigRecord({"experiment": config.fingerprint})
+    messages = [outbox.message_to(site, node, wire.STATISTICS, {wire.CONFIG: question}) for site, node in nodes.items()]
+    replies = again.send_and_receive(messages, timeout=config.machine.stage_timeout_s)
+    by_node = {node: site for site, node in nodes.items()}
+    accepted, refused = inbox.accept(replies, wire.STATISTICS, ArrayRecord(), by_node)
+    told = {
+        site: {name: array.numpy() for name, array in accepted[site].array_records[wire.HISTOGRAMS].items()}
+        for site in nodes
+        if site in accepted
+    }
+    return Answers(told, refused, inbox.bytes_out)
+
+
+def make_statistics_app(
+    config: Settings, events: RunEvents, take: Callable[[Answers], None], prepared: bool = False
+) -> ServerApp:
+    """Return a ServerApp that asks the hospitals and hands what they told to `take`."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        take(ask_for_statistics(grid, config, events, prepared=prepared))
+
+    return app
