@@ -22,6 +22,7 @@ from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.processes import end_with
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.foreign import foreign
+from strategies.stream import make_stream
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout, from whose sources ``flwr run`` makes its app."""
@@ -179,8 +180,9 @@ class LocalFederation:
         if not file.exists():
             return False
         rows = json.loads(file.read_text())["R"]["dice"]["mean"]
-        stages = len(self.coordinator.config.sites)
-        return len(rows) == stages + 1 and all(None not in row for row in rows)
+        config = self.coordinator.config
+        stages = make_stream(config).stages([site.name for site in config.sites])
+        return len(rows) == len(stages) + 1 and all(None not in row for row in rows)
 
     def stop(self, name: str) -> None:
         """Ask a process, and those it started, to end; end it where it does not."""
