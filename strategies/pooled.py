@@ -10,4 +10,5 @@ class Pooled(ArrivalStream):
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
         """Return the one stage; an epoch of every site's items is as long as one of each already."""
-        return [Stage("pooled", (sites[0],), length=len(sites) if self.config.training.steps_per_stage else 1)]
+        length = len(sites) if self.config.training.steps_per_stage else 1
+        return [Stage("pooled", (sites[0],), length, pools=True)]

@@ -16,12 +16,13 @@ class Stage:
     """One stage of the stream: its `name`, and the sites that train in it.
 
     `length` says how many times as long as the config has it the stage is: 1, but for a method that does the whole
-    stream's work at once.
+    stream's work at once. `pools` says that its one participant plays a hospital to which all cases belong.
     """
 
     name: str
     participants: tuple[str, ...]
     length: int = 1
+    pools: bool = False
 
 
 class ArrivalStream:

@@ -176,7 +176,7 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
     steps = []
     for stage in stages:
         items = depth * max((counts[name] for name in stage.participants), default=0)
-        if len(stage.participants) == 1 and stage.name not in counts:  # all sites' cases in one
+        if stage.pools:
             items = depth * sum(counts.values())
         epoch = math.ceil(items * (2 if config.training.balance_epochs else 1) / config.training.batch_size)
         steps.append(stage.length * (config.training.steps_per_stage or config.training.epochs_per_stage * epoch))

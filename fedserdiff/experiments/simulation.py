@@ -128,7 +128,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     for stage, plan in enumerate(make_stream(config).stages([site.name for site in config.sites]), 1):
         for participant in plan.participants:
             hospital = names[participant]
-            own = hospital.training if plan.name in names else ()  # an imaginary hospital owns nothing
+            own = () if plan.pools else hospital.training  # what is in one place has left its hospital
             cases = {c.case for c in objective.training_cases(hospital, stage, by_site.__getitem__)}
             abroad |= cases - {c.case for c in own}
     sizes = {name: _on_disk([c for c in h.training if c.case in abroad]) for name, h in names.items()}
