@@ -15,9 +15,6 @@ from fedserdiff.settings.experiment import Settings
 
 _Values = dict[str, NDArray[Any]]
 
-_FLOWERS_OWN = ("eta", 0.0)
-"""The setting that leaves an argument to Flower, whose default for it differs from strategy to strategy."""
-
 
 class Aggregator:
     """Aggregates a round's students by the strategy of Flower's that the settings name.
@@ -110,8 +107,7 @@ class Aggregator:
         """Return Flower's strategy as it is once a round's messages have left."""
         kind = getattr(flower, self._strategy_name)
         taken = inspect.signature(kind).parameters
-        named = ((name, value) for name, value in self._arguments if name in taken)
-        arguments = dict(argument for argument in named if argument != _FLOWERS_OWN)
+        arguments = {name: value for name, value in self._arguments if name in taken}
         strategy: FedAvg = kind(weighted_by_key=wire.WEIGHT, **arguments)
         moments = self._moments if server_round > 1 else {}
         if isinstance(strategy, FedAvgM):

@@ -155,10 +155,10 @@ class Aggregation(Group):
         0.9, "`FedAvgM` alone: the share of the last round's momentum that the next one keeps.", ge=0, lt=1
     )
     eta: float = setting(
-        0.0,
+        0.01,
         "`FedAdagrad`, `FedAdam` and `FedYogi` alone: η, the coordinator's learning rate, and roughly what a round "
-        "moves a weight by; 0 is Flower's default, 0.1, for `FedYogi` 0.01.",
-        ge=0,
+        "moves a weight by.",
+        gt=0,
     )
     beta_1: float = setting(0.9, "`FedAdam` and `FedYogi` alone: β₁, the decay of the first moment.", ge=0, lt=1)
     beta_2: float = setting(0.99, "`FedAdam` and `FedYogi` alone: β₂, the decay of the second moment.", ge=0, lt=1)
