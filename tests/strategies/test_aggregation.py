@@ -82,6 +82,8 @@ def test_the_default_is_flowers_average_to_the_last_bit() -> None:
 def test_rounds_one_by_one_are_flowers_own_loop(name: str) -> None:
     """One object of Flower's over all rounds, given each round's student as its own loop gives it."""
     arguments = {"server_momentum": 0.7, "server_learning_rate": 0.5} if name == "FedAvgM" else {}
+    if "eta" in inspect.signature(getattr(flower, name)).parameters:
+        arguments = {"eta": 0.03}
     ours, aggregator = student(0), Aggregator(settings(name, **arguments))
     whole = getattr(flower, name)(weighted_by_key=wire.WEIGHT, fraction_train=0.0, **arguments)
     grid: Any = None  # of which a strategy that samples no node asks nothing
