@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fedserdiff.methods.method import Arrival, MethodSettings
+from fedserdiff.methods import get_method
+from fedserdiff.methods.method import Arrival, MethodSettings, Together
 from fedserdiff.settings.declaration import Group, setting
 from fedserdiff.settings.groups import Positive
 
@@ -138,12 +139,13 @@ UNVALIDATED: Mapping[str, Any] = MappingProxyType(
 def rounds_of(training: Training, method: MethodSettings) -> tuple[str, int]:
     """Return the setting that says how many rounds a stage has, a method's own where it has one, and how many.
 
-    A method's own are no more than the stage's steps or epochs, since every round has to train.
+    Of several methods as one it is the first that says so. A method's own are no more than the stage's steps or epochs,
+    since every round has to train.
     """
-    own = getattr(method, "rounds", None)
-    if own is None:
+    if not issubclass(get_method(method.name).parts[0].settings, Together):
         return "training.rounds", training.rounds
-    return "method.rounds", min(own, training.steps_per_stage or training.epochs_per_stage)
+    rounds = Together.of(method).rounds
+    return "method.rounds", min(rounds, training.steps_per_stage or training.epochs_per_stage)
 
 
 def one_round(training: Training, method: MethodSettings) -> dict[str, int]:

@@ -287,6 +287,13 @@ def test_a_stage_of_few_steps_has_no_more_rounds_than_those() -> None:
     assert make_settings("smoke", {"method.rounds": 3, "training.steps_per_stage": 9}, method="fedavg").rounds == 3
 
 
+def test_a_stream_with_fedproxs_penalty_is_a_stream_of_as_many_rounds_as_ever() -> None:
+    config = make_settings("laptop", {"training.rounds": 3}, method="ser-diff+fedprox", sites=two_sites())
+    assert (config.rounds, config.arrival) == (3, "in-turn")
+    assert make_settings("laptop", method="fedprox+ewc").arrival == "together"
+    assert make_settings("laptop", method="fedprox+ewc").rounds == 20
+
+
 @pytest.mark.parametrize(("method", "strategy"), [("fedadam", "FedAdam"), ("fine-tune", "FedAvg")])
 def test_the_strategy_is_the_methods_unless_the_settings_name_another(method: str, strategy: str) -> None:
     assert make_settings("smoke", method=method).strategy == strategy
