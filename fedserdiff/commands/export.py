@@ -38,7 +38,8 @@ def main(
         about = model.about
         console.print(
             f"{escape(str(out))}: {out.stat().st_size:,} bytes: {about['method']}, seed {about['seed']}, trained on "
-            f"{escape(about['data'])} data, site {about['site']}, adapter: {about['adapter']}",
+            f"{escape(about['data'])} data, site {about['site']}, "
+            + ", ".join(f"{part}: {about[part]}" for part in ("adapter", "personal weights") if part in about),
             soft_wrap=True,
         )
         if "included" in (about["adapter"], about.get("personal weights")):

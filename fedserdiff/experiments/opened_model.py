@@ -45,7 +45,7 @@ def open_model(model: Path, site: str | None, allow: Collection[str] = ()) -> Se
         As `load_adapter`.
     """
     opened = open_run(model, site) if model.is_dir() else _of_file(model, site, allow)
-    name = opened.about["site"]
+    name = opened.about.get("site", "its hospital")
     if opened.adapter is None and opened.about.get("adapter") == _STAYS:
         raise ConfigError(
             f"{model}: was trained behind an adapter that {name} keeps to itself: give its folder, --site "

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from scipy.stats import entropy
 
 from fedserdiff import wire
 from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.errors import ConfigError
 from fedserdiff.experiments import simulation
+from fedserdiff.experiments.opened_model import open_model
 from fedserdiff.report.events import RunEvents
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings
@@ -39,6 +42,19 @@ def others(go: Go, fine_tune: Results, workplace: Path) -> Callable[[str], Resul
     def of(method: str) -> Results:
         if method not in done:
             done[method] = go(method, config_of(workplace / "fine-tune").replace(method=method))
+        return done[method]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def together(go: Go, fine_tune: Results, workplace: Path) -> Callable[[str], Results]:
+    """Two hospitals by a method of all together, two rounds, each run once."""
+    done: dict[str, Results] = {}
+
+    def of(method: str) -> Results:
+        if method not in done:
+            done[method] = go(method, config_of(workplace / "fine-tune").replace({"method.rounds": 2}, method=method))
         return done[method]
 
     return of
@@ -125,10 +141,9 @@ def test_only_what_a_method_needs_crosses_the_wire(
     ("method", "told", "kept"), [("scaffold", {"control"}, "own"), ("fedbn", set[str](), "personal")]
 )
 def test_all_hospitals_train_in_every_round_of_the_one_stage_in_which_they_come_together(
-    method: str, told: set[str], kept: str, go: Go, fine_tune: Results, workplace: Path
+    method: str, told: set[str], kept: str, together: Callable[[str], Results], workplace: Path
 ) -> None:
-    config = config_of(workplace / "fine-tune").replace({"method.rounds": 2}, method=method)
-    results = go(method, config)
+    results = together(method)
     assert (results["stages"], results["deployed"]) == (["untrained", "together"], [1, 1])
     assert results["bwt"]["dice"]["mean"] is None
     assert kinds(results["bytes_out"]) == [OUT | told] * 2
@@ -138,6 +153,25 @@ def test_all_hospitals_train_in_every_round_of_the_one_stage_in_which_they_come_
     for site in ("site-1", "site-2"):
         files = {file.name for file in (workplace / method / "hospitals" / site).glob("*-1-*.pt")}
         assert files == {f"{kept}-1-{number}.pt" for number in (1, 2)}
+
+
+def test_a_hospital_segments_with_its_own_weights_and_nobody_without_them(
+    together: Callable[[str], Results], workplace: Path, tmp_path: Path
+) -> None:
+    together("fedbn")
+    run, away = workplace / "fedbn", tmp_path / "fedbn"
+    shared = weights(run)
+    for site in ("site-1", "site-2"):
+        own = torch.load(run / "hospitals" / site / "personal-1-2.pt")
+        opened = open_model(run, site)
+        assert opened.about["personal weights"] == "included"
+        for name, value in opened.student.state_dict().items():
+            assert torch.equal(value, own.get(name, shared[name])), name
+    shutil.copytree(run, away, ignore=lambda *_: ["hospitals"])  # as a coordinator of real hospitals has it
+    with pytest.raises(ConfigError, match=r"lacks weights that site-2 keeps to itself: give its folder, --site"):
+        open_model(away, "site-2")
+    beside = open_model(away, str(run / "hospitals" / "site-2")).student.state_dict()
+    assert all(torch.equal(value, beside[name]) for name, value in opened.student.state_dict().items())
 
 
 def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_tuning_but_for_inertia(
