@@ -57,9 +57,9 @@ _WITH: dict[str, dict[str, Any]] = {
 
 
 def every_setting() -> Iterator[tuple[str, Declared]]:
-    """Yield each setting with a method that has it."""
+    """Yield each setting with a method that has it: of those of every method with one that goes with all of them."""
     seen = set()
-    for method in METHODS:
+    for method in ("distill", *METHODS):
         for one in settings_of(method):
             key = one.name if not one.name.startswith("method.") else (method, one.name)
             if key not in seen:

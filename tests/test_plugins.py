@@ -70,7 +70,7 @@ def test_what_a_package_brings_is_found_by_name(installed: None) -> None:
 
 
 def test_what_a_package_brings_is_not_known_without_it() -> None:
-    with pytest.raises(ConfigError, match="unknown method 'size-prior': choose one of distill"):
+    with pytest.raises(ConfigError, match="unknown method 'size-prior': choose one of der, distill"):
         make_settings("smoke", method="size-prior")
     with pytest.raises(ConfigError, match=r"network.coarse: 'plain' is not one of unet, segresnet"):
         make_settings("smoke", {"network.coarse": "plain"})
