@@ -41,6 +41,7 @@ PROGRESS_FILE = "progress.json"
 """In a hospital's folder: how far its training is, for whoever watches that hospital."""
 
 _PROGRESS_EVERY_S = 0.5
+_OWN_KEPT = 3  # as large as the student, for training alone: a coordinator goes back two rounds at most
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     if done.adapter is not None:
         save_adapter(desk.records, desk.config, desk.site.name, done.adapter, when)
     if done.own:
-        desk.kept.save({name: tensor.cpu() for name, tensor in done.own.items()}, when)
+        desk.kept.save({name: tensor.cpu() for name, tensor in done.own.items()}, when, newest=_OWN_KEPT)
     if received:
         save_personal(desk.records, desk.config, desk.site.name, withhold(student, began, received), when)
     change = wire.change_to_record(student, message.content.array_records[wire.ARRAYS])

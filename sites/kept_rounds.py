@@ -21,7 +21,8 @@ When = tuple[int, int]
 class KeptRounds:
     """One kind of what a site keeps of its rounds, in files such as ``adapter-2-1.pt``.
 
-    Those of earlier rounds stay: a round that is asked for again begins where it began the first time.
+    Those of earlier rounds stay: a round that is asked for again begins where it began the first time, and a student of
+    an earlier stage is scored as it was then.
 
     Parameters
     ----------
@@ -38,9 +39,11 @@ class KeptRounds:
     def __init__(self, folder: Path, kind: str, config: Settings, site: str) -> None:
         self._folder, self._kind, self._config, self._site = folder, kind, config, site
 
-    def save(self, tensors: dict[str, torch.Tensor], when: When) -> None:
-        """Keep tensors by name as they are after a round."""
+    def save(self, tensors: dict[str, torch.Tensor], when: When, newest: int = 0) -> None:
+        """Keep tensors by name as they are after a round, and of all that are kept the `newest`; 0 is every one."""
         write_whole(self._file(when), lambda opened: torch.save(tensors, opened))
+        for old in sorted(self._all())[:-newest] if newest else ():
+            self._file(old).unlink()
 
     def load(self, before: When, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """Return what is kept of the newest round before `before`, on the CPU; None where there is none by then.

@@ -209,6 +209,16 @@ def test_controls_of_the_coordinator_are_the_mean_of_those_that_hospitals_keep(f
     np.testing.assert_allclose(sent, mean.numpy(), rtol=1e-4, atol=1e-7)
 
 
+def test_control_variates_which_are_as_large_as_a_student_are_kept_of_the_last_three_rounds(
+    federate: Federate,
+) -> None:
+    done = federate("scaffold", 1, **{"method.rounds": 5, "training.steps_per_stage": 5})
+    kept = {file.name for file in done.scene.records("north").glob("own-*.pt")}
+    assert kept == {f"own-1-{number}.pt" for number in (3, 4, 5)}
+    alike = federate("fedbn", 1, **{"method.rounds": 5, "training.steps_per_stage": 5})
+    assert len([*alike.scene.records("north").glob("personal-*.pt")]) == 5, "earlier students are scored with them"
+
+
 def test_a_run_that_goes_on_has_the_controls_that_it_had(federate: Federate) -> None:
     done = federate("scaffold")
     again = make_stream(done.scene.config)
