@@ -165,10 +165,10 @@ class _Desk:
         return KeptRounds(self.records, "own", self.config, self.site.name)
 
     def own(self, student: Student, before: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Return what the method kept of the last round before a stage and round: nothing by most."""
+        """Return what the method kept of the stage's last round before a stage and round: nothing by most."""
         first = get_method(self.config.method.name).parts[0]
         like = half_of(first, first.objective).kept_of(student)
-        return (self.kept.load(before, like) or {}) if like else {}
+        return (self.kept.load(before, like, since=(before[0], 0)) or {}) if like else {}
 
     def teachers(self, message: Message) -> tuple[Student | None, ...]:
         """Return the teacher of each of the method's parts, sent with this message or kept from an earlier one."""

@@ -45,7 +45,9 @@ class KeptRounds:
         for old in sorted(self._all())[:-newest] if newest else ():
             self._file(old).unlink()
 
-    def load(self, before: When, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    def load(
+        self, before: When, like: Mapping[str, torch.Tensor], since: When = (0, 0)
+    ) -> dict[str, torch.Tensor] | None:
         """Return what is kept of the newest round before `before`, on the CPU; None where there is none by then.
 
         Parameters
@@ -54,6 +56,8 @@ class KeptRounds:
             A stage and a round of it.
         like : mapping
             Tensors of the names and shapes that it has to have.
+        since : tuple of int
+            A stage and a round of it: nothing of before is taken.
 
         Raises
         ------
@@ -63,9 +67,9 @@ class KeptRounds:
         DataError
             As `read_ledger`.
         """
-        kept = max((when for when in self._all() if when < before), default=None)
+        kept = max((when for when in self._all() if since <= when < before), default=None)
         needed = self._newest_trained(before)
-        if needed is not None and (kept is None or kept < needed):
+        if needed is not None and needed >= since and (kept is None or kept < needed):
             raise RecordsError(f"{self._file(needed)}: is missing: {self._what_to_do(needed)}")
         if kept is None:
             return None

@@ -8,5 +8,5 @@ class Der(ImageReplay, TeachingStream):
     """Keep images as image replay does, and send each hospital the student of the stage in which they were made."""
 
     def becomes_teacher(self) -> bool:
-        """Freeze the student wherever images are asked for."""
+        """Freeze the student of each stage that is asked for images."""
         return self.consolidates()

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.settings.experiment import Settings
-from strategies.stream import ArrivalStream, Stage
+from strategies.stream import ArrivalStream
 
 
 class Scaffold(ArrivalStream):
@@ -20,12 +20,6 @@ class Scaffold(ArrivalStream):
         super().__init__(config)
         self._control: ArrayRecord | None = None
 
-    def begin_stage(self, stage: int, plan: Stage) -> None:
-        """Begin with no control variate, but where a run goes on within the stage."""
-        if stage != self.stage and self.stage:
-            self._control = None
-        super().begin_stage(stage, plan)
-
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
         """Return c, float32, where there is one."""
         return {} if self._control is None else {wire.CONTROL: self._control}
@@ -38,6 +32,10 @@ class Scaffold(ArrivalStream):
         self._control = ArrayRecord(
             {name: Array(before.get(name, 0) + share * array.numpy()) for name, array in changed.items()}
         )
+
+    def end_stage(self, arrays: ArrayRecord) -> None:
+        """Forget the control variate: the next stage has other hospitals."""
+        self._control = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the control variate."""

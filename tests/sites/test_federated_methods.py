@@ -23,6 +23,7 @@ from fedserdiff.report.events import RunEvents
 from fedserdiff.settings.experiment import Site
 from fedserdiff.settings.sources import make_settings
 from fedserdiff.wire import Fault
+from sites.kept_rounds import KeptRounds
 from sites.objectives.fedprox import FedProxObjective
 from sites.objectives.personal import FedBNObjective, FedPerObjective
 from sites.objectives.scaffold import ScaffoldObjective
@@ -226,6 +227,25 @@ def test_a_run_that_goes_on_has_the_controls_that_it_had(federate: Federate) -> 
     again.begin_stage(1, done.plan)
     sent, kept = (values_of(one.records_for("north", 3)[wire.CONTROL]) for one in (again, done.runner.stream))
     assert np.array_equal(sent, kept)
+
+
+def test_a_stage_begins_without_controls_of_the_one_before_at_the_coordinator_and_at_hospitals(
+    federate: Federate,
+) -> None:
+    """A run that goes on after a stage has none either: the two sides would disagree."""
+    done = federate("scaffold")
+    stream, records, config = done.runner.stream, done.scene.records("north"), done.scene.config
+    stream.end_stage(done.arrays)
+    again = make_stream(config)
+    again.load_state_dict(stream.state_dict())
+    assert stream.records_for("north", 1) == again.records_for("north", 1) == {}
+    kept, like = KeptRounds(records, "own", config, "north"), dict(Student(config).named_parameters())
+    assert kept.load((2, 1), like) is not None
+    assert kept.load((2, 1), like, since=(2, 0)) is None
+    kept.save({name: torch.ones_like(weight) for name, weight in like.items()}, (2, 1))
+    found = kept.load((2, 2), like, since=(2, 0))
+    assert found is not None
+    assert all((value == 1).all() for value in found.values())
 
 
 def test_a_step_takes_the_gradient_less_the_hospitals_control_plus_the_coordinators() -> None:
