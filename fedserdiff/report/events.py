@@ -27,6 +27,9 @@ class RunEvents:
         `damaged` is why not from a later one, or ""; `moved` says that it goes on on another kind of device, or "".
         """
 
+    def sites_left(self, stage: int, sites: Sequence[str]) -> None:
+        """`sites` leave the federation as a stage begins."""
+
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """A stage begins; `participants` train in it."""
 

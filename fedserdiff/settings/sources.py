@@ -24,10 +24,11 @@ DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
 """Where a setting is from that no layer sets, and what the layer of a command's options is called."""
 
 _SUFFIX = ".toml"
-_OWN = ("profile", "seed", "method", "methods")
+_OWN = ("profile", "seed", "method", "methods", "stages")
 _NOT_SET = {
     "profile": "name it by --profile",
     "sites": "name hospitals in an experiment's file",
+    "stages": "write [[stage]] tables in an experiment's file",
     "methods": "name one method's setting, as method.NAME",
 }
 """What an experiment has beside its settings, by how it is given."""

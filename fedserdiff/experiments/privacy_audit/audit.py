@@ -87,7 +87,7 @@ def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
 def _check(run: Path, config: Settings) -> None:
     """See that the run is finished, that each of its stages is one hospital's, and that attacks can judge it."""
     one_each = config.arrival == "in-turn" and config.training.participation == "arriving"
-    if not one_each or config.method.name == "pooled":
+    if not one_each or config.stages or config.method.name == "pooled":
         raise ConfigError(f"{run}: its stages are not one hospital's each: an audit cannot say whose data leak")
     if config.training.patch:
         raise ConfigError(
