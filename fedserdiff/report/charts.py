@@ -136,7 +136,7 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     )
     if crowded:
         ends = [
-            [(_in_percent(m)[m["deployed"][place]][place], m["name"], look(m["name"])[0]) for m in methods]
+            [(_last_known(m, place), m["name"], look(m["name"])[0]) for m in methods]
             for place in range(len(sites))
         ]
         label_ends(figure, list(zip(panels, ends, strict=False)))
@@ -184,6 +184,11 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
 def _in_percent(method: Mapping[str, Any]) -> list[list[float]]:
     """Return R of mean Dice in %; NaN where a site had left."""
     return [[math.nan if value is None else 100 * value for value in row] for row in method["R"]["dice"]]
+
+
+def _last_known(method: Mapping[str, Any], place: int) -> float:
+    """Return the Dice in % at which a site's line ends."""
+    return next(row[place] for row in reversed(_in_percent(method)) if not math.isnan(row[place]))
 
 
 def _stages_of_stream(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Sequence[str]:
