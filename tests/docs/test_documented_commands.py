@@ -25,6 +25,7 @@ NOT_OURS = {
     "export": "the shell's",
     "flower-superlink": "Flower's; tests/deployment holds what provision prints of it against Flower's own parser",
     "flwr": "Flower's; the same",
+    "jupyter": "shows notebooks; tests/e2e/test_notebook.py runs the one that is named",
     "lint-imports": "of the dev extra",
     "mkdir": "the system's",
     "mlflow": "MLflow's page, which no extra brings",
