@@ -47,8 +47,8 @@ _ABBREVIATIONS = ("e.g.", "i.e.", "cf.", "al.", "vs.", "Fig.", "Sec.", "No.", "a
 _END = re.compile(r"[.!?…][)\]\"'”’*_]*\s+(?=[(\[\"'“‘*_]*(?:[A-ZÀ-Þ\d\ue000]|[a-z]+[A-Z]))")
 _FIGURES = re.compile(r"\([^()]*\d[^()]*\)|\[[^\[\]]*\d[^\[\]]*\]")
 _CODE = re.compile(r"\ue000(\d+)\ue001")
-_QUESTION = re.compile(r"(?:What|Why|Which|Where|When|Who|Whose|How(?! to\b))\b")
-_GERUND = re.compile(r"\w+ing (?:a|an|the|your|its|their|each|every|all)\b")
+_QUESTION = re.compile(r"(?:What|Why|Which|Where|When|Who|Whose|How(?! to\b))(?![\w-])")
+_GERUND = re.compile(r"\w*[aeiouy]\w*ing (?:a|an|the|your|its|their|each|every|all)\b")
 _OF_PROSE = re.compile(r"\{(?:note|tip|hint|warning|important|caution|attention|admonition|seealso|dropdown)\}")
 
 
