@@ -9,11 +9,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
 WIDTH = 800
-"""Of a page. A text of size 26 is 13 pixels high on a screen that is 400 pixels wide."""
+"""Width of a page in pixels. Text of size 26 is 13 pixels high on a screen that is 400 pixels wide."""
 
 INK, RED = "#1a1a1a", "#b3261e"
 HOSPITAL, COORDINATOR, SHARED, PAPER = "#dcebf7", "#fde9d4", "#ececec", "#ffffff"
-"""Colours: of text, of the trust boundary, and of what belongs to a hospital, the coordinator, or both."""
+"""Colours of text, of the trust boundary, and of areas that belong to a hospital, the coordinator or both."""
 
 _POINTS = 0.72  # of a pixel, at 100 pixels an inch
 

@@ -12,7 +12,7 @@ IMAGES = Path(__file__).resolve().parents[1] / "images"
 
 
 def main() -> None:
-    """Draw every figure; with a folder as argument, as PNG into it too, to look at."""
+    """Draw every figure. If a folder is given, also write PNGs into it, to look at."""
     house, records = read_house(), read_records()
     pages = {
         "house": (draw_house(house), house.listing()),

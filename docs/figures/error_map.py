@@ -20,14 +20,14 @@ _STEPS = (
         ("unpacked, noise added", "teacher and student\nsee the same map", "distillation loss"),
     ),
 )
-"""By place: its colour, its name, and what happens there in turn."""
+"""For each place its colour, its name and its steps in order."""
 
 _BOX, _GAP, _TOP, _WIRE = 74, 28, 56, 74
 """Pixels: heights of a step, between two, of a place's name, and of the wire."""
 
 
 def draw_life() -> Canvas:
-    """Draw the steps from top to bottom, and the two crossings of the wire; beside them a schematic map."""
+    """Draw the steps from top to bottom, the two crossings of the wire, and a schematic map beside them."""
     heights = [_TOP + len(steps) * (_BOX + _GAP) for _, _, steps in _STEPS]
     page = Canvas(sum(heights) + _WIRE * (len(_STEPS) - 1))
     y, last = 0.0, None
@@ -63,7 +63,7 @@ def _draw_pictures(page: Canvas, tops: list[float]) -> None:
 
 
 def _schematic() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return noise, and what an error map looks like: values of both signs along a tumour's border."""
+    """Return noise, and a made-up error map: values of both signs along a tumour's border."""
     draws = np.random.default_rng(3)
     noise = draws.uniform(-1, 1, (28, 28))
     rows, columns = np.mgrid[-1:1:28j, -1:1:28j]

@@ -8,10 +8,10 @@ from canvas import COORDINATOR, HOSPITAL, RED, SHARED, WIDTH, Canvas
 
 ROOTS = ("fedserdiff", "sites", "strategies", "scripts")
 ON_THE_WIRE = ("wire", "reply_schema")
-"""Modules of `fedserdiff` that are drawn; others beside its packages, such as ``errors``, are passed through."""
+"""Modules of `fedserdiff` that are drawn. Other single modules, such as ``errors``, are left out."""
 
 COMMON = ("settings", "methods", "networks", "diffusion", "data")
-"""Packages that import one another; every other package stands on them, so no arrow to them is drawn."""
+"""Packages that import one another. Every other package imports them, so arrows to them are left out."""
 
 Imports = Mapping[str, frozenset[str]]
 """By the name of a package, the packages that it imports. Names are short: `fedserdiff.data` is ``data``."""
@@ -19,27 +19,27 @@ Imports = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class House:
-    """What the figure shows.
+    """The content of the figure.
 
-    `imports` has all packages and modules, those that are not drawn too. `arrows` are the imports drawn: an arrow
-    that follows from others is left out.
+    `imports` covers all packages and single modules, including those that are not drawn. `arrows` are the imports
+    drawn: an arrow that follows from others is left out.
     """
 
     imports: Imports
     arrows: tuple[tuple[str, str], ...]
 
     def listing(self) -> str:
-        """Return all imports, a line for a package: the figure's file holds it, and a test compares."""
+        """Return all imports, one line per package; the figure's file stores them and a test compares them."""
         return "\n".join(f"{name}: {' '.join(sorted(imported))}" for name, imported in sorted(self.imports.items()))
 
 
 def read_house() -> House:
-    """Return what the code is.
+    """Read the imports from the code.
 
     Raises
     ------
     SystemExit
-        If a package has no place in the figure, or the packages at its foot are not as they are drawn.
+        If a package has no place in the figure, or if `COMMON` no longer fits the code.
     """
     imports, drawn = _imports()
     if lacking := sorted(drawn ^ set(_PLACES)):
@@ -49,12 +49,12 @@ def read_house() -> House:
     if any(set(COMMON) - {name} != reached[name] for name in COMMON):
         raise SystemExit("docs/figures/house.py: COMMON: these packages no longer import one another and nothing else")
     if apart := sorted(name for name in drawn - set(COMMON) if not set(COMMON) <= reached[name]):
-        raise SystemExit(f"docs/figures/house.py: COMMON: {', '.join(apart)}: does not stand on these packages")
+        raise SystemExit(f"docs/figures/house.py: COMMON: {', '.join(apart)}: does not import these packages")
     return House(imports, tuple(sorted(_arrows(between, reached))))
 
 
 def _imports() -> tuple[dict[str, frozenset[str]], frozenset[str]]:
-    """Return what each package imports itself, and which packages are drawn."""
+    """Return the direct imports of each package, and the packages that are drawn."""
     graph = grimp.build_graph(*ROOTS, exclude_type_checking_imports=True, cache_dir=None)
     parts = (set(ROOTS) - {"fedserdiff"}) | graph.find_children("fedserdiff")
     owner = {module: part for part in parts for module in (part, *graph.find_descendants(part))}
@@ -72,7 +72,7 @@ def _short(name: str) -> str:
 
 
 def _through(imports: Imports, name: str, ends: frozenset[str]) -> frozenset[str]:
-    """Return what a package imports itself or through others, which are not looked through if they are `ends`."""
+    """Return what a package imports directly or through others; a path stops at the first of `ends`."""
     seen: set[str] = set()
     left = [name]
     while left:
@@ -107,14 +107,14 @@ _PLACES = {
     "evaluation": (90, 750, 180, 56),
     **dict.fromkeys(COMMON, (20, 870, WIDTH - 40, 100)),
 }
-"""By package, its box: x, y, width, height."""
+"""The box of each package: x, y, width, height."""
 
 _LED = {
     ("experiments", "sites"): ((360, 190), (182, 300), 0),
     ("experiments", "strategies"): ((440, 190), (618, 300), 0),
     ("statistics", "wire"): ((606, 640), (515, 404), 0.15),
 }
-"""Arrows that make way for something: from, to, bend."""
+"""Arrows with a route of their own: start, end, bend."""
 
 
 def draw_house(house: House) -> Canvas:
@@ -141,7 +141,7 @@ def draw_house(house: House) -> Canvas:
 
 
 def _between(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return where an arrow leaves one box and where it meets the other: side by side, or from below to above."""
+    """Return the ends of an arrow between two boxes, which lie side by side or one below the other."""
     x, y, width, height = one
     to_x, to_y, to_width, to_height = other
     if to_y >= y + height:

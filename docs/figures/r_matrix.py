@@ -1,21 +1,21 @@
-"""How to read R: schematic figures as a heat map, with what its diagonal, a column and the cells above it say."""
+"""How to read R: a heat map of made-up figures, with its diagonal, a column and the cells above the diagonal marked."""
 
 import matplotlib
 from canvas import INK, Canvas
 from matplotlib.patches import Rectangle
 
 _R = ((3, 2, 3), (90, 60, 20), (80, 85, 25), (70, 75, 90))
-"""Dice in percent, made up: a row a stage from the untrained student, a column a hospital in order of arrival."""
+"""Dice in percent, made up: a row for each stage, the untrained student first, and a column for each hospital."""
 
 _STAGES = ("untrained", "after stage 1", "after stage 2", "after stage 3")
 _LEFT, _TOP, _WIDE, _HIGH = 210, 110, 186, 110
-"""Pixels: where the cells begin, and how large one is."""
+"""Pixels: where the cells begin, and their size."""
 
 _ARRIVAL, _FORGETTING, _FORWARD = "#b35900", "#b3261e", "#00695c"
 
 
 def draw_r() -> Canvas:
-    """Draw the matrix, and below it how it is read."""
+    """Draw the matrix, and a legend below it."""
     page = Canvas(_TOP + 4 * _HIGH + 245)
     page.text(_LEFT - 14, 78, "test patients of", align="right", size=24)
     for column in range(3):

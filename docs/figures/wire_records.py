@@ -13,12 +13,12 @@ from fedserdiff.reply_schema import ArrayRule, Rules, reply_rules
 from fedserdiff.settings.sources import make_settings
 
 METHOD, MAPS = "ser-diff", "null"
-"""The method of the figure, which shares error maps that start from noise."""
+"""The figure's method, and its error maps: they start from noise."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record in a message: whether it leaves the hospital, its name, what it holds, and how large it is."""
+    """A record in a message: whether it leaves the hospital, its name, its content and its size."""
 
     leaves: bool
     name: str
@@ -27,7 +27,7 @@ class Record:
 
 
 Messages = Mapping[str, tuple[str, tuple[Record, ...]]]
-"""By type of message, when it is sent and its records."""
+"""For each type of message, when it is sent, and its records."""
 
 _CONTENT = {
     (MessageType.TRAIN, wire.ARRAYS): "change of each weight, float16",
@@ -35,7 +35,7 @@ _CONTENT = {
     (wire.CONSOLIDATE, wire.ERROR_MAPS): "{most} synthetic maps, int8, packed",
     (MessageType.EVALUATE, wire.METRICS): "mean Dice and HD95, rounded case count",
 }
-"""What a hospital's records hold, by type of message and name."""
+"""The content of a hospital's records, by type of message and name."""
 
 
 def read_records() -> Messages:
@@ -67,7 +67,7 @@ def read_records() -> Messages:
 def _leaving(kind: str, rules: Rules) -> Iterator[Record]:
     for name, agreed in rules.items():
         if (kind, name) not in _CONTENT:
-            raise SystemExit(f"docs/figures/wire_records.py: _CONTENT: say what {name} of {kind} holds")
+            raise SystemExit(f"docs/figures/wire_records.py: _CONTENT: describe the record {name} of {kind}")
         arrays = [rule for rule in agreed.values() if isinstance(rule, ArrayRule)]
         most = max((rule.most for rule in arrays), default=0)
         size = sum(max(rule.most, 1) * int(np.prod(rule.shape)) * np.dtype(rule.dtype).itemsize for rule in arrays)
@@ -80,7 +80,7 @@ def _megabytes(size: int) -> str:
 
 
 def listing(messages: Messages) -> str:
-    """Return the names of the records by message, a line for each: the figure's file holds it, and a test compares."""
+    """Return the records that leave, one line per message; the figure's file stores them and a test compares them."""
     return "\n".join(
         f"{kind}: {' '.join(sorted(one.name for one in records if one.leaves))}"
         for kind, (_, records) in messages.items()

@@ -15,10 +15,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MOST_WORDS = 35
-"""Of a sentence."""
+"""The most words that a sentence may have."""
 
 MOST_LINES = 250
-"""Of a page."""
+"""The most lines that a page may have."""
 
 UNWANTED = (
     *("whoever", "whomever", "whosoever", "wherever", "whatever", "whichever"),
@@ -39,7 +39,7 @@ UNWANTED_STARTS = (
     "What leaves is",
     r"[A-Z]\w+(?<!e)ed (?:is|are|was|were)",  # "Refused are", but not "Seed is"
 )
-"""Ways not to begin a sentence, as regular expressions that heed case."""
+"""Beginnings of sentences not to use, as case-sensitive regular expressions."""
 
 _WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(UNWANTED)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
 _STARTS = re.compile(rf"[(\[\"'“‘]*(?:{'|'.join(UNWANTED_STARTS)})(?![\w-])".replace(" ", r"\s+"))
