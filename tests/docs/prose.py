@@ -27,7 +27,7 @@ UNWANTED = (
     *("hence", "whence", "thence", "henceforth", "hitherto", "heretofore", "forthwith"),
     *("anew", "beforehand", "lest", "as ever", "but for", "by the same means", "such as are", "a poor one"),
     *("that is theirs", "of one's own", "stands for", "stand for", "tells of", "tell of"),
-    *("(?:is|are|was|were|be|been) (?:had|told)", "to be had"),
+    *("(?:is|are|was|were|be|been) (?:had|told(?! (?:apart|to)))", "to be had"),
     *("simply", "just", "powerful", "seamless", "seamlessly"),
 )
 """Words and phrases not to use, as regular expressions that match between words, in any case."""
@@ -147,7 +147,7 @@ def about_heading(heading: str) -> str | None:
     """Return what is wrong with a heading, which is a noun, a question or a task ("How to …", "Add a method")."""
     if heading.endswith((".", ":", ";", ",")):
         return f"heading ends in {heading[-1]!r}"
-    if _QUESTION.match(heading) and not heading.endswith("?"):
+    if _QUESTION.match(heading) and not re.search(r"[?…](?: \(.*\))?$", heading):
         return "heading asks without a question mark"
     if _GERUND.match(heading):
         return "heading begins with a verb in -ing"

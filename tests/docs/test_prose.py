@@ -84,6 +84,7 @@ def test_a_cell_may_be_long_and_may_not_use_any_word() -> None:
         ("Of these, one is left. So does it.", ['"Of …"', '"So does …"']),
         ("Refused are files.", ['"Refused are …"']),
         ("Seed is a setting, and `anew` is code; the whatever-option and adjustment stay.", []),
+        ("They can be told apart, and one is told to end; it is told.", ['"is told"']),
         ("Neither this nor that. So it does. It consists of two.", []),
     ],
 )
@@ -97,6 +98,7 @@ def test_words_not_to_use_are_found(sentence: str, found: list[str]) -> None:
         ("Precision", True),
         ("Training on patches", True),
         ("What leaves a hospital?", True),
+        ("What is shared? (`--study ablation`)", True),
         ("How to add a method", True),
         ("Add a method", True),
         ("How-to", True),
