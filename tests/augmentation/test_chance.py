@@ -1,4 +1,4 @@
-"""What is drawn: as often and from where the settings say, the same again from the same generators, nothing on the host
+"""Random draws follow the settings, repeat with the same generators, and never happen on the host
 but which samples."""
 
 import math

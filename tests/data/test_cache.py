@@ -188,7 +188,7 @@ def test_a_file_that_was_written_just_now_is_read_again(scans: Path, tmp_path: P
 
 
 def age(folder: Path) -> None:
-    """Make files old enough for their times to tell of every change."""
+    """Make files so old that every change shows in their times."""
     for path in folder.rglob("*.nii.gz"):
         os.utime(path, ns=(time.time_ns() - 10**10,) * 2)
 

@@ -1,4 +1,4 @@
-"""Labels that a header scales are read as far as its own rounding reaches, and refused beyond it."""
+"""Labels that a header scales are accepted within the header's own rounding and refused beyond it."""
 
 from pathlib import Path
 
