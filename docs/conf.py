@@ -70,7 +70,7 @@ def _modules(package: str) -> str:
     """Return a section for each module of a package."""
     paths = [str(ROOT / package)]
     found = [m.name for m in pkgutil.walk_packages(paths, f"{package}.") if not m.ispkg]
-    names = [package, *(name for name in found if not name.startswith("fedserdiff.commands."))]  # they have their own page
+    names = [package, *(name for name in found if not name.startswith("fedserdiff.commands."))]  # on their own page
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
 
 

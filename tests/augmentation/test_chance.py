@@ -1,5 +1,5 @@
-"""Random draws follow the settings, repeat with the same generators, and never happen on the host
-but which samples."""
+"""Random draws follow the settings, repeat with the same generators, and stay off the host, except
+the choice of samples."""
 
 import math
 from typing import Any
