@@ -27,7 +27,7 @@ def draw_r() -> Canvas:
             shade = matplotlib.colormaps["Blues"](0.85 * dice / 100)
             x, y = _LEFT + column * _WIDE, _TOP + row * _HIGH
             page.axes.add_patch(Rectangle((x, y), _WIDE, _HIGH, facecolor=shade, edgecolor="white", linewidth=3))
-            page.text(x + _WIDE / 2, middle, str(dice), size=34, colour="white" if dice > 55 else INK, weight="bold")
+            page.text(x + _WIDE / 2, middle, str(dice), size=34, colour="white" if dice > 65 else INK, weight="bold")
     _mark(page)
     page.text(400, 30, "R, schematic: mean Dice in percent", weight="bold")
     y = _TOP + 4 * _HIGH + 44

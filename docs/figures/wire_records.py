@@ -108,7 +108,7 @@ def draw_records(messages: Messages) -> Canvas:
             page.arrow(*(ends if one.leaves else ends[::-1]), colour=colour, width=2.6)
             y += _ROW
     page.text(
-        WIDTH / 2, page.height - 52, "Each order has a config record, too:\nstage, round, what is asked for.", size=24
+        WIDTH / 2, page.height - 52, "Each order also has a config record:\nstage, round, records to return.", size=24
     )
     return page
 
