@@ -1,4 +1,4 @@
-"""``compare.py`` as its users call it, at smoke size on the real engine."""
+"""``compare.py`` from the command line, at smoke size on the real engine."""
 
 import contextlib
 import json
