@@ -155,13 +155,13 @@ def about_heading(heading: str) -> str | None:
 
 
 def check_page(markdown: str, *, notebook: bool = False) -> list[Finding]:
-    """Return what to rewrite in a page; a notebook may have long sentences and be long."""
+    """Return what to rewrite in a page; a notebook may be long, with long sentences and headings of any kind."""
     found = []
     lines = len(markdown.splitlines())
     if lines > MOST_LINES and not notebook:
         found.append(Finding(lines, f"page has more than {MOST_LINES} lines", f"{lines} lines"))
     for text in texts(markdown):
-        if text.kind == "heading" and (wrong := about_heading(text.plain(text.text))):
+        if text.kind == "heading" and not notebook and (wrong := about_heading(text.plain(text.text))):
             found.append(Finding(text.line, wrong, text.plain(text.text)))
         for line, sentence in sentences(text):
             count = word_count(sentence)
