@@ -68,7 +68,8 @@ def _ask_federation(grid: Grid, coordinator: Coordinator, name: str) -> None:
     summary = write_statistics(run, answers, coordinator.config, "deployed")
     for sentence in summary["answer"]:
         console.print(escape(sentence), soft_wrap=True, highlight=False)
-    console.print(f"Statistics in {run.path}: {STATISTICS}.html, .json, .csv", soft_wrap=True)
+    file = run.path / f"{STATISTICS}.json"  # Flower's bundle of the app holds no template of a page
+    console.print(f"Statistics: {file}; for a page of them: fedserdiff statistics {file}", soft_wrap=True)
 
 
 def _run_federation(grid: Grid, coordinator: Coordinator) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.report.events import RunEvents
-from fedserdiff.report.statistics import render_statistics
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.statistics.summary import statistics_csv, summarised
 from strategies.inbox import Inbox
@@ -21,7 +20,7 @@ from strategies.roster import Roster
 from strategies.run_directory import RunDirectory
 
 STATISTICS = "statistics"
-"""The name of the files that are written: ``.json``, ``.csv`` and ``.html``."""
+"""The name of the files that are written: ``.json`` and ``.csv``, and ``.html`` of the former."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def ask_for_statistics(
 
 
 def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data: str) -> dict[str, Any]:
-    """Write what hospitals told as ``statistics.json``, ``.csv`` and ``.html``; return the first's content.
+    """Write what hospitals told as ``statistics.json`` and ``.csv``; return the former's content.
 
     Parameters
     ----------
@@ -89,7 +88,6 @@ def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data
     summary = summarised(answers.told, answers.refused, answers.bytes_out, config, data)
     run.write_json(f"{STATISTICS}.json", summary)
     run.write_file(f"{STATISTICS}.csv", statistics_csv(summary))
-    run.write_file(f"{STATISTICS}.html", render_statistics(summary).encode())
     return summary
 
 

@@ -32,16 +32,22 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Ask each hospital for statistics of its training patients, no cell of fewer than 5, and write a page of them."""
+    """Ask each hospital for statistics of its training patients, no cell of fewer than 5, and write a page of them.
+
+    With a statistics.json that a deployed federation's coordinator wrote, write the page of that.
+    """
     console = open_console()
     with clear_errors("no statistics are written"):
-        hospitals = hospitals_of(experiment, sites)
-        layers = chosen().layers(experiment)
         # with torch, Flower and Ray, for which help and completion should not wait
         from fedserdiff.experiments.opened_federation import Cache, open_named
         from fedserdiff.experiments.simulated_run import new_folder, on_what_there_is
-        from fedserdiff.experiments.statistics import tell_statistics
+        from fedserdiff.experiments.statistics import is_statistics, page_of, tell_statistics
 
+        if experiment is not None and is_statistics(experiment):
+            console.print(f"Page: {escape(str(page_of(experiment)))}", soft_wrap=True)
+            return
+        hospitals = hospitals_of(experiment, sites)
+        layers = chosen().layers(experiment)
         config = on_what_there_is(console, layers.settings(), layers).replace({"machine.gpus_per_site": 0})
         folder, phantoms = out or new_folder(config, "statistics-"), phantoms_of(experiment) if sites is None else sites
         kept = Cache.at(cache)

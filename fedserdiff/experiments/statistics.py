@@ -1,14 +1,19 @@
 """Statistics of a simulation's hospitals before anybody trains: asked for on Flower and Ray, written as three files."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jinja2
 from rich.console import Console
 from rich.markup import escape
 
-from fedserdiff.errors import FederationError
+from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.experiments.opened_federation import Cache, Federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.live import LiveView
+from fedserdiff.report.statistics import render_statistics
+from fedserdiff.text import read_json
 from sites.client_app import Premises, make_client_app
 from strategies.run_directory import FLOWER_LOG, RunDirectory
 from strategies.statistics import STATISTICS, Answers, make_statistics_app, write_statistics
@@ -29,7 +34,33 @@ def tell_statistics(console: Console, federation: Federation, folder: Path, cach
     summary = write_statistics(run, _gather(console, federation, run, cache), federation.config, federation.data)
     for sentence in summary["answer"]:
         console.print(escape(sentence), soft_wrap=True, highlight=False)
-    return folder / f"{STATISTICS}.html"
+    return _write_page(run, summary)
+
+
+def is_statistics(file: Path) -> bool:
+    """Say whether a file is a ``statistics.json``, as a deployed federation's coordinator writes it."""
+    return file.name == f"{STATISTICS}.json"
+
+
+def page_of(file: Path) -> Path:
+    """Write the page of a ``statistics.json`` beside it, and return it.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or holds something else.
+    """
+    summary = read_json(file)
+    try:
+        return _write_page(RunDirectory(file.parent), summary)
+    except (KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise ConfigError(f"{file}: is not what a coordinator wrote there ({error!r})") from None
+
+
+def _write_page(run: RunDirectory, summary: Mapping[str, Any]) -> Path:
+    page = f"{STATISTICS}.html"
+    run.write_file(page, render_statistics(summary).encode())
+    return run.path / page
 
 
 def _gather(console: Console, federation: Federation, run: RunDirectory, cache: Cache) -> Answers:

@@ -18,6 +18,7 @@ from fedserdiff.deployment.address import NO_PROXY
 from fedserdiff.deployment.certificates import make_node_key
 from fedserdiff.errors import FederationError
 from fedserdiff.experiments.local_federation import LocalFederation
+from fedserdiff.experiments.statistics import page_of
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.wire import Fault
 from sites.ledger import read_ledger
@@ -254,14 +255,15 @@ def test_hospitals_are_asked_for_statistics_without_training(deployed: LocalFede
     wanted = f'federation="{deployed.coordinator.folder}" ask="statistics"'
     deployed.flower("run", str(ROOT), "federation", "--run-config", wanted)
     end = time.monotonic() + LIMIT_S
-    while not (pages := list(deployed.coordinator.folder.glob("statistics-*/statistics.html"))):
+    while not (files := list(deployed.coordinator.folder.glob("statistics-*/statistics.json"))):
         assert time.monotonic() < end, "no statistics were written"
         time.sleep(0.5)
-    told = json.loads((pages[0].parent / "statistics.json").read_text())
+    told = json.loads(files[0].read_text())
     assert list(told["sites"]) == list(before)
     for site, entries in before.items():
         messages = [entry.message for entry in read_ledger(deployed.ledger(site))[entries:]]
         assert messages == ["query", "query.statistics"]
+    assert "site-3" in page_of(files[0]).read_text()
 
 
 def test_an_app_of_a_hostile_coordinator_never_runs_in_a_hospital(deployed: LocalFederation, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("privacy.max_update_rms", -0.1),
         ("privacy.max_update_rms", math.nan),
         ("privacy.max_update_rms", math.inf),
-        ("privacy.egress_quota_mb", "privacy.statistics", 0),
+        ("privacy.egress_quota_mb", 0),
         ("privacy.egress_quota_mb", -1),
         ("privacy.egress_quota_mb", math.nan),
         ("machine.retries", -1),
@@ -265,7 +265,7 @@ SITES_OF_THE_EXPERIMENT: dict[str, dict[str, Any]] = {
 OF_ONE_MACHINE = {
     "machine.cpus_per_site", "machine.gpus_per_site", "machine.site_timeout_s", "machine.stage_timeout_s",
     "machine.retries", "machine.site_failure", "machine.repeatable", "machine.compile",
-    "privacy.max_update_rms", "privacy.egress_quota_mb",
+    "privacy.max_update_rms", "privacy.egress_quota_mb", "privacy.statistics",
 }  # fmt: skip
 """The settings on which coordinator and hospitals need not agree, and no others."""
 
