@@ -140,7 +140,7 @@ def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[Ca
     Raises
     ------
     DataError
-        Where no case is left, or none of the site's `test_cases` or `validation_cases`.
+        If no case is left, or none of the site's `test_cases` or `validation_cases`.
     """
     site = hospital.site
     kept = [c for c in hospital.cases if c.case.name not in names]

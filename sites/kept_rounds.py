@@ -62,7 +62,7 @@ class KeptRounds:
         Raises
         ------
         RecordsError
-            Where that of the newest round that the site has trained in is missing or damaged: an older one, or none,
+            If that of the newest round that the site has trained in is missing or damaged: an older one, or none,
             gives other masks.
         DataError
             As `read_ledger`.

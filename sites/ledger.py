@@ -128,9 +128,9 @@ class Ledger:
         Raises
         ------
         DataError
-            Where the ledger is broken.
+            If the ledger is broken.
         OSError
-            Where the entry cannot be written; the ledger is then as it was.
+            If the entry cannot be written; the ledger is then as it was.
         """
         if verdict not in VERDICTS or len(reason.splitlines()) > 1:
             raise ValueError(f"a verdict is one of {', '.join(VERDICTS)}, and a reason is one line")

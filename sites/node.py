@@ -60,7 +60,7 @@ def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
     Raises
     ------
     FederationError
-        Where the coordinator is not reached within a day, or does not let this hospital in. Where the SuperNode ends
+        If the coordinator is not reached within a day, or does not let this hospital in. Where the SuperNode ends
         later, this process ends with exit code 1.
     """
     kit.records.mkdir(parents=True, exist_ok=True)

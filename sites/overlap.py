@@ -57,7 +57,7 @@ def hashes_to_tell(hospital: Hospital, asked: ConfigRecord, folder: Path, rows: 
     Raises
     ------
     FederationError
-        Where the query holds no salt of `SALT_BYTES` bytes.
+        If the query holds no salt of `SALT_BYTES` bytes.
     """
     salt = asked.get(wire.SALT)
     if not isinstance(salt, bytes) or len(salt) != wire.SALT_BYTES:
@@ -92,7 +92,7 @@ def without_shared(hospital: Hospital, content: RecordDict, config: Settings, fo
     Raises
     ------
     FederationError
-        Where the order names a scan that the hospital does not have, or leaves out others than those that are settled.
+        If the order names a scan that the hospital does not have, or leaves out others than those that are settled.
     DataError
         As `leave_out`, and where the record of what is settled is damaged.
     """

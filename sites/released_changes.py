@@ -54,7 +54,7 @@ class ReleasedChanges:
         Raises
         ------
         OSError
-            Where it cannot be written: then it must not leave.
+            If it cannot be written: then it must not leave.
         """
         file = self._file(message)
         if file is None:

@@ -17,7 +17,7 @@ def secret_key(file: Path) -> bytes:
     Raises
     ------
     DataError
-        Where the file is damaged: what is made of half a key could be guessed.
+        If the file is damaged: what is made of half a key could be guessed.
     """
     if not file.is_file():
         drawn = secrets.token_bytes(KEY_BYTES)

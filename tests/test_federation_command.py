@@ -255,7 +255,7 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
             ["--validation-share", "0.2", "--validation-list", "x"],
             "--validation-share, .* leave one of them",
         ),
-        (PARTITION, ["--validation-share", "0.8"], "0.2 and 0.8 leave nobody to train on"),
+        (PARTITION, ["--validation-share", "0.8"], "0.2 and 0.8 leave no patients to train on"),
         (
             PARTITION,
             ["--test-share", "0.7", "--validation-share", "0.1"],

@@ -26,8 +26,8 @@ def test_a_setting_that_changes_nothing_is_told(settings: Sequence[str], told: b
 @pytest.mark.parametrize(
     ("method", "setting", "said"),
     [
-        ("fine-tune", ("--lambda", "2"), "method.lambda_kd: fine-tune has no such setting: it has none"),
-        ("distill", ("--shared-error-maps", "null"), "method.shared_error_maps: distill has no such setting: it has"),
+        ("fine-tune", ("--lambda", "2"), "method.lambda_kd: fine-tune has no such setting; its settings are: none"),
+        ("distill", ("--shared-error-maps", "null"), "method.shared_error_maps: distill has no such setting; its"),
         ("ser-diff-plus", ("--teacher", "first"), "method.teacher: 'first' is not one of latest"),
         ("ewc", ("--set", "method.wieght=2"), "method.wieght: unknown setting: did you mean method.weight?"),
     ],

@@ -51,7 +51,7 @@ def listed(text: str, option: str) -> list[str]:
     Raises
     ------
     ConfigError
-        Where there is none, or one is named twice.
+        If there is none, or one is named twice.
     """
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
@@ -67,7 +67,7 @@ def seeds_of(text: str) -> list[int]:
     Raises
     ------
     ConfigError
-        Where there is none, one is named twice, or one is not a whole number.
+        If there is none, one is named twice, or one is not a whole number.
     """
     items = listed(text, "--seeds")
     for item in items:

@@ -68,7 +68,7 @@ def load_run(path: Path) -> RunRecord:
     Raises
     ------
     ConfigError
-        Where a file is missing or damaged, or hospitals' own scores do not cover every stage, by the config or in fact.
+        If a file is missing or damaged, or hospitals' own scores do not cover every stage, by the config or in fact.
     """
     try:
         about = json.loads((path / "config.json").read_text())

@@ -33,7 +33,7 @@ def scored_on_validation(config: Settings) -> Settings:
     Raises
     ------
     ConfigError
-        Where the config's test share leaves too few patients.
+        If the config's test share leaves too few patients.
     """
     share = config.data.validation_share or VALIDATION_SHARE
     return config.replace({"data.validation_share": share, "scoring.patients": "validation"})

@@ -58,7 +58,7 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or in whom they score, so that they cannot be compared.
+        If runs differ in seeds or in whom they score, so that they cannot be compared.
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
@@ -121,7 +121,7 @@ def paired_estimates(
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or in whom they score.
+        If runs differ in seeds or in whom they score.
     """
     return _paired(runs, _draws(runs, phantom))
 

@@ -36,7 +36,7 @@ def score_label_map(prediction: Path, truth: Path, convention: Convention) -> di
     Raises
     ------
     DataError
-        Where a file cannot be read, holds a value that is no label of the convention, or the two differ in shape or
+        If a file cannot be read, holds a value that is no label of the convention, or the two differ in shape or
         position; the text names every file that is at fault.
     """
     volumes, masks, faults = [], [], Faults(DataError)

@@ -114,7 +114,7 @@ class Run:
         Raises
         ------
         ConfigError
-            Where the site is none of the run's, or its method has to know it and none is named.
+            If the site is none of the run's, or its method has to know it and none is named.
         """
         return open_model(self.path, site)
 

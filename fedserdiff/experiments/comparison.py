@@ -93,7 +93,7 @@ def claim(folder: Path, setting: Setting) -> None:
     Raises
     ------
     ConfigError
-        Where it holds something else.
+        If it holds something else.
     """
     about = {"data": setting.folder, "profile": setting.config.profile}
     file = folder / "stream.json"

@@ -47,7 +47,7 @@ def audit_ledger(
     Raises
     ------
     ConfigError
-        Where an argument names something that is not there.
+        If an argument names something that is not there.
     DataError
         As `read_ledger`; where the expected hash is missing, or ledger and coordinator differ.
     """

@@ -38,7 +38,7 @@ def check_checkout() -> None:
     Raises
     ------
     ConfigError
-        Where it was installed from a wheel.
+        If it was installed from a wheel.
     """
     if not (PROJECT / "pyproject.toml").is_file():
         raise ConfigError(
@@ -113,7 +113,7 @@ class LocalFederation:
         Raises
         ------
         FederationError
-            Where it does not listen in time, or refuses a key.
+            If it does not listen in time, or refuses a key.
         """
         folder = self.coordinator.folder
         self._start(
@@ -157,7 +157,7 @@ class LocalFederation:
         Raises
         ------
         FederationError
-            Where it does not end in time, or ends without all of its results; the text says what the coordinator said.
+            If it does not end in time, or ends without all of its results; the text says what the coordinator said.
         """
         end = time.monotonic() + timeout_s
         process = self._processes["run"]
@@ -213,7 +213,7 @@ class LocalFederation:
         Raises
         ------
         FederationError
-            Where it goes on.
+            If it goes on.
         """
         try:
             return self._processes[name].wait(timeout_s)
@@ -226,7 +226,7 @@ class LocalFederation:
         Raises
         ------
         FederationError
-            Where it fails, says in its answer that it failed, which its exit code does not tell, or does not end.
+            If it fails, says in its answer that it failed, which its exit code does not tell, or does not end.
         """
         command = ["flwr", *arguments, "--format", "json"]
         try:

@@ -42,7 +42,7 @@ def rehearse(
     Raises
     ------
     FederationError
-        Where the deployment fails, or its results or its ledgers are not the simulation's.
+        If the deployment fails, or its results or its ledgers are not the simulation's.
     FedSerDiffError
         As `begin`.
     """

@@ -85,9 +85,9 @@ class RunPool:
         Raises
         ------
         ConfigError
-            Where another process is at work in the same folder.
+            If another process is at work in the same folder.
         FederationError
-            Where a run fails, or scans change meanwhile; runs that had ended are kept.
+            If a run fails, or scans change meanwhile; runs that had ended are kept.
         """
         self._runs.mkdir(parents=True, exist_ok=True)
         self._firsts.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def _tell_of_gpus(console: Console, gpus: float) -> None:
     Raises
     ------
     ConfigError
-        Where it is not.
+        If it is not.
     """
     settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
     if not gpus and torch.cuda.is_available():

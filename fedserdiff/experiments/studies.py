@@ -31,7 +31,7 @@ def check_study(name: str) -> None:
     Raises
     ------
     ConfigError
-        Where there is none; the text lists those there are.
+        If there is none; the text lists those there are.
     """
     if name not in STUDIES:
         raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")

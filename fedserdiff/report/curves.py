@@ -69,7 +69,7 @@ def read_curves(file: Path) -> list[Point]:
     Raises
     ------
     RecordsError
-        Where it is not what `CurvesFile` writes.
+        If it is not what `CurvesFile` writes.
     """
     if not file.is_file():
         return []

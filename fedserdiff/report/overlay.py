@@ -23,7 +23,7 @@ def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
     Raises
     ------
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     scan, convention = segmentation.scan, segmentation.convention
     masks = convention.written(segmentation.probabilities)

@@ -42,7 +42,7 @@ def check_tracker(name: str | None, run: Path | None = None) -> None:
     Raises
     ------
     ConfigError
-        Where it is not; the text says how to install it.
+        If it is not; the text says how to install it.
     """
     if name is None:
         return

@@ -42,7 +42,7 @@ def write_volumes(
     ValueError
         As `render_volumes`.
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     page = render_volumes(methods, facts, phantom, leak)
     write_whole(file, lambda opened: opened.write(page.encode()))
@@ -67,7 +67,7 @@ def render_volumes(methods: Mapping[str, Sequence[Example]], facts: str, phantom
     Raises
     ------
     ValueError
-        Where there are more regions than colours that can be told apart.
+        If there are more regions than colours that can be told apart.
     """
     thin = {name: [_thinned(example) for example in examples] for name, examples in methods.items()}
     shown = next(iter(thin.values()), [])

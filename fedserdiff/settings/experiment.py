@@ -1,4 +1,4 @@
-"""All settings of one experiment: everything that determines a run's result, and where it runs."""
+"""All settings of an experiment: everything that determines a run's result, and where the run takes place."""
 
 import difflib
 import hashlib
@@ -44,30 +44,30 @@ GROUPS: Mapping[str, type[Group]] = {
     "scoring": Scoring,
     "machine": Machine,
 }
-"""The groups that every experiment has, by name; ``method`` is one of its method's own."""
+"""The groups of every experiment, by name. The group ``method`` is declared by the experiment's method."""
 
 DEFAULT_METHOD = "ser-diff-plus"
-"""Keeps most without a raw scan: docs/explanation/retention.md."""
+"""The method that retains most without raw scans: docs/explanation/retention.md."""
 
 _ALIKE = 0.75
 
 CASE_FIELDS = ("cases", "test_cases", "validation_cases")
-"""The fields of a `Site` that name cases."""
+"""Fields of a `Site` that list cases."""
 
 PROVENANCE = "provenance"
-"""The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
+"""Key of the table in a run's ``config.json`` that records what the run was made from."""
 
 PLAIN_METHOD = "fine-tune"
-"""Has no settings of its own, and does nothing but what stage 1 of every method does."""
+"""A method without settings, which does only what every method does in stage 1."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
+    """One hospital: its `name`, the `release` of its data, the `path` to them and, optionally, its cases by name.
 
-    An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
-    held out by `data.test_share`; otherwise these of the `cases` are, and no other. So it is with `validation_cases`
-    and `data.validation_share`. `declared` is the release where the experiment itself declares it.
+    If `cases` is empty, every case of the release under `path` is used. If `test_cases` is empty, `data.test_share`
+    decides which patients are held out; otherwise exactly these cases are. The same holds for `validation_cases` and
+    `data.validation_share`. `declared` is the release if the experiment itself declares it.
     """
 
     name: str
@@ -80,33 +80,33 @@ class Site:
 
     @property
     def stated_release(self) -> str | dict[str, Any]:
-        """The release by its name or, where the experiment declares it, as the table that does; JSON-ready."""
+        """The release's name or, if the experiment declares the release, its table; JSON-ready."""
         return self.release if self.declared is None else self.declared.table
 
 
 class Settings(Group):
-    """All settings of an experiment, by group, and its hospitals in order of arrival; frozen.
+    """All settings of an experiment by group, and its hospitals in order of arrival; frozen.
 
-    `make_settings` makes one from a profile. Every value is checked; all that are wrong are named in one `ConfigError`.
+    `make_settings` creates them from a profile. Every value is checked; one `ConfigError` names all that are wrong.
 
     Attributes
     ----------
     profile : str
-        Name of the profile that the defaults came from.
+        Name of the profile that provided the defaults.
     seed : int
-        Seeds every generator of the run: phantom patients, weights, batches, noise.
+        Seed of every random generator in the run: phantom patients, weights, batches, noise.
     sites : tuple of Site
         The hospitals in order of arrival.
     method : MethodSettings
         The method's name and its own settings.
     methods : mapping
-        Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
+        Values of methods' own settings by method name. They apply if that method is chosen; a profile sets them.
     data, network, training, augmentation, aggregation, replay, privacy, scoring, machine
-        The groups of `fedserdiff.settings.groups` and of files of their own beside it.
+        The groups, declared in `fedserdiff.settings.groups` and the modules beside it.
     """
 
     profile: str = "laptop"
-    seed: int = setting(0, "Seeds every generator: phantom patients, weights, batches, noise.", ge=0)
+    seed: int = setting(0, "Seed of every random generator: phantom patients, weights, batches, noise.", ge=0)
     sites: tuple[Site, ...] = ()
     methods: Mapping[str, Mapping[str, Any]] = {}
     method: SerializeAsAny[MethodSettings] = DEFAULT_METHOD  # type: ignore[assignment]
@@ -125,7 +125,7 @@ class Settings(Group):
             super().__init__(**values)
         except ValidationError as error:
             lines = [line for fault in error.errors() for line in _in_words(fault).splitlines()]
-            raise ConfigError(*dict.fromkeys(lines)) from None  # what fits no kind of several is one fault
+            raise ConfigError(*dict.fromkeys(lines)) from None  # a value that fits none of several types is one fault
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -135,7 +135,7 @@ class Settings(Group):
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, method: Any, info: ValidationInfo) -> Any:
-        """Take a method by name, or as a table of its name and settings, for the class that declares them."""
+        """Convert a method's name, or a table of its name and settings, to the class that declares the settings."""
         if isinstance(method, MethodSettings):
             return method
         own = {"name": method} if isinstance(method, str) else method
@@ -143,7 +143,7 @@ class Settings(Group):
             raise TypeError(f"method: {method!r} is neither a name nor a table")
         name = own.get("name")
         if not isinstance(name, str):
-            raise ValueError("method.name: name a method")
+            raise ValueError("method.name: is missing; name a method")
         try:
             about = get_method(name)
         except ConfigError as error:
@@ -177,35 +177,35 @@ class Settings(Group):
         return hash(tuple(getattr(self, name) for name in type(self).model_fields if name != "methods"))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **own: Any) -> "Settings":
-        """Return a copy with settings changed, checked like a new one.
+        """Return a copy with changed settings, checked like new ones.
 
         Parameters
         ----------
         changes : mapping, optional
             By ``group.name``, such as ``{"training.batch_size": 2, "method.lambda_kd": 0.3}``.
         **own
-            What belongs to no group: ``seed``, ``sites``, ``profile``, ``method`` by name. Another method has the
-            settings that its profile gives it, and else its defaults.
+            Settings without a group: ``seed``, ``sites``, ``profile``, ``method`` by name. A new method takes the
+            settings that the profile gives it, otherwise its defaults.
 
         Raises
         ------
         ConfigError
-            Naming every setting that is unknown, with those that are called alike, and every value out of its range.
+            Names every unknown setting, with similar names, and every value out of its range.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return Settings(**changed(values, {**own, **(changes or {})}))
 
     def of_first_stage(self) -> "Settings":
-        """Return what stage 1 depends on, everything else at its default.
+        """Return settings with everything that does not affect stage 1 at its default.
 
-        Runs for which this is equal train the same student in stage 1, unless their method plans it otherwise.
+        Runs with equal results here train the same student in stage 1, unless their method plans it differently.
         """
         return self.replace(
             {one.name: one.default for one in settings_of() if one.after_first_stage}, method=PLAIN_METHOD, methods={}
         )
 
     def value(self, name: str) -> Any:
-        """Return a setting by its full name, such as ``training.batch_size``; `ConfigError` where there is none."""
+        """Return a setting by its full name, such as ``training.batch_size``; raise `ConfigError` if it is unknown."""
         found: Any = self
         for part in name.split("."):
             if not hasattr(found, part):
@@ -215,7 +215,7 @@ class Settings(Group):
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """All settings by full name, but for the sites."""
+        """All settings by full name, except the sites."""
         found = {"profile": self.profile, "seed": self.seed}
         for group in ("method", *GROUPS):
             found |= {f"{group}.{name}": value for name, value in getattr(self, group)}
@@ -223,18 +223,18 @@ class Settings(Group):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide a run's result by full name, but for its sites: all but those of one machine."""
+        """The settings that decide a run's result, by full name, without its sites and those of one machine."""
         of_one_machine = {one.name for one in settings_of() if one.one_machine}
         return {name: value for name, value in self.by_name.items() if name not in of_one_machine}
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Voxels of what the networks see at a time: of a patch, or of a whole slice (X, Y) or volume (X, Y, Z)."""
+        """Shape of the networks' input in voxels: a patch, or a whole slice (X, Y) or volume (X, Y, Z)."""
         return self.training.patch or self.data.grid[: self.data.spatial_dims]
 
     @property
     def rounds(self) -> int:
-        """Rounds of a stage."""
+        """Number of rounds in a stage."""
         return rounds_of(self.training, self.method)[1]
 
     @property
@@ -244,12 +244,12 @@ class Settings(Group):
 
     @property
     def strategy(self) -> Strategy:
-        """Flower's strategy by which a round's students become one."""
+        """Name of the Flower strategy that aggregates a round's students."""
         return get_method(self.method.name).aggregation if (own := self.aggregation.strategy) == "method" else own
 
     @property
     def inertia(self) -> float:
-        """The most that a stage keeps of the student that it began with."""
+        """Largest share that a stage keeps of the student it began with."""
         return get_method(self.method.name).inertia if (own := self.aggregation.inertia) == "method" else own
 
     @property
@@ -259,15 +259,15 @@ class Settings(Group):
 
     @property
     def agreed(self) -> dict[str, Any]:
-        """What coordinator and hospitals of one experiment agree on: all that determines the result, JSON-ready.
+        """Everything that coordinator and hospitals must agree on because it determines the result; JSON-ready.
 
-        Paths, devices, time-outs, what happens on failures and a hospital's own limits on what leaves it do not count.
+        Paths, devices, time-outs, failure handling and a hospital's own limits on egress are left out.
         """
         return {**self.deciding, "sites": [[site.name, site.stated_release] for site in self.sites]}
 
     @property
     def fingerprint(self) -> int:
-        """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
+        """A number that identifies an experiment: 63 bits of a SHA-256 over `agreed` and the software versions."""
         others = packages(self.to_dict())
         text = json.dumps([version("fedserdiff"), self.agreed, *([others] if others else [])], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -278,18 +278,18 @@ class Settings(Group):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """Rebuild settings that `to_dict` wrote; what a run's ``config.json`` says beside them is passed over.
+        """Rebuild settings that `to_dict` wrote; other entries of a run's ``config.json`` are ignored.
 
         Raises
         ------
         ConfigError
-            Where a setting is unknown or its value is not allowed.
+            If a setting is unknown or a value is not allowed.
         """
         return cls(**{name: value for name, value in values.items() if name != PROVENANCE})
 
 
 def settings_of(method: str | None = None) -> Iterator[Declared]:
-    """Yield every setting that is declared: an experiment's own, the groups', and one method's or none's."""
+    """Yield every declared setting: those without a group, those of the groups and, if given, those of one method."""
     yield from declared(Settings, "")
     for name, group in GROUPS.items():
         yield from declared(group, f"{name}.")
@@ -298,12 +298,12 @@ def settings_of(method: str | None = None) -> Iterator[Declared]:
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an experiment's values by group with `changes` by ``group.name`` made in them, yet unchecked.
+    """Return an experiment's values by group with `changes` (by ``group.name``) applied, without checking them.
 
     Raises
     ------
     ConfigError
-        Where a change is of no setting: it names those that are called alike.
+        If a change names an unknown setting; the text suggests similar names.
     """
     made = dict(values)
     faults = Faults(ConfigError)
@@ -324,33 +324,33 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _name_of(method: Any) -> Any:
-    """Return the name of a method that is given by it, by a table, or by its settings."""
+    """Return the name of a method given as a name, a table or its settings."""
     if isinstance(method, MethodSettings):
         return method.name
     return method.get("name") if isinstance(method, Mapping) else method
 
 
 def unknown(name: str) -> str:
-    """Say that a setting is unknown, and which are called alike."""
+    """Return the message for an unknown setting, with similar names."""
     alike = {one: _likeness(name, one) for one in _every_name()}
     close = sorted((one for one in alike if alike[one] > _ALIKE), key=lambda one: -alike[one])[:3]
-    meant = f"did you mean {' or '.join(close)}?" if close else "fedserdiff settings lists all"
+    meant = f"did you mean {' or '.join(close)}?" if close else "fedserdiff settings lists them all"
     return f"{name}: unknown setting: {meant}"
 
 
 def _likeness(one: str, other: str) -> float:
-    """Return from 0 to 1 how much two names have in common, whole or without their groups."""
+    """Return the similarity of two names, from 0 to 1: the larger of that with and that without their groups."""
     pairs = ((one, other), (one.rpartition(".")[2], other.rpartition(".")[2]))
     return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
 def _foreign(name: str, method: Method) -> str:
-    """Say that a method has no such setting, and which it has."""
+    """Return the message for a setting that the method does not have, with those it has."""
     full = f"method.{name}"
     if full not in _every_name():
         return unknown(full)
     own = [one.name.partition(".")[2] for one in declared(method.settings, "method.")]
-    return f"{full}: {method.name} has no such setting: it has {', '.join(own) or 'none'}"
+    return f"{full}: {method.name} has no such setting; its settings are: {', '.join(own) or 'none'}"
 
 
 @cache
@@ -361,9 +361,9 @@ def _every_name() -> tuple[str, ...]:
 
 
 def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -> str:
-    """Say in one line what is wrong with a value: the setting, the value, and what it takes.
+    """Return a one-line message for a wrong value: the setting, the value, and what is allowed.
 
-    `group` is where the fault is of a group alone, `method` the method whose settings are in question.
+    `group` is the group's name if pydantic checked that group alone; `method` is the method whose settings are checked.
     """
     place = [*filter(None, [group]), *map(str, fault["loc"])]
     text = str(fault.get("ctx", {}).get("error", fault["msg"]))
@@ -371,12 +371,12 @@ def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -
     name = ".".join(place[: 1 + grouped])
     if fault["type"] == "extra_forbidden":
         return unknown(name)
-    if not place or place == ["method"]:  # of settings that do not fit each other: the text names them
+    if not place or place == ["method"]:  # settings that do not fit each other: the text names them
         return text
     ranges = {one.name: one.allowed for one in settings_of(method)}
     takes = text if fault["type"] == "value_error" else ranges.get(name, text)
     if isinstance(fault["loc"][-1], int) and fault["type"] != "missing":  # an item of a list
-        return f"{name}: holds {fault['input']!r}: it takes {takes}"
+        return f"{name}: contains {fault['input']!r}; it must be {takes}"
     return f"{name}: {fault['input']!r} is not {takes}"
 
 

@@ -50,7 +50,7 @@ def audit_privacy(console: Console, run: Path, shadows: int, cache: Cache) -> No
     Raises
     ------
     ConfigError
-        Where the run is not finished or was trained on patches, or its stages are not one hospital's each.
+        If the run is not finished or was trained on patches, or its stages are not one hospital's each.
     """
     _tell_device(console, RunDirectory(run).read_origin().config)
     federation = reopen(console, RunDirectory(run), cache)

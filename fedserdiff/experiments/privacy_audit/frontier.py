@@ -40,7 +40,7 @@ def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
     Raises
     ------
     ConfigError
-        Where a run is not finished, not of the same data, or not audited although an attack on it could tell something.
+        If a run is not finished, not of the same data, or not audited although an attack on it could tell something.
     """
     records: dict[str, RunRecord] = {}
     for run in runs:
