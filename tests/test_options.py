@@ -20,7 +20,7 @@ def test_a_setting_that_changes_nothing_is_told(settings: Sequence[str], told: b
     arguments = ["--coordinator", "host:1", "--sites", "1", "--profile", "smoke", "--out", str(tmp_path / "kits")]
     done = CliRunner().invoke(provision.app, [*arguments, *settings])
     assert done.exit_code == 0, done.output
-    assert ("privacy.dp_clip: clips nothing" in done.output) == told
+    assert ("privacy.dp_clip: has no effect" in done.output) == told
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_a_setting_that_a_method_does_not_have_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--study", "steps", "--methods", "ser-diff"], "--methods: --study varies one thing instead"),
-        (["--study", "steps", "--show-cases"], "--show-cases: --study varies one thing instead"),
+        (["--study", "steps", "--methods", "ser-diff"], "--methods: --study varies one setting instead"),
+        (["--study", "steps", "--show-cases"], "--show-cases: --study varies one setting instead"),
         (["--methods", "ser-diff,fine-tune, ser-diff"], "--methods: ser-diff is named twice"),
         (["--seeds", "0,1,00"], "--seeds: 0 is named twice"),
     ],

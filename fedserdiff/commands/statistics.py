@@ -1,4 +1,4 @@
-"""Tell how hospitals' patients and scans differ, before anybody trains: counts, volumes, intensities, voxel sizes."""
+"""Compare hospitals' patients and scans before training: counts, volumes, intensities, voxel sizes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +32,9 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Ask each hospital for statistics of its training patients, no cell of fewer than 5, and write a page of them."""
+    """Ask each hospital for statistics of its training patients, no cell with fewer than 5, and write a page."""
     console = open_console()
-    with clear_errors("no statistics are written"):
+    with clear_errors("no statistics were written"):
         hospitals = hospitals_of(experiment, sites)
         layers = chosen().layers(experiment)
         # with torch, Flower and Ray, for which help and completion should not wait

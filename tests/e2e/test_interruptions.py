@@ -125,7 +125,7 @@ def test_going_on_with_a_finished_run_changes_nothing_and_says_so(
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     again = run("--resume", "chain", cwd=workplace)
     assert again.returncode == 0
-    assert "chain is finished: there is nothing to go on with" in again.stdout
+    assert "chain is finished; there is nothing to continue" in again.stdout
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
@@ -138,7 +138,7 @@ def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
         "method was 'ser-diff-plus', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
     )
     assert "Traceback" not in refused.stderr
-    assert "Go on with" not in refused.stderr
+    assert "To continue" not in refused.stderr
 
 
 def test_a_worker_that_is_killed_once_costs_a_retry_and_not_a_digit(whole: Path, workplace: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
         guard.cancel()
         started.kill()
     assert "stopped" in rest
-    assert "Go on with:\n  python scripts/simulate.py --resume stopped\n" in rest
+    assert "To continue:\n  python scripts/simulate.py --resume stopped\n" in rest
     assert "Traceback" not in rest
     assert len(json.loads((workplace / "stopped" / "results.json").read_text())["R"]["dice"]["mean"]) >= 2
 

@@ -14,7 +14,7 @@ from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.experiments.opened_federation import Cache, reopen
 from strategies.run_directory import RunDirectory
 
-NO_PICTURE = "No file shows a case of your data. To have pictures:"
+NO_PICTURE = "No file shows a case from your data. To write pictures, run:"
 
 
 def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that_say_so(

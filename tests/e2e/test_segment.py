@@ -83,7 +83,7 @@ def test_an_exported_model_writes_the_same_files_with_maps_and_picture_beside_th
     assert export(run, "--out", model).exit_code == 0
     again = export(run, "--out", model)
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     more = ("--probabilities", "--error-map", "--overlay")
     for source, options, out in ((run, more, "a"), (model, (), "b")):
         done = segment(source, folder / cases[0], *options, "--release", "brats2023-gli", "--out", tmp_path / out)
@@ -215,13 +215,13 @@ def test_every_patient_that_is_given_is_segmented_or_named(
     ("arguments", "said"),
     [
         (("absent", "x"), "absent: no model can be read from it"),
-        ((".", "x"), "is no run's directory"),
+        ((".", "x"), "is not the directory of a run"),
         (("ser-diff", "nowhere"), "nowhere: cannot be read"),
-        (("ser-diff",), "give scans, or --image"),
-        (("ser-diff", "x", "--image", "t1=a", "--name", "b"), "give scans, or --image"),
+        (("ser-diff",), "give either scans, or --image"),
+        (("ser-diff", "x", "--image", "t1=a", "--name", "b"), "give either scans, or --image"),
         (("ser-diff", "--image", "t1=a", "--name", "b"), "the model needs t1, t1ce, t2, flair: no t1ce, t2, flair"),
         (("ser-diff", "--image", "t1", "--name", "b"), "'t1' is not MODALITY=FILE"),
-        (("ser-diff", "--image", "t1=a", "--name", "../b"), "cannot be the name of a file"),
+        (("ser-diff", "--image", "t1=a", "--name", "../b"), "cannot be used as a file name"),
         (("ser-diff", "x", "--release", "brats1"), "unknown release 'brats1'"),
         (("ser-diff", "x", "--device", "tpu"), "--device: 'tpu'"),
     ],

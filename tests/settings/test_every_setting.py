@@ -66,7 +66,7 @@ def test_a_setting_is_set_in_four_ways_and_told_in_three(
     group, _, leaf = name.rpartition(".")
     shown = printed[group][leaf] if group else printed[leaf]
     assert (tuple(shown) if isinstance(shown, list) else shown) == value
-    assert "here from command line" in told.stdout.replace("\n# ", " ")
+    assert "set by: command line" in told.stdout.replace("\n# ", " ")
 
     run = RunDirectory(tmp_path)
     run.write_config(in_python)
