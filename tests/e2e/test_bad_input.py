@@ -158,7 +158,7 @@ def test_where_no_list_of_bad_cases_can_be_written_they_are_named_all_the_same(
     Path("results").touch()
     output = command("federation.toml", "--out", "results/one")
     assert file_of(hospital, "t1n").name in output
-    assert "No list of them is written: results: " in output
+    assert "The list of cases could not be written: results: " in output
 
 
 def test_a_site_that_is_not_there_is_named_beside_bad_cases_which_no_option_helps(

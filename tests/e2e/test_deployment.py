@@ -75,7 +75,7 @@ def deployed(
         preloaded.settle()
         federation.start_coordinator()
         federation.start_run()
-        wait_until_says(federation.log("run"), "going on after stage 1")
+        wait_until_says(federation.log("run"), "resuming after stage 1")
         wait_until_says(federation.log("run"), "waiting for site-2", 2)
 
         federation.kill("impostor")

@@ -100,7 +100,7 @@ def test_a_run_that_is_scored_in_part_trains_the_same_student_and_goes_on_as_wel
     assert killed.returncode == KILLED, killed.stderr
     done = run("--resume", "part", cwd=workplace)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after stage 2, scored" in done.stdout
+    assert "resuming after stage 2, scored" in done.stdout
     assert "measured in part: after stages 0, 3 on site-" in done.stdout
     results, expected = results_of(workplace / "part"), results_of(whole)
     sample = [int(site[-1]) for site in results["evaluation"]["sites"]]
