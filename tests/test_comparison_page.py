@@ -133,7 +133,7 @@ def test_every_comparison_of_a_page_counts_in_the_correction_of_each(tmp_path: P
     assert "adjusted p = 0.04" in told("comparison.json")
     page, _ = page_of(tmp_path, study("lambda"))
     for name in ("comparison.json", "studies/adapter.json", "studies/lambda.json"):
-        assert told(name).startswith("a or b: which is better cannot be told")
+        assert told(name).startswith("a or b: undecided")
     assert "a beats b" not in page
 
 

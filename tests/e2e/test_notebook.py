@@ -38,7 +38,7 @@ def test_scores_are_a_frame_and_the_comparison_says_that_one_seed_decides_nothin
     table = outputs(cells[2])
     assert all(f"<th>{column}</th>" in table for column in ("site", "case", "dice", "hd95", "nsd", "difference_ml"))
     assert all(f"<td>{site}</td>" in table for site in ("site-1", "site-2", "site-3"))
-    assert "cannot be told" in outputs(cells[3])
+    assert "undecided" in outputs(cells[3])
     assert "fine-tune" in outputs(cells[3])
 
 
