@@ -76,5 +76,5 @@ def test_how_long_a_site_is_waited_for_reaches_a_simulation(monkeypatch: pytest.
 def test_items_of_an_option_come_in_its_order() -> None:
     assert listed(" b,a ,,c", "--x") == ["b", "a", "c"]
     assert seeds_of("2, 0,1") == [2, 0, 1]
-    with pytest.raises(ConfigError, match="--x: name at least one"):
+    with pytest.raises(ConfigError, match="--x: is empty; name at least one"):
         listed(" , ", "--x")

@@ -171,7 +171,7 @@ def test_a_prediction_stored_along_other_axes_is_the_same(
 def test_a_missing_prediction_is_not_passed_over(score: Score, folders: tuple[Path, Path], tmp_path: Path) -> None:
     (folders[0] / f"{CASES[1]}.nii.gz").unlink()
     text = score(fails=True)
-    assert f"no prediction of 1 of the 3 cases in t: {CASES[1]}: --allow-missing" in text
+    assert f"no prediction for 1 of the 3 cases in t: {CASES[1]}: --allow-missing" in text
     assert not list(tmp_path.glob("scores*"))
 
     text = score("--allow-missing")
@@ -209,8 +209,8 @@ def test_folders_of_different_cases_have_no_mean(score: Score, tmp_path: Path) -
     write(tmp_path / "t" / f"{CASES[0]}.nii.gz", label_map(0))
     write(tmp_path / "p" / f"{CASES[1]}.nii.gz", label_map(0))
     text = score("--allow-missing", fails=True)
-    assert f"no truth in t: {CASES[1]}" in text
-    assert f"no prediction of 1 of the 1 cases in t: {CASES[0]}\n" in text
+    assert f"t has no truth for them: {CASES[1]}" in text
+    assert f"no prediction for 1 of the 1 cases in t: {CASES[0]}\n" in text
 
 
 def test_many_missing_predictions_are_named_in_one_bearable_line(score: Score, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def main(
     console = open_console()
     with clear_errors("nothing was written"):
         if out.suffix != ".csv" or out.is_dir():
-            raise ConfigError(f"--out: {out}: is not a .csv file name; name one, and the means go beside it as .json")
+            raise ConfigError(f"--out: {out}: name a .csv file; the means go beside it, as .json")
         convention, expected, given = _found(release, truth, predictions)
         cases = [name for name in expected if name in given]
         missing = [name for name in expected if name not in given]
