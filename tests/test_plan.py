@@ -138,7 +138,9 @@ def test_a_step_that_does_not_fit_the_memory_is_not_tried(monkeypatch: pytest.Mo
     code, said = told(simulate.app, "--sites", "2", "--plan")
     assert code == 0
     assert "ser-diff-plus │ 2 │ 8 │ 6 │ not timed │ not timed │ not timed │" in said
-    assert "1 run, 1 at a time: not timed, since a training step holds more memory than this machine has free." in said
+    assert (
+        "1 run, 1 at a time: not timed, because a training step needs more memory than this machine has free." in said
+    )
     assert "Prepared cases take at most" in said
     assert "On a GPU a training step holds" in said
 

@@ -1,4 +1,4 @@
-"""Statistics of a simulation's hospitals before anybody trains: asked for on Flower and Ray, written as three files."""
+"""Statistics of a simulation's hospitals before training, gathered on Flower and Ray and written as three files."""
 
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,20 @@ from strategies.run_directory import FLOWER_LOG, RunDirectory
 from strategies.statistics import Answers, make_statistics_app
 
 STATISTICS = "statistics"
-"""The name of the files that are written: ``.json``, ``.csv`` and ``.html``."""
+"""Base name of the written files: ``.json``, ``.csv`` and ``.html``."""
 
 
 def tell_statistics(console: Console, federation: Federation, folder: Path, cache: Cache) -> Path:
-    """Ask every hospital once, each by its own guard and ledger, and return the page that is written into a new folder.
+    """Ask every hospital once, through its egress checks and ledger; write a page into a new folder and return its
+    path.
 
-    Figures stand beside it as JSON and CSV. What hospitals keep, their ledgers and logs, is in ``hospitals`` there, as
-    in a run that trains.
+    The values are written beside it as JSON and CSV. What hospitals keep, such as ledgers and logs, is in its folder
+    ``hospitals``, as in a training run.
 
     Raises
     ------
     FedSerDiffError
-        As `RunDirectory.new` and `simulate`, and where a site does not appear.
+        As in `RunDirectory.new` and `simulate`, and if a site does not appear.
     """
     run = RunDirectory.new(folder)
     summary = _gather(console, federation, run, cache)
@@ -54,6 +55,6 @@ def _gather(console: Console, federation: Federation, run: RunDirectory, cache: 
             timeout_s=config.machine.stage_timeout_s,
         )
     if not came:
-        raise FederationError(f"no hospital was asked: see {run.path / FLOWER_LOG}")
+        raise FederationError(f"no hospital was asked; see {run.path / FLOWER_LOG}")
     (answers,) = came
     return summarised(answers.told, answers.refused, answers.bytes_out, config, federation.data)

@@ -134,7 +134,7 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
     ]  # fmt: skip
     assert "error: 3 cases cannot be used\n" in output
     *_, listed, last = output.rstrip().splitlines()
-    assert last == "Mend them, or leave these cases out by --skip-bad"
+    assert last == "Repair these cases, or leave them out with --skip-bad"
     assert not Path("result").exists()
     with Path(listed.removeprefix("Listed in ")).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file, strict=True)
@@ -203,7 +203,7 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     truncate(hospital / spoilt / f"{spoilt}-t1n.nii.gz")
     arguments = ["--profile", "smoke", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
     refused = CliRunner().invoke(compare.app, arguments)
-    assert "leave these cases out by --skip-bad" in refused.output
+    assert "leave them out with --skip-bad" in refused.output
     assert not asked
     skipping = CliRunner().invoke(compare.app, [*arguments, "--seeds", "0,1", "--skip-bad"])
     assert skipping.output.count(f"│ west │ {spoilt} │") == 1, "once, though every seed opens it"

@@ -135,7 +135,8 @@ def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
     refused = run("--resume", "chain", "--seed", "3", "--method", "ewc", "--sites", "2", cwd=workplace)
     assert refused.returncode == 1
     assert (
-        "method was 'ser-diff-plus', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
+        "method was 'ser-diff-plus', but 'ewc' is given; seed was 0, but 3 is given; sites were 3, but 2 is given"
+        in refused.stderr
     )
     assert "Traceback" not in refused.stderr
     assert "To continue" not in refused.stderr
@@ -223,7 +224,7 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
 
     lost = run("--resume", "moved", cwd=workplace)
     assert lost.returncode == 1
-    assert f"site west: {there}: no such directory: if its scans have moved" in lost.stderr
+    assert f"site west: {there}: no such directory; if its scans have moved" in lost.stderr
     assert "simulate FILE --resume moved" in lost.stderr
 
     killed = run("--resume", "moved", federation("here.toml", here), cwd=workplace, point="before-ray")

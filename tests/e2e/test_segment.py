@@ -140,9 +140,9 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     release, scans, cases = scored_cases(folder, "site-2")
     unnamed = segment(folder, scans / cases[0], "--out", tmp_path / "no")
     assert unnamed.exit_code == 1
-    assert "say whose they are: site-1, site-2" in unnamed.stderr
+    assert "needs to know the hospital that scans come from; give one of site-1, site-2" in unnamed.stderr
     stranger = segment(folder, scans / cases[0], "--site", "site-9", "--out", tmp_path / "no")
-    assert "'site-9' is none of" in stranger.stderr
+    assert "'site-9' is not a site of" in stranger.stderr
 
     assert segment(folder, scans / cases[0], "--site", "site-2", "--out", tmp_path / "own").exit_code == 0
     labels = np.asarray(nib.load(tmp_path / "own" / f"{cases[0]}.nii.gz").dataobj)
@@ -166,12 +166,12 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     model = tmp_path / "site-2.safetensors"
     here = segment(away, scans / cases[0], "--site", "site-2", "--out", tmp_path / "no")
     assert here.exit_code == 1
-    assert "behind an adapter that site-2 keeps to itself" in here.stderr
+    assert "with an adapter that stays at site-2" in here.stderr
     assert "adapter: none" in export(away, "--site", "site-1", "--out", tmp_path / "first.safetensors").output
     assert "stays at the hospital" in export(away, "--site", "site-2", "--out", model).output
     alone = segment(model, scans / cases[0], "--out", tmp_path / "no")
     assert alone.exit_code == 1
-    assert "behind an adapter that site-2 keeps to itself" in alone.stderr
+    assert "with an adapter that stays at site-2" in alone.stderr
     kept = folder / "hospitals" / "site-2"
     assert segment(model, scans / cases[0], "--site", kept, "--out", tmp_path / "with").exit_code == 0
     name = f"{cases[0]}.nii.gz"

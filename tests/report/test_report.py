@@ -296,7 +296,7 @@ def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> N
     console = Console(width=80, record=True, file=io.StringIO())
     print_comparison(console, {**comparison, "scored": "validation"})
     text = " ".join(console.export_text().split())
-    assert "phantom data, 3 sites, 24 validation cases a seed" in text
+    assert "phantom data, 3 sites, 24 validation cases for each seed" in text
     assert "test cases" not in text
 
 
