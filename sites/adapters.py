@@ -1,4 +1,4 @@
-"""The adapters that a hospital keeps for itself, one for each round that it trained in: none of them leaves."""
+"""A hospital's own adapters, one for each round that it trained in: they never leave."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ from sites.kept_rounds import KeptRounds, When
 
 
 def learns_adapter(config: Settings, site: str) -> bool:
-    """Say whether a site learns an adapter as it trains: by a method that has them every one but the first does."""
+    """Return whether a site learns an adapter: with a method that has adapters, every site except the first does."""
     first = [one.name for one in config.sites[:1]]
     return getattr(config.method, "inversion_steps", 0) > 0 and site not in first and config.arrival == "in-turn"
 
 
 def save_adapter(folder: Path, config: Settings, site: str, adapter: SiteAdapter, when: When) -> None:
-    """Keep a site's adapter as it is after a round."""
+    """Save a site's adapter after a round."""
     _kept(folder, config, site).save(adapter.state_dict(), when)
 
 
 def load_adapter(folder: Path, config: Settings, site: str, before: When) -> SiteAdapter | None:
-    """Return a site's newest adapter from before a stage and round, on the CPU; None where it has learnt none by then.
+    """Load a site's newest adapter from before a stage and round, on the CPU; return None if there is none yet.
 
     Raises
     ------
     RecordsError, DataError
-        As `KeptRounds.load`.
+        As in `KeptRounds.load`.
     """
     if not learns_adapter(config, site):
         return None

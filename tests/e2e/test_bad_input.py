@@ -178,7 +178,7 @@ def test_skipping_too_many_bad_cases_is_refused_with_every_reason(hospital: Path
     for case in sorted(hospital.iterdir())[:2]:
         truncate(case / f"{case.name}-t1n.nii.gz")
     output = command("federation.toml", "--skip-bad")
-    assert "too few cases can be used to train and to test on" in output
+    assert "too few usable cases for training and testing" in output
     assert output.count("truncated or damaged") == 2
 
 
@@ -260,7 +260,7 @@ def test_a_site_whose_every_patient_came_before_is_named(hospital: Path, command
     file = Path("federation.toml")
     file.write_text(file.read_text() + file.read_text().replace("west", "again"))
     output = command("federation.toml").replace("\n", "")
-    assert "site again: an earlier site brought every one of its patients" in output
+    assert "site again: an earlier site brought all of its patients" in output
 
 
 def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(

@@ -157,7 +157,7 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
         scan = [scans / cases[0]] if call is segment else []
         lost = call(robbed, *scan, "--site", "site-2", "--out", tmp_path / out)
         assert lost.exit_code == 1
-        assert "adapter-2-2.pt: is missing: site-2 trained with it" in lost.stderr
+        assert "adapter-2-2.pt: is missing. site-2 trained with it" in lost.stderr
         assert not (tmp_path / out).exists()
 
     # As a deployed federation is: the coordinator has no hospital's adapter, and hands on a model without.
