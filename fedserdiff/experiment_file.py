@@ -31,6 +31,8 @@ def read_experiment(file: Path) -> dict[str, Any]:
     if file.suffix != _JSON:
         if not (tables := read_toml(file)):
             raise ConfigError(f"{file}: is empty: it names no [[site]] and no setting")
+        if "stage" in tables:  # a table for each, hence the singular
+            tables["stages"] = tables.pop("stage")
         return tables
     tables = read_json(file)
     if PROVENANCE not in tables:

@@ -8,9 +8,8 @@ from sites.kept_rounds import KeptRounds, When
 
 
 def learns_adapter(config: Settings, site: str) -> bool:
-    """Return whether a site learns an adapter: with a method that has adapters, every site except the first does."""
-    first = [one.name for one in config.sites[:1]]
-    return getattr(config.method, "inversion_steps", 0) > 0 and site not in first and config.arrival == "in-turn"
+    """Say whether a site learns an adapter as it trains: by a method that has them all but those of stage 1 do."""
+    return getattr(config.method, "inversion_steps", 0) > 0 and site not in config.timetable.training[0]
 
 
 def save_adapter(folder: Path, config: Settings, site: str, adapter: SiteAdapter, when: When) -> None:

@@ -174,7 +174,7 @@ class _Desk:
         """Return the teacher of each of the method's parts, sent with this message or kept from an earlier one."""
         order = message.content.config_records.get(wire.CONFIG)
         ordered = None if order is None else order.get("teacher-stage")
-        last, parts = len(self.config.sites), len(get_method(self.config.method.name).parts)
+        last, parts = self.config.most_stages, len(get_method(self.config.method.name).parts)
         stages = [n for n in ordered if type(n) is int and 0 <= n <= last] if isinstance(ordered, list) else []
         if not isinstance(ordered, list) or not len(stages) == len(ordered) == parts:
             raise FederationError(
@@ -249,7 +249,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     """Train for one round; return the change of the student and the losses or, with noise, only the change."""
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
-    stage = _ordered(message, "stage", 1, sites)
+    stage = _ordered(message, "stage", 1, desk.config.most_stages)
     server_round = _ordered(message, "server-round", 1, desk.config.rounds)
     when = (stage, server_round)
     received = own_weights(student, desk.config)
@@ -287,8 +287,8 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
-    """Return the records that the method keeps from a finished stage."""
-    stage = _ordered(message, "stage", 1, len(desk.config.sites))
+    """Hand over what the method keeps of a stage that has ended."""
+    stage = _ordered(message, "stage", 1, desk.config.most_stages)
     adapter = desk.adapter(before=(stage + 1, 0))
     asked = records_asked_for(message, desk.config)
     log = hospital_log(desk.records)
@@ -297,8 +297,8 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
-    """Score the received student on those of this hospital's cases whose scores the experiment reports."""
-    stage = _ordered(message, "stage", 0, len(desk.config.sites))
+    """Score the student that was sent on this hospital's cases whose scores the experiment reports."""
+    stage = _ordered(message, "stage", 0, desk.config.most_stages)
     student, hospital = desk.student(message), desk.at_work(message)
     ended = (stage + 1, 0)
     load_personal(student, desk.records, desk.config, desk.site.name, ended)

@@ -89,27 +89,22 @@ class KeptRounds:
     def _newest_trained(self, before: When) -> When | None:
         """Return the last round before `before` in which the site has certainly trained, or None.
 
-        A site that trains alone in its stage has trained in every round, otherwise the stage would have failed. If
-        several sites train, the coordinator may continue without it. Then the ledger decides, unless the ledger was
-        started again since, with everything else in the folder.
+        A site that trains alone in a stage has trained in every round, or the stage would have failed. Where several
+        train, the coordinator may go on without it: then the ledger tells, unless it was begun anew since, with
+        everything else in the folder.
         """
-        config, names = self._config, [one.name for one in self._config.sites]
-        together = config.arrival == "together"
-        alone = not together and config.training.participation == "arriving"
-        arrival = None
-        if self._site in names:
-            arrival = 1 if together else names.index(self._site) + 1
+        table = self._config.timetable
+        stages = table.stages_of(self._site)
         planned = None
-        if arrival is not None:
-            last = arrival if alone or together else len(names)
-            rounds = [(stage, one) for stage in range(arrival, last + 1) for one in range(1, config.rounds + 1)]
+        if stages:
+            rounds = [(stage, one) for stage in stages for one in range(1, self._config.rounds + 1)]
             planned = max((when for when in rounds if when < before), default=None)
-            if planned is None or alone:
+            if planned is None or len(table.training[planned[0] - 1]) == 1:
                 return planned
         ledger = self._folder / LEDGER_FILE
         entries = read_ledger(ledger) if ledger.is_file() else ()
         sent = [when for when in map(_trained_in, entries) if when is not None and when < before]
-        begun_anew = arrival is not None and not any(_is_of_before(entry, arrival) for entry in entries)
+        begun_anew = bool(stages) and not any(_is_of_before(entry, stages[0]) for entry in entries)
         return max(sent, default=planned if begun_anew else None)
 
     def _what_to_do(self, when: When) -> str:

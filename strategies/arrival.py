@@ -24,7 +24,7 @@ from strategies.roster import Roster
 from strategies.run_directory import RunDirectory
 from strategies.scoring import Scoring
 from strategies.stage_runner import StageRunner
-from strategies.stream import ArrivalStream, Stage
+from strategies.stream import ArrivalStream, Stage, departures_of
 
 
 def run_stream(
@@ -109,7 +109,9 @@ class _Run:
             plan_evaluation(config, self._stream.stages(self._sites)),
             config.data.regions,
             config.scoring.metrics,
+            self._stream.arrivals(self._sites),
         )
+        self.results.departures = departures_of(self._stream.stages(self._sites))
         self.results.overlap_allowed = config.data.allow_overlap
         self.results.differential_privacy = spent(config)
         self.results.scored = config.scoring.patients
@@ -142,7 +144,7 @@ class _Run:
             self._wait_for(plans[min(self._at.stage, len(plans)) - 1].participants)
         for stage in range(self._at.stage, (1 if only_first else len(plans)) + 1):
             self._run_stage(stage, plans, first_stage, only_first)
-        self._roster.wait_for(self._sites)
+        self._roster.wait_for([site for site in self._sites if site not in plans[-1].away])
         self._catch_up()
         self._scoring.see_that_all_is_scored()
         self._save(self._at)
@@ -153,6 +155,8 @@ class _Run:
         self._catch_up()
         if len(results.stages) == stage:  # not that of a run that goes on within it
             results.stages.append(plan.name)
+        if plan.leaving:
+            self._events.sites_left(stage, plan.leaving)
         runner.begin_stage(stage, plan, there)
         if stage == 1 and first_stage is not None:
             self._arrays = first_stage.arrays

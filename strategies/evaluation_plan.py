@@ -1,6 +1,6 @@
 """Which sites score which stage's student: all after every stage, or fewer where the stream is too long for that."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ class EvaluationPlan:
     Whole rows, those of the untrained student, of every N-th stage and of the last, are scored by the sites of the
     sample; every other row by what the stream's scores need of it: the site whose stage it was, for R[j, j], and the
     next to arrive, for R[j − 1, j], where that is in the sample, since without R[0, j] it would say nothing. The site
-    whose stage it was scores a whole row, too, whether or not it is in the sample.
+    whose stage it was scores a whole row, too, whether or not it is in the sample. A site that has left scores no row
+    until it returns.
 
     Attributes
     ----------
@@ -44,12 +45,26 @@ def plan_evaluation(config: Settings, stages: Sequence[Stage]) -> EvaluationPlan
     whole = tuple(
         row for row in range(len(stages) + 1) if row % config.scoring.evaluate_every == 0 or row == len(stages)
     )
+    at_work = [set(newcomers) for newcomers in _newcomers(stages)]
     rows = []
     for row in range(len(stages) + 1):
-        wanted = {stage.name for stage in stages[row - 1 : row]}  # none of row 0; of pooling's one stage no site's
-        wanted |= set(sample) if row in whole else {s.name for s in stages[row : row + 1] if s.name in sample}
-        rows.append(tuple(name for name in names if name in wanted))
+        wanted = at_work[row - 1] if row else set[str]()
+        wanted = wanted | (set(sample) if row in whole else set().union(*at_work[row : row + 1]) & set(sample))
+        away = stages[row - 1].away if row else ()
+        rows.append(tuple(name for name in names if name in wanted and name not in away))
     return EvaluationPlan(config.scoring.evaluate_every, sample, whole, tuple(rows))
+
+
+def _newcomers(stages: Sequence[Stage]) -> Iterator[Sequence[str]]:
+    """Yield, by stage, the sites whose stage it is: those that train for the first time, else all of its participants.
+
+    A single stage, of all sites, is no site's own.
+    """
+    came = set[str]()
+    for stage in stages:
+        new = [site for site in stage.participants if site not in came]
+        came.update(new)
+        yield () if len(stages) == 1 else new or stage.participants
 
 
 def evaluated_sites(config: Settings) -> tuple[str, ...]:

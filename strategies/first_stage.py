@@ -16,7 +16,7 @@ from fedserdiff.origin import Scans
 from fedserdiff.settings.experiment import Settings
 from strategies.results import Scores
 from strategies.run_directory import RunDirectory
-from strategies.stream import Stage, make_stream
+from strategies.stream import ArrivalStream, make_stream
 
 _SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
 
@@ -71,10 +71,10 @@ class FirstStage:
 
 
 def begins_with_first_stage(config: Settings) -> bool:
-    """Say whether the config's method begins with one stage of the first site alone, as all do that learn in turn.
+    """Say whether the config's method begins as all do that learn in turn: with the timetable's first stage.
 
     What a method of all together does there is its own, even where its hospitals come in turn: FedProx has its term.
     """
     sites = [site.name for site in config.sites]
-    in_turn = get_method(config.method.name).arrival == "in-turn"
-    return in_turn and make_stream(config).stages(sites)[0] == Stage(sites[0], (sites[0],))
+    in_turn = get_method(config.method.name).arrival == config.arrival == "in-turn"
+    return in_turn and make_stream(config).stages(sites)[0] == ArrivalStream(config).stages(sites)[0]

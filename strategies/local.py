@@ -11,7 +11,7 @@ class Local(ArrivalStream):
     """What a hospital has without the others: the lower bound of any collaboration."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return one stage a site, of that site alone whatever the config's participation."""
+        """Return one stage a site, of that site alone whatever the participation and the timetable."""
         return [Stage(site, (site,)) for site in sites]
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
@@ -21,3 +21,7 @@ class Local(ArrivalStream):
     def deployed(self, sites: Sequence[str]) -> list[int]:
         """Each site uses the student of its own stage."""
         return list(range(1, len(sites) + 1))
+
+    def arrivals(self, sites: Sequence[str]) -> list[int]:
+        """No site has another's student."""
+        return []

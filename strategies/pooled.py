@@ -11,4 +11,8 @@ class Pooled(ArrivalStream):
     def stages(self, sites: Sequence[str]) -> list[Stage]:
         """Return the one stage; an epoch of every site's items is as long as one of each already."""
         length = len(sites) if self.config.training.steps_per_stage else 1
-        return [Stage("pooled", (sites[0],), length, pools=True)]
+        return [Stage("pooled", (sites[0],), length=length, pools=True)]
+
+    def arrivals(self, sites: Sequence[str]) -> list[int]:
+        """No site arrives after another."""
+        return []

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedserdiff import wire
 from fedserdiff.settings.experiment import Settings
-from strategies.stream import ArrivalStream
+from strategies.stream import ArrivalStream, Stage
 
 Samples = Mapping[str, torch.Tensor]
 
@@ -33,6 +33,11 @@ class ReplayBank:
         self._samples[site] = record.to_torch_state_dict()
         self._record = None
 
+    def drop(self, site: str) -> None:
+        """Keep nothing of a site any more."""
+        if self._samples.pop(site, None) is not None:
+            self._record = None
+
     def to_record(self) -> ArrayRecord:
         """Return all samples, sites in order of their first sharing; the bank must hold some.
 
@@ -45,7 +50,7 @@ class ReplayBank:
 
 
 class BankingStream(ArrivalStream):
-    """Keep what sites hand over in a bank, and send it with each later round.
+    """Keep what sites hand over in a bank, and send it with each later round until they leave.
 
     Attributes
     ----------
@@ -59,6 +64,12 @@ class BankingStream(ArrivalStream):
     def __init__(self, config: Settings) -> None:
         super().__init__(config)
         self.bank = ReplayBank()
+
+    def begin_stage(self, stage: int, plan: Stage) -> None:
+        """Drop what sites handed over that leave."""
+        super().begin_stage(stage, plan)
+        for site in plan.leaving:
+            self.bank.drop(site)
 
     def keep(self, site: str, content: RecordDict) -> None:
         """Add what a site handed over to the bank."""

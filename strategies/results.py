@@ -35,6 +35,8 @@ class Results:
         Whose scores make up R.
     metrics : sequence of str
         By which R is measured. All but ``hd95`` are better the higher they are.
+    arrivals : sequence of int
+        By site, the stage in which it arrives; empty if sites arrive one a stage, or do not share one student.
 
     Attributes
     ----------
@@ -51,6 +53,8 @@ class Results:
         as `fedserdiff.report.curves` names them.
     retention : list of Retention
         By stage and earlier site, Dice on its lesions, painted, before the stage and after.
+    departures : list
+        Sites that leave: site, the stage as which begins, the stages that it trained in, the stage of its return.
     absences : list
         Rounds that went on without a site which failed: stage, round, site, and what is known of why.
     interruptions : list of str
@@ -68,7 +72,9 @@ class Results:
         evaluation: EvaluationPlan | None = None,
         regions: Sequence[str] = BRATS_REGIONS,
         metrics: Sequence[str] = METRICS,
+        arrivals: Sequence[int] = (),
     ) -> None:
+        self.arrivals = list(arrivals)
         self.metrics = list(metrics)
         self.regions = list(regions)
         self.method = method
@@ -87,6 +93,7 @@ class Results:
         self.left_out: dict[str, int] = {}
         self.interruptions: list[str] = []
         self.curves: list[dict[str, str | int | float | None]] = []
+        self.departures: list[dict[str, Any]] = []
         self.absences: list[dict[str, str | int]] = []
         self.retention: list[Retention] = []
         self.bytes_out: Mapping[str, Mapping[str, int]] = {}
@@ -123,6 +130,7 @@ class Results:
             "sites": self.sites,
             "stages": self.stages,
             "deployed": self.deployed,
+            "arrivals": self.arrivals,
             "cases": self.cases,
             "scored": self.scored,
             "R": self._matrices("refined"),
@@ -142,6 +150,7 @@ class Results:
             "overlap": {"leaks": self.overlap_allowed, "left_out": self.left_out, "kept": {}, "cases": []},
             "differential_privacy": self.differential_privacy,
             "retention": self.retention,
+            "departures": self.departures,
             "absences": self.absences,
             "interruptions": self.interruptions,
             "seconds": self.seconds,
@@ -149,9 +158,11 @@ class Results:
 
     def _continual(self, metric: str, key: str) -> ContinualScores:
         """Return the stream's scores; there are none where sites do not share one student, or one has yet to score."""
-        if len(set(self.deployed)) > 1 or any(self.missing(row) for row in range(len(self.rows))):
+        alone = not self.arrivals and len(set(self.deployed)) > 1
+        unfinished = self.arrivals and max(self.arrivals) >= len(self.rows)
+        if alone or unfinished or any(self.missing(row) for row in range(len(self.rows))):
             return ContinualScores(None, None, None, None)
-        return continual_scores(self.matrix("refined", metric, key), metric != "hd95")
+        return continual_scores(self.matrix("refined", metric, key), metric != "hd95", self.arrivals or None)
 
     def _fairness(self, metric: str, key: str) -> dict[str, str | float | None]:
         """Return how sites differ by the students that they use in the end, of those that have scored them."""

@@ -15,14 +15,29 @@ from fedserdiff.settings.experiment import Settings
 class Stage:
     """One stage of the stream: its `name`, and the sites that train in it.
 
-    `length` says how many times as long as the config has it the stage is: 1, but for a method that does the whole
-    stream's work at once. `pools` says that its one participant plays a hospital to which all cases belong.
+    `leaving` are the sites that leave as it begins, `away` all that have left by then and not returned: they neither
+    train nor score. `length` says how many times as long as the config has it the stage is: 1, except for a method that
+    does the whole stream's work at once. `pools` says that its one participant plays a hospital to which all cases
+    belong.
     """
 
     name: str
     participants: tuple[str, ...]
+    leaving: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
     length: int = 1
     pools: bool = False
+
+
+def departures_of(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return who leaves: ``site``, the ``stage`` as which begins, stages ``trained`` in before, when it ``returns``."""
+    found = []
+    for number, stage in enumerate(stages, 1):
+        for site in stage.leaving:
+            trained = [n for n, earlier in enumerate(stages[: number - 1], 1) if site in earlier.participants]
+            back = next((n for n, later in enumerate(stages, 1) if n > number and site not in later.away), None)
+            found.append({"site": site, "stage": number, "trained": trained, "returns": back})
+    return found
 
 
 class ArrivalStream:
@@ -55,15 +70,20 @@ class ArrivalStream:
         self.teacher_stage = 0
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return the stream's stages: one a site, in order of arrival, or one of all where they arrive together."""
-        if self.config.arrival == "together":
-            return [Stage("together", tuple(sites))]
-        arriving = self.config.training.participation == "arriving"
-        return [Stage(site, (site,) if arriving else tuple(sites[: k + 1])) for k, site in enumerate(sites)]
+        """Return the stages of the experiment's timetable."""
+        table = self.config.timetable_of(sites)
+        by_stage = zip(table.names, table.training, table.leaving, table.away, strict=True)
+        return [Stage(name, training, leaving, away) for name, training, leaving, away in by_stage]
 
     def deployed(self, sites: Sequence[str]) -> list[int]:
-        """Return, for each site, the stage whose student it uses when the stream has ended: the last."""
-        return [len(self.stages(sites))] * len(sites)
+        """Return, for each site, the stage whose student it uses at the end: the last one before it left for good."""
+        stages = self.stages(sites)
+        return [max(n for n, stage in enumerate(stages, 1) if site not in stage.away) for site in sites]
+
+    def arrivals(self, sites: Sequence[str]) -> list[int]:
+        """Return, for each site, the first stage in which it trains; none if sites do not share one student."""
+        table = self.config.timetable_of(sites)
+        return [table.arrival(site) for site in sites]
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
         """Return the student that a stage starts from: the one that the last stage ended with."""
@@ -142,6 +162,10 @@ class CombinedStream(ArrivalStream):
     def deployed(self, sites: Sequence[str]) -> list[int]:
         """Return what the first part says."""
         return self._first.deployed(sites)
+
+    def arrivals(self, sites: Sequence[str]) -> list[int]:
+        """Return what the first part says."""
+        return self._first.arrivals(sites)
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
         """Return what the first part starts from."""

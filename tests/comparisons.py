@@ -84,6 +84,7 @@ def _method(name: str, number: int, sites: Sequence[str], seeds: Sequence[int]) 
         "curves": [],
         "stages": ["untrained", "pooled" if name == "pooled" else "together"] if at_once else ["untrained", *sites],
         "deployed": deployed,
+        "arrivals": [] if name in ("local", "pooled") else [1] * len(sites) if at_once else [*range(1, len(sites) + 1)],
         "bytes_out": sent,
         "minutes": 3.4 + number,
     }

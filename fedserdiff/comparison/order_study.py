@@ -10,6 +10,7 @@ from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, mean_of, outcomes, series
 from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.comparison.verdicts import compared
+from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Settings, Site
@@ -39,6 +40,8 @@ def orders(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
 
 
 def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
+    if config.stages:
+        raise ConfigError("--study orders: draws orders of arrival itself: leave out the [[stage]] tables")
     return {
         _name(method, number): config.replace(method=method, sites=order)
         for method in _METHODS

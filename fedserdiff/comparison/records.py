@@ -80,8 +80,16 @@ def load_run(path: Path) -> RunRecord:
                 f"{config.scoring.evaluate_sites}); a comparison needs every site's scores after every stage"
             )
         deployed: dict[str, int] = dict(zip(results["sites"], results["deployed"], strict=True))
-        stages, regions = len(results["stages"]), config.data.regions
-        tables = {site.name: _by_case(path, site.name, stages, deployed[site.name], regions) for site in config.sites}
+        arrivals: dict[str, int] = dict(zip(results["sites"], results["arrivals"], strict=False))  # of some none
+        regions = config.data.regions
+        scored = {
+            site: [row[column] is not None for row in results["R"]["dice"]["mean"]]
+            for column, site in enumerate(results["sites"])
+        }
+        tables = {
+            site.name: _by_case(path, site.name, scored[site.name], deployed[site.name], regions)
+            for site in config.sites
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
     patients = {site.name: [patient_of(site, case) for case in tables[site.name]] for site in config.sites}
@@ -90,7 +98,9 @@ def load_run(path: Path) -> RunRecord:
         for part in (0, 1)
     )
     scores = {
-        metric: StreamScores({s: v[place] for s, v in by_metric.items()}, patients, deployed, metric == "dice")
+        metric: StreamScores(
+            {s: v[place] for s, v in by_metric.items()}, patients, deployed, metric == "dice", arrivals
+        )
         for place, metric in enumerate(_METRICS)
     }
     last = dict.fromkeys(patients, 0)
@@ -102,10 +112,12 @@ def load_run(path: Path) -> RunRecord:
 
 
 def _by_case(
-    path: Path, site: str, rows: int, deployed: int, regions: Sequence[str]
+    path: Path, site: str, scored: Sequence[bool], deployed: int, regions: Sequence[str]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Read a hospital's scores by case: means over regions (metrics, rows), and the deployed row's Dice (regions,
-    1)."""
+    """Return a hospital's scores by case: means over regions (metrics, rows), and Dice of a row (regions, 1).
+
+    Rows that the hospital has not `scored`, because it had left, are NaN.
+    """
     by_case: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
     with (path / "hospitals" / site / "scores.csv").open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -113,10 +125,10 @@ def _by_case(
                 by_case.setdefault(line["case"], {})[int(line["stage"]), line["region"]] = line
     cases = {}
     for case, lines in sorted(by_case.items()):
-        if any((row, region) not in lines for row in range(rows) for region in regions):
+        rows = [row for row, there in enumerate(scored) if there]
+        if any((row, region) not in lines for row in rows for region in regions):
             raise ValueError(f"scores.csv of {site} does not cover every stage")
-        measured = np.array(
-            [[[float(lines[row, r][metric]) for r in regions] for row in range(rows)] for metric in _METRICS]
-        )
+        measured = np.full((len(_METRICS), len(scored), len(regions)), np.nan)
+        measured[:, rows] = [[[float(lines[row, r][metric]) for r in regions] for row in rows] for metric in _METRICS]
         cases[case] = (measured.mean(2), measured[0, deployed, :, None])
     return cases

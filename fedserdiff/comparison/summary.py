@@ -14,6 +14,7 @@ from fedserdiff.evaluation.fairness import fairness
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.methods import get_method, label, origin_note
 from fedserdiff.methods.method import Method
+from fedserdiff.report.departures import departure_notes
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
@@ -179,16 +180,23 @@ def _method(
         },
         "dice_by_region": {region: estimate.interval().to_dict() for region, estimate in by_region.items()},
         "per_site": per_site,
-        "R": {m: np.mean([r["R"][m]["mean"] for r in results], axis=0).tolist() for m in ("dice", "hd95")},
+        "R": {m: _mean_matrix([r["R"][m]["mean"] for r in results]) for m in ("dice", "hd95")},
         "curves": [curve for seed, record in sorted(by_seed.items()) for curve in _curves(seed, record)],
         "stages": results[0]["stages"],
         "deployed": results[0]["deployed"],
+        "arrivals": results[0]["arrivals"],
         "bytes_out": {
             kind: float(np.mean([sum(sent.get(kind, 0) for sent in r["bytes_out"].values()) for r in results]))
             for kind in kinds
         },
         "minutes": float(np.mean([record.seconds for record in records])) / 60,
     }
+
+
+def _mean_matrix(matrices: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
+    """Return the mean of R's over seeds; None where a site had left."""
+    mean = np.mean(np.asarray(matrices, float), axis=0)
+    return [[None if np.isnan(value) else value for value in row] for row in mean.tolist()]
 
 
 def _needs(method: Method) -> list[str]:
@@ -343,6 +351,7 @@ def _notes(about: Mapping[str, Any], scored: str, runs: Sequence[RunRecord]) -> 
         "may differ between replicates. The spread is the standard deviation of that mean over hospitals (population "
         "formula). Chance lowers a minimum and widens a spread, so both intervals are slightly pessimistic.",
     )
+    notes += departure_notes(next((d for run in runs if (d := run.results["departures"])), ()))
     if len(seeds) > 1:
         notes.append(
             f"Few seeds understate the variance between seeds: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of it. "

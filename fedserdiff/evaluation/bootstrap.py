@@ -8,7 +8,7 @@ variance.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,15 @@ class StreamScores:
         By site, the row in [0, rows) of the student in use at the end: the last, unless sites keep their own models.
     higher_is_better : bool
         False for distances such as HD95, as in `stacked_scores`.
+    arrivals : mapping of str to int
+        By site, the stage in which it arrives; empty if sites arrive one a stage, or do not share one student.
     """
 
     values: Mapping[str, NDArray[np.float64]]
     patients: Mapping[str, Sequence[str]]
     deployed: Mapping[str, int]
     higher_is_better: bool
+    arrivals: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.values or not self.values.keys() == self.patients.keys() == self.deployed.keys():
@@ -172,7 +175,7 @@ class Resampling:
         ``final`` is the mean over sites of the deployed student's score. ``worst`` is the worst site's, and ``spread``
         the standard deviation over sites (population formula), both of each site's mean over the drawn seeds and
         patients: another site may be the worst in another replicate. The others are of `stacked_scores`; None where a
-        seed's run has none, or where a site does not deploy the last student.
+        seed's run has none, as where sites do not share one student or arrive all at once.
 
         Raises
         ------
@@ -242,6 +245,8 @@ def _score(
     final = np.stack([by_site[site][:, run.deployed[site]] for site in weights], axis=1)
     r = np.stack(list(by_site.values()), axis=2)  # (draws, rows, sites)
     rows, sites = r.shape[1:]
-    if set(run.deployed.values()) == {rows - 1} and rows == sites + 1 and sites > 1:
-        return final, stacked_scores(r, run.higher_is_better)
+    in_turn = set(run.deployed.values()) == {rows - 1} and rows == sites + 1
+    arrivals = [run.arrivals[site] for site in run.values] if run.arrivals else list(range(1, sites + 1))
+    if (in_turn or run.arrivals) and {*arrivals} != {1}:
+        return final, stacked_scores(r, run.higher_is_better, arrivals)
     return final, None

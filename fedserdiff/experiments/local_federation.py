@@ -22,6 +22,7 @@ from fedserdiff.errors import ConfigError, FederationError
 from fedserdiff.processes import end_with
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.foreign import foreign
+from strategies.evaluation_plan import plan_evaluation
 from strategies.stream import make_stream
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -182,8 +183,10 @@ class LocalFederation:
             return False
         rows = json.loads(file.read_text())["R"]["dice"]["mean"]
         config = self.coordinator.config
-        stages = make_stream(config).stages([site.name for site in config.sites])
-        return len(rows) == len(stages) + 1 and all(None not in row for row in rows)
+        sites = [site.name for site in config.sites]
+        wanted = plan_evaluation(config, make_stream(config).stages(sites)).rows
+        scored = [tuple(site for site, value in zip(sites, row, strict=True) if value is not None) for row in rows]
+        return scored == list(wanted)
 
     def stop(self, name: str) -> None:
         """Terminate a process and those it started; kill them if they do not end."""

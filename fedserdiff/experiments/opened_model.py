@@ -141,4 +141,4 @@ def _named(name: str, config: Settings, run: Path) -> Site:
 def _stages_done(run: Path, config: Settings) -> int:
     """Return the stage of a run's student, which need not be the last."""
     numbers = [file.stem.removeprefix(_OF_STAGE) for file in run.glob(f"{_OF_STAGE}*.pt")]
-    return max((int(number) for number in numbers if number.isdecimal()), default=len(config.sites))
+    return max((int(number) for number in numbers if number.isdecimal()), default=config.most_stages)

@@ -55,7 +55,7 @@ def random_memory(config: Settings, student: Student) -> Memory:
     weights = wire.weights_to_record(student)
     memory = {}
     for part in get_method(config.method.name).parts:
-        if part.hands_over == wire.FISHER:
+        if part.hands_over in (wire.FISHER, wire.CONTROL):
             memory[part.hands_over] = {name: torch.zeros_like(w) for name, w in student.named_parameters()}
         elif rules := wire.rules_of(part, config, weights):
             memory[part.hands_over] = {

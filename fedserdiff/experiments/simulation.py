@@ -151,7 +151,7 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
         own = run.path / f"student-{hospital.site.name}.pt"
         student = load_student(config, own if own.exists() else run.path / "student.pt").to(device)
         name = hospital.site.name
-        ended = (len(config.sites) + 1, 0)
+        ended = (config.most_stages + 1, 0)
         load_personal(student, run.hospitals / name, config, name, ended)
         adapter = load_adapter(run.hospitals / name, config, name, ended)
         shown.append(_example(hospital, student, teacher, config, None if adapter is None else adapter.to(device)))

@@ -50,13 +50,15 @@ def _most_alive(config: Settings, memory: Memory, stage: int) -> int:
         student = Student(config)
         parts = get_method(config.method.name).parts
         teachers: list[Student | None] = [None] * len(parts)
-        site = config.sites[min(stage, len(config.sites)) - 1].name
+        stages = config.timetable.training
+        site = stages[min(stage, len(stages)) - 1][0]
         adapter = None
         if stage > 1:
             teachers = [Student(config).eval().requires_grad_(False)] * len(parts)
             adapter = SiteAdapter(len(config.data.modalities)) if learns_adapter(config, site) else None
         objective = make_objective(config, teachers, memory if stage > 1 else {}, adapter)
         blank = _Blank(config)
+        objective.received(student)
         objective.begin(blank, site, stage, 1)
         learners = Learners(student.train(), objective, _CPU)
         noise = torch.Generator()

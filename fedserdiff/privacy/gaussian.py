@@ -46,8 +46,7 @@ def noise_deviation(config: Settings) -> float:
 
 def most_releases(config: Settings, site: int) -> int:
     """Return in how many rounds the hospital with this number, from 0, trains at most: as often its change leaves."""
-    again = config.arrival == "in-turn" and config.training.participation == "cumulative"
-    return config.rounds * (len(config.sites) - site if again else 1)
+    return config.rounds * len(config.timetable.stages_of(config.sites[site].name))
 
 
 def spent(config: Settings) -> dict[str, Any] | None:

@@ -59,11 +59,13 @@ def heat_maps(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Fig
 
 
 def _heat_map(axis: Axes, method: Mapping[str, Any], sites: Sequence[str], stages: int, size: float) -> None:
-    percent = [[100 * value for value in row] for row in method["R"]["dice"]]
+    percent = _in_percent(method)
     colours = matplotlib.colormaps["Blues"]
     axis.pcolormesh(percent, cmap=colours, vmin=0, vmax=100, edgecolors="white", linewidth=1)
     for row, values in enumerate(percent):
         for column, value in enumerate(values):
+            if math.isnan(value):  # the site had left
+                continue
             ink = "white" if value > 65 else "black"
             axis.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=size)
     for column, row in enumerate(method["deployed"]):
@@ -98,17 +100,16 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     height = 0.15 * len(methods) + 0.8 if crowded else 2.5
     figure = Figure(figsize=(width, height * lines + 0.9), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-    streams = [method for method in methods if not _is_reference(method, sites)]
-    stages: Sequence[str] = streams[0]["stages"] if streams else ["untrained", *sites]
+    stages = _stages_of_stream(methods, sites)
     for axis, (place, site) in zip(panels, enumerate(sites), strict=False):
         for method in methods:
             colour, marker = look(method["name"])
-            percent = [100 * row[place] for row in method["R"]["dice"]]
-            if _is_reference(method, sites):
+            percent = [row[place] for row in _in_percent(method)]
+            if _is_reference(method, stages):
                 axis.axhline(percent[-1], color=colour, linestyle="--", linewidth=1.3)
             else:
                 axis.plot(range(len(percent)), percent, color=colour, marker=marker, markersize=4.5, linewidth=1.3)
-        arrival = list(stages).index(site)
+        arrival = _arrival(methods, place)
         axis.axvline(arrival, color=_ARRIVAL, linestyle=":", linewidth=1.2, zorder=0)
         above = axis.get_xaxis_transform()
         axis.text(arrival, 1.01, "arrives", transform=above, ha="center", va="bottom", fontsize=7.5, color="#555555")
@@ -128,14 +129,14 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     for axis in panels[len(sites) :]:
         axis.set_axis_off()
     figure.legend(
-        handles=[_handle(method, _is_reference(method, sites)) for method in methods],
+        handles=[_handle(method, _is_reference(method, stages)) for method in methods],
         loc="outside lower center",
         ncols=min(4 if width == _WIDTH else 2, len(methods)),
         frameon=False,
     )
     if crowded:
         ends = [
-            [(100 * m["R"]["dice"][-1][place], m["name"], look(m["name"])[0]) for m in methods]
+            [(_last_known(m, place), m["name"], look(m["name"])[0]) for m in methods]
             for place in range(len(sites))
         ]
         label_ends(figure, list(zip(panels, ends, strict=False)))
@@ -181,8 +182,32 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
     return figure
 
 
-def _is_reference(method: Mapping[str, Any], sites: Sequence[str]) -> bool:
-    return not set(sites) <= set(method["stages"])
+def _in_percent(method: Mapping[str, Any]) -> list[list[float]]:
+    """Return R of mean Dice in %; NaN where a site had left."""
+    return [[math.nan if value is None else 100 * value for value in row] for row in method["R"]["dice"]]
+
+
+def _last_known(method: Mapping[str, Any], place: int) -> float:
+    """Return the Dice in % at which a site's line ends."""
+    return next(row[place] for row in reversed(_in_percent(method)) if not math.isnan(row[place]))
+
+
+def _stages_of_stream(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Sequence[str]:
+    """Return the stages of the methods whose sites arrive one after another."""
+    for method in methods:
+        if max(method["arrivals"], default=0) > 1:
+            stages: Sequence[str] = method["stages"]
+            return stages
+    return ["untrained", *sites]
+
+
+def _arrival(methods: Sequence[Mapping[str, Any]], place: int) -> int:
+    """Return the stage in which the site at a place, from 0, arrives."""
+    return next((m["arrivals"][place] for m in methods if max(m["arrivals"], default=0) > 1), place + 1)
+
+
+def _is_reference(method: Mapping[str, Any], stages: Sequence[str]) -> bool:
+    return list(method["stages"]) != list(stages)
 
 
 def _handle(method: Mapping[str, Any], reference: bool) -> Line2D:

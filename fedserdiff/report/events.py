@@ -27,6 +27,9 @@ class RunEvents:
         `damaged` says why it does not resume from a later state, or is ""; `moved` names a change of device, or is "".
         """
 
+    def sites_left(self, stage: int, sites: Sequence[str]) -> None:
+        """`sites` leave the federation as a stage begins."""
+
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """Called when a stage begins, in which `participants` train."""
 

@@ -80,6 +80,9 @@ class LiveView(RunEvents):
         elsewhere = f", {moved}: last digits differ from a run that stayed on one device" if moved else ""
         self._console.print(f"[bold]resuming[/bold] after {position}{elsewhere}")
 
+    def sites_left(self, stage: int, sites: Sequence[str]) -> None:
+        self._console.print(f"{', '.join(sites)} left before stage {stage}")
+
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         self._title = f"stage {stage}/{stages} · {name}"
         self._console.print(f"[bold]{self._title}[/bold]: training at {', '.join(participants)}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from fedserdiff.comparison.verdicts import said
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
+from fedserdiff.report.departures import departure_notes
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms
@@ -64,7 +65,8 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     print_table(console, _bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
     skipped = skipped_notes(results.get("skipped", ()))
-    for note in (left_out_note(results.get("overlap")), *skipped, _noise_note(results)):
+    departures = departure_notes(results.get("departures", ()))
+    for note in (left_out_note(results.get("overlap")), *skipped, *departures, _noise_note(results)):
         if note:
             console.print(escape(note), highlight=False)
     _print_warnings(console, results)

@@ -1,9 +1,8 @@
 """All settings of an experiment: everything that determines a run's result, and where the run takes place."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -30,7 +29,9 @@ from fedserdiff.settings.consistency import (
 from fedserdiff.settings.declaration import Declared, Group, declared, setting
 from fedserdiff.settings.foreign import packages
 from fedserdiff.settings.groups import Aggregation, Data, Machine, Network, Privacy, Replay
+from fedserdiff.settings.mistakes import in_words, not_of_method, unknown
 from fedserdiff.settings.scoring import Scoring
+from fedserdiff.settings.timetable import StageMoves, Timetable, check_moves, make_timetable, moves_from
 from fedserdiff.settings.training import Training, rounds_of
 
 GROUPS: Mapping[str, type[Group]] = {
@@ -48,8 +49,6 @@ GROUPS: Mapping[str, type[Group]] = {
 
 DEFAULT_METHOD = "ser-diff-plus"
 """The method that retains most without raw scans: docs/explanation/retention.md."""
-
-_ALIKE = 0.75
 
 CASE_FIELDS = ("cases", "test_cases", "validation_cases")
 """Fields of a `Site` that list cases."""
@@ -97,6 +96,8 @@ class Settings(Group):
         Seed of every random generator in the run: phantom patients, weights, batches, noise.
     sites : tuple of Site
         The hospitals in order of arrival.
+    stages : tuple of StageMoves
+        Who arrives, leaves and returns at each stage; empty if each hospital has a stage of its own.
     method : MethodSettings
         The method's name and its own settings.
     methods : mapping
@@ -108,6 +109,7 @@ class Settings(Group):
     profile: str = "laptop"
     seed: int = setting(0, "Seed of every random generator: phantom patients, weights, batches, noise.", ge=0)
     sites: tuple[Site, ...] = ()
+    stages: tuple[StageMoves, ...] = ()
     methods: Mapping[str, Mapping[str, Any]] = {}
     method: SerializeAsAny[MethodSettings] = DEFAULT_METHOD  # type: ignore[assignment]
     data: Data = Data()
@@ -132,6 +134,18 @@ class Settings(Group):
     def _sites(cls, sites: Any) -> Any:
         return tuple(site if isinstance(site, Site) else _site(site) for site in sites)
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages(cls, stages: Any) -> Any:
+        try:
+            return moves_from(stages)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @field_serializer("stages")
+    def _write_stages(self, stages: tuple[StageMoves, ...]) -> list[dict[str, Any]]:
+        return [stage.table for stage in stages]
+
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, method: Any, info: ValidationInfo) -> Any:
@@ -155,7 +169,7 @@ class Settings(Group):
             kept = (methods.get(one, {}) for one in dict.fromkeys((*parts_of(name), name)))
             return about.settings(**{**{key: value for values in kept for key, value in values.items()}, **own})
         except ValidationError as error:
-            raise ValueError("\n".join(_in_words(fault, "method", name) for fault in error.errors())) from None
+            raise ValueError("\n".join(_in_words(fault, name) for fault in error.errors())) from None
 
     @field_serializer("sites")
     def _write_sites(self, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
@@ -171,6 +185,8 @@ class Settings(Group):
         check_shares(self.data)
         check_thresholds(self.scoring, self.data)
         check_noise(self.privacy, self.method)
+        if self.sites and self.stages:
+            check_moves([site.name for site in self.sites], self.stages, self.training.participation)
         return self
 
     def __hash__(self) -> int:
@@ -209,7 +225,7 @@ class Settings(Group):
         found: Any = self
         for part in name.split("."):
             if not hasattr(found, part):
-                raise ConfigError(unknown(name))
+                raise ConfigError(unknown(name, _every_name()))
             found = getattr(found, part)
         return found
 
@@ -219,7 +235,7 @@ class Settings(Group):
         found = {"profile": self.profile, "seed": self.seed}
         for group in ("method", *GROUPS):
             found |= {f"{group}.{name}": value for name, value in getattr(self, group)}
-        return found
+        return found | ({"stages": [stage.table for stage in self.stages]} if self.stages else {})
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -236,6 +252,20 @@ class Settings(Group):
     def rounds(self) -> int:
         """Number of rounds in a stage."""
         return rounds_of(self.training, self.method)[1]
+
+    @property
+    def timetable(self) -> Timetable:
+        """Who is in the federation at each stage."""
+        return self.timetable_of([site.name for site in self.sites])
+
+    @property
+    def most_stages(self) -> int:
+        """The most stages that a method may have: those of the timetable, or, without federation, one a hospital."""
+        return max(len(self.timetable), len(self.sites))
+
+    def timetable_of(self, sites: Sequence[str]) -> Timetable:
+        """Return the timetable that hospitals of these names, in order of arrival, would have."""
+        return make_timetable(sites, self.stages, self.training.participation, self.arrival == "together")
 
     @property
     def arrival(self) -> Arrival:
@@ -311,14 +341,14 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         group, _, field = name.partition(".")
         if name == "method" and value == _name_of(made.get("method")):
             continue  # whose settings stay
-        if not field and group in ("seed", "method", "profile", "sites", "methods"):
+        if not field and group in ("seed", "method", "profile", "sites", "stages", "methods"):
             made[group] = value
         elif group in (*GROUPS, "method") and field:
             before = made.get(group, {})
             table = {"name": before} if isinstance(before, str) else dict(before)
             made[group] = {**table, field: value}
         else:
-            faults.add(unknown(name))
+            faults.add(unknown(name, _every_name()))
     faults.check()
     return made
 
@@ -330,27 +360,11 @@ def _name_of(method: Any) -> Any:
     return method.get("name") if isinstance(method, Mapping) else method
 
 
-def unknown(name: str) -> str:
-    """Return the message for an unknown setting, with similar names."""
-    alike = {one: _likeness(name, one) for one in _every_name()}
-    close = sorted((one for one in alike if alike[one] > _ALIKE), key=lambda one: -alike[one])[:3]
-    meant = f"did you mean {' or '.join(close)}?" if close else "fedserdiff settings lists them all"
-    return f"{name}: unknown setting: {meant}"
-
-
-def _likeness(one: str, other: str) -> float:
-    """Return the similarity of two names, from 0 to 1: the larger of that with and that without their groups."""
-    pairs = ((one, other), (one.rpartition(".")[2], other.rpartition(".")[2]))
-    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-
 def _foreign(name: str, method: Method) -> str:
     """Return the message for a setting that the method does not have, with those it has."""
     full = f"method.{name}"
-    if full not in _every_name():
-        return unknown(full)
     own = [one.name.partition(".")[2] for one in declared(method.settings, "method.")]
-    return f"{full}: {method.name} has no such setting; its settings are: {', '.join(own) or 'none'}"
+    return not_of_method(full, method.name, own) if full in _every_name() else unknown(full, _every_name())
 
 
 @cache
@@ -360,24 +374,11 @@ def _every_name() -> tuple[str, ...]:
     return tuple(dict.fromkeys(("profile", "method.name", *of_methods)))
 
 
-def _in_words(fault: ErrorDetails, group: str = "", method: str | None = None) -> str:
-    """Return a one-line message for a wrong value: the setting, the value, and what is allowed.
-
-    `group` is the group's name if pydantic checked that group alone; `method` is the method whose settings are checked.
-    """
-    place = [*filter(None, [group]), *map(str, fault["loc"])]
-    text = str(fault.get("ctx", {}).get("error", fault["msg"]))
-    grouped = bool(place) and place[0] in (*GROUPS, "method") and len(place) > 1
-    name = ".".join(place[: 1 + grouped])
-    if fault["type"] == "extra_forbidden":
-        return unknown(name)
-    if not place or place == ["method"]:  # settings that do not fit each other: the text names them
-        return text
+def _in_words(fault: ErrorDetails, method: str | None = None) -> str:
+    """Say what is wrong with a value; of a method's own settings where one is named."""
+    placed = fault if method is None else {**fault, "loc": ("method", *fault["loc"])}
     ranges = {one.name: one.allowed for one in settings_of(method)}
-    takes = text if fault["type"] == "value_error" else ranges.get(name, text)
-    if isinstance(fault["loc"][-1], int) and fault["type"] != "missing":  # an item of a list
-        return f"{name}: contains {fault['input']!r}; it must be {takes}"
-    return f"{name}: {fault['input']!r} is not {takes}"
+    return in_words(placed, (*GROUPS, "method"), ranges, _every_name())
 
 
 def _site(values: Mapping[str, Any]) -> Site:

@@ -24,11 +24,12 @@ DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
 """Source name of a setting that no layer sets, and name of the layer of command-line options."""
 
 _SUFFIX = ".toml"
-_OWN = ("profile", "seed", "method", "methods")
+_OWN = ("profile", "seed", "method", "methods", "stages")
 _NOT_SET = {
-    "profile": "choose it with --profile",
-    "sites": "name the hospitals in an experiment file",
-    "methods": "set one method's setting as method.NAME",
+    "profile": "name it by --profile",
+    "sites": "name hospitals in an experiment's file",
+    "stages": "write [[stage]] tables in an experiment's file",
+    "methods": "name one method's setting, as method.NAME",
 }
 """Parts of an experiment that ``--set`` does not set, and how to set them instead."""
 

@@ -18,8 +18,9 @@ class RehearsalObjective(FineTuneObjective):
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
     ) -> Sequence[CachedCase]:
-        """Return the buffer of every earlier site, in order of arrival, and then the hospital's own cases."""
-        past = [site for site in self.config.sites[: stage - 1] if site != hospital.site]
+        """Return the buffers of the earlier sites that have not left, in order of arrival, and then the own cases."""
+        there = self.config.timetable.before(stage)
+        past = [site for site in self.config.sites if site.name in there and site != hospital.site]
         return [*(case for site in past for case in buffer(open_site(site), self.config)), *hospital.training]
 
 

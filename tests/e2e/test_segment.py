@@ -116,7 +116,7 @@ def test_the_readmes_way_from_a_run_to_a_score_works_as_it_is_written(
     for file in case.iterdir():
         (truth / file.name.replace(case.name, truth.name)).symlink_to(file)
     text = (ROOT / "README.md").read_text()
-    block = text[text.index("## Segment with it") :].split("```bash\n")[1].split("```")[0]
+    block = text[text.index("## Segmentation and scoring") :].split("```bash\n")[1].split("```")[0]
     commands = [shlex.split(line) for line in block.splitlines()]
     assert [words[1] for words in commands] == ["scripts/segment.py", "scripts/score.py"]
     for (_, _, *arguments), module in zip(commands, (segment_command, score_command), strict=True):

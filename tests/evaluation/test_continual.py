@@ -99,3 +99,29 @@ def test_of_a_matrix_with_holes_every_score_is_that_of_a_plain_loop() -> None:
         assert scores.bwt == (pytest.approx(np.mean([r[sites, j] - r[j + 1, j] for j in kept])) if kept else None)
         assert scores.forgetting == (pytest.approx(np.mean(lost)) if kept else None)
         assert scores.fwt == (pytest.approx(np.mean(gained)) if gained else None)
+
+
+# Two sites arrive in stage 1, one in stage 2; site 1 has left by stage 2 and is back in stage 3. Worked by hand below.
+IN_GROUPS = [
+    [0.10, 0.20, 0.05],
+    [0.80, 0.60, 0.15],
+    [x, 0.50, 0.70],
+    [0.75, 0.65, 0.40],
+]
+
+
+def test_sites_that_arrive_in_groups_are_compared_with_their_own_arrival() -> None:
+    scores = continual_scores(IN_GROUPS, arrivals=[1, 1, 2])
+    assert scores.bwt == pytest.approx(((0.75 - 0.80) + (0.65 - 0.60) + (0.40 - 0.70)) / 3)
+    assert scores.fwt == pytest.approx(0.15 - 0.05)
+    assert scores.forgetting == pytest.approx(((0.80 - 0.75) + (0.60 - 0.65) + (0.70 - 0.40)) / 3)
+    assert scores.forgetting_rate == pytest.approx((0.05 / 0.80 - 0.05 / 0.60 + 0.30 / 0.70) / 3)
+
+
+def test_a_site_that_left_for_good_gives_no_backward_transfer() -> None:
+    left = [*IN_GROUPS[:3], [x, 0.65, 0.40]]
+    assert continual_scores(left, arrivals=[1, 1, 2]).bwt == pytest.approx(((0.65 - 0.60) + (0.40 - 0.70)) / 2)
+
+
+def test_sites_that_arrive_all_at_once_have_no_order_to_score() -> None:
+    assert continual_scores([[0.1, 0.1], [0.8, 0.8]], arrivals=[1, 1]) == ContinualScores(None, None, None, None)

@@ -272,3 +272,18 @@ def test_dollars_in_a_site_s_name_are_no_mathematics() -> None:
     methods = make_comparison(sites, methods=METHODS[:1])["methods"]
     assert svg(heat_maps(methods, sites))
     assert svg(dice_across_stages(methods, sites))
+
+
+def test_a_site_that_left_has_blank_cells_and_a_line_that_ends_there() -> None:
+    sites = ("north", "west")
+    (method,) = make_comparison(sites, ["fine-tune"])["methods"]
+    method["R"]["dice"] = [[0.1, 0.1], [0.8, 0.2], [None, 0.6]]
+    method |= {"stages": ["untrained", "March", "May"], "arrivals": [1, 2], "deployed": [1, 2]}
+    (panel,) = heat_maps([method], sites).axes
+    assert [text.get_text() for text in panel.texts] == ["10.0", "10.0", "80.0", "20.0", "60.0"]
+    first, second = dice_across_stages([method], sites).axes
+    lines = [line for line in first.lines if len(line.get_xdata()) == 3]
+    assert math.isnan(lines[0].get_ydata()[2])
+    assert lines[0].get_ydata()[1] == pytest.approx(80.0)
+    arrivals = [axis.get_lines()[-1].get_xdata()[0] for axis in (first, second)]
+    assert arrivals == [1, 2]

@@ -81,3 +81,16 @@ def test_a_run_of_fewer_stages_than_evaluate_every_ends_with_a_whole_row() -> No
     everyone = [*range(1, 8)]
     assert numbers(plan(**{"scoring.evaluate_every": 100}))[::7] == [everyone, everyone]
     assert plan(**{"scoring.evaluate_every": 100}).whole == (0, 7)
+
+
+def test_a_site_that_left_scores_nothing_until_it_returns() -> None:
+    moves = [
+        {"arrive": NAMES[:3]},
+        {"arrive": NAMES[3:6], "leave": NAMES[:1]},
+        {"arrive": NAMES[6:]},
+        {"return": NAMES[:1], "leave": NAMES[1:2]},
+    ]
+    planned = plan(stages=moves)
+    assert numbers(planned) == [[*range(1, 8)], [*range(1, 8)], [*range(2, 8)], [*range(2, 8)], [1, *range(3, 8)]]
+    in_part = plan(stages=moves, **{"scoring.evaluate_every": 9})
+    assert numbers(in_part) == [[*range(1, 8)], [*range(1, 7)], [4, 5, 6, 7], [7], [1, *range(3, 8)]]
