@@ -8,7 +8,7 @@ from sites.kept_rounds import KeptRounds, When
 
 
 def learns_adapter(config: Settings, site: str) -> bool:
-    """Say whether a site learns an adapter as it trains: by a method that has them all but those of stage 1 do."""
+    """Return whether a site learns an adapter: if the method has adapters, all sites except those of stage 1 do."""
     return getattr(config.method, "inversion_steps", 0) > 0 and site not in config.timetable.training[0]
 
 

@@ -287,7 +287,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
-    """Hand over what the method keeps of a stage that has ended."""
+    """Return the records that the method keeps from a finished stage."""
     stage = _ordered(message, "stage", 1, desk.config.most_stages)
     adapter = desk.adapter(before=(stage + 1, 0))
     asked = records_asked_for(message, desk.config)
@@ -297,7 +297,7 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
-    """Score the student that was sent on this hospital's cases whose scores the experiment reports."""
+    """Score the received student on those of this hospital's cases whose scores the experiment reports."""
     stage = _ordered(message, "stage", 0, desk.config.most_stages)
     student, hospital = desk.student(message), desk.at_work(message)
     ended = (stage + 1, 0)

@@ -89,9 +89,9 @@ class KeptRounds:
     def _newest_trained(self, before: When) -> When | None:
         """Return the last round before `before` in which the site has certainly trained, or None.
 
-        A site that trains alone in a stage has trained in every round, or the stage would have failed. Where several
-        train, the coordinator may go on without it: then the ledger tells, unless it was begun anew since, with
-        everything else in the folder.
+        A site that trains alone in a stage has trained in every round, otherwise the stage would have failed. If
+        several sites train, the coordinator may continue without it. Then the ledger decides, unless the ledger was
+        started again since, with everything else in the folder.
         """
         table = self._config.timetable
         stages = table.stages_of(self._site)

@@ -114,9 +114,9 @@ def load_run(path: Path) -> RunRecord:
 def _by_case(
     path: Path, site: str, scored: Sequence[bool], deployed: int, regions: Sequence[str]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return a hospital's scores by case: means over regions (metrics, rows), and Dice of a row (regions, 1).
+    """Read a hospital's scores by case: means over regions (metrics, rows), and Dice of the deployed row (regions, 1).
 
-    Rows that the hospital has not `scored`, because it had left, are NaN.
+    Rows that the hospital has not `scored` because it had left are NaN.
     """
     by_case: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
     with (path / "hospitals" / site / "scores.csv").open(encoding="utf-8", newline="") as file:

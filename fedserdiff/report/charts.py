@@ -136,8 +136,7 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     )
     if crowded:
         ends = [
-            [(_last_known(m, place), m["name"], look(m["name"])[0]) for m in methods]
-            for place in range(len(sites))
+            [(_last_known(m, place), m["name"], look(m["name"])[0]) for m in methods] for place in range(len(sites))
         ]
         label_ends(figure, list(zip(panels, ends, strict=False)))
     return figure

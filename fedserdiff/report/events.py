@@ -28,7 +28,7 @@ class RunEvents:
         """
 
     def sites_left(self, stage: int, sites: Sequence[str]) -> None:
-        """`sites` leave the federation as a stage begins."""
+        """Called when `sites` leave the federation before a stage."""
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
         """Called when a stage begins, in which `participants` train."""

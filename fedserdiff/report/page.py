@@ -214,7 +214,7 @@ def _across_stages(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], f
         f"Dice of each site ({', '.join(sites)}) after each stage, one line for each method; the heat maps show the "
         "values.",
         "Dice % of each site across the stages. The dotted line marks the stage at which the site arrives. A dashed "
-        "line is the final value of a method with a single stage. {facts}",
+        f"line is the final value of a method with a single stage. {facts}",
     )
 
 

@@ -97,7 +97,7 @@ class Settings(Group):
     sites : tuple of Site
         The hospitals in order of arrival.
     stages : tuple of StageMoves
-        Who arrives, leaves and returns at each stage; empty if each hospital has a stage of its own.
+        The hospitals that arrive, leave and return at each stage; empty if each hospital has its own stage.
     method : MethodSettings
         The method's name and its own settings.
     methods : mapping
@@ -255,16 +255,16 @@ class Settings(Group):
 
     @property
     def timetable(self) -> Timetable:
-        """Who is in the federation at each stage."""
+        """The hospitals in the federation at each stage."""
         return self.timetable_of([site.name for site in self.sites])
 
     @property
     def most_stages(self) -> int:
-        """The most stages that a method may have: those of the timetable, or, without federation, one a hospital."""
+        """Largest number of stages of a method: those of the timetable or, without a federation, one per hospital."""
         return max(len(self.timetable), len(self.sites))
 
     def timetable_of(self, sites: Sequence[str]) -> Timetable:
-        """Return the timetable that hospitals of these names, in order of arrival, would have."""
+        """Return the timetable for hospitals of these names, in order of arrival."""
         return make_timetable(sites, self.stages, self.training.participation, self.arrival == "together")
 
     @property
@@ -375,7 +375,7 @@ def _every_name() -> tuple[str, ...]:
 
 
 def _in_words(fault: ErrorDetails, method: str | None = None) -> str:
-    """Say what is wrong with a value; of a method's own settings where one is named."""
+    """Return the message for a wrong value; `method` is given if its own settings are checked."""
     placed = fault if method is None else {**fault, "loc": ("method", *fault["loc"])}
     ranges = {one.name: one.allowed for one in settings_of(method)}
     return in_words(placed, (*GROUPS, "method"), ranges, _every_name())

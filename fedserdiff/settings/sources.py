@@ -26,10 +26,10 @@ DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
 _SUFFIX = ".toml"
 _OWN = ("profile", "seed", "method", "methods", "stages")
 _NOT_SET = {
-    "profile": "name it by --profile",
-    "sites": "name hospitals in an experiment's file",
-    "stages": "write [[stage]] tables in an experiment's file",
-    "methods": "name one method's setting, as method.NAME",
+    "profile": "choose it with --profile",
+    "sites": "name the hospitals in an experiment file",
+    "stages": "write [[stage]] tables in an experiment file",
+    "methods": "set one method's setting as method.NAME",
 }
 """Parts of an experiment that ``--set`` does not set, and how to set them instead."""
 

@@ -88,7 +88,9 @@ def _check(run: Path, config: Settings) -> None:
     """Check that the run is finished, that each stage has one hospital, and that the attacks apply to it."""
     one_each = config.arrival == "in-turn" and config.training.participation == "arriving"
     if not one_each or config.stages or config.method.name == "pooled":
-        raise ConfigError(f"{run}: its stages are not one hospital's each: an audit cannot say whose data leak")
+        raise ConfigError(
+            f"{run}: has stages with several hospitals, so an audit cannot attribute leaks to one of them"
+        )
     if config.training.patch:
         raise ConfigError(
             f"{run}: was trained on patches (training.patch). The attacks compare what left with whole slices or "
