@@ -1,4 +1,4 @@
-"""What runs at the coordinator: Flower's ServerApp around the stream."""
+"""The coordinator's Flower app: a ServerApp around the stream."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,9 @@ def make_server_app(
 ) -> ServerApp:
     """Return the coordinator's app; when it ends, its results are in `run`.
 
-    A run config, which ``flwr run`` hands over, overrides `config` and `run`; where it names a coordinator's folder as
-    ``federation``, the hospitals are those of that folder, and the results are in its ``run``. What remains is
-    `run_stream`'s.
+    A run config from ``flwr run`` overrides `config` and `run`. If it names a coordinator's folder as ``federation``,
+    the hospitals are those of that folder, and the results are in its ``run``. The other parameters are as in
+    `run_stream`.
     """
     app = ServerApp()
 
@@ -49,7 +49,7 @@ def make_server_app(
 
 
 def _run_federation(grid: Grid, folder: Path) -> None:
-    """Run, or go on with, the federation of real hospitals that a coordinator's folder describes."""
+    """Run or resume the federation of real hospitals that a coordinator's folder describes."""
     coordinator = Coordinator.load(folder)
     run = RunDirectory.of_federation(coordinator.folder / "run")
     run.write_config(coordinator.config)
@@ -60,4 +60,4 @@ def _run_federation(grid: Grid, folder: Path) -> None:
 
 
 app = make_server_app(Settings(), RunDirectory(Path("run")), RunEvents())
-"""What ``flwr run`` finds."""
+"""The app that ``flwr run`` loads."""

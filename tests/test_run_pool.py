@@ -92,7 +92,7 @@ def test_a_run_opens_its_folder_alone_and_never_with_the_state_of_another(tmp_pa
     (idle / "output.log").touch()
     RunDirectory.of_comparison(idle, CONFIG, ROLLED)
     assert sorted(p.name for p in idle.iterdir()) == ["lock", "output.log"]
-    with pytest.raises(ConfigError, match="another process is at work"):
+    with pytest.raises(ConfigError, match="another process is working"):
         RunDirectory.of_comparison(idle, CONFIG, ROLLED, patience_s=0)
 
 

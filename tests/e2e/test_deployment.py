@@ -135,7 +135,7 @@ def test_an_answer_of_flowers_that_says_it_failed_is_no_answer(deployed: LocalFe
 
 
 def test_a_site_that_was_killed_in_its_stage_finished_it(deployed: LocalFederation) -> None:
-    assert says(deployed.log("run"), "site-2 was started anew")
+    assert says(deployed.log("run"), "site-2 was restarted")
     trained = [e for e in read_ledger(deployed.ledger("site-2")) if e.message == "train" and e.verdict == "sent"]
     assert {(entry.stage, entry.server_round) for entry in trained} == {(2, 1), (2, 2)}
 
