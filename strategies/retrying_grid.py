@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from strategies.faults import describe_fault, may_pass
 
 _LOOK_S, _MOST_LOOK_S, _LOOK_SHARE = 0.03, 1.0, 0.01
-"""Seconds between two polls for replies: when they are due, at most, and as a share of the time since they were due. A
-long wait then does not take CPUs from the hospitals."""
+"""Seconds between two polls for replies: when they are due, and at most; and their share of the time since then, so
+that a long wait does not take CPUs from the hospitals."""
 
 _DUE = 0.9
 """Replies are due after this share of the time that the last replies of the same type took; before, polls are rare."""
