@@ -153,7 +153,7 @@ class GuardedApp(ClientApp):
                     return door.reply(message, released)
                 reply = super().__call__(deepcopy(message), context)  # the original request stays unchanged
                 if reply.has_error():
-                    raise FederationError("a handler returned an error of its own")
+                    raise FederationError("a handler returned its own error")
                 return door.reply(message, reply.content)
             except Exception as error:  # noqa: BLE001 - catch everything: Flower would send the exception's text
                 return door.fault(message, error)

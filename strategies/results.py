@@ -157,7 +157,7 @@ class Results:
         }
 
     def _continual(self, metric: str, key: str) -> ContinualScores:
-        """Return the stream's scores; there are none where sites do not share one student, or one has yet to score."""
+        """Return the stream's scores; there are none if sites do not share one student, or one still has to score."""
         alone = not self.arrivals and len(set(self.deployed)) > 1
         unfinished = self.arrivals and max(self.arrivals) >= len(self.rows)
         if alone or unfinished or any(self.missing(row) for row in range(len(self.rows))):

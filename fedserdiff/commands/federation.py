@@ -66,7 +66,7 @@ def main(
     ] = None,
     validation_share: Annotated[
         float | None,
-        typer.Option(help="Share of each hospital's patients held out for choosing settings.", show_default="nobody"),
+        typer.Option(help="Share of each hospital's patients held out for choosing settings.", show_default="none"),
     ] = None,
     validation_list: Annotated[
         Path | None, typer.Option(help="File that names the validation patients or cases, one on each line.")

@@ -174,10 +174,10 @@ class Resampling:
     def estimates(self, runs: Mapping[int, StreamScores]) -> dict[str, Estimate | None]:
         """Return all `STATISTICS` of a method from its run of each seed.
 
-        ``final`` is the mean over sites of the deployed student's score. ``worst`` is the worst site's, and ``spread``
-        the standard deviation over sites (population formula), both of each site's mean over the drawn seeds and
-        patients: another site may be the worst in another replicate. The others are of `stacked_scores`; None where a
-        seed's run has none, as where sites do not share one student or arrive all at once.
+        ``final`` is the mean over sites of the deployed student's score. ``worst`` is the score of the worst site, and
+        ``spread`` the standard deviation over sites (population formula). Both use each site's mean over the drawn
+        seeds and patients, so the worst site may differ between replicates. The others come from `stacked_scores`; they
+        are None if a seed's run has none, because sites do not share one student or all arrive at once.
 
         Raises
         ------
@@ -205,7 +205,7 @@ class Resampling:
     def _over_seeds(self, scores: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the mean over seeds of scores of shape (draws of the seed, …) each: (1 + replicates, …).
 
-        The first is of the cases as they are, and so is each seed's first.
+        The first row, also of each seed, is for the original cases.
         """
         shape = next(iter(scores.values())).shape[1:]
         drawn = np.empty((*self._seeds.shape, *shape))
@@ -236,10 +236,10 @@ def _draw(rng: np.random.Generator, of_case: Sequence[str], draws: int) -> NDArr
 def _score(
     run: StreamScores, weights: Mapping[str, NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]] | None]:
-    """Return of a run whose cases have weights (draws, cases) by site what each site ends at, and the stream's scores.
+    """Return a run's final score of each site, and the stream's scores, for case weights (draws, cases) by site.
 
-    The former has shape (draws, sites), in the order of the weights; of the latter, None where there are none, each
-    has shape (draws,).
+    The final scores have shape (draws, sites), in the order of the weights. Each of the stream's scores has shape
+    (draws,); they are None if there are none.
     """
     by_site = {
         site: weights[site] @ values.T / weights[site].sum(1, keepdims=True) for site, values in run.values.items()
