@@ -84,7 +84,7 @@ def test_a_run_that_has_begun_goes_on_in_its_own_folder(pool: RunPool, tmp_path:
 
 def test_a_run_opens_its_folder_alone_and_never_with_the_state_of_another(tmp_path: Path) -> None:
     begun = write(tmp_path / "begun", state=True)
-    with pytest.raises(ConfigError, match="holds the state of another run: scans or segmentations of west"):
+    with pytest.raises(ConfigError, match="has the state of another run: scans or segmentations of west"):
         RunDirectory.of_comparison(begun, CONFIG, ROLLED)
     assert (begun / CHECKPOINTS[0]).exists()
     idle = write(tmp_path / "idle")

@@ -273,7 +273,7 @@ def _ends(final: Mapping[str, Estimate], ends: Mapping[str, str]) -> str:
     private = [name for name in final if not get_method(name).breaks_privacy]
     best = max(private or final, key=lambda name: final[name].value)
     which = "that need no raw data of other hospitals" if private else "that break privacy"
-    return f"Of {len(private or final)} methods {which}, {best} ends highest, at {ends[best]}."
+    return f"Among {len(private or final)} methods {which}, {best} ends highest, at {ends[best]}."
 
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:

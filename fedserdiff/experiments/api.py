@@ -85,7 +85,7 @@ class Run:
 
     @cached_property
     def scores(self) -> Any:
-        """Scores of every scored case: a pandas DataFrame if pandas is installed, otherwise a list of dicts.
+        """All scores of the scored cases, as a pandas DataFrame if pandas is installed, otherwise a list of dicts.
 
         There is one row for each stage, ``site``, case, mask (``coarse``, ``refined``) and region. Columns are those of
         ``scores.csv``, such as ``dice`` in [0, 1] and ``hd95`` in mm.

@@ -82,10 +82,10 @@ class RunPool:
     def complete(self, wanted: Mapping[Settings, Scans]) -> dict[Settings, Path]:
         """Return the folder of a finished run for each config on its scans; do the missing runs.
 
-            Raises
-            ------
-            ConfigError
-                If another process is working in the same folder.
+        Raises
+        ------
+        ConfigError
+            If another process is working in the same folder.
         FederationError
             If a run fails or scans change during it; finished runs are kept.
         """

@@ -26,7 +26,7 @@ VOLUMES = "volumes.html"
 """File name of the page."""
 
 _MOST_VOXELS = 2**20
-"""Largest number of voxels of a case. Of a finer grid, every second or third voxel along each axis is shown."""
+"""Largest number of voxels of a case. On a finer grid, only every second or third voxel along each axis is shown."""
 
 _BRIGHTEST = 99.5  # percentile of the brain's voxels shown as white; bright vessels would darken everything else
 _ERROR_STEPS = 127  # steps of an error map from 0 to 1

@@ -236,7 +236,7 @@ def test_the_order_is_answer_methods_sites_charts_examples_studies_notes(page: P
         "Replay forgets less",
         "Scores at the end",
         "Fairness at the end",
-        "against the data that left the hospitals in a run",
+        "the bytes that left the hospitals in a run",
         "Dice % at the end",
         "R: Dice %",
         "Dice % of each site across",

@@ -75,7 +75,7 @@ def test_what_a_student_forgot_is_said_again_at_the_end_of_a_run() -> None:
     values.retention = [{**row, "alarm": True}, {**row, "region": "wt", "after": 0.62, "alarm": False}]
     told = " ".join(printed(values).partition("Alarm: ")[2].split())
     assert told.startswith("stage 2 at west may have made the student forget north's patients")
-    assert "painted, ET 63 → 0. Deploy student-of-stage-1.pt" in told
+    assert "painted lesions ET 63 → 0. Deploy student-of-stage-1.pt" in told
     values.retention = values.retention[1:]
     assert "Alarm" not in printed(values)
 
