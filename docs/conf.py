@@ -30,9 +30,9 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
-smartquotes = False  # two hyphens are an option's
+smartquotes = False  # "--" begins an option
 
-default_role = "code"  # single backticks in docstrings are code, most of it within the module
+default_role = "code"  # docstrings mark code by single backticks
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -40,10 +40,10 @@ napoleon_use_ivar = True
 nitpick_ignore = [
     ("py:class", name)
     for name in ("fedserdiff.threads.T", "fedserdiff.threads.R", "fedserdiff.compilation.T", "sites.evaluation.T")
-]  # variables
+]  # type variables have no page
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!fedserdiff|sites|strategies).*"),  # other projects' pages are not at hand
-    ("py:class", r"fedserdiff\.(settings|methods)\.\w+\.(Annotated|_\w+)"),  # what checks a value
+    ("py:.*", r"(?!fedserdiff|sites|strategies).*"),  # other projects' pages are not loaded
+    ("py:class", r"fedserdiff\.(settings|methods)\.\w+\.(Annotated|_\w+)"),  # validators inside annotations
 ]
 
 _ELSEWHERE = {
@@ -51,11 +51,11 @@ _ELSEWHERE = {
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
 }
-"""Files beside ``docs``, by the page of the site that stands for each."""
+"""Files outside ``docs``, and the page of the site that includes each."""
 
 
 def _commands() -> str:
-    """Return the help of all commands as Markdown, below a page's title."""
+    """Return the help of all commands as Markdown."""
     pages = []
     for name in COMMANDS:
         command = load(name)
@@ -67,10 +67,10 @@ def _commands() -> str:
 
 
 def _modules(package: str) -> str:
-    """Return what documents every module of a package that has something public."""
+    """Return a section for each module of a package."""
     paths = [str(ROOT / package)]
     found = [m.name for m in pkgutil.walk_packages(paths, f"{package}.") if not m.ispkg]
-    names = [package, *(name for name in found if not name.startswith("fedserdiff.commands."))]  # a page of their own
+    names = [package, *(name for name in found if not name.startswith("fedserdiff.commands."))]  # on their own page
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
 
 
@@ -80,12 +80,12 @@ def _table(rows: Iterable[Sequence[str]], *heads: str) -> str:
 
 
 def _settings() -> str:
-    """Return a table of every setting by group, as Markdown."""
+    """Return all settings as Markdown tables, one per group."""
     pages = []
     for group, kind in GROUPS.items():
         own = [one for one in settings_of() if one.name.startswith(f"{group}.")]
         pages.append(f"## {group}\n\n{kind.__doc__}\n\n{_of_group(own)}\n")
-    pages.append("## method\n\nA method has settings of its own; `method.name`, or `--method`, chooses it.\n")
+    pages.append("## method\n\n`method.name`, or `--method`, chooses the method. Some methods have further settings.\n")
     for name in METHODS:
         own = [one for one in settings_of(name) if one.name.startswith("method.")]
         if own:
@@ -103,7 +103,7 @@ def _of_group(own: Iterable[Declared]) -> str:
 
 
 def _profiles() -> str:
-    """Return a table of the settings in which profiles differ, as Markdown."""
+    """Return a Markdown table of the settings in which profiles differ."""
     names = sorted(profile_names(), key=lambda name: (name != DEFAULT_PROFILE, profile_names().index(name)))
     by_profile = {name: make_settings(name).by_name for name in names}
     default = by_profile[DEFAULT_PROFILE]
@@ -126,7 +126,7 @@ _GENERATED = {"<!-- commands -->": _commands, "<!-- profiles -->": _profiles, "<
 
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Write what is generated in place of its mark, and lead links to files beside ``docs`` to their pages."""
+    """Replace marks by generated text, and point links to files outside ``docs`` at their pages."""
     up = "../" * docname.count("/")
     for file, page in _ELSEWHERE.items():
         source[0] = source[0].replace(f"](../{up}{file}", f"]({up}{page}")
@@ -137,11 +137,11 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Take the star of a shape such as ``(N, *grid)`` for what it is."""
+    """Escape the star of a shape such as ``(N, *grid)``."""
     lines[:] = [re.sub(r"(?<![*\\])\*(?=\w|,)", r"\\*", line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
-    """Have pages filled as they are read."""
+    """Connect the functions that change pages as Sphinx reads them."""
     app.connect("source-read", _fill)
     app.connect("autodoc-process-docstring", _escape)

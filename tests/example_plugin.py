@@ -1,4 +1,4 @@
-"""The package outside the repository that brings a method and a network: where it is, and how it gets installed."""
+"""The package with a method and a network outside the project: its place and its installation."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A hospital at smoke size whose handlers answer whatever a test lets them, behind the real guard."""
+"""A hospital at smoke size, behind the real guard, whose handlers give the answers that a test sets."""
 
 from collections.abc import Callable
 from functools import lru_cache

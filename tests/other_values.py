@@ -1,4 +1,4 @@
-"""For every setting a value that is allowed and is not its own: tests that enumerate settings set it."""
+"""An allowed value other than the default for every setting, for tests that go through all settings."""
 
 from collections.abc import Iterator
 from typing import Any

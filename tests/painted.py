@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 MEANS = torch.tensor([[-1.0, -2, 3, 2], [-0.5, 0, 2, 4], [0, 5, 1, 3]])
-"""Of the core, of oedema and of enhancing tumour."""
+"""Means of the core, of oedema and of enhancing tumour."""
 
 INSIDE = torch.tensor([[0.0, 1, 0], [0, 0, 0], [1, 1, 0]])
 """TC lies in WT, and ET in both."""

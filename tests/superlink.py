@@ -1,4 +1,4 @@
-"""Flower's SuperLink within this process: its own state and its own grid, on which threads play SuperNodes."""
+"""Flower's SuperLink in this process, with its real state and grid; threads play SuperNodes."""
 
 import threading
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class SuperNode:
         return self
 
     def pause(self) -> None:
-        """Take no message until started anew."""
+        """Take no message until the node is started again."""
         self._there.clear()
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Runs stand on one frontier where they are of the same scans and by the same software."""
+"""Runs share a frontier if they used the same scans and the same software."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What ``scripts/audit.py ledger`` tells of a hospital's ledger, and when it fails."""
+"""What ``scripts/audit.py ledger`` says about a hospital's ledger, and when it fails."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Patients who are in a federation twice: what ``audit.py overlap`` says, and what runs do about it and tell of it."""
+"""Patients who are in a federation twice: what ``audit.py overlap`` says, and what runs do and report."""
 
 import importlib
 import json
@@ -338,7 +338,7 @@ def test_audit_finds_the_two_real_duplicates_and_no_other(
 def test_default_run_on_real_cases_drops_the_duplicates_from_the_later_site(
     simulated: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 2023's three cases one would be left, too few to split: a fourth of another release stands in its place."""
+    """One of 2023's three cases would remain, too few to split, so a case of another release is added."""
     monkeypatch.chdir(tmp_path)
     folder = Path(BRATS or "")
     first = 'cases = ["BraTS-GLI-00000-000", "BraTS-GLI-00002-000"]'

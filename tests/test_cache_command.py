@@ -1,4 +1,4 @@
-"""``fedserdiff cache``: what it says of a cache, and where that is."""
+"""``fedserdiff cache``: its report on a cache, and the cache's place."""
 
 from pathlib import Path
 

@@ -121,7 +121,7 @@ def test_a_study_of_more_phantom_hospitals_or_of_other_seeds_stands_beside_the_c
 
 
 def test_every_comparison_of_a_page_counts_in_the_correction_of_each(tmp_path: Path) -> None:
-    """p = 0.02 twice: alone it is told, of two it is 0.04, of three 0.06."""
+    """Two comparisons have p = 0.02: alone it stays 0.02, among two it is 0.04, among three 0.06."""
 
     def told(name: str) -> str:
         text: str = json.loads((tmp_path / name).read_text())["verdicts"][0]["text"]

@@ -1,4 +1,4 @@
-"""Which device is computed on, what is said of a GPU that is not used, and what makes one repeat."""
+"""The choice of device, the message about an unused GPU, and what makes a GPU repeat its results."""
 
 import os
 from pathlib import Path

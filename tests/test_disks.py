@@ -1,4 +1,4 @@
-"""File systems that lack what is only for safety: locks, and seeing a file or a folder to the disk."""
+"""File systems without safety features: locks, and flushing a file or folder to disk."""
 
 import errno
 import fcntl

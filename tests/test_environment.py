@@ -1,4 +1,4 @@
-"""Whatever the environment lacks or names that is not here, every program works: shells of notebooks, containers."""
+"""Every program works in incomplete environments, such as notebooks' shells and containers."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What ``federation`` makes of a table and a folder: a file that runs as it is, and word of what is in no hospital."""
+"""``federation`` makes a file that runs as it is from a table and a folder, and names cases that are in no hospital."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""``scripts/benchmark.py gpu``, at toy size on the CPU: its rows, its medians, and what a part that fails leaves."""
+"""``scripts/benchmark.py gpu`` at toy size on the CPU: its rows, its medians, and the result if a part fails."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What is told where a GPU is full."""
+"""Messages about a GPU whose memory is full."""
 
 import pytest
 

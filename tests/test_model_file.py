@@ -1,4 +1,4 @@
-"""A model that is handed on: as good as the run's, readable without Flower or Ray, and nothing else is in it."""
+"""An exported model: as good as the run's, readable without Flower or Ray, and without other content."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""nnU-Net trained beside us: its raw dataset against scans on disk, its split, its regions; itself, if installed."""
+"""nnU-Net as a peer: its raw dataset compared with scans on disk, its split, its regions, and a run if installed."""
 
 import importlib
 import json

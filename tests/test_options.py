@@ -1,4 +1,4 @@
-"""An option that changes nothing is told or refused: who gives it believes that it does something."""
+"""An option without effect is reported or refused, because its user expects an effect."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a run is the one that is wanted: by settings, software and the content of scans, not by names."""
+"""A run is recognised by its settings, its software and the content of its scans, not by names."""
 
 from dataclasses import replace
 from typing import Any

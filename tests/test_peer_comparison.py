@@ -1,4 +1,4 @@
-"""The comparisons against what people run today: windows, FLOPs, extrapolation, budgets, and a process for each."""
+"""The comparison with common peers: windows, FLOPs, extrapolation, budgets, and a process for each."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What ``--plan`` says of an experiment, against the experiment itself."""
+"""What ``--plan`` says about an experiment, compared with the experiment itself."""
 
 import os
 from collections.abc import Callable

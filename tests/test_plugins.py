@@ -1,4 +1,4 @@
-"""A method and a network of a package outside the repository: how they are found, and what a guard makes of them."""
+"""A method and a network from a package outside the project: how they are found, and how a guard treats them."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ from fedserdiff.settings.foreign import foreign, not_allowed, packages
 from fedserdiff.settings.sources import layers_of, make_settings
 
 CODE = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
-"""Of a module that leaves a mark where it is imported."""
+"""Code of a module that leaves a file when it is imported."""
 
 
 def forget() -> None:

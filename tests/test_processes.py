@@ -1,4 +1,4 @@
-"""What a command started ends with it, by whatever it is killed."""
+"""Processes that a command started end with it, by every way of killing it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command ``fedserdiff``: what it knows of its commands without importing them, and what they say in it."""
+"""The command ``fedserdiff``: what it knows about its commands without importing them, and their output."""
 
 import subprocess
 import sys

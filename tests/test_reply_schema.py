@@ -1,4 +1,4 @@
-"""What each method's replies may hold, and what of them is turned down; both sides go by these rules."""
+"""What each method's replies may hold, and which replies are refused; both sides use these rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -214,7 +214,7 @@ def test_a_reply_of_as_many_samples_as_were_agreed_passes_and_of_one(method: str
 
 
 def test_the_importance_of_a_real_students_weights_fits() -> None:
-    """It is told for its parameters, and the student by its state: one vector each, equally long."""
+    """Importance is made from parameters, and a student's record from its state: both are vectors of one length."""
     config = smoke(method="ewc")
     student = new_student(config)
     fisher = {name: weight.detach().square() for name, weight in student.named_parameters()}
@@ -299,7 +299,7 @@ def test_what_is_admitted_no_longer_depends_on_what_was_given() -> None:
 
 
 def test_an_update_is_measured_over_all_weights_alike() -> None:
-    """Of arrays of unequal size, against the root mean square computed here."""
+    """Arrays of unequal size, compared with the root mean square computed here."""
     draws = np.random.default_rng(3)
     changes = [(draws.normal(size=size) * scale).astype(np.float16) for size, scale in (((40, 50), 0.03), (7, 0.5))]
     content = RecordDict({wire.ARRAYS: arrays(**{str(i): values for i, values in enumerate(changes)})})

@@ -1,4 +1,4 @@
-"""Which folder of a comparison is whose: by what a run was made of, and without destroying one."""
+"""Folders of a comparison belong to runs by content, and no run is destroyed."""
 
 import errno
 import fcntl

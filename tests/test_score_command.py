@@ -1,4 +1,4 @@
-"""What ``scripts/score.py`` says of predicted label maps, and what it refuses to score."""
+"""What ``scripts/score.py`` says about predicted label maps, and what it refuses to score."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What ``scripts/benchmark.py scale`` says of the growth of a stage's costs."""
+"""What ``scripts/benchmark.py scale`` says about the growth of a stage's costs."""
 
 import importlib
 from pathlib import Path

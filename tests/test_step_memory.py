@@ -1,4 +1,4 @@
-"""What a step holds, counted without values: against sums by hand, and by which settings it shrinks."""
+"""A step's memory, counted without values: compared with sums by hand, and the settings that lower it."""
 
 import io
 from typing import Any

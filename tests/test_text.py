@@ -1,4 +1,4 @@
-"""Files that people write are read in whatever way editors save UTF-8; other encodings are named, with what to do."""
+"""Text files are read in every form in which editors save UTF-8; errors name other encodings and say what to do."""
 
 import json
 import os

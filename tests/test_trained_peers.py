@@ -1,4 +1,4 @@
-"""Training beside what people run: folds, minutes, SegResNet's crops, the table's differences, and the command."""
+"""Training with common peers: folds, minutes, SegResNet's crops, the table's differences, and the command."""
 
 import csv
 import importlib

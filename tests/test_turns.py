@@ -1,4 +1,4 @@
-"""Pieces of work that are timed in turns: one at a time, all that they start with them."""
+"""Timing pieces of work in turns: one at a time, together with all processes that it starts."""
 
 import importlib
 import os

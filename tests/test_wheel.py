@@ -1,4 +1,4 @@
-"""The wheel: all that a command needs outside a checkout, and nothing else."""
+"""The wheel holds everything that a command needs outside a checkout, and nothing else."""
 
 import configparser
 import subprocess

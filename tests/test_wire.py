@@ -1,4 +1,4 @@
-"""Students and what a method keeps, as they travel: one vector for what has a value for each weight."""
+"""Students and methods' memories on the wire: one vector for each record with a value per weight."""
 
 import bz2
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_weights_of_another_configuration_are_refused_and_change_nothing(
 
 
 def test_a_student_that_was_trained_is_told_by_its_change_to_within_half_a_step_of_float16(student: Student) -> None:
-    """Of normal numbers, that is 1/2048 of the change, and never more than 3e-8 for those below."""
+    """Half a step is 1/2048 of the change for normal numbers, and at most 3e-8 for smaller ones."""
     received = wire.weights_to_record(student)
     before = received["weights"].numpy().copy()
     trained = lively_student(CONFIG)

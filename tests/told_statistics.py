@@ -1,4 +1,4 @@
-"""Hospitals' answers made by hand, for tests: patients by cell, and shares."""
+"""Hospitals' statistics made by hand, for tests: patients by cell, and shares."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Messages made by hand, since outside a run Flower addresses none, and the replies that a hospital owes to them."""
+"""Messages made by hand, because Flower makes none outside a run, and the replies that a hospital must give."""
 
 import bz2
 import time
@@ -27,7 +27,7 @@ from fedserdiff.settings.experiment import Settings
 TYPES = (MessageType.QUERY, wire.STATISTICS, MessageType.TRAIN, wire.CONSOLIDATE, MessageType.EVALUATE)
 
 SECRET = "/scans/patient-007"
-"""What no reply may hold, in whatever way."""
+"""A text that no reply may hold in any form."""
 
 RUN, COORDINATOR, GROUP = 7, 1, "of the coordinator"
 
@@ -141,7 +141,7 @@ HISTOGRAMS = {
     "patients": ((1,), 200_000), "volumes": ((3, 8), 200_000), "spacing": ((2, 8), 200_000),
     "intensities": ((4, 24), 1000), "tumour-intensities": ((4, 24), 1000),
 }  # fmt: skip
-"""What a hospital tells of three regions and four modalities before anybody trains: shapes, and the greatest values."""
+"""Statistics of three regions and four modalities before training: shapes and greatest values."""
 
 
 def histograms(seed: int = 0) -> ArrayRecord:
@@ -155,7 +155,7 @@ MOMENTS = {
     "means": (3, 4), "between": (3, 4, 4), "within": (3, 4, 4), "extent": (3, 4), "inside": (3, 3), "size": (2,),
     "patients": (1,),
 }  # fmt: skip
-"""What a hospital tells of lesions of three regions in four modalities."""
+"""Shapes of the moments of lesions of three regions in four modalities."""
 
 
 def handed_over(

@@ -89,9 +89,16 @@ def _compare_bytes(console: Console, site: str, deployed: LocalFederation, resul
 
 
 def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """Return the largest absolute difference between two runs' Dice, over masks, regions, sites and stages."""
+    """Return the largest absolute difference between two runs' Dice, over masks, regions, sites and stages.
+
+    A score that only one of them has counts as a difference of 1 or more.
+    """
     return max(
-        float(np.abs(np.array(one[mask]["dice"][key]) - np.array(other[mask]["dice"][key])).max())
+        float(np.abs(_scores(one[mask]["dice"][key]) - _scores(other[mask]["dice"][key])).max())
         for mask in ("R", "R_coarse")
         for key in one[mask]["dice"]
     )
+
+
+def _scores(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    return np.nan_to_num(np.array(matrix, float), nan=-1.0)

@@ -1,5 +1,5 @@
-"""What is drawn: as often and from where the settings say, the same again from the same generators, nothing on the host
-but which samples."""
+"""Random draws follow the settings, repeat with the same generators, and stay off the host, except
+the choice of samples."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What changes intensities, against NumPy's formulas and SciPy's filters, a sample and channel at a time."""
+"""Intensity augmentations, compared with NumPy and SciPy one sample and channel at a time."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where voxels move to, against rot90, areas, SciPy's resampling and what a map of the whole says."""
+"""Spatial augmentations, compared with rot90, areas, SciPy's resampling and a map of the whole image."""
 
 import math
 from typing import Any
@@ -52,7 +52,7 @@ def test_what_is_scaled_has_the_area_and_stays_about_the_centre(grid: tuple[int,
 
 @pytest.mark.parametrize("grid", [(20, 28), (16, 12, 20)])
 def test_rotation_scale_and_deformation_are_one_linear_resampling(grid: tuple[int, ...]) -> None:
-    """SciPy resamples at the same places, which are had from its own cubic B-splines."""
+    """SciPy resamples at the same places, which come from its own cubic B-splines."""
     dims, draws = len(grid), torch.Generator().manual_seed(1)
     values = torch.randn(1, 1, *grid, generator=draws)
     matrix = turned(25.0) if dims == 2 else turned(25.0, -10.0, 5.0)

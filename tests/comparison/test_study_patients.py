@@ -1,4 +1,4 @@
-"""No study scores a test patient: what is read off a study may become a setting."""
+"""No study scores a test patient, because settings are chosen by studies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_study_keeps_a_share_that_the_settings_name() -> None:
 
 
 def test_a_run_of_a_study_is_no_run_of_a_comparison_but_both_stand_on_one_page(cache: Path) -> None:
-    """Of the same scans and test patients; another choice of test patients makes other scans of them."""
+    """The runs share scans and test patients; a run with other test patients counts as a run on other scans."""
     plain, study = (opened(config, cache) for config in (CONFIG, scored_on_validation(CONFIG)))
     seals = [scans_of(federation.hospitals) for federation in (plain, study)]
     assert all(seals[0][site] != seals[1][site] for site in seals[0])

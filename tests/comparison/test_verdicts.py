@@ -1,4 +1,4 @@
-"""What is said to beat what, and on which grounds."""
+"""Which method is said to beat which, and for what reason."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""What may befall a NIfTI file, and the words with which it must then be refused."""
+"""Ways to damage a NIfTI file, each with the message that must refuse it."""
 
 import bz2
 from collections.abc import Callable, Mapping

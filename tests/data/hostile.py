@@ -1,4 +1,4 @@
-"""NIfTI files written byte by byte, good and bad, without the library that reads them; and what must come of them."""
+"""Good and bad NIfTI files, written byte by byte without the library that reads them, and the expected results."""
 
 import gzip
 import math
@@ -83,7 +83,7 @@ class Spec:
     extension: bytes = b""
     dims_of_one: int = 0
     fields: Mapping[tuple[str, int], Any] = field(default_factory=dict)
-    """Header fields to overwrite, by name and index, whatever the rest says."""
+    """Header fields to overwrite in the finished file, by name and index."""
 
 
 def patch(raw: bytes, spec: Spec, name: str, value: Any, index: int = 0) -> bytes:

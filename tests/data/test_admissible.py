@@ -1,4 +1,4 @@
-"""Which protocols a radiologist accepts, and that the stream of real-like hospitals has no others."""
+"""Protocols that a radiologist accepts; the stream of realistic hospitals uses no others."""
 
 from dataclasses import replace
 

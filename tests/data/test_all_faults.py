@@ -1,4 +1,4 @@
-"""One call names everything that is wrong, whichever case, file or entry it is in, within bounds."""
+"""One call names every fault in all cases, files and entries, up to a limit."""
 
 import gzip
 import json

@@ -169,7 +169,7 @@ def test_a_cache_tells_what_it_holds_and_forgets_what_nobody_uses(scans: Path, t
     assert size == found[2.0].size + 99
     assert [kind.about["spacing_mm"] for kind in upkeep.kinds(root)] == [1.0]
     forget()
-    assert len(_open(scans, root, spacing_mm=2.0)) == 2, "it is prepared anew"
+    assert len(_open(scans, root, spacing_mm=2.0)) == 2, "it is prepared again"
 
 
 def test_a_file_that_was_written_just_now_is_read_again(scans: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_file_that_was_written_just_now_is_read_again(scans: Path, tmp_path: P
 
 
 def age(folder: Path) -> None:
-    """Make files old enough for their times to tell of every change."""
+    """Make files so old that every change shows in their times."""
     for path in folder.rglob("*.nii.gz"):
         os.utime(path, ns=(time.time_ns() - 10**10,) * 2)
 

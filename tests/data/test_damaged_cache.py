@@ -1,4 +1,4 @@
-"""Prepared cases that were damaged on disk are prepared anew, and files that change meanwhile are refused."""
+"""Prepared cases that were damaged on disk are prepared again; files that change during preparation are refused."""
 
 import json
 import os

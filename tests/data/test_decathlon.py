@@ -1,4 +1,4 @@
-"""Datasets that declare themselves: the Decathlon's and nnU-Net's words, one 4D file a case or one file a modality."""
+"""Datasets with a ``dataset.json``, as in the Decathlon and nnU-Net: one 4D file per case, or a file per modality."""
 
 import json
 from collections.abc import Callable

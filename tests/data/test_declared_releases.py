@@ -1,4 +1,4 @@
-"""A release that a user declares in TOML: its mistakes are named, and it travels with the experiment."""
+"""A release that a user declares in TOML: errors name the mistakes, and the experiment carries the release."""
 
 import json
 import re

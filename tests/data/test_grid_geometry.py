@@ -1,4 +1,4 @@
-"""A brain on the working grid against closed forms: its shape, its size and its finest detail."""
+"""A brain on the working grid, compared with closed forms: shape, size and finest detail."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every file that a hospital may hold ends in a right result, or in an error that names the file and the reason."""
+"""Every file gives either a correct result or an error that names the file and the reason."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Labels that a header scales are read as far as its own rounding reaches, and refused beyond it."""
+"""Labels that a header scales are accepted within the header's own rounding and refused beyond it."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ KEPT = {
     "a scan's slope": _rounded_to(0.0153, 0.0, "i2"),
     "a scan's slope and inter": _rounded_to(0.0611, -1024.0, "i4"),
     "a slope below 0": _rounded_to(-4 / 65503, 2.0, "i2"),
-    "a slope that is 1 but for its rounding": (SEG, Spec(dtype="u1", slope=1.0000153)),
+    "a slope that is 1 except for its rounding": (SEG, Spec(dtype="u1", slope=1.0000153)),
     "64-bit floats, a millionth off": (_moved(1e-6), Spec(dtype="f8")),
     "32-bit floats, a millionth below": (_moved(-1e-6, "f4"), Spec(dtype="f4")),
     "floats that were saved through 16 bits before": (_moved(1.5e-5, "f4"), Spec(dtype="f4")),

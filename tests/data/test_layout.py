@@ -1,4 +1,4 @@
-"""Cases are found in every layout in which people have them, and what is not used is told."""
+"""Cases are found in every common layout, and files that are not used are reported."""
 
 import shutil
 from pathlib import Path

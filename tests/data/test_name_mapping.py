@@ -1,4 +1,4 @@
-"""Which names are one patient's, read from the tables that challenges publish."""
+"""Names that belong to one patient, read from the tables that challenges publish."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is written of a scan opens aligned with it, however the scan lies on disk."""
+"""Files written for a scan open aligned with it, in every orientation of the scan on disk."""
 
 import gzip
 from pathlib import Path

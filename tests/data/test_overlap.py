@@ -31,7 +31,7 @@ MakeSite = Callable[..., list[CachedCase]]
 
 @pytest.fixture
 def make_site(tmp_path: Path, draw_volumes: Callable[..., Volumes], write_case: Callable[..., Path]) -> MakeSite:
-    """Make a site of cases whose voxels are drawn from a seed: one seed is one scan, whatever its name."""
+    """Make a site of cases whose voxels are drawn from a seed: the same seed is the same scan, under any name."""
 
     def make(folder: str, release: str, seeds: dict[str, int], axes: str = "LPS") -> list[CachedCase]:
         for name, seed in seeds.items():

@@ -1,4 +1,4 @@
-"""What a population's figures make of its patients."""
+"""Phantom patients follow the figures of their population."""
 
 from collections.abc import Sequence
 from dataclasses import replace

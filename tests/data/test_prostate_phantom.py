@@ -1,4 +1,4 @@
-"""Phantom prostates: what another organ's data look like to everything that was made for brains."""
+"""Phantom prostates: data of another organ in code that was written for brains."""
 
 from pathlib import Path
 

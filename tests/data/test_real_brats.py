@@ -1,4 +1,4 @@
-"""Eleven published BraTS cases, where they are at hand: the folder that FEDSERDIFF_BRATS names.
+"""Eleven published BraTS cases, if FEDSERDIFF_BRATS names a folder of them.
 
 It holds BraTS2020, BraTS2021 and BraTS2023-GLI, each with cases as published (see `CASES`).
 """

@@ -1,4 +1,4 @@
-"""Real patients under their true hospitals, where they are at hand: the folder that FEDSERDIFF_REAL names.
+"""Real patients under their true hospitals, if FEDSERDIFF_REAL names a folder of them.
 
 It holds two federation files, volumes.toml and lesions.toml, and their scans: whole brains at 2 mm, and crops of 32³
 voxels about a lesion. What is expected is read from the files themselves, by other ways than the product's.

@@ -1,4 +1,4 @@
-"""The MR physics of the phantoms against numbers worked out by hand."""
+"""The MR physics of the phantoms, compared with numbers computed by hand."""
 
 from dataclasses import replace
 

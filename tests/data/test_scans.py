@@ -1,4 +1,4 @@
-"""Scans to segment are found by their files' names, in any tool's style; what is no scan is named."""
+"""Scans to segment are found by file name in the style of any tool; other files are named."""
 
 from collections.abc import Mapping
 from pathlib import Path

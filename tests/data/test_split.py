@@ -1,4 +1,4 @@
-"""Who is trained on, who is validated on, and who is tested on."""
+"""The split of patients into training, validation and test."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from fedserdiff.settings.sources import make_settings
 
 CONFIG = make_settings("smoke")
 CASES = ("a-1", "a-2", "b-1", "c-1", "d-1", "e-1", "e-2", "f-1")
-"""Of six patients, two of whom have two scans."""
+"""Cases of six patients, two of whom have two scans."""
 
 IN_ORDER = "dfcbea"
 """The patients by what ``sha256sum`` says of their names."""

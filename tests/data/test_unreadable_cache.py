@@ -1,4 +1,4 @@
-"""A cache or a scan that cannot be read for now is named as such, and what is sound in the cache stays as it is."""
+"""Errors name a cache or scan that cannot be read at the moment; intact cases in the cache stay unchanged."""
 
 import builtins
 import errno
@@ -46,7 +46,7 @@ def _forget() -> None:
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
-    """Of what the cache holds of cases; hashes of their files may be added to, and when it was used is noted."""
+    """The cache's files of cases; its list of file hashes and its time of last use may change."""
     files = (path for path in root.rglob("*") if "sources" not in path.parts and path.name != "about.json")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
@@ -63,7 +63,7 @@ def _failing(number: int, where: Callable[[Any], bool], true: Callable[..., Any]
 
 
 def _open_none(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
-    """Have no file of this name opened, by whichever way Python opens one."""
+    """Make every way of opening a file of this name in Python fail."""
     failing = _failing(number, lambda path: str(path).endswith(name), io.open)
     monkeypatch.setattr(io, "open", failing)
     monkeypatch.setattr(builtins, "open", failing)

@@ -1,4 +1,4 @@
-"""A federation of two hospitals, provisioned once a test."""
+"""A federation of two hospitals, provisioned for each test."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ADDRESS = "federation.example.org:8443"
 
 @pytest.fixture
 def experiment() -> Settings:
-    """What whoever provisions knows: two hospitals, and where one keeps which scans."""
+    """Input for provisioning: two hospitals, and the folder and scans of one."""
     cases = ("BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009")
     north = Site("north", "brats2021", "", cases, cases[1:2], cases[2:])
     return make_settings(

@@ -1,4 +1,4 @@
-"""Certificates are tried by real TLS handshakes on loopback, keys by Flower's own readers."""
+"""Certificates are tested by real TLS handshakes on loopback, keys by Flower's own readers."""
 
 import contextlib
 import socket

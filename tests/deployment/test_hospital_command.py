@@ -1,4 +1,4 @@
-"""What a hospital's people see when it starts."""
+"""The output of a hospital's process when it starts."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a hospital and the coordinator read at every start."""
+"""Files that a hospital and the coordinator read at every start."""
 
 import json
 import re

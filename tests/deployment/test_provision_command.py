@@ -1,4 +1,4 @@
-"""The command line: one call makes a federation, each mistake is one clear line and leaves nothing."""
+"""The command line: one call makes a federation; a mistake gives one clear line and leaves no files."""
 
 import os
 import subprocess

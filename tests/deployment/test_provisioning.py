@@ -1,4 +1,4 @@
-"""What is written, who can read it, and whether Flower takes the commands."""
+"""Provisioned files, who can read them, and whether Flower accepts the commands."""
 
 import os
 import shlex
@@ -170,7 +170,7 @@ def test_flower_takes_the_commands_whatever_the_folder_is_called(
 def test_no_proxy_is_asked_on_the_way_to_the_coordinators_own_machine(
     coordinator: Coordinator, before: str | None, after: str
 ) -> None:
-    """As a shell takes the exports, whatever stood there stays."""
+    """A shell that runs the exports keeps the earlier values."""
     exports = [line for line in commands(coordinator).splitlines() if line.startswith("export ")]
     done = subprocess.run(
         ["bash", "-c", "\n".join([*exports, 'echo "$no_proxy|$NO_PROXY"'])],

@@ -33,7 +33,7 @@ def scans(config: Settings, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Known(torch.nn.Module):
-    """Stands in for the network: it answers the same whatever it is asked."""
+    """Replaces the network: it gives the same answer to every input."""
 
     def __init__(self, answer: torch.Tensor) -> None:
         super().__init__()

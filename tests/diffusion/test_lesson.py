@@ -1,4 +1,4 @@
-"""A step in several passes: what each has, and that together they teach what halves taught by hand do."""
+"""A step in several passes: the content of each pass, and the sum of all compared with halves computed by hand."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def a_lesson(samples: int, taught: int | None = None, teacher: Student | None = 
 
 @pytest.mark.parametrize(("most", "passes"), [(0, 1), (20, 1), (17, 1), (16, 2), (6, 3), (1, 4)])
 def test_a_step_has_as_few_passes_as_do_and_each_has_some_of_everything(most: int, passes: int) -> None:
-    """Of 9 samples, 4 of them taught, with 4 conditional maps and 4 of the bank: 17 go through the refiner."""
+    """With 9 samples, 4 of them distilled, 4 conditional maps and 4 from the bank, 17 go through the refiner."""
     teacher = lively_student(smoke())
     lesson = a_lesson(9, taught=4, teacher=teacher, replayed=4)
     shared = [one["segmentation"] for one in in_passes({"segmentation": lesson}, most)]

@@ -1,4 +1,4 @@
-"""Values against plain numpy and quadrature; gradients, above all where a network is certain and wrong."""
+"""Loss values compared with NumPy and quadrature, and gradients, above all of a network that is certain and wrong."""
 
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ def test_dice_bce_equals_plain_numpy() -> None:
 
 @pytest.mark.parametrize("logit", [-60.0, -9.5, 9.5, 60.0])
 def test_a_voxel_that_is_certain_and_wrong_pulls_as_hard_as_bce_has_it(logit: float) -> None:
-    """Of five voxels the first is wrong: BCE's slope there is (σ(z) − y) / 5, and Dice adds next to nothing."""
+    """The first of five voxels is wrong: BCE's slope there is (σ(z) − y) / 5, and Dice adds almost nothing."""
     wrong = float(logit < 0)
     logits = torch.tensor([logit, 1.0, -1.0, 2.0, -2.0]).reshape(1, 1, 5, 1).requires_grad_()
     truth = torch.tensor([wrong, 1.0, 0.0, 1.0, 0.0]).reshape(1, 1, 5, 1)

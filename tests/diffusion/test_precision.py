@@ -18,7 +18,7 @@ def test_auto_is_bf16_where_the_processor_computes_in_it(amx: bool, monkeypatch:
     precision.has_bf16.cache_clear()
     try:
         assert product_in("auto") == (torch.bfloat16 if amx else torch.float32)
-        assert product_in("bf16") == torch.bfloat16, "whatever the processor has"
+        assert product_in("bf16") == torch.bfloat16, "on any processor"
         assert product_in("fp16") == torch.float16
         assert product_in("fp32") == torch.float32
     finally:

@@ -1,4 +1,4 @@
-"""The documentation's pages as their Markdown says: fenced blocks, inline code, links and headings."""
+"""The pages of the documentation, parsed as Markdown: fenced blocks, inline code, links and headings."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ PAGES = (
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it stands, its language, its text, and whether ``<!-- runnable -->`` stands above it."""
+    """A fenced block: its place, language and text, and whether ``<!-- runnable -->`` precedes it."""
 
     where: str
     language: str
@@ -44,14 +44,14 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def inline(page: Path) -> Iterator[tuple[str, Token]]:
-    """Yield what stands within the lines of a page, and where."""
+    """Yield the inline tokens of a page and their places."""
     for token in tokens(page):
         for child in token.children or ():
             yield where(page, token), child
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
-    """Yield where a link or picture of a page stands, and where it leads."""
+    """Yield the place and the target of each link and picture of a page."""
     for place, token in inline(page):
         target = token.attrs.get("href") or token.attrs.get("src")
         if target:
@@ -59,7 +59,7 @@ def links(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the names by which a page's headings can be led to."""
+    """Return the anchors of a page's headings."""
     found: set[str] = set()
     listed = tokens(page)
     for heading, content in pairwise(listed):

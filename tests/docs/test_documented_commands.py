@@ -1,4 +1,4 @@
-"""Every command line in the documentation is one that its program takes: options exist, values convert, none lacks."""
+"""Programs accept every command line in the documentation: options exist, values convert, no argument is missing."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ from pages import PAGES, ROOT, blocks, inline
 from fedserdiff.commands.main import app
 
 LANGUAGES = {"bash", "json", "nginx", "python", "text", "toml"}
-"""Of fenced blocks, besides directives of the site: a line to be typed is in a ``bash`` block, so it is checked."""
+"""Languages of fenced blocks. Commands to type are in ``bash`` blocks, which are checked."""
 
 NOT_OURS = {
     ".": "activates a virtual environment",
@@ -25,6 +25,7 @@ NOT_OURS = {
     "export": "the shell's",
     "flower-superlink": "Flower's; tests/deployment holds what provision prints of it against Flower's own parser",
     "flwr": "Flower's; the same",
+    "jupyter": "shows notebooks; tests/e2e/test_notebook.py runs the one that is named",
     "lint-imports": "of the dev extra",
     "mkdir": "the system's",
     "mlflow": "MLflow's page, which no extra brings",
@@ -40,7 +41,7 @@ NOT_OURS = {
     "tar": "the system's",
     "tensorboard": "of the tensorboard extra",
 }
-"""Programs of others, and why their lines are not parsed here."""
+"""Other projects' programs, and why their command lines are not parsed here."""
 
 
 def words_of(text: str) -> Iterator[list[str]]:
@@ -77,7 +78,7 @@ def script(name: str) -> click.Command:
 
 
 def parse(command: click.Command, name: str, arguments: list[str], parent: click.Context | None = None) -> None:
-    """Have click read a command line to its end, and run nothing."""
+    """Let click parse a whole command line without running it."""
     with contextlib.suppress(click.exceptions.Exit), contextlib.redirect_stdout(io.StringIO()):  # --help, --version
         context = command.make_context(name, list(arguments), parent=parent)
         left = [*context._protected_args, *context.args]
@@ -88,14 +89,14 @@ def parse(command: click.Command, name: str, arguments: list[str], parent: click
 
 
 def check(words: list[str]) -> None:
-    """See that a command line is one that its program takes.
+    """Check that a program accepts a command line.
 
     Raises
     ------
     click.UsageError
-        Where it is not.
+        If it does not.
     LookupError
-        Where nobody knows the program.
+        If the program is unknown.
     """
     program, *arguments = words
     if program == "python" and arguments[:1] == ["-c"]:
@@ -115,7 +116,7 @@ def check(words: list[str]) -> None:
 
 
 def refusals(text: str, named: bool = False) -> Iterator[str]:
-    """Yield each command of a shell's lines that its program does not take, and why; one that is `named` may lack."""
+    """Yield each command that its program refuses, and why; a `named` command may lack arguments."""
     for words in words_of(text):
         try:
             check(words)
@@ -130,7 +131,7 @@ def refusals(text: str, named: bool = False) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts import one another by their names; nothing that is read here may reach the account's own files."""
+    """Let scripts import each other by name, and keep tests away from the account's own files."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -143,7 +144,7 @@ def test_command_lines_are_taken(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_text_are_taken(page: Path) -> None:
-    """Where one is only named, what it asks for need not be there."""
+    """A command that is only mentioned may lack required arguments."""
     ours = re.compile(r"(python scripts/\w+\.py|fedserdiff [a-z-]).*")
     lines = [(place, token.content) for place, token in inline(page) if token.type == "code_inline"]
     told = [(place, text) for place, text in lines if ours.match(text)]
@@ -152,7 +153,7 @@ def test_commands_in_the_text_are_taken(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_says_what_it_is_in(page: Path) -> None:
-    """Else a command line could stand in a block that nobody checks."""
+    """A command line in a block without a language would not be checked."""
     known = {block.where: block.language for block in blocks(page) if not block.language.startswith("{")}
     assert {where: language for where, language in known.items() if language not in LANGUAGES} == {}
 

@@ -1,4 +1,4 @@
-"""The reference of file formats names every field that the code reads and writes; versions agree."""
+"""The reference of file formats names every field that the code reads or writes, and versions agree."""
 
 import tomllib
 

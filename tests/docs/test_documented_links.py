@@ -1,4 +1,4 @@
-"""Every relative link and anchor in the documentation leads to something that is there."""
+"""Every relative link and anchor in the documentation has a target."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,7 +8,7 @@ from pages import PAGES, ROOT, anchors, links
 
 
 def broken(page: Path) -> list[str]:
-    """Return what of a page's links leads nowhere."""
+    """Return a page's links without a target."""
     wrong = []
     for place, target in links(page):
         parts = urlsplit(target)

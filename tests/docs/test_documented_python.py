@@ -1,4 +1,4 @@
-"""Python in the documentation compiles, and what is marked as runnable runs."""
+"""Python in the documentation compiles, and blocks marked as runnable run."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ def test_python_compiles(block: Block) -> None:
 def test_python_that_is_said_to_run_runs_and_prints_what_is_said(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A comment behind a line that prints says what it prints."""
+    """A comment after a line that prints gives its output."""
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -1,4 +1,4 @@
-"""The tree that CONTRIBUTING.md draws is the tree."""
+"""The tree in CONTRIBUTING.md shows the folders of the repository."""
 
 import re
 from pathlib import Path

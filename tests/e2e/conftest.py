@@ -26,7 +26,7 @@ Simulate = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def preloaded_workers() -> Iterator[None]:
-    """Have Ray's workers, hospitals and Flower's programs forked, whatever starts them here."""
+    """Fork Ray's workers, hospitals and Flower's programs, in every test that starts them."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in preloaded.environment().items():
             patch.setenv(name, value)

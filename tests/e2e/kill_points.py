@@ -1,4 +1,4 @@
-"""Pull the plug: run ``scripts/simulate.py`` in this process, which kills itself, or a worker, at a named point.
+"""Run ``scripts/simulate.py`` in this process and kill it, or a worker, at a named point.
 
 Run with a point's name (or "" for none) and simulate.py's arguments, it does that. Run by itself, it tries every one of
 them against an undisturbed run, and prints the table of docs/notebook/reliability.md.

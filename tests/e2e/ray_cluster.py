@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, by ``ray start`` as on two machines; nobody else joins it."""
+"""A real Ray cluster of two nodes on this machine, started by ``ray start`` and used by these tests only."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Each mistake: one clear message that names file and field, exit code 1, no traceback, nothing half-written."""
+"""Each mistake gives one clear message with file and field, exit code 1, no traceback and no half-written file."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""``compare.py`` as its users call it, at smoke size on the real engine."""
+"""``compare.py`` from the command line, at smoke size on the real engine."""
 
 import contextlib
 import json
@@ -184,7 +184,7 @@ def test_a_study_scores_validation_patients_and_joins_the_page(studied: str, wor
     assert own["scored"] == "validation"
     assert study["rows"][2][1] == f"{100 * np.mean(own['R']['dice']['mean'][-1]):.1f}"  # a patient a site: no interval
     assert study["rows"][0][1] == f"{100 * np.mean(own['R_coarse']['dice']['mean'][-1]):.1f}"
-    assert all("cannot be told" in one["text"] for one in study["verdicts"])
+    assert all("undecided" in one["text"] for one in study["verdicts"])
     page = (workplace / "compared" / "report.html").read_text()
     assert "Sampling steps" in page
     assert "Scores at the end" in page

@@ -1,4 +1,4 @@
-"""Flower's own processes on loopback, TLS and keys, with everything going wrong that goes wrong between cities."""
+"""A deployment on loopback with Flower's own processes, TLS and keys, and the faults of a wide-area network."""
 
 import json
 import os

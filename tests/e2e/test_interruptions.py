@@ -1,4 +1,4 @@
-"""Runs whose plug is pulled: each goes on to the result of the run that was not disturbed, bit for bit."""
+"""Killed runs: each resumes and ends with the result of an undisturbed run, bit for bit."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ CHAIN = (
     "last-scores",
     "picture",
 )
-"""Of all points, which kill_points.py tries one by one, those that are tried here: no test takes for ever."""
+"""The points tried here, for reasons of time; kill_points.py tries all of them one by one."""
 
 KEEPS_MOST = ("--method", "ser-diff-plus", "--shared-error-maps", "null")  # adapters, a bank, a teacher that changes
 SMOKE = ("--profile", "smoke", "--sites", "3", *KEEPS_MOST)
@@ -197,7 +197,7 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
 def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no_other_scans(
     workplace: Path, tmp_path: Path
 ) -> None:
-    """Of other scans the result would be neither the old data's nor the new data's."""
+    """With other scans, the result would belong to neither the old data nor the new."""
     import nibabel as nib
 
     from fedserdiff.data.phantom.generate import write_phantom_hospital

@@ -1,4 +1,4 @@
-"""Both halves on the real engine, where something is unusual: faults, absent sites, more than one worker."""
+"""Both halves on the real engine in unusual cases: faults, absent sites, more than one worker."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def test_more_resources_than_any_machine_has_are_refused(tmp_path: Path) -> None
 
 
 def test_a_hospital_at_work_yields_to_nobody_else_on_its_machine(config: Settings, tmp_path: Path) -> None:
-    """Ray would have its workers give way to whatever else is busy, for minutes where that takes every CPU."""
+    """By default Ray lowers its workers' priority: a busy program on every CPU would stop them for minutes."""
     real = make_client_app(config, premises(tmp_path))
 
     def notes_its_niceness(message: Message, context: Context) -> Message:

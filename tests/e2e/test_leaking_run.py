@@ -1,4 +1,4 @@
-"""A whole run on patients who are in the federation twice, and on bad cases: every result says so."""
+"""A whole run with bad cases and with patients who are in the federation twice: every result says so."""
 
 import csv
 import io

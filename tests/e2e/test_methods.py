@@ -1,4 +1,4 @@
-"""Every method on the real engine; those of two hospitals share their first stage with fine-tuning's."""
+"""Every method on the real engine; runs of two hospitals share their first stage with fine-tuning."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Another organ, with other modalities and regions, through the whole federation: nothing but its files is told."""
+"""Another organ, with other modalities and regions, in a whole federation that is given only its files."""
 
 import json
 import os

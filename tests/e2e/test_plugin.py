@@ -1,4 +1,4 @@
-"""A method and a network of a package outside the repository: in a simulation, and between hospitals of their own."""
+"""A method and a network from a package outside the repository: in a simulation and in a deployment."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``audit.py privacy`` on a run of real Flower and Ray, and ``audit.py frontier`` on what came of it."""
+"""``audit.py privacy`` on a run of real Flower and Ray, and ``audit.py frontier`` on its result."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
 def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
     fine_tune: dict[str, Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a machine without a GPU it can be seen that torch is asked for one."""
+    """A machine without a GPU shows that torch is asked for one."""
     run = workplace / "on-gpu"
     shutil.copytree(workplace / "fine-tune", run, ignore=shutil.ignore_patterns("privacy.*"))
     about = json.loads((run / "config.json").read_text())

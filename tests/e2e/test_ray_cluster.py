@@ -1,4 +1,4 @@
-"""A simulation on a cluster that is there already: two Ray nodes, as of two machines that share a file system."""
+"""A simulation on an existing Ray cluster: two nodes, like two machines that share a file system."""
 
 import json
 import time

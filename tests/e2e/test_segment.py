@@ -1,4 +1,4 @@
-"""A run's student segments the cases that it was scored on: the files say what ``results.json`` says."""
+"""A run's student segments the cases that it was scored on, and the files have the scores in ``results.json``."""
 
 import csv
 import json

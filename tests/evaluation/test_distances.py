@@ -1,4 +1,4 @@
-"""Distances between masks, against every pair of voxels; that their cost is bounded is in docs/explanation."""
+"""Distances between masks, compared with every pair of voxels; docs/explanation says how their cost is bounded."""
 
 import numpy as np
 import pytest

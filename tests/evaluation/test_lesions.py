@@ -1,4 +1,4 @@
-"""Lesion-wise scores, against what the BraTS 2023 organisers' own program gave on the same masks."""
+"""Lesion-wise scores, compared with those of the BraTS 2023 organisers' program on the same masks."""
 
 from collections.abc import Sequence
 

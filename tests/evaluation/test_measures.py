@@ -1,4 +1,4 @@
-"""What a hospital's table holds of a mask, against MONAI, scipy and counts by hand."""
+"""The measures of a mask in a hospital's table, compared with MONAI, SciPy and counts by hand."""
 
 from collections.abc import Callable
 from typing import Any

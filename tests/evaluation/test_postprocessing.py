@@ -1,4 +1,4 @@
-"""What thresholds remove, and how they are chosen: by brute force through the masks themselves."""
+"""The parts that thresholds remove and the choice of thresholds, compared with brute force on the masks."""
 
 from itertools import product
 
@@ -97,7 +97,7 @@ def test_what_is_removed_of_a_region_is_removed_of_those_in_it_and_of_no_other()
 
     assert left() == [133, 35, 9]
     assert left(wt=0.09) == [125, 27, 1], "a lesion that goes takes core and ET along"
-    assert left(wt=0.08) == [133, 35, 9], "just large enough"
+    assert left(wt=0.08) == [133, 35, 9], "barely large enough"
     assert left(et=0.05) == [133, 35, 8], "ET that is too small stays tumour core"
     assert left(tc=0.28) == [133, 0, 0], "a core that is too small stays oedema, and has no ET"
     assert left(rule=0.09) == [133, 35, 9]

@@ -1,4 +1,4 @@
-"""A hospital's moments, against figures that the drawn patients were made from."""
+"""A hospital's moments, compared with the figures from which the patients were drawn."""
 
 from copy import copy
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def _fill(
 
 @pytest.fixture(scope="module")
 def moments() -> LesionMoments:
-    """Of ten patients, six of whom have an enhancing tumour; the lesions of all are equal but for their noise."""
+    """Moments of ten patients, six of them with an enhancing tumour; their lesions differ only by noise."""
     return moments_of([patient(str(n), enhancing=n < 6, seed=n) for n in range(10)], 2.0, 5)
 
 
@@ -119,7 +119,7 @@ def test_a_class_that_fewer_than_five_have_counts_as_absent() -> None:
 
 
 def test_counts_are_rounded() -> None:
-    """13 of 17 patients are 0.765, and 17 patients are told as 15."""
+    """13 of 17 patients are 0.765, and 17 patients are reported as 15."""
     moments = moments_of([patient(str(n), enhancing=n < 13, seed=n) for n in range(17)], 2.0, 5)
     assert moments.patients.tolist() == [15]
     assert moments.extent[ET, 0] == pytest.approx(0.75)

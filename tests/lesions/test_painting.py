@@ -1,4 +1,4 @@
-"""Painted samples, against what the brush says and what may not change."""
+"""Painted samples have what the brush asks for, and nothing else changes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every coarse network that has a name, others', and what is said of one that cannot be used."""
+"""Named coarse networks, networks of other packages, and errors for those that cannot be used."""
 
 import importlib.util
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Each attack of ``audit.py privacy`` on what leaks and on what cannot, at small size."""
+"""Each attack of ``audit.py privacy`` on data that leak and on data that cannot, at small size."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Membership from shared means: found where few were averaged, not where nobody asked about was."""
+"""Membership in shared means: found if few patients were averaged, and not found for patients who were not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its own pipe: real wheel, keys and clicks, and what the page shows."""
+"""Headless Chromium, controlled over its own pipe: real wheel, keys and clicks, and the resulting page."""
 
 import base64
 import io

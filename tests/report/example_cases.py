@@ -1,4 +1,4 @@
-"""Cases to look at: small scans of noise, with boxes for regions."""
+"""Example cases: small scans of noise, with boxes as regions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A report as a reader meets it, for tests to look at."""
+"""A report as a reader sees it, for tests."""
 
 from html.parser import HTMLParser
 

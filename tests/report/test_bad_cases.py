@@ -1,4 +1,4 @@
-"""Bad cases told: whole, however many they are and whatever their files are called."""
+"""Bad cases are reported in full, for any number of cases and any file name."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What is printed stays whole: in a terminal of any width, in a log, and where an encoding lacks letters."""
+"""Printed text stays complete: in a terminal of any width, in a log, and in an encoding that lacks letters."""
 
 import io
 import re
@@ -135,7 +135,7 @@ def test_progress_says_how_fast_cases_are_prepared_and_how_long_the_rest_takes()
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_help_and_results_can_be_printed_whatever_the_encoding(encoding: str) -> None:
-    """Help tells of λ and δ; a folder may have a name that is no text in any encoding."""
+    """Help contains λ and δ, and a folder's name may not be valid text in any encoding."""
     code = (
         "import os, typer\n"
         "from fedserdiff.commands.common import clear_errors\n"

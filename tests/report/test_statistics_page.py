@@ -58,7 +58,7 @@ def summary(told: dict[str, Answer], refused: dict[str, str] | None = None) -> d
 
 @pytest.fixture
 def told() -> dict[str, Answer]:
-    """Of north's 50 patients ten show no TC; east has 100 patients."""
+    """Ten of north's 50 patients show no TC; east has 100 patients."""
     return {
         "north": hospital(50, volumes={0: [2, 0, 0, 8]}, intensities={2: [250, 750]}),
         "east": hospital(100),

@@ -1,4 +1,4 @@
-"""What TensorBoard and MLflow hold of a run, read back by their own libraries."""
+"""A run in TensorBoard and MLflow, read back by their own libraries."""
 
 import importlib.util
 from collections.abc import Callable, Mapping

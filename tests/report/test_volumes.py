@@ -293,7 +293,7 @@ def test_the_page_opened_in_a_browser_shows_scrolls_and_chooses(opened: Browser)
             check_painted(axial(opened, layer), painted(masks(moved)[..., at]))
         brain = given.image[..., at] != 0
         greys = axial(opened, "Truth")[~masks(0).any(0)[..., at] & ~brain]
-        assert greys.size == 0 or np.percentile(greys, 75) <= 3, "black around, but for letters"
+        assert greys.size == 0 or np.percentile(greys, 75) <= 3, "black around, except for letters"
 
     check(0, z, refined=0)
     errors = example().error_map[2, ..., z].astype(float)

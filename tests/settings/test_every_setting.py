@@ -1,4 +1,4 @@
-"""Every setting can be set by file, on the command line and in Python, and is told in help, files and pages."""
+"""Every setting can be set by file, on the command line and in Python, and help, files and pages describe it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ways to get something out of a hospital: each is a change that makes an honest reply hold what was not agreed."""
+"""Ways to get data out of a hospital: each changes an honest reply so that it holds something that was not agreed."""
 
 import bz2
 import zlib

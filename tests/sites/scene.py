@@ -1,4 +1,4 @@
-"""Hospitals whose scans are drawn from seeds, each behind its own installed app: one seed is one scan."""
+"""Hospitals with scans drawn from seeds, each behind its own installed app: the same seed is the same scan."""
 
 import hashlib
 import hmac
@@ -74,7 +74,7 @@ class Scene:
         return self._draw(seed=seed, enhancing=3 if "gli" in release else 4)
 
     def hash_of(self, seed: int, salt: bytes = SALT) -> bytes:
-        """What a hospital has to tell of a scan."""
+        """The hash that a hospital has to send of a scan."""
         return salted(voxels(self._volumes(seed)), salt)
 
     def records(self, site: str) -> Path:
@@ -93,7 +93,7 @@ class Scene:
         return open_hospital(self.config.sites[number], self.config, self.folder / "cache")
 
     def ask(self, site: str, message_type: str, content: RecordDict, **changes: Any) -> Message:
-        """What a hospital answers; its app is made anew, as after a restart."""
+        """Return a hospital's answer; each call makes a new app, as after a restart."""
         config = self.own(site, **changes)
         number = [s.name for s in config.sites].index(site)
         premises = Premises(self.folder / "cache", self.folder / "records" / site)

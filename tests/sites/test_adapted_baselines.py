@@ -1,4 +1,4 @@
-"""The raw-data baselines of ``scripts/adapted_baselines.py``: what only a simulation can give them."""
+"""The raw-data baselines of ``scripts/adapted_baselines.py``, which only a simulation can run."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A round's batches are augmented where the settings say so, and only they; what belongs to their voxels follows."""
+"""Only a round's batches are augmented, and only if settings say so; data tied to their voxels moves with them."""
 
 import dataclasses
 from typing import Any

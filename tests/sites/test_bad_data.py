@@ -1,4 +1,4 @@
-"""A hospital whose files went bad answers by a code: which file, and what is wrong with it, stays in its own log."""
+"""A hospital with bad files answers with a code; the file's name and the fault stay in its own log."""
 
 import os
 from collections.abc import Callable

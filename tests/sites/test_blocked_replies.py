@@ -1,4 +1,4 @@
-"""Attempts to get something out of a hospital, one by one: whatever is added to an honest reply stays inside."""
+"""Attempts to get data out of a hospital, one by one: anything added to an honest reply stays inside."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Methods named as a list: the loss is the sum of their terms, and each part keeps and sends what it does alone."""
+"""Combined methods: the loss is the sum of their terms, and each part keeps and sends the same as alone."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,5 @@
-"""Steps that torch compiles. The C++ that it would make of them takes minutes to compile, so the tests stop before it:
-graphs are traced, and their gradients, and run by PyTorch's own kernels."""
+"""Steps compiled by torch. Its C++ code would take minutes to compile, so the tests stop before it: graphs and their
+gradients are traced and run by PyTorch's own kernels."""
 
 import os
 import subprocess

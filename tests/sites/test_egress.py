@@ -1,4 +1,4 @@
-"""The guard around a hospital's app: what passes it, what is entered in the ledger, and what a reply never tells."""
+"""The guard around a hospital's app: replies that pass, entries in the ledger, and data that no reply reveals."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Scoring a hospital's test cases: as many as there are, a few in memory."""
+"""Scoring a hospital's test cases: all of them, with only a few in memory at a time."""
 
 import csv
 import threading

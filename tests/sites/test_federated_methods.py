@@ -1,4 +1,4 @@
-"""Federated learning from the start: rounds of both halves, by the hospitals' own apps and the coordinator's parts."""
+"""Federated learning from the start: rounds with the hospitals' own apps and the coordinator's parts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -249,7 +249,7 @@ def test_a_stage_begins_without_controls_of_the_one_before_at_the_coordinator_an
 
 
 def test_a_step_takes_the_gradient_less_the_hospitals_control_plus_the_coordinators() -> None:
-    """Two steps by hand, of gradients 1 and 3: their mean is the next control, whatever was added to them."""
+    """Two steps by hand with gradients 1 and 3: the next control is their mean, without the correction."""
     config = make_settings("smoke", method="scaffold")
     student = Student(config)
     weights = dict(student.named_parameters())

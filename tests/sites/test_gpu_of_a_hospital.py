@@ -1,4 +1,4 @@
-"""A hospital that was given a GPU: by Ray, whose need not be one that torch can use."""
+"""A hospital that got a GPU from Ray, which torch may not be able to use."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Training in fp16, whose range is small: gradients are scaled, and a step whose gradients overflow is left out."""
+"""Training in fp16, whose range is small: gradients are scaled, and steps with overflowing gradients are skipped."""
 
 from typing import Any
 

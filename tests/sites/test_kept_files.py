@@ -1,4 +1,4 @@
-"""What a hospital keeps on its own disk is whole at all times, and stands there once."""
+"""A hospital's own files are complete at all times and have no duplicates."""
 
 import csv
 import os
@@ -101,7 +101,7 @@ def test_an_evaluation_that_is_asked_for_again_leaves_one_row_a_case(hospital: H
 
 
 def test_scores_of_a_stage_are_those_of_its_last_evaluation(hospital: Hospital, tmp_path: Path) -> None:
-    """And stages stand in order, whatever the order in which they were scored."""
+    """Stages are also in order, even if they were scored in another order."""
     table, student = tmp_path / "scores.csv", lively_student(CONFIG)
     for stage in (10, 2, 1):
         scored(hospital, stage, table)

@@ -1,4 +1,4 @@
-"""The ledger against the format as spelt out here, against every changed byte, and against a disk that fails."""
+"""The ledger: its format as written out here, every changed byte, and a disk that fails."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ def test_what_was_appended_is_what_is_read(tmp_path: Path) -> None:
     entries = write_four(tmp_path / "ledger.jsonl")
     assert list(read_ledger(tmp_path / "ledger.jsonl")) == entries
     assert [entry.bytes for entry in entries] == [9, 64, 0, 0], "what was refused has not left"
-    assert entries[2].records == (WEIGHTS,), "but it is told"
+    assert entries[2].records == (WEIGHTS,), "but the entry describes it"
     now = datetime.now(UTC)
     for entry in entries:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry.time)

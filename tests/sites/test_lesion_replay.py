@@ -1,4 +1,4 @@
-"""Lesion replay inside a hospital: which samples are painted, what is distilled, what is handed over."""
+"""Lesion replay inside a hospital: painted samples, distillation, and the record that leaves."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches made ahead of their steps: the same ones in the same order, no more of them than a step or two needs."""
+"""Batches prepared ahead of their steps: the same batches in the same order, one or two at a time."""
 
 import threading
 from collections.abc import Iterator

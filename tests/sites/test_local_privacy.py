@@ -1,4 +1,4 @@
-"""Noise on what a round changes: what leaves, how often, and what it is drawn from."""
+"""Noise on a round's change of weights: its source, the result that leaves, and how often it leaves."""
 
 import shutil
 from collections.abc import Callable

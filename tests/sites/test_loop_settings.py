@@ -1,4 +1,4 @@
-"""The loop's settings: average of weights, clipping, decay, warm-up. Each against a computation of its own."""
+"""Settings of the training loop, each computed in a second way: average of weights, clipping, decay, warm-up."""
 
 import math
 from itertools import pairwise
@@ -35,7 +35,7 @@ def flat(student: torch.nn.Module) -> NDArray[np.float64]:
 
 
 def one_step(config: Settings) -> Student:
-    """A student after a first step on a drawn lesson, the same whatever the settings are.
+    """Return a student after a first step on a drawn lesson, which is the same for all settings.
 
     Its gradients are there; a fused optimiser leaves those of fp16 unscaled.
     """

@@ -92,7 +92,7 @@ def test_a_round_without_the_adapter_of_the_one_before_is_not_trained(
     assert_fault(ask(scene, "west", MessageType.TRAIN, **{"stage": 2, "server-round": 2}), Fault.RECORDS)
     assert not list(scene.records("west").glob("adapter-*"))
     again = ask(scene, "west", MessageType.TRAIN, **{"stage": 2, "server-round": 1})
-    assert again.has_content(), "what was lost is had again by the round that made it"
+    assert again.has_content(), "the round that made the lost adapter makes it again"
 
 
 def test_nothing_is_handed_over_of_a_stage_without_its_adapter(make_stream: Callable[..., Scene]) -> None:

@@ -1,4 +1,4 @@
-"""Training on patches: what they show, how many show tumour, and every method on them."""
+"""Training on patches: their content, the share with tumour, and every method on them."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Ground truth cannot reach inference: where a hospital predicts with truth at hand, poisoning it changes nothing."""
+"""Ground truth cannot reach inference: if a hospital has truth when it predicts, poisoning it changes nothing."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""LwF and DER hold a student to a teacher's outputs, and to nothing else of it."""
+"""LwF and DER distil a teacher's outputs and nothing else."""
 
 import pytest
 import torch

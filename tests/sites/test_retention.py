@@ -1,4 +1,4 @@
-"""What a hospital tells of earlier ones after a stage: Dice of two students on the same painted samples."""
+"""A hospital's report on earlier ones after a stage: Dice of two students on the same painted samples."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Whose scores a hospital tells, and what it says of how many they are."""
+"""The patients whose scores a hospital reports, and their rounded number."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A hospital works without the scans that an earlier one brought, and no coordinator varies which those are."""
+"""A hospital works without the scans that an earlier one has, and no coordinator can vary which ones."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ WITHOUT = {
 
 
 def test_each_hospital_trains_and_scores_as_in_a_simulation_that_sees_all_of_them(scene: Scene) -> None:
-    """The very same weights and scores, whatever the split into training and test makes of who is left."""
+    """Weights and scores are identical, with a new split of the remaining patients into training and test."""
     federation = open_federation(scene.config, scene.config.sites, scene.folder / "cache")
     assert {h.site.name for h in federation.hospitals} == set(SITES)
     scans = settle(scene)
@@ -103,7 +103,7 @@ def test_a_patient_who_is_anothers_by_a_second_name_alone_is_left_out_too(make_s
 
 
 def test_what_is_left_out_changes_what_is_learnt(make_scene: MakeScene) -> None:
-    """The test above would not notice a hospital that is told and goes on as before."""
+    """The test above would not notice a hospital that ignores the order."""
     scene = make_scene({"north": NORTH})
     everything = scene.order("north", TRAIN).content
     (scene.records("north") / "left-out.json").unlink()
@@ -187,7 +187,7 @@ def test_a_coordinator_does_not_vary_what_is_left_out(
 
 
 def test_the_same_set_is_taken_by_any_salt(scene: Scene) -> None:
-    """A coordinator that was started anew may have drawn another; a patient's other scan names the patient as well."""
+    """A coordinator that restarted may have drawn another salt; any scan of a patient identifies the patient."""
     assert scene.order("west", EVALUATE, left_out(scene, 1, 3)).has_content()
     assert scene.order("west", EVALUATE, left_out(scene, 1, 3, salt=SALT[::-1])).has_content()
     assert scene.order("west", EVALUATE, left_out(scene, 10, 3)).has_content()
@@ -195,7 +195,7 @@ def test_the_same_set_is_taken_by_any_salt(scene: Scene) -> None:
 
 
 def test_every_experiment_has_a_set_of_its_own_for_good(make_scene: MakeScene) -> None:
-    """Nor does a coordinator vary the set by going from one experiment to another and back."""
+    """A coordinator cannot vary the set by going to another experiment and back."""
     scene = make_scene({"north": NORTH})
     one, other = scene.config, scene.config.replace(seed=1)
     assert scene.order("north", EVALUATE, left_out(scene, 0)).has_content()

@@ -1,4 +1,4 @@
-"""What a hospital tells before anybody trains, against patients whose volumes and intensities are made by hand."""
+"""A hospital's statistics before training, for patients whose volumes and intensities are made by hand."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def told(cases: list[Any]) -> dict[str, Any]:
 
 
 def test_volumes_fall_into_their_cells_at_the_ends_too() -> None:
-    """Of TC 5 patients show none and 5 have 1 ml; of WT 5 have 5 ml and 5 have 201; ET is in cells of fewer than 5."""
+    """TC: 5 patients without and 5 with 1 ml. WT: 5 with 5 ml and 5 with 201 ml. ET: cells of fewer than 5."""
     cases = [patient(n, (0, 5, n)) for n in range(4)] + [patient(4, (0, 5, 60))]
     cases += [patient(n, (1, 201, 150)) for n in range(5, 9)] + [patient(9, (1, 201, 201))]
     found = told(cases)

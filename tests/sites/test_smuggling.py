@@ -175,7 +175,7 @@ OF_ARRAYS = (scan_as_an_array, another_array, described_otherwise, another_heade
 OF_NUMBERS = (telling_count, another_number)
 OF_RECORDS = (no_number, record_of_another_kind, left_out, another_record)
 ORDER = (no_number, *OF_NUMBERS, *OF_ARRAYS, record_of_another_kind, left_out, another_record)
-"""Of values first, which have to be read, then of their encoding, then of whole records: none undoes another."""
+"""The order of changes: values, which must be readable, then encodings, then records; so none undoes another."""
 
 
 @st.composite
@@ -270,7 +270,7 @@ def honest_values(draw: st.DrawFn) -> tuple[str, RecordDict]:
 
 @pytest.mark.parametrize("level", range(1, 9))
 def test_values_leave_as_one_stream_whichever_of_the_many_a_handler_packed_them_in(door: Door, level: int) -> None:
-    """A stream can tell something by how it is made: what leaves is made anew, and an honest other build is heard."""
+    """The choice of a stream could carry a message, so the guard packs again; another build's honest stream passes."""
     content = honest(wire.CONSOLIDATE, CONFIG, student(CONFIG))
     maps = content.array_records[wire.ERROR_MAPS]["maps"]
     other = bz2.compress(bz2.decompress(maps.data), level)

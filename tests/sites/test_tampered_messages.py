@@ -1,4 +1,4 @@
-"""A handler holds the message that it answers: what may leave, and to whom, must not depend on what it does to it."""
+"""A handler can change the message that it answers: this must not affect what may leave, and to whom."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_a_coordinator_does_not_widen_what_may_leave_by_what_it_sends(door: Door
 
 
 def test_a_consolidation_goes_by_the_hospitals_student_too(tmp_path: Path) -> None:
-    """Importance is handed over for each weight of the student, not for whatever the coordinator sent."""
+    """Importance has a value for each weight of the hospital's own student, not of the one that was sent."""
     door = Door(tmp_path / "east", smoke(method="ewc"), SITE)
     content = honest_reply(door, wire.CONSOLIDATE)
     content[wire.FISHER] = VOLUME

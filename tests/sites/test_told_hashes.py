@@ -1,4 +1,4 @@
-"""What a hospital tells of its scans: salted hashes among decoys, of which nothing can be read but who has the scan."""
+"""A hospital's salted hashes of scans, among decoys: they reveal only who has the same scan."""
 
 import os
 from collections.abc import Callable

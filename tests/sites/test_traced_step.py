@@ -1,5 +1,5 @@
-"""A step is a function of tensors alone: nothing in it waits for a value, and nothing it computes with is drawn on the
-host. Both are seen on a CPU, where neither would show as time."""
+"""A step is a function of tensors only: it waits for no value and draws nothing on the host. The tests detect both on
+a CPU, where neither costs time."""
 
 import copy
 from collections.abc import Callable
@@ -109,8 +109,8 @@ class Drawn(TorchFunctionMode):
 def test_what_the_device_computes_with_is_drawn_there(
     hospital: Hospital, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Generators of items stay on the host, which looks items up, and draw no more than one number an item. So do those
-    of what a lesion looks like: a dozen numbers a painted sample."""
+    """Generators of items stay on the host, which looks items up, and draw at most one number per item.
+    Generators of lesions' looks stay there too, and draw a dozen numbers per painted sample."""
     config, _, training_set = in_stage_2(method, hospital)
     made: dict[int, tuple[torch.Generator, bool]] = {}
 

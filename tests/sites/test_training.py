@@ -70,7 +70,7 @@ def test_pooling_takes_as_many_steps_as_the_stream_in_steps_and_in_epochs(hospit
     "length", [{"training.steps_per_stage": 3}, {"training.steps_per_stage": 0, "training.epochs_per_stage": 1}]
 )
 def test_a_stage_four_times_as_long_takes_four_times_the_steps(hospital: Hospital, length: dict[str, int]) -> None:
-    """What the audit's memoriser and an attacker that trains for longer ask for, whatever a stage is counted in."""
+    """The audit's memoriser and its longer-training attacker need this for stages counted in steps or epochs."""
     config = make_settings("smoke", {"training.rounds": 1, **length}, method="fine-tune")
     counts = []
     for order in (Order(1, 1), Order(1, 1, length=4)):

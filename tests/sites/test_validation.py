@@ -1,4 +1,4 @@
-"""Validation while training: what it scores, what it returns, when it ends a round, and what it leaves alone."""
+"""Validation while training: its scores, the student it returns, when it ends a round, and what stays unchanged."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -186,7 +186,7 @@ def test_an_adapter_is_averaged_and_kept_with_its_student(hospitals: list[Hospit
 
 
 def test_timing_steps_validates_nobody() -> None:
-    """A plan's hospital of noise has no validation patients, whatever the settings are."""
+    """A plan's hospital of noise has no validation patients under any settings."""
     config = smoke(training__validate_every=1, training__keep="best", training__patience=1)
     config = config.replace(sites=(Site("north", "brats2021", "/nowhere"),))
     student = lively_student(config)

@@ -1,4 +1,4 @@
-"""What can be worked out from told histograms, by trying every hospital that would tell the same."""
+"""What reported histograms reveal, found by trying every hospital that would report the same."""
 
 import itertools
 from collections import defaultdict
@@ -46,7 +46,7 @@ def test_small_cells_are_0_others_are_not_and_cells_add_up_to_the_total_as_it_is
 
 
 def test_no_cell_that_is_told_as_0_can_be_shown_to_hold_anybody_nor_any_count_be_known_exactly() -> None:
-    """Of all hospitals of up to 22 patients in four cells: those that tell the same are held side by side."""
+    """Group all hospitals of up to 22 patients in four cells by their reports, and compare within each group."""
     alike: dict[tuple[int, Table], list[Table]] = defaultdict(list)
     for counts in itertools.product(range(25), repeat=4):
         if 5 <= sum(counts) <= 22:  # all those that are told as 20 or fewer

@@ -1,4 +1,4 @@
-"""Who differs from the others, in what, and whether the figures support it."""
+"""Which hospital differs from the others, in which quantity, and whether the figures support it."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_hospital_unlike_the_others_in_intensities_is_named_and_that_chance_is
 
 
 def test_hospitals_that_chance_alone_tells_apart_are_not_named() -> None:
-    """Of six federations of eight hospitals whose patients are drawn alike, many of them few, one may name somebody."""
+    """Six federations of eight hospitals, many of them small, with patients drawn alike: one may name a hospital."""
     draws, named = np.random.default_rng(3), 0
     like = np.array([0.02, 0.03, 0.1, 0.3, 0.35, 0.15, 0.04, 0.01])
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""What the coordinator makes of replies: it checks each by the rules that the hospitals agreed to, and goes on."""
+"""The coordinator checks each reply by the rules that the hospitals agreed to, and goes on."""
 
 import bz2
 from collections.abc import Callable

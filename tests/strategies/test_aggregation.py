@@ -1,4 +1,4 @@
-"""What becomes of a round's students: what Flower's strategy of that name makes of them, and NumPy by hand."""
+"""Aggregation of a round's students, compared with Flower's strategy of that name and with NumPy."""
 
 import inspect
 import io

@@ -1,4 +1,4 @@
-"""What a coordinator that ended goes on with: all of it, or a clear refusal."""
+"""A coordinator that ended resumes from its complete state, or refuses with a clear message."""
 
 import re
 import resource

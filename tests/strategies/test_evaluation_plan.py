@@ -1,4 +1,4 @@
-"""Who scores which stage's student."""
+"""Which hospitals score the student of which stage."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the coordinator makes of what hospitals tell of earlier ones: rows, alarms, and refusals."""
+"""Hospitals' reports on earlier ones at the coordinator: rows, alarms and refusals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the bank holds has been checked on arrival: tests/test_reply_schema.py says what passes."""
+"""The replay bank. Its samples were checked on arrival: see tests/test_reply_schema.py."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Hospitals that end and start anew, on Flower's own state of nodes and messages."""
+"""Hospitals that end and restart, on Flower's own state of nodes and messages."""
 
 import threading
 import time
@@ -258,7 +258,7 @@ def test_a_message_that_the_superlink_lost_is_sent_again(link: SuperLink, grid: 
 
 
 def test_what_a_node_makes_of_the_copy_that_it_took_is_its_answer(link: SuperLink, grid: RetryingGrid) -> None:
-    """It started anew unnoticed and took what was there: it must not work for days on what nobody waits for."""
+    """It restarted unnoticed and took a message: it must not work for days on an answer that nobody expects."""
 
     def numbered(node: SuperNode, message: Message) -> RecordDict:
         copy = len(node.seen)

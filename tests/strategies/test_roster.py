@@ -1,4 +1,4 @@
-"""Who is who: nodes with real keys on Flower's own state, and what they say of themselves."""
+"""Identities: nodes with real keys on Flower's own state, and their introductions."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Who leaves out what: hashes of sites in order of arrival, by whatever way and in whatever order they were told."""
+"""Which site leaves out which scans: decided by order of arrival, and not by the order or route of the hashes."""
 
 import itertools
 import json

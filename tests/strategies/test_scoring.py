@@ -1,4 +1,4 @@
-"""Rows of R measured on Flower's own state: who is asked what, and when."""
+"""Rows of R measured on Flower's own state: which site is asked to score which student, and when."""
 
 import time
 

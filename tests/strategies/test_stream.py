@@ -1,4 +1,4 @@
-"""What methods decide of the stream; that Flower carries them out is tested in tests/e2e on the real engine."""
+"""Methods' decisions about the stream; tests/e2e tests on the real engine that Flower carries them out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What travels beside the student: teachers, importance of weights, banks."""
+"""Records sent with the student: teachers, importance of weights, banks."""
 
 import io
 

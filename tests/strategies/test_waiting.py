@@ -1,4 +1,4 @@
-"""How long a site is waited for: time in which it is at work on its introduction is not counted as absence."""
+"""How long the coordinator waits for a site: time spent on its introduction does not count as absence."""
 
 import io
 import threading

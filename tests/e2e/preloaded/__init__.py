@@ -1,4 +1,4 @@
-"""A Python that need not import torch, Flower, MONAI and Ray anew: what it is to run is forked from one that has.
+"""A Python that skips the imports of torch, Flower, MONAI and Ray: programs are forked from a process that has them.
 
 Half of a small run is imports: of the program that starts it, and of each worker that Ray starts for it. So it is with
 hospitals of their own and with Flower's programs. What is forked has no thread and has opened nothing, so that it is as

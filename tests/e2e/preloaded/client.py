@@ -1,4 +1,4 @@
-"""Have the server fork what this process is asked to run, and end as that ends; be Python for all else.
+"""Let the server fork the program that this process should run, and exit as it exits; otherwise be Python.
 
 It is run without site-packages, in a few milliseconds.
 """

@@ -1,4 +1,4 @@
-"""Fork what `client` asks for from a process that has imported torch, Flower and MONAI; from a second one, Ray too.
+"""Fork programs for `client` from a process that has imported torch, Flower and MONAI, or from one with Ray as well.
 
 Ray's workers must import Ray themselves, and its agents what is theirs: it reads their environment as it is imported.
 What Flower's programs run of ours is imported anew from where they find it: the app is the one that Flower installed.

@@ -1,1 +1,1 @@
-"""A method and a network for fedserdiff, as a package of others brings them."""
+"""A method and a network for fedserdiff in a package of another project."""

@@ -1,4 +1,4 @@
-"""Size prior: the share of a scan that a student takes for tumour is held to what earlier hospitals' scans had."""
+"""Size prior: keeps the share of a scan that a student predicts as tumour near that of earlier hospitals."""
 
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.declaration import setting

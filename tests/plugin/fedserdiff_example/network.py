@@ -1,4 +1,4 @@
-"""A network of three convolutions, which offers what lies before the last for distillation."""
+"""A network of three convolutions, whose last hidden features can be distilled."""
 
 from collections.abc import Sequence
 

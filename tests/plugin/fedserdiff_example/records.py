@@ -1,4 +1,4 @@
-"""What the method's record may hold."""
+"""The allowed content of the method's record."""
 
 from flwr.app import ArrayRecord
 

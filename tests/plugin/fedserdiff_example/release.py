@@ -1,4 +1,4 @@
-"""The release of a hospital that names its files in its own way, and calls the enhancing tumour 7."""
+"""The release of a hospital with its own file names, and label 7 for the enhancing tumour."""
 
 from fedserdiff.data.releases import BRATS_MODALITIES, Release
 
