@@ -48,5 +48,5 @@ def test_a_run_by_other_versions_stands_beside_none(runs: list[Path], tmp_path: 
     changed(runs[1], provenance={"versions": versions | {"python": "3.0"}})
     audit_frontier(Console(quiet=True), runs, tmp_path / "out")
     changed(runs[1], provenance={"versions": versions | {"torch": "1.0"}})
-    with pytest.raises(ConfigError, match=rf"by other versions: torch {re.escape(versions['torch'])}, 1\.0"):
+    with pytest.raises(ConfigError, match=rf"with different versions: torch {re.escape(versions['torch'])}, 1\.0"):
         audit_frontier(Console(quiet=True), runs, tmp_path / "out")

@@ -131,7 +131,9 @@ def test_a_ledger_that_agrees_with_the_coordinator(audit: Audit, file: Path, res
     first = results({"site": 10, "arrays": 2000, "metrics": 300})
     text = audit(file, "--received", first, "--site", "north", "--run", 11)
     assert "Ledger and coordinator agree" in text
-    assert "error-maps" not in text.partition("Left the hospital and reached")[2], "what was refused did not leave"
+    assert "error-maps" not in text.partition("Bytes that left the hospital and reached")[2], (
+        "what was refused did not leave"
+    )
     audit(file, "--received", first, "--site", "north", fails=True)
 
 
@@ -151,7 +153,7 @@ def test_a_difference_is_shown_and_fails(
     audit: Audit, file: Path, results: Callable[..., Path], received: dict[str, int], cells: list[str], sentence: str
 ) -> None:
     text = audit(file, "--run", 11, "--received", results(received), "--site", "north", fails=True)
-    assert row(text.partition("Left the hospital and reached")[2], cells[0]) == cells
+    assert row(text.partition("Bytes that left the hospital and reached")[2], cells[0]) == cells
     assert sentence in text
     assert "agree." not in text
 

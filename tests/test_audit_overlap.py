@@ -312,7 +312,7 @@ def test_comparisons_with_and_without_overlap_do_not_share_a_folder(
     folder = overlapping.parent / "compared"
     module.claim(folder, clean)
     module.claim(folder, clean)
-    with pytest.raises(ConfigError, match="holds a comparison on ours, smoke: give another --out"):
+    with pytest.raises(ConfigError, match="contains a comparison on ours, smoke; give another --out"):
         module.claim(folder, leaking)
 
 

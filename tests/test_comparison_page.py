@@ -139,5 +139,5 @@ def test_every_comparison_of_a_page_counts_in_the_correction_of_each(tmp_path: P
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text('{"half')
-    with pytest.raises(ConfigError, match=r"comparison\.json: is damaged: move it away"):
+    with pytest.raises(ConfigError, match=r"comparison\.json: is damaged; move it away"):
         page_of(tmp_path, study())

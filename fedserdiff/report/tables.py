@@ -45,13 +45,13 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     scored = results["scored"]
     counts = " + ".join(str(results["cases"][site][scored]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} {scored} cases"
-    print_table(console, _site_table(results, f"Scores at the end of the stream, by site ({about})"))
+    print_table(console, _site_table(results, f"Final scores by site ({about})"))
     if note := _worst_note(results):
         console.print(escape(note), highlight=False)
     if len(results["R"]) > len(_ALWAYS):
         print_table(
             console,
-            _more_table(results, "Other metrics of the refined mask at the end of the stream, %, means over regions"),
+            _more_table(results, "Other final metrics of the refined mask, %, means over regions"),
         )
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
         console.print(f"R has {len(results['sites'])} columns, too many to show here; see results.csv")
@@ -227,7 +227,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     methods = comparison["methods"]
     named = {m["name"]: f"{m['name']}\n(breaks privacy)" if m["breaks_privacy"] else m["name"] for m in methods}
     scores = _table(
-        f"Scores at the end of the stream, with 95 % intervals ({about})",
+        f"Final scores with 95 % intervals ({about})",
         "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgetting",
     )  # fmt: skip
     for method in methods:

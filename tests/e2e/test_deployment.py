@@ -104,7 +104,7 @@ def test_an_unregistered_key_is_refused_and_its_hospital_says_so(deployed: Local
     assert deployed.exit_code("stranger", LIMIT_S) == 1
     text = deployed.log("stranger").read_text()
     assert "SuperNode ended" in text
-    assert "at work" not in text
+    assert ": working" not in text
     assert "Traceback" not in text
 
 

@@ -64,7 +64,7 @@ def test_scores_that_were_asked_for_have_a_table_of_their_own() -> None:
                 for metric in ("nsd", "lesion_dice")
                 for region in ("tc", "wt", "et")
             }
-    table = printed(values).partition("Other metrics")[2].partition("R: mean Dice")[0]
+    table = printed(values).partition("Other final metrics")[2].partition("R: mean Dice")[0]
     assert "NSD at 1 mm" in table
     assert re.search(r"north\W+53\.3\W+50\.0\W+west\W+63\.3\W+60\.0", table)
 
@@ -183,7 +183,7 @@ def test_tables_name_twenty_skipped_cases_and_say_that_scores_are_of_fewer_patie
     assert console_text.count(", a test case: ") == 2
     assert console_text.count(", a validation case: ") == 3
     held_out = "3 of them to be validated on and 2 of them to be tested on"
-    lost = f"23 cases that cannot be used, {held_out}: scores are of fewer patients"
+    lost = f"23 cases that cannot be used, {held_out}, so scores are of fewer patients"
     assert total == f"Skipped: {lost}"
 
 

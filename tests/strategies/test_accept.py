@@ -134,7 +134,7 @@ def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_si
     _, failed = begun.inbox.accept([strange, blocked], TRAIN, SENT, {11: "north", 12: "east"})
     assert in_words(failed) == (
         "north failed outside its own app (code 7); "
-        "east answered BLOCKED (code 214), its own guard held the answer back: its ledger says why"
+        "east answered BLOCKED (code 214), its own guard held the answer back; its ledger says why"
     )
 
 
