@@ -203,6 +203,8 @@ def _error(message: Message, fault: Fault) -> Message:
 
 
 def _fault_of(error: Exception) -> Fault:
+    if isinstance(error, ReplyError):
+        return Fault.BLOCKED
     if isinstance(error, DataError):
         return Fault.DATA
     if isinstance(error, RecordsError):

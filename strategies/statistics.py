@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context
@@ -10,11 +11,17 @@ from numpy.typing import NDArray
 
 from fedserdiff import wire
 from fedserdiff.report.events import RunEvents
+from fedserdiff.report.statistics import render_statistics
 from fedserdiff.settings.experiment import Settings
+from fedserdiff.statistics.summary import statistics_csv, summarised
 from strategies.inbox import Inbox
 from strategies.outbox import Outbox
 from strategies.retrying_grid import RetryingGrid
 from strategies.roster import Roster
+from strategies.run_directory import RunDirectory
+
+STATISTICS = "statistics"
+"""The name of the files that are written: ``.json``, ``.csv`` and ``.html``."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,24 @@ def ask_for_statistics(
         if site in accepted
     }
     return Answers(told, refused, inbox.bytes_out)
+
+
+def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data: str) -> dict[str, Any]:
+    """Write what hospitals told as ``statistics.json``, ``.csv`` and ``.html``; return the first's content.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    answers : Answers
+    config : Settings
+    data : str
+        What the hospitals' data are, such as ``phantom``.
+    """
+    summary = summarised(answers.told, answers.refused, answers.bytes_out, config, data)
+    run.write_json(f"{STATISTICS}.json", summary)
+    run.write_file(f"{STATISTICS}.csv", statistics_csv(summary))
+    run.write_file(f"{STATISTICS}.html", render_statistics(summary).encode())
+    return summary
 
 
 def make_statistics_app(

@@ -30,7 +30,7 @@ def test_the_methods_are_these_and_two_of_them_break_privacy() -> None:
     assert set(METHODS) == {
         "ser-diff", "ser-diff-plus", "lesion-replay", "fine-tune", "distill", "ewc", "image-replay", "local",
         "rehearsal", "pooled", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedtrimmedavg", "fedprox", "scaffold",
-        "fedbn", "fedper", "lwf", "der",
+        "fedbn", "fedper", "lwf", "der", "mas",
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.breaks_privacy} == {"rehearsal", "pooled"}
     assert {name for name, method in METHODS.items() if not method.federated} == {"local", "pooled"}

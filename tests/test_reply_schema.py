@@ -18,7 +18,7 @@ from fedserdiff.reply_schema import admit, check_update, reply_rules
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 
-KEEPERS = ("ser-diff", "ewc", "image-replay", "der", "lesion-replay")
+KEEPERS = ("ser-diff", "ewc", "mas", "image-replay", "der", "lesion-replay")
 """The methods that keep something of a stage."""
 
 WEIGHTS = np.random.default_rng(1).normal(size=1000).astype(np.float32)

@@ -38,7 +38,10 @@ _FEDERATION_FIELDS = {"experiment": dict, "address": str, "sites": list}
 _KEY_FIELDS = {"name": str, "release": str, "public_key": str}
 _SITE_FIELDS = {
     "name": str, "release": str, "coordinator": str, "data": str, "cache": str, **dict.fromkeys(CASE_FIELDS, list),
-    "cpus": int, "gpus": int, "egress": dict, "allow": list,
+    "cpus": int, "gpus": int, "egress": dict, "statistics": bool, "allow": list,
+}  # fmt: skip
+_OWN_SETTINGS = {
+    "cpus": "machine.cpus_per_site", "gpus": "machine.gpus_per_site", "statistics": "privacy.statistics",
 }  # fmt: skip
 _SITE_REQUIRED = ("name", "release", "coordinator", "data")
 
@@ -174,9 +177,9 @@ class HospitalKit:
         sites = list(config.sites)
         sites[number] = replace(sites[number], path=str(data), **cases)
         limits = _stricter(entry.get("egress", {}), config, f"{file}: egress")
-        for field, resource in (("cpus", "machine.cpus_per_site"), ("gpus", "machine.gpus_per_site")):
+        for field, setting in _OWN_SETTINGS.items():
             if field in entry:
-                limits[resource] = entry[field]
+                limits[setting] = entry[field]
         cache = folder / entry.get("cache", "cache")
         try:
             config = config.replace(limits, sites=tuple(sites))

@@ -190,6 +190,7 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
     for field in CASE_FIELDS:
         if names := getattr(site, field):
             lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")
+    lines += ["# statistics = false  # do not answer if the coordinator asks for statistics before training"]
     lines += ["", "# This hospital may let out less than the experiment allows, which is:", "# [egress]"]
     lines += [f"# {name} = {getattr(shared.privacy, name):g}" for name in EGRESS_LIMITS]
     return "\n".join(lines) + "\n"

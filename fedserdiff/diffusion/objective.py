@@ -156,6 +156,17 @@ def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.
     return terms.segmentation + refiner_terms(student, lesson, seen, draws).segmentation
 
 
+def squared_outputs(student: Student, lesson: Lesson) -> torch.Tensor:
+    """Return the mean squares of P and Ê added up: how much the student answers on a lesson, right or wrong."""
+    logits, _ = student.coarse_features(lesson.image)
+    probabilities = torch.sigmoid(logits)
+    coarse = probabilities.detach()
+    draws = draws_for(student, lesson, perturb=False)
+    noisy = add_noise(lesson.truth - coarse, draws.noise, draws.t)
+    correction, _ = student.denoise_features(noisy, draws.t, student.context(lesson.image, coarse, lesson.old_map))
+    return probabilities.square().mean() + torch.tanh(correction).square().mean()
+
+
 def _total(distances: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack(list(distances)).sum() if distances else None
 

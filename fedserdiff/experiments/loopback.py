@@ -102,4 +102,4 @@ def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> flo
 
 
 def _scores(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
-    return np.nan_to_num(np.array(matrix, float), nan=-1.0)
+    return np.array([[-1.0 if value is None else value for value in row] for row in matrix])

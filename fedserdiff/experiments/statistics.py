@@ -1,7 +1,6 @@
 """Statistics of a simulation's hospitals before training, gathered on Flower and Ray and written as three files."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,14 +9,9 @@ from fedserdiff.errors import FederationError
 from fedserdiff.experiments.opened_federation import Cache, Federation
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.report.live import LiveView
-from fedserdiff.report.statistics import render_statistics
-from fedserdiff.statistics.summary import statistics_csv, summarised
 from sites.client_app import Premises, make_client_app
 from strategies.run_directory import FLOWER_LOG, RunDirectory
-from strategies.statistics import Answers, make_statistics_app
-
-STATISTICS = "statistics"
-"""Base name of the written files: ``.json``, ``.csv`` and ``.html``."""
+from strategies.statistics import STATISTICS, Answers, make_statistics_app, write_statistics
 
 
 def tell_statistics(console: Console, federation: Federation, folder: Path, cache: Cache) -> Path:
@@ -33,16 +27,13 @@ def tell_statistics(console: Console, federation: Federation, folder: Path, cach
         As in `RunDirectory.new` and `simulate`, and if a site does not appear.
     """
     run = RunDirectory.new(folder)
-    summary = _gather(console, federation, run, cache)
-    run.write_json(f"{STATISTICS}.json", summary)
-    run.write_file(f"{STATISTICS}.csv", statistics_csv(summary))
-    run.write_file(f"{STATISTICS}.html", render_statistics(summary).encode())
+    summary = write_statistics(run, _gather(console, federation, run, cache), federation.config, federation.data)
     for sentence in summary["answer"]:
         console.print(escape(sentence), soft_wrap=True, highlight=False)
     return folder / f"{STATISTICS}.html"
 
 
-def _gather(console: Console, federation: Federation, run: RunDirectory, cache: Cache) -> dict[str, Any]:
+def _gather(console: Console, federation: Federation, run: RunDirectory, cache: Cache) -> Answers:
     config = federation.config
     came: list[Answers] = []
     with LiveView(console, run.hospitals) as view:
@@ -57,4 +48,4 @@ def _gather(console: Console, federation: Federation, run: RunDirectory, cache: 
     if not came:
         raise FederationError(f"no hospital was asked; see {run.path / FLOWER_LOG}")
     (answers,) = came
-    return summarised(answers.told, answers.refused, answers.bytes_out, config, federation.data)
+    return answers

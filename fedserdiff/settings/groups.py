@@ -244,6 +244,11 @@ class Privacy(Group):
         gt=0,
         one_machine=True,
     )
+    statistics: bool = setting(
+        True,
+        "Answer a coordinator that asks for statistics of the training patients before training.",
+        one_machine=True,
+    )
 
 
 class Machine(Group):

@@ -49,17 +49,25 @@ class EwcObjective(Objective):
         return {"consolidation": EwcSettings.of(self.config.method).weight / 2 * torch.stack(moved).sum()}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
-        """Return the diagonal empirical Fisher of L_seg: the mean squared batch gradient of each parameter, float32."""
+        """Return the importance of each weight over batches of the training cases, by parameter, float32."""
         config = self.config
         draws = generator(config.seed, "fisher", site, stage)
         noise = generator(config.seed, "fisher-noise", site, stage, device=training_set.device)
-        squares = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
+        summed = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
         for number in range(_FISHER_BATCHES):
             batch = training_set.batch(training_set.draw(config.training.batch_size, draws))
-            loss = segmentation_loss(student, Lesson(batch.image, batch.truth, noise), number % 2 == 1)
+            loss = self.measured(student, Lesson(batch.image, batch.truth, noise), number % 2 == 1)
             student.zero_grad()
             (_SCALE * loss).backward()
             for name, weight in student.named_parameters():
                 if weight.grad is not None:
-                    squares[name] += (weight.grad / _SCALE).square() / _FISHER_BATCHES
-        return {FISHER: squares}
+                    summed[name] += self.importance(weight.grad / _SCALE) / _FISHER_BATCHES
+        return {FISHER: summed}
+
+    def measured(self, student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:
+        """Return what importance is the gradient of: L_seg."""
+        return segmentation_loss(student, lesson, perturb)
+
+    def importance(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return a batch's share of importance: the squared gradient, hence the diagonal empirical Fisher."""
+        return gradient.square()

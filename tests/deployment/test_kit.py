@@ -325,3 +325,15 @@ def test_a_kit_shows_a_hospital_what_it_would_have_to_allow(tmp_path: Path, expe
         HospitalKit.load(folder)
     rewrite(folder / "site.toml", "# allow", "allow")
     assert HospitalKit.load(folder).config.network == others.network
+
+
+def test_a_hospital_may_refuse_statistics_by_its_own_file(kits: Path) -> None:
+    folder = kits / "sites" / "north"
+    assert HospitalKit.load(folder).config.privacy.statistics
+    rewrite(folder / "site.toml", "# statistics = false", "statistics = false")
+    refusing = HospitalKit.load(folder).config
+    assert not refusing.privacy.statistics
+    assert refusing.fingerprint == Coordinator.load(kits / "coordinator").config.fingerprint
+    rewrite(folder / "site.toml", "statistics = false", 'statistics = "no"')
+    with pytest.raises(ConfigError, match=r"statistics: 'no' is not a filled bool"):
+        HospitalKit.load(folder)

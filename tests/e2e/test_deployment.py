@@ -249,6 +249,21 @@ def main(grid, context):
 """
 
 
+def test_hospitals_are_asked_for_statistics_without_training(deployed: LocalFederation) -> None:
+    before = {site: len(read_ledger(deployed.ledger(site))) for site in ("site-1", "site-2", "site-3")}
+    wanted = f'federation="{deployed.coordinator.folder}" ask="statistics"'
+    deployed.flower("run", str(ROOT), "federation", "--run-config", wanted)
+    end = time.monotonic() + LIMIT_S
+    while not (pages := list(deployed.coordinator.folder.glob("statistics-*/statistics.html"))):
+        assert time.monotonic() < end, "no statistics were written"
+        time.sleep(0.5)
+    told = json.loads((pages[0].parent / "statistics.json").read_text())
+    assert list(told["sites"]) == list(before)
+    for site, entries in before.items():
+        messages = [entry.message for entry in read_ledger(deployed.ledger(site))[entries:]]
+        assert messages == ["query", "query.statistics"]
+
+
 def test_an_app_of_a_hostile_coordinator_never_runs_in_a_hospital(deployed: LocalFederation, tmp_path: Path) -> None:
     """What a coordinator can do at worst: ship another bundle under a run of its own, and ask for anything."""
     loot, package = tmp_path / "loot", tmp_path / "app" / "foreign"

@@ -88,7 +88,7 @@ def test_unknown_profile_is_refused_with_the_known_ones() -> None:
         ("privacy.max_update_rms", -0.1),
         ("privacy.max_update_rms", math.nan),
         ("privacy.max_update_rms", math.inf),
-        ("privacy.egress_quota_mb", 0),
+        ("privacy.egress_quota_mb", "privacy.statistics", 0),
         ("privacy.egress_quota_mb", -1),
         ("privacy.egress_quota_mb", math.nan),
         ("machine.retries", -1),

@@ -174,3 +174,12 @@ def test_what_is_told_counts_for_the_quota(scene: Scene) -> None:
     (entry,) = read_ledger(scene.records("north") / LEDGER_FILE)
     assert (entry.verdict, entry.bytes) == ("refused", 0)
     assert "egress_quota_mb" in entry.reason
+
+
+def test_a_hospital_that_wants_to_tell_none_refuses_and_reads_no_case(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sites.client_app.statistics_of", lambda *_: pytest.fail("read cases all the same"))
+    assert_fault(asked(scene, "north", **{"privacy.statistics": False}), Fault.BLOCKED)
+    (entry,) = read_ledger(scene.records("north") / LEDGER_FILE)
+    assert (entry.bytes, entry.records) == (0, ())
