@@ -75,7 +75,7 @@ def ask_for_statistics(
 
 
 def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data: str) -> dict[str, Any]:
-    """Write what hospitals told as ``statistics.json``, ``.csv`` and ``.html``; return the first's content.
+    """Write the hospitals' answers as ``statistics.json``, ``.csv`` and ``.html``; return the content of the JSON file.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data
     answers : Answers
     config : Settings
     data : str
-        What the hospitals' data are, such as ``phantom``.
+        Name of the hospitals' data, such as ``phantom``.
     """
     summary = summarised(answers.told, answers.refused, answers.bytes_out, config, data)
     run.write_json(f"{STATISTICS}.json", summary)

@@ -69,5 +69,5 @@ class EwcObjective(Objective):
         return segmentation_loss(student, lesson, perturb)
 
     def importance(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return a batch's share of importance: the squared gradient, hence the diagonal empirical Fisher."""
+        """Return a batch's share of importance: the squared gradient, for the diagonal empirical Fisher."""
         return gradient.square()
