@@ -1,4 +1,4 @@
-"""What runs inside a hospital; it never imports `strategies`."""
+"""Code that runs inside a hospital. It never imports `strategies`."""
 
 from fedserdiff import be_a_program
 

@@ -1,4 +1,4 @@
-"""The adapters that a hospital keeps for itself, one for each round that it trained in: none of them leaves."""
+"""A hospital's own adapters, one for each round that it trained in: they never leave."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from sites.kept_rounds import KeptRounds, When
 
 
 def learns_adapter(config: Settings, site: str) -> bool:
-    """Say whether a site learns an adapter as it trains: by a method that has them all but those of stage 1 do."""
+    """Return whether a site learns an adapter: if the method has adapters, all sites except those of stage 1 do."""
     return getattr(config.method, "inversion_steps", 0) > 0 and site not in config.timetable.training[0]
 
 
 def save_adapter(folder: Path, config: Settings, site: str, adapter: SiteAdapter, when: When) -> None:
-    """Keep a site's adapter as it is after a round."""
+    """Save a site's adapter after a round."""
     _kept(folder, config, site).save(adapter.state_dict(), when)
 
 
 def load_adapter(folder: Path, config: Settings, site: str, before: When) -> SiteAdapter | None:
-    """Return a site's newest adapter from before a stage and round, on the CPU; None where it has learnt none by then.
+    """Load a site's newest adapter from before a stage and round, on the CPU; return None if there is none yet.
 
     Raises
     ------
     RecordsError, DataError
-        As `KeptRounds.load`.
+        As in `KeptRounds.load`.
     """
     if not learns_adapter(config, site):
         return None

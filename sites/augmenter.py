@@ -1,4 +1,4 @@
-"""What a round does to its batches beside mirroring them, as the settings have it."""
+"""Augmentation of a round's batches by the settings, except mirroring."""
 
 import torch
 
@@ -9,21 +9,22 @@ from sites.training_set import Batch
 
 
 class Augmenter:
-    """Changes training batches, each by parameters of its own; leaves them as they are where augmentation is off.
+    """A function that augments training batches with random parameters, or returns them unchanged if augmentation is
+    off.
 
     Parameters
     ----------
     config : Settings
     device : torch.device
-        Where batches are.
+        Device of the batches.
     purpose : str or int
-        What the batches are for, such as the site, the stage and the round.
+        What the batches are used for, such as the site, the stage and the round.
 
     Attributes
     ----------
     margin : tuple of int
-        Voxels about a patch, at either end of each axis, with which batches have to come: what moves into a patch is
-        there. Whole slices and volumes have 0, as nothing is beyond them.
+        Voxels that batches need around a patch, at both ends of each axis, so that what moves into the patch exists. 0
+        for whole slices and volumes, because nothing is beyond them.
     """
 
     def __init__(self, config: Settings, device: torch.device, *purpose: str | int) -> None:
@@ -36,7 +37,7 @@ class Augmenter:
         self._generator = generator(config.seed, "augmentation", *purpose, device=device)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return a batch that is changed, or itself; nothing waits for the device."""
+        """Return an augmented batch, or the batch itself, without waiting for the device."""
         if self._settings.strength == "off":
             return batch
         shape = (*batch.image.shape[:2], *self._shape)

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, on their device."""
+"""Exponential moving average of a network's weights, on their device."""
 
 from collections.abc import Iterable
 
@@ -7,19 +7,19 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """The exponential moving average (EMA) of weights over the steps of a round, which begins as they are.
+    """Exponential moving average (EMA) of weights over the steps of a round, initialised with the weights.
 
-    After n steps the decay is min(decay, (1 + n) / (10 + n)), TensorFlow's warm-up of it: of the weights that the round
-    begins with, less than a millionth is left after 20 steps, however long a memory the decay asks for. An average over
-    all rounds of a stage would keep so much of them that a round of few steps hardly moved: each begins again with what
-    the last one's average became, as does Adam.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's warm-up. For any decay, less than a
+    millionth of the initial weights is left after 20 steps. An average over all rounds of a stage would keep so much of
+    them that a round with few steps would hardly change it. Each round therefore starts again from the last round's
+    average, as Adam does.
 
     Parameters
     ----------
     weights : iterable of Tensor
-        All float, on one device.
+        Float tensors on one device.
     decay : float
-        From 0 to 1. With 0 there is no average: it is the weights themselves.
+        From 0 to 1. With 0 there is no average, and the weights themselves are used.
     """
 
     def __init__(self, weights: Iterable[torch.Tensor], decay: float) -> None:
@@ -28,7 +28,7 @@ class Average:
         self._values = [weight.detach().clone() for weight in self._weights]
 
     def take(self) -> None:
-        """Take in the weights as a step left them; nothing here waits for a device."""
+        """Add the weights after a step to the average, without waiting for the device."""
         if self._weights:
             decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
             get_ema_multi_avg_fn(decay)(self._values, self._weights, None)
@@ -36,7 +36,7 @@ class Average:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Put the average in the weights' place, and these in its; doing it again undoes it."""
+        """Swap the weights and the average; a second call undoes the first."""
         for weight, value in zip(self._weights, self._values, strict=True):
             before = weight.clone()
             weight.copy_(value)

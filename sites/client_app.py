@@ -1,4 +1,4 @@
-"""What runs inside a hospital: answers to the coordinator's query, train and evaluate messages."""
+"""The hospital's Flower app, which answers the coordinator's query, train and evaluate messages."""
 
 import json
 import time
@@ -38,25 +38,25 @@ from sites.training import Order, consolidate, run_round
 from sites.validation import save_last
 
 PROGRESS_FILE = "progress.json"
-"""In a hospital's folder: how far its training is, for whoever watches that hospital."""
+"""File in a hospital's folder with the progress of its training, for a live view at the hospital."""
 
 _PROGRESS_EVERY_S = 0.5
-_OWN_KEPT = 3  # as large as the student, for training alone: a coordinator goes back two rounds at most
+_OWN_KEPT = 3  # files as large as the student, only for training: a coordinator goes back two rounds at most
 
 
 @dataclass(frozen=True)
 class Premises:
-    """Folders on a hospital's own disk: `cache` for prepared cases, `records` for one folder a site."""
+    """Folders on a hospital's own disk: `cache` for prepared cases, `records` with one folder for each site."""
 
     cache: Path
     records: Path
 
 
 def make_client_app(config: Settings, premises: Premises, site: int | None = None) -> ClientApp:
-    """Return the app of the hospital with number `site`, or else of whichever a node's ``partition-id`` names.
+    """Return the app of the hospital with number `site`, or of the hospital that a node's ``partition-id`` names.
 
-    Where `site` is None a run config, which ``flwr run`` hands over, overrides `config` and `premises`. A hospital of
-    its own, with a `site`, takes nothing of what the coordinator configures: it goes by its own experiment.
+    If `site` is None, a run config from ``flwr run`` overrides `config` and `premises`. A real hospital, with a `site`,
+    ignores all configuration by the coordinator and uses only its own experiment.
     """
 
     def desk(context: Context) -> _Desk:
@@ -86,8 +86,8 @@ def make_client_app(config: Settings, premises: Premises, site: int | None = Non
 
 @lru_cache(maxsize=64)
 def _tell_of_no_gpu(records: Path) -> None:
-    """Say once why a hospital that was given a GPU is slow: one that Ray has need not be one that torch can use."""
-    hospital_log(records).warning("has a GPU by its settings, but %s: computes on the CPU", why_no_gpu())
+    """Log once why a hospital with a GPU is slow: torch may be unable to use a GPU that Ray has."""
+    hospital_log(records).warning("has a GPU by its settings, but %s; computing on the CPU", why_no_gpu())
 
 
 def _desk(config: Settings, premises: Premises, context: Context) -> "_Desk":
@@ -96,7 +96,7 @@ def _desk(config: Settings, premises: Premises, context: Context) -> "_Desk":
         premises = Premises(home / "cache" / "cases", home / "runs" / str(context.run_id) / "hospitals")
     number = context.node_config.get("partition-id")
     if not isinstance(number, int) or not 0 <= number < len(config.sites):
-        raise ConfigError("this node is no site of the experiment")
+        raise ConfigError("this node is not a site of the experiment")
     return _Desk(number, config, premises)
 
 
@@ -107,7 +107,7 @@ def _opened(site: Site, config: Settings, cache: Path) -> Hospital:
 
 @dataclass(frozen=True)
 class _Desk:
-    """One hospital, the site with this `number`, at work on one message; `on_its_own`, or one of a simulation's."""
+    """A hospital, the site with this `number`, during one message; `on_its_own` unless it is simulated."""
 
     number: int
     config: Settings
@@ -144,7 +144,7 @@ class _Desk:
         return simulated_key(self.config, self.site.name)
 
     def at_work(self, message: Message) -> Hospital:
-        """Return the hospital without the scans that an earlier one brought, as the order in `message` has it."""
+        """Return the hospital without the scans that an earlier one brought, according to the order in `message`."""
         return without_shared(self.hospital, message.content, self.config, self.records)
 
     def student(self, message: Message, record: str = wire.ARRAYS) -> Student:
@@ -155,17 +155,17 @@ class _Desk:
         return student.to(self.device)
 
     def adapter(self, before: tuple[int, int]) -> SiteAdapter | None:
-        """Return this hospital's own adapter from before a stage and round, if it has learnt one by then."""
+        """Return this hospital's own adapter from before a stage and round, if it has one by then."""
         adapter = load_adapter(self.records, self.config, self.site.name, before)
         return None if adapter is None else adapter.to(self.device)
 
     @property
     def kept(self) -> KeptRounds:
-        """What the method keeps of this hospital's rounds for itself, such as a control variate."""
+        """Files that the method keeps at this hospital for itself, such as a control variate."""
         return KeptRounds(self.records, "own", self.config, self.site.name)
 
     def own(self, student: Student, before: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Return what the method kept of the stage's last round before a stage and round: nothing by most."""
+        """Return what the method kept from the stage's previous round; nothing for most methods."""
         first = get_method(self.config.method.name).parts[0]
         like = half_of(first, first.objective).kept_of(student)
         return (self.kept.load(before, like, since=(before[0], 0)) or {}) if like else {}
@@ -178,7 +178,7 @@ class _Desk:
         stages = [n for n in ordered if type(n) is int and 0 <= n <= last] if isinstance(ordered, list) else []
         if not isinstance(ordered, list) or not len(stages) == len(ordered) == parts:
             raise FederationError(
-                f"the coordinator ordered teacher-stage = {ordered!r}, not {parts} of the numbers from 0 to {last}"
+                f"the coordinator ordered teacher-stage = {ordered!r}, not {parts} numbers from 0 to {last}"
             )
         files = [self._teacher_file(stage) for stage in stages]
         for stage in dict.fromkeys(stages):
@@ -193,30 +193,32 @@ class _Desk:
         return self.records / f"teacher-{stage}.pt"
 
     def _teacher(self, stage: int) -> Student | None:
-        """Return the teacher of a stage; 0 is none."""
+        """Return the teacher of a stage, or None for stage 0."""
         if stage == 0:
             return None
         file = self._teacher_file(stage)
         if not file.is_file():
             raise FederationError(
-                f"the coordinator counts on teacher {stage}, which this hospital never got or has lost"
+                f"the coordinator expects teacher {stage}, which this hospital never received or has lost"
             )
         try:
             teacher = load_student(self.config, file)
         except DataError as error:
-            raise RecordsError(f"{error}: put the file back from a backup: the teacher is sent once") from None
+            raise RecordsError(
+                f"{error}. Restore the file from a backup, because the teacher is sent only once"
+            ) from None
         return teacher.to(self.device).requires_grad_(False)
 
 
 def _introduce(message: Message, desk: _Desk) -> RecordDict:
-    """Say which site this is, how many cases it has, rounded, and, unless overlap is allowed, their salted hashes."""
+    """Return the site's number, its rounded case counts and, unless overlap is allowed, salted hashes of its scans."""
     asked = _of_this_experiment(message, desk)
     hospital = desk.hospital
     sides = {"training": hospital.training, desk.config.scoring.patients: hospital.scored(desk.config)}
     counts = {f"{side}-cases": _rounded(len(cases)) for side, cases in sides.items()}
     told = RecordDict({wire.SITE: MetricRecord({"site": desk.number, **counts})})
     if not desk.config.data.allow_overlap:
-        # Never fewer than scans, as rounding takes away 2 of each side at most; and no news beside the rounded counts.
+        # At least as many rows as scans: rounding removes at most 2 of each split. Rounded counts already imply it.
         exact = hospital.counts.values()
         rows = sum(map(_rounded, exact)) + wire.COUNTS_ROUNDED_TO * (len(exact) - 1)
         told[wire.SCANS] = hashes_to_tell(hospital, asked, desk.records, rows)
@@ -224,7 +226,7 @@ def _introduce(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _of_this_experiment(message: Message, desk: _Desk) -> ConfigRecord:
-    """Return what a query asks, if it is of the experiment that this hospital takes part in."""
+    """Return the content of a query, if it belongs to the experiment that this hospital takes part in."""
     asked = message.content.config_records.get(wire.CONFIG)
     if asked is None or asked.get("experiment") != desk.config.fingerprint:
         raise ExperimentError("the coordinator runs another experiment, or another version of this software")
@@ -232,7 +234,7 @@ def _of_this_experiment(message: Message, desk: _Desk) -> ConfigRecord:
 
 
 def _tell_statistics(message: Message, desk: _Desk) -> RecordDict:
-    """Tell histograms of all training patients, of those too that an earlier hospital brought: no order varies them."""
+    """Return histograms of all training patients, including those an earlier hospital brought: no order varies them."""
     _of_this_experiment(message, desk)
     if not desk.config.privacy.statistics:
         raise ReplyError("privacy.statistics is false: this hospital tells no statistics")
@@ -246,7 +248,7 @@ def _rounded(count: int) -> int:
 
 
 def _train(message: Message, desk: _Desk) -> RecordDict:
-    """Train for one round and return how it changed the student, and the losses; with noise, the change alone."""
+    """Train for one round; return the change of the student and the losses or, with noise, only the change."""
     sites = len(desk.config.sites)
     student, hospital = desk.student(message), desk.at_work(message)
     stage = _ordered(message, "stage", 1, desk.config.most_stages)
@@ -258,7 +260,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
     order = Order(
         stage=stage,
         server_round=server_round,
-        # More work than planned is more of a patient learnt by heart: only a simulation's pooling does several stages'.
+        # More steps than planned would memorise patients; only pooling in a simulation does several stages' work.
         length=_ordered(message, "length", 1, sites if get_method(desk.config.method.name).breaks_privacy else 1),
         teachers=desk.teachers(message),
         memory=wire.memory_of(message.content, student, desk.config),
@@ -287,7 +289,7 @@ def _train(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _consolidate(message: Message, desk: _Desk) -> RecordDict:
-    """Hand over what the method keeps of a stage that has ended."""
+    """Return the records that the method keeps from a finished stage."""
     stage = _ordered(message, "stage", 1, desk.config.most_stages)
     adapter = desk.adapter(before=(stage + 1, 0))
     asked = records_asked_for(message, desk.config)
@@ -297,7 +299,7 @@ def _consolidate(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _evaluate(message: Message, desk: _Desk) -> RecordDict:
-    """Score the student that was sent on this hospital's cases whose scores the experiment reports."""
+    """Score the received student on those of this hospital's cases whose scores the experiment reports."""
     stage = _ordered(message, "stage", 0, desk.config.most_stages)
     student, hospital = desk.student(message), desk.at_work(message)
     ended = (stage + 1, 0)
@@ -310,7 +312,7 @@ def _evaluate(message: Message, desk: _Desk) -> RecordDict:
 
 
 def _ordered(message: Message, name: str, least: int, most: int) -> int:
-    """Return a number of the coordinator's order, if it is one that the experiment has."""
+    """Return a number from the coordinator's order, if it is within the experiment's range."""
     orders = message.content.config_records.get(wire.CONFIG)
     value = None if orders is None else orders.get(name)
     if type(value) is not int or not least <= value <= most:
@@ -319,7 +321,7 @@ def _ordered(message: Message, name: str, least: int, most: int) -> int:
 
 
 class _ProgressFile:
-    """Write how far training is, a few times a second at most, for a live view on the hospital's own machine."""
+    """Writer of training progress, at most a few times a second, for a live view on the hospital's own machine."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -336,4 +338,4 @@ class _ProgressFile:
 
 
 app = make_client_app(Settings(), Premises(Path("cache"), Path("hospitals")))
-"""What ``flwr run`` finds."""
+"""The app that ``flwr run`` loads."""

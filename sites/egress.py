@@ -1,4 +1,4 @@
-"""What may leave a hospital: the guard that every answer to the coordinator has to pass, default deny."""
+"""Egress control of a hospital: the guard that every answer to the coordinator must pass, with default deny."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ from sites.ledger import LEDGER_FILE, Ledger, Released
 from sites.released_changes import ReleasedChanges
 
 RELEASED_FOLDER = "released"
-"""In a hospital's folder: changes of weights that left with noise, for a coordinator that asks again."""
+"""Folder in a hospital's folder with noisy weight changes that have left, for repeated requests."""
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
@@ -47,7 +47,7 @@ _OUT_OF_GPU_MEMORY = (
 
 @dataclass(frozen=True)
 class Door:
-    """One hospital's door: what passes it is agreed in `config`, and is entered in the ledger in `records` first.
+    """The guard at one hospital: only what `config` allows passes it, after it is written to the ledger in `records`.
 
     `site` is the hospital's number, from 0.
     """
@@ -63,11 +63,11 @@ class Door:
 
     @property
     def released(self) -> ReleasedChanges:
-        """What left with noise, and leaves again where the same is asked."""
+        """Noisy answers that have left, and leave again if the same is requested."""
         return ReleasedChanges(self.records / RELEASED_FOLDER, self.config, hospital_log(self.records))
 
     def reply(self, message: Message, content: RecordDict) -> Message:
-        """Let an answer out, or refuse it by a fixed code; the hospital's ledger and log say why."""
+        """Return an answer that may leave, or a refusal with a fixed code; the hospital's ledger and log say why."""
         try:
             student = _any_student(self.config)
             kind, asked = message.metadata.message_type, records_asked_for(message, self.config)
@@ -86,13 +86,13 @@ class Door:
         return Message(allowed, reply_to=message)
 
     def fault(self, message: Message, error: Exception) -> Message:
-        """Return an error reply that tells the kind of an exception alone; its text goes to the hospital's log."""
+        """Return an error reply that only contains the kind of an exception; its text goes to the hospital's log."""
         fault = _fault_of(error)
         kind, log = message.metadata.message_type, hospital_log(self.records)
         log.error("%s failed", kind, exc_info=error)
         if fault is Fault.GPU_MEMORY:
             log.error(
-                "the GPU's memory does not suffice: %s", what_to_lower(self.config, kind, share_of_need(str(error)))
+                "the GPU's memory is not large enough: %s", what_to_lower(self.config, kind, share_of_need(str(error)))
             )
         self._enter(message, "fault", fault.name, [])
         return _error(message, fault)
@@ -103,15 +103,15 @@ class Door:
             raise ReplyError(f"egress_quota_mb = {self.config.privacy.egress_quota_mb:g} is used up")
 
     def _check_releases(self, content: RecordDict) -> None:
-        """See that no more changes of weights leave than the noise on them is reckoned for; the same again is no more.
+        """Check that no more weight changes leave than the privacy accounting includes; repeating the same one is free.
 
-        Whatever is asked, and however often: a coordinator that starts anew asks a hospital that has spent its share.
+        This holds for all requests: a coordinator that starts again meets a hospital that has already spent its budget.
         """
         if self.config.privacy.dp_noise == 0 or wire.ARRAYS not in content:
             return
         released = self.ledger.digests_sent(wire.ARRAYS) | {_digest(content.array_records[wire.ARRAYS])}
         if len(released) > (most := most_releases(self.config, self.site)):
-            raise ReplyError(f"dp_noise: all {most} changes of weights have left already")
+            raise ReplyError(f"dp_noise: all {most} weight changes that the privacy budget allows have left already")
 
     def _enter(self, message: Message, verdict: str, reason: str, records: Iterable[Released]) -> None:
         self.records.mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,14 @@ class Door:
 
 
 class GuardedApp(ClientApp):
-    """A ClientApp of which nothing leaves but by its hospital's door: answers, refusals, and no exception's text.
+    """A ClientApp that sends only what the hospital's guard allows: answers and refusals, but no text of exceptions.
 
-    The guard is outermost: around handlers and mods, and around what Flower itself raises where there is no handler.
+    The guard is the outermost layer: around handlers and mods, and around Flower's own error for a missing handler.
 
     Parameters
     ----------
     door : callable
-        Finds the hospital's door from Flower's context.
+        Function that returns the hospital's guard for Flower's context.
     """
 
     def __init__(self, door: Callable[[Context], Door]) -> None:
@@ -151,19 +151,19 @@ class GuardedApp(ClientApp):
                 released = door.released.answer_to(message)
                 if released is not None:
                     return door.reply(message, released)
-                reply = super().__call__(deepcopy(message), context)  # the request that is answered stays as it came
+                reply = super().__call__(deepcopy(message), context)  # the original request stays unchanged
                 if reply.has_error():
-                    raise FederationError("a handler returned an error of its own")
+                    raise FederationError("a handler returned its own error")
                 return door.reply(message, reply.content)
-            except Exception as error:  # noqa: BLE001 - nothing may pass: Flower would send the exception's text
+            except Exception as error:  # noqa: BLE001 - catch everything: Flower would send the exception's text
                 return door.fault(message, error)
-        except Exception as error:  # no site of the experiment, or a ledger that cannot be read or written
+        except Exception as error:  # not a site of the experiment, or a ledger that cannot be read or written
             logging.getLogger("fedserdiff.hospital").error("no answer could be recorded", exc_info=error)
             return _error(message, Fault.PROTOCOL if isinstance(error, ConfigError) else Fault.INTERNAL)
 
 
 def records_asked_for(message: Message, config: Settings) -> tuple[str, ...]:
-    """Return which records of its method's a message asks for of a stage that has ended: all, where it names none."""
+    """Return the method's records that a message requests after a stage: all if it names none."""
     order = message.content.config_records.get(wire.CONFIG) if message.has_content() else None
     names = None if order is None else order.get("records")
     agreed = get_method(config.method.name).hands_over_all
@@ -171,7 +171,7 @@ def records_asked_for(message: Message, config: Settings) -> tuple[str, ...]:
 
 
 def watched_in(message: Message, config: Settings) -> tuple[int, ...]:
-    """Return of which earlier hospitals, by their place from 1, an answer has to say what the student keeps."""
+    """Return the earlier hospitals, by number from 1, whose retention an answer has to report."""
     kept = message.content.array_records.get(wire.LESION_MOMENTS) if message.has_content() else None
     order = message.content.config_records.get(wire.CONFIG) if message.has_content() else None
     if kept is None or order is None or "patients" not in kept:
@@ -184,7 +184,7 @@ def hospital_log(folder: Path) -> logging.Logger:
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger(f"fedserdiff.hospital.{folder.resolve()}")
     if not log.handlers:
-        # the folder may be lost and made anew while the hospital runs
+        # the folder may be deleted and created again while the hospital runs
         handler = WatchedFileHandler(folder / "hospital.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
@@ -228,7 +228,7 @@ def _digest(record: ArrayRecord | ConfigRecord | MetricRecord) -> str:
 
 
 def _described(content: RecordDict) -> Iterable[Released]:
-    """Describe records for the ledger; the digest is Flower's object id, a SHA-256 of what crosses the wire."""
+    """Describe records for the ledger; the digest is Flower's object id, a SHA-256 of the transmitted bytes."""
     sizes = wire.bytes_by_kind(content)
     for name, record in content.items():
         arrays = record.items() if isinstance(record, ArrayRecord) else ()

@@ -1,4 +1,4 @@
-"""Score a student on a hospital's cases: means leave as named scalars, per-case scores stay on its disk."""
+"""Scoring of a student on a hospital's cases: means leave as named scalars, per-case scores stay on its disk."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,10 @@ from fedserdiff.threads import one_a_cpu
 from sites.score_table import THRESHOLDS_FILE, enter, enter_thresholds
 
 T = TypeVar("T")
-_MEMORY = 4 << 30  # of the cases that are predicted and scored at a time, in bytes (our choice)
+_MEMORY = 4 << 30  # bytes for cases predicted and scored at a time (our choice)
 _DEFAULT = Scoring()
-_BYTES_A_VOXEL = 100  # of one of them (measured at 1 mm: 77 to 88)
-_MORE_BY_AREA = 100  # where HD95 is of surface area (measured: 101)
+_BYTES_A_VOXEL = 100  # of one case (measured at 1 mm: 77 to 88)
+_MORE_BY_AREA = 100  # additional bytes if HD95 is over surface area (measured: 101)
 
 
 def predict_case(
@@ -33,8 +33,8 @@ def predict_case(
 ) -> Prediction:
     """Segment one case on the working grid, each field of shape (3, X, Y, Z).
 
-    The student runs alone, with no teacher map, and with noise that depends on seed and case only: a case meets the
-    same noise at every stage. A hospital that has an adapter puts it in front.
+    The student runs without a teacher map. Its noise depends only on seed and case, so a case gets the same noise at
+    every stage. If the hospital has an adapter, images pass through it first.
     """
     noise = generator(config.seed, "evaluation", cached.case.name, device=student.device)
     how = config.scoring
@@ -47,7 +47,7 @@ def score_prediction(
     scoring: Scoring = _DEFAULT,
     thresholds: Mapping[str, Thresholds] | None = None,
 ) -> dict[str, float]:
-    """Score a prediction of one case at its scan's own resolution, as the label map that it would be written as.
+    """Score a prediction of one case at the scan's own resolution, converted to the label map that would be written.
 
     Parameters
     ----------
@@ -55,12 +55,12 @@ def score_prediction(
     cached : CachedCase
     scoring : fedserdiff.settings.scoring.Scoring
     thresholds : mapping
-        By mask, ``coarse`` and ``refined``: what is too small to be scored; by `scoring` where there are none.
+        Size thresholds by mask (``coarse``, ``refined``); those of `scoring` by default.
 
     Returns
     -------
     dict
-        ``{coarse,refined}.{measure}.{region}``, of every `measure`.
+        Scores named ``{coarse,refined}.{measure}.{region}``, for every metric of `measure`.
     """
     geometry, convention = cached.prepared.geometry, cached.case.convention
     truth = np.asarray(cached.prepared.truth, bool)
@@ -71,7 +71,7 @@ def score_prediction(
         if name in thresholds:
             masks = thresholds[name].apply(masks, convention, geometry.voxel_ml)
         for region, mask, true in zip(convention.regions, masks, truth, strict=True):
-            if region not in scored or not np.array_equal(mask, scored[region][0]):  # refining may change nothing
+            if region not in scored or not np.array_equal(mask, scored[region][0]):  # refinement may change nothing
                 found = measure(mask, true, geometry.spacing_mm, geometry.shape, scoring.hd95 == "area")
                 scored[region] = (mask, found)
             scores |= {f"{name}.{one}.{region}": value for one, value in scored[region][1].items()}
@@ -79,7 +79,7 @@ def score_prediction(
 
 
 def dice_of_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
-    """Return the Dice of masks as they are, ``{coarse,refined}.dice.{region}``: of all measures the quickest."""
+    """Return only the Dice of masks, without post-processing: ``{coarse,refined}.dice.{region}``."""
     truth, regions = np.asarray(cached.prepared.truth, bool), cached.case.convention.regions
     return {
         f"{name}.dice.{region}": dice(mask, true)
@@ -89,19 +89,19 @@ def dice_of_prediction(prediction: Prediction, cached: CachedCase) -> dict[str, 
 
 
 def score_case(student: Student, cached: CachedCase, config: Settings) -> dict[str, float]:
-    """Return `score_prediction` of `predict_case`."""
+    """Segment and score one case, with `predict_case` and `score_prediction`."""
     return score_prediction(predict_case(student, cached, config), cached, config.scoring)
 
 
 def _written(prediction: Prediction, cached: CachedCase) -> dict[str, NDArray[np.bool_]]:
-    """Return the region masks of the label maps of either mask, in the box of brain and labels."""
+    """Return both masks as region masks of label maps, within the box of brain and labels."""
     volumes = {"coarse": prediction.coarse, "refined": prediction.refined}
     to_scored, written = cached.prepared.geometry.to_scored, cached.case.convention.written
     return {name: written(to_scored(volume).numpy()) for name, volume in volumes.items()}
 
 
 def _given(scoring: Scoring) -> dict[str, Thresholds]:
-    """Return the thresholds that the settings give for either mask, where they give any."""
+    """Return the thresholds from the settings for both masks, or none if the settings have none."""
     thresholds = given_thresholds(scoring)
     return {} if thresholds is None else dict.fromkeys(("coarse", "refined"), thresholds)
 
@@ -109,7 +109,7 @@ def _given(scoring: Scoring) -> dict[str, Thresholds]:
 def _chosen(
     student: Student, validation: Sequence[CachedCase], config: Settings, adapter: SiteAdapter | None
 ) -> dict[str, Thresholds]:
-    """Return the thresholds of either mask by which the hospital's validation patients score best."""
+    """Return, for each mask, the thresholds with the best score on the hospital's validation patients."""
 
     def gained(prediction: Prediction, cached: CachedCase) -> dict[str, Gains]:
         truth, voxel_ml = np.asarray(cached.prepared.truth, bool), cached.prepared.geometry.voxel_ml
@@ -129,10 +129,10 @@ def evaluate(
     adapter: SiteAdapter | None = None,
     validation: Sequence[CachedCase] = (),
 ) -> dict[str, float]:
-    """Return the mean over `cases` of what leaves, and enter all that each scored in the hospital's own `table` (CSV).
+    """Return the means over `cases` that leave, and write all scores of each case to the hospital's own `table` (CSV).
 
-    Scores of the same stage that stand there are replaced: an evaluation that is asked for again leaves its rows once.
-    Thresholds that are chosen on `validation` cases, where the config says so, are kept beside the table.
+    Existing scores of the same stage are replaced, so a repeated evaluation appears only once. If the config says so,
+    thresholds are chosen on `validation` cases and stored beside the table.
     """
     thresholds = None
     if config.scoring.least_from == "validation":
@@ -157,7 +157,7 @@ def of_each_case(
     adapter: SiteAdapter | None,
     judged: Callable[[Prediction, CachedCase], T],
 ) -> list[T]:
-    """Return what is made of each case's prediction, in order; on all CPUs, and no more at a time than memory holds.
+    """Apply `judged` to each case's prediction, in order, on all CPUs, with as many cases at a time as memory allows.
 
     The student is in evaluation mode afterwards.
     """
@@ -168,11 +168,11 @@ def of_each_case(
     def both(predicted: tuple[Prediction, CachedCase]) -> T:
         return judged(*predicted)
 
-    student.eval()  # it is not set to and fro by threads that predict with it side by side
+    student.eval()  # set once here, so that parallel threads need not switch its mode
     voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
     each = _BYTES_A_VOXEL + (_MORE_BY_AREA if config.scoring.hd95 == "area" else 0)
     most = max(1, _MEMORY // (each * voxels))
     if student.device.type == "cpu":
         return one_a_cpu(lambda cached: both(predicted(cached)), cases, most)
-    # a GPU's work is issued from this thread, as what is made of it has room for what comes of it
+    # this thread issues the GPU's work as fast as memory for the results allows
     return one_a_cpu(both, map(predicted, cases), most)

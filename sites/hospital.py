@@ -1,4 +1,4 @@
-"""One hospital's own data: its cases, split by patient, prepared and held on its own disk."""
+"""A hospital's own data: its cases, split by patient, prepared and stored on its own disk."""
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
@@ -16,9 +16,9 @@ from fedserdiff.settings.experiment import Settings, Site
 
 @dataclass(frozen=True)
 class Hospital:
-    """A site and its prepared cases; no patient is in two of the lists.
+    """A site and its prepared cases; no patient is in two of the splits.
 
-    `validation` is empty where nobody asked for such patients. `skipped` are cases that it could not prepare.
+    `validation` is empty unless the settings or the site define validation patients. `skipped` are unusable cases.
     """
 
     site: Site
@@ -29,13 +29,13 @@ class Hospital:
 
     @property
     def cases(self) -> tuple[CachedCase, ...]:
-        """All of them, by name."""
+        """All cases, ordered by name."""
         everyone = (*self.training, *self.validation, *self.test)
         return tuple(sorted(everyone, key=lambda cached: cached.case.name))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cases there are to train on, to choose settings by, where there are such, and to test on."""
+        """Number of training, validation (if there are any) and test cases."""
         validation = {"validation": len(self.validation)} if self.validation else {}
         return {"training": len(self.training), **validation, "test": len(self.test)}
 
@@ -46,7 +46,7 @@ class Hospital:
         return f"{', '.join(first)} and {last} cases"
 
     def scored(self, config: Settings) -> tuple[CachedCase, ...]:
-        """Return the cases whose scores a run of `config` reports: all scoring goes by it."""
+        """Return the cases whose scores a run of `config` reports; all scoring uses this."""
         return self.validation if config.scoring.patients == "validation" else self.test
 
 
@@ -59,15 +59,15 @@ def open_hospital(
 ) -> Hospital:
     """Find, check and prepare a site's cases, and split them by patient.
 
-    With `skip_bad`, cases that cannot be used are left out: the hospital's site names the others, and holds out those
-    that it would have held out with all, to test on and to validate on.
+    With `skip_bad`, unusable cases are left out. The hospital's site then names the others, and everybody stays in the
+    split that they would have been in with all cases.
 
     Raises
     ------
     DataError
-        As `site_cases` and `split_patients`. Every fault begins with the site's name.
+        As in `site_cases` and `split_patients`. Every fault begins with the site's name.
     BadCasesError
-        Without `skip_bad`: of all cases that cannot be used. With it, where too few cases are left.
+        Without `skip_bad`, for all unusable cases. With it, if too few cases are left.
     """
     bad: BadCases = {}
     skipped: list[SkippedCase] = []
@@ -87,15 +87,15 @@ def open_hospital(
 
 
 def _without(site: Site, cases: Sequence[Case], bad: BadCases, config: Settings) -> tuple[Site, list[SkippedCase]]:
-    """Return the site without its bad cases, everybody staying on their side; and those cases."""
+    """Return the site without its bad cases, with everybody in the same split as before, and the bad cases."""
     patients = {case.name: case.patient for case in cases} | {name: patient_of(site, name) for name in bad}
     split = split_patients(site, patients, config)
     sides = {name: split.side_of(patient) for name, patient in patients.items()}
     skipped = [SkippedCase(site.name, name, sides[name], bad[name]) for name in sorted(bad)]
     kept = {side: tuple(sorted(n for n in patients if n not in bad and sides[n] == side)) for side in sides.values()}
     if not all(kept.values()):
-        what = "train, to validate and to test on" if split.validation else "train and to test on"
-        too_few = f"site {site.name}: too few cases can be used to {what}"
+        what = "training, validation and testing" if split.validation else "training and testing"
+        too_few = f"site {site.name}: too few usable cases for {what}"
         raise BadCasesError(*(row for case in skipped for row in case.rows), others=[too_few])
     left = replace(
         site,
@@ -112,7 +112,7 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: Settings) -> Ho
     Raises
     ------
     DataError
-        As `split_patients`.
+        As in `split_patients`.
     """
     split = split_cases(site, [c.case for c in cases], config)
     return Hospital(
@@ -124,28 +124,28 @@ def hospital_of(site: Site, cases: Sequence[CachedCase], config: Settings) -> Ho
 
 
 def leave_out(hospital: Hospital, names: Collection[str], config: Settings) -> Hospital:
-    """Return the hospital without the cases of these names, its other patients split anew.
+    """Return the hospital without the cases of these names, with its other patients split again.
 
     Raises
     ------
     DataError
-        As `remaining` and `hospital_of`.
+        As in `remaining` and `hospital_of`.
     """
     return hospital_of(*remaining(hospital, names), config) if names else hospital
 
 
 def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[CachedCase]]:
-    """Return what is left without the cases of these names: the site, which names them, and its cases by name.
+    """Return the site without the cases of these names, and its remaining cases ordered by name.
 
     Raises
     ------
     DataError
-        Where no case is left, or none of the site's `test_cases` or `validation_cases`.
+        If no case is left, or none of the site's `test_cases` or `validation_cases`.
     """
     site = hospital.site
     kept = [c for c in hospital.cases if c.case.name not in names]
     if not kept:
-        raise DataError(f"site {site.name}: an earlier site brought every one of its patients: nothing is left")
+        raise DataError(f"site {site.name}: an earlier site brought all of its patients, so nothing is left")
     left: dict[str, Any] = {}
     for field in ("test_cases", "validation_cases"):
         named = getattr(site, field)
@@ -156,5 +156,5 @@ def remaining(hospital: Hospital, names: Collection[str]) -> tuple[Site, list[Ca
 
 
 def split_cases(site: Site, cases: Sequence[Case], config: Settings) -> Split:
-    """Return a site's patients by side; raises as `split_patients`."""
+    """Return a site's patient split; raise as `split_patients` does."""
     return split_patients(site, {case.name: case.patient for case in cases}, config)

@@ -1,4 +1,4 @@
-"""Contrast inversion: a hospital learns, as it arrives, what its scans would look like where the teacher is right."""
+"""Contrast inversion: on arrival, a hospital learns to translate its scans to a look that the teacher segments well."""
 
 import math
 from collections.abc import Sequence
@@ -22,22 +22,23 @@ Slopes = dict[int, Sequence[torch.Tensor]]
 def invert_contrast(
     teacher: Student, training_set: TrainingSet, config: Settings, draws: torch.Generator
 ) -> SiteAdapter:
-    """Return the adapter h by which a frozen teacher segments the hospital's own scans: (Dice + BCE)(T(h(c)), y) → min.
+    """Train the adapter h with which a frozen teacher segments the hospital's own scans: (Dice + BCE)(T(h(c)), y) →
+    min.
 
-    Of each modality that sign is taken with which the teacher is least wrong before anything is learnt: a contrast may
-    be the inverse of the teacher's, and gradients alone do not get there in every case. Then `inversion_steps` of Adam,
-    its rate annealed by a cosine (our choice, measured: docs/explanation/retention.md). Nothing but the teacher's
-    weights is known of earlier hospitals.
+    First, the sign of each modality is chosen that gives the lowest loss of the teacher: a contrast may be the inverse
+    of the teacher's, and gradients alone do not always find that. Then Adam takes `inversion_steps` steps with a cosine
+    schedule (our choice, measured: docs/explanation/retention.md). Of earlier hospitals, only the teacher's weights are
+    used.
 
     Parameters
     ----------
     teacher : Student
-        Its weights require no gradient.
+        Frozen teacher, whose weights require no gradient.
     training_set : TrainingSet
-        The hospital's own.
+        The hospital's own training set.
     config : Settings
     draws : torch.Generator
-        On the CPU; for batches and first weights.
+        CPU generator for batches and initial weights.
     """
     device = teacher.device
     own = SerDiffPlusSettings.of(config.method)
@@ -56,7 +57,7 @@ def invert_contrast(
     for step in range(own.inversion_steps):
         optimizer.param_groups[0]["lr"] = own.inversion_rate * (1 + math.cos(math.pi * step / own.inversion_steps)) / 2
         drawn = training_set.draw(batch_size, draws)
-        halves = [half for half in (drawn[::2], drawn[1::2]) if len(half)]  # each with its share of tumour
+        halves = [half for half in (drawn[::2], drawn[1::2]) if len(half)]  # each half has the same share of tumour
         slopes: Slopes = {}
 
         def descend(number: int, halves: Sequence[torch.Tensor] = halves, slopes: Slopes = slopes) -> None:
@@ -73,6 +74,6 @@ def invert_contrast(
 
 
 def _wrong(teacher: Student, adapter: SiteAdapter, signs: torch.Tensor, batches: list[Batch]) -> float:
-    """Return a teacher's loss through a new adapter of these signs, which it keeps."""
+    """Set the adapter's signs and return the teacher's loss with it."""
     adapter.signs.copy_(signs)
     return sum(float(dice_bce_with_logits(teacher.coarse_logits(adapter(b.image)), b.truth)) for b in batches)

@@ -1,4 +1,4 @@
-"""What a hospital keeps for itself, a file for each round that it trained in: none of it leaves."""
+"""Files that a hospital keeps for itself, one for each round that it trained in: they never leave."""
 
 import re
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from fedserdiff.model_file import read_tensors
 from fedserdiff.settings.experiment import Settings
 from sites.ledger import LEDGER_FILE, SENT, Entry, read_ledger
 
-_TRAIN = "train"  # the type of Flower's message; who segments scans does not wait for Flower
+_TRAIN = "train"  # Flower's message type, repeated here so that segmenting scans need not import Flower
 
 When = tuple[int, int]
-"""A stage and a round of it, both from 1."""
+"""A stage and its round, both from 1."""
 
 
 class KeptRounds:
-    """One kind of what a site keeps of its rounds, in files such as ``adapter-2-1.pt``.
+    """Files of one kind that a site keeps from its rounds, such as ``adapter-2-1.pt``.
 
-    Those of earlier rounds stay: a round that is asked for again begins where it began the first time, and a student of
-    an earlier stage is scored as it was then.
+    Files of earlier rounds are kept: a repeated round starts from the same state as the first time, and a student of an
+    earlier stage is scored with the state of that stage.
 
     Parameters
     ----------
     folder : Path
-        Of the hospital's records.
+        Folder of the hospital's records.
     kind : str
-        What is kept, as the files' names begin.
+        What is kept; the first part of the file names.
     config : Settings
-        Says in which rounds the site trains.
+        Settings that determine in which rounds the site trains.
     site : str
         The site's name.
     """
@@ -40,7 +40,7 @@ class KeptRounds:
         self._folder, self._kind, self._config, self._site = folder, kind, config, site
 
     def save(self, tensors: dict[str, torch.Tensor], when: When, newest: int = 0) -> None:
-        """Keep tensors by name as they are after a round, and of all that are kept the `newest`; 0 is every one."""
+        """Save tensors by name after a round, and keep only the `newest` files; 0 keeps all."""
         write_whole(self._file(when), lambda opened: torch.save(tensors, opened))
         for old in sorted(self._all())[:-newest] if newest else ():
             self._file(old).unlink()
@@ -48,35 +48,35 @@ class KeptRounds:
     def load(
         self, before: When, like: Mapping[str, torch.Tensor], since: When = (0, 0)
     ) -> dict[str, torch.Tensor] | None:
-        """Return what is kept of the newest round before `before`, on the CPU; None where there is none by then.
+        """Load the tensors of the newest round before `before`, on the CPU; return None if there are none yet.
 
         Parameters
         ----------
         before : tuple of int
-            A stage and a round of it.
+            A stage and its round.
         like : mapping
-            Tensors of the names and shapes that it has to have.
+            Tensors with the names and shapes that the result must have.
         since : tuple of int
-            A stage and a round of it: nothing of before is taken.
+            A stage and its round; earlier files are not used.
 
         Raises
         ------
         RecordsError
-            Where that of the newest round that the site has trained in is missing or damaged: an older one, or none,
-            gives other masks.
+            If the file of the newest round that the site has trained in is missing or damaged: an older file, or none,
+            would give different masks.
         DataError
-            As `read_ledger`.
+            As in `read_ledger`.
         """
         kept = max((when for when in self._all() if since <= when < before), default=None)
         needed = self._newest_trained(before)
         if needed is not None and needed >= since and (kept is None or kept < needed):
-            raise RecordsError(f"{self._file(needed)}: is missing: {self._what_to_do(needed)}")
+            raise RecordsError(f"{self._file(needed)}: is missing. {self._what_to_do(needed)}")
         if kept is None:
             return None
         try:
             return read_tensors(self._file(kept), like)
         except DataError as error:
-            raise RecordsError(f"{error}: {self._what_to_do(kept)}") from None
+            raise RecordsError(f"{error}. {self._what_to_do(kept)}") from None
 
     def _file(self, when: When) -> Path:
         return self._folder / f"{self._kind}-{when[0]}-{when[1]}.pt"
@@ -87,11 +87,11 @@ class KeptRounds:
         return [(int(name[1]), int(name[2])) for name in names if name]
 
     def _newest_trained(self, before: When) -> When | None:
-        """Return the last round before `before` in which the site has trained for certain; None where in none.
+        """Return the last round before `before` in which the site has certainly trained, or None.
 
-        A site that trains alone in a stage has trained in every round, or the stage would have failed. Where several
-        train, the coordinator may go on without it: then the ledger tells, unless it was begun anew since, with
-        everything else in the folder.
+        A site that trains alone in a stage has trained in every round, otherwise the stage would have failed. If
+        several sites train, the coordinator may continue without it. Then the ledger decides, unless the ledger was
+        started again since, with everything else in the folder.
         """
         table = self._config.timetable
         stages = table.stages_of(self._site)
@@ -109,9 +109,9 @@ class KeptRounds:
 
     def _what_to_do(self, when: When) -> str:
         return (
-            f"{self._site} trained with it in stage {when[0]}, round {when[1]}, and without it the student is wrong "
-            "there: put the file back from a backup; where there is none, the federation has to begin anew for this "
-            "site"
+            f"{self._site} trained with it in stage {when[0]}, round {when[1]}, and without it the student gives wrong "
+            "masks at this site. Restore the file from a backup; without a backup, the federation has to start again "
+            "for this site"
         )
 
 
@@ -122,7 +122,7 @@ def _trained_in(entry: Entry) -> When | None:
 
 
 def _is_of_before(entry: Entry, arrival: int) -> bool:
-    """Say whether a ledger's entry is from before a site's first round was over, when it had nothing to lose."""
+    """Return whether an entry is from before the end of a site's first round, when it had nothing to lose yet."""
     if entry.stage is None:
         return False
     first = entry.message == _TRAIN and (entry.stage, entry.server_round) == (arrival, 1)

@@ -1,4 +1,4 @@
-"""A hospital's ledger: one line for every decision about what leaves it, each sealed to the one before by its hash."""
+"""A hospital's ledger: one line for every decision about what leaves it, chained by hashes."""
 
 import errno
 import hashlib
@@ -18,12 +18,12 @@ from fedserdiff.files import sync, sync_folder
 from fedserdiff.locks import lock
 
 LEDGER_FILE = "ledger.jsonl"
-"""In a hospital's folder: one line for every answer that left it or was held back."""
+"""File in a hospital's folder with one line for every answer that left or was held back."""
 
 SENT, REFUSED, FAULT = "sent", "refused", "fault"
 VERDICTS = (SENT, REFUSED, FAULT)
 
-NO_HASH = "0" * 64  # what the first entry names as the hash of the entry before it
+NO_HASH = "0" * 64  # previous hash of the first entry
 
 _Types = Mapping[str, tuple[type, ...]]
 _FIELDS: _Types = {
@@ -42,13 +42,13 @@ class Released:
     Parameters
     ----------
     name, kind : str
-        Such as ``arrays``, of type ``ArrayRecord``.
+        Name and type of the record, such as ``arrays`` and ``ArrayRecord``.
     arrays : mapping
-        What is in it, by array name, such as ``float32[16, 4, 3, 3]``; empty for records without arrays.
+        Type and shape by array name, such as ``float32[16, 4, 3, 3]``; empty for records without arrays.
     bytes : int
-        Its payload, as the coordinator counts it.
+        Payload size, as the coordinator counts it.
     sha256 : str
-        Of the record's canonical bytes, in hexadecimal.
+        Hash of the record's canonical bytes, in hexadecimal.
     """
 
     name: str
@@ -65,22 +65,22 @@ class Entry:
     Parameters
     ----------
     number, run : int
-        Place in the ledger, from 1, and Flower's id of the run.
+        Position in the ledger, from 1, and Flower's id of the run.
     time : str
-        UTC, such as ``2026-01-31T12:00:00Z``.
+        Time in UTC, such as ``2026-01-31T12:00:00Z``.
     message : str
-        Type of the message that was answered: ``query``, ``train``, ``train.consolidate`` or ``evaluate``.
+        Type of the answered message: ``query``, ``train``, ``train.consolidate`` or ``evaluate``.
     stage, server_round : int or None
-        As the coordinator's order says; None where it says none.
+        Stage and round in the coordinator's order; None if it has none.
     verdict, reason : str
-        One of `VERDICTS`, and why; the reason is empty when sent.
+        One of `VERDICTS` and its reason; the reason is empty if the reply was sent.
     records : tuple of Released
-        What left; where the verdict is ``refused``, what was not let out.
+        Records that left or, if the verdict is ``refused``, that were held back.
     bytes : int
-        How much left: the records' sum when sent, else 0.
+        Bytes that left: the sum over records if sent, otherwise 0.
     previous, hash : str
-        The hash of the entry before this one, `NO_HASH` in the first; and this one's: SHA-256, in hexadecimal, of
-        `previous` followed by the JSON of all fields but these two, keys sorted, without spaces, in ASCII.
+        Hash of the previous entry (`NO_HASH` for the first) and of this entry. The latter is the SHA-256, in
+        hexadecimal, of `previous` followed by the JSON of all fields except these two: sorted keys, no spaces, ASCII.
     """
 
     number: int
@@ -100,12 +100,12 @@ class Entry:
 class Ledger:
     """The ledger of one hospital, to which all its processes may append.
 
-    What stands there is verified before anything is added: a broken ledger takes no entry, so nothing leaves.
+    Existing entries are verified before one is added. A broken ledger accepts no entry, so nothing leaves.
 
     Parameters
     ----------
     file : Path
-        JSON lines, one an entry; written at the first entry, readable by its owner alone.
+        JSON lines file with one line for each entry; created at the first entry, readable only by its owner.
     """
 
     def __init__(self, file: Path) -> None:
@@ -128,9 +128,9 @@ class Ledger:
         Raises
         ------
         DataError
-            Where the ledger is broken.
+            If the ledger is broken.
         OSError
-            Where the entry cannot be written; the ledger is then as it was.
+            If the entry cannot be written; the ledger is then unchanged.
         """
         if verdict not in VERDICTS or len(reason.splitlines()) > 1:
             raise ValueError(f"a verdict is one of {', '.join(VERDICTS)}, and a reason is one line")
@@ -152,7 +152,7 @@ class Ledger:
             }
             sealed = values | {"previous": self._seen.head, "hash": _seal(self._seen.head, values)}
             line = _canonical(sealed)
-            entry = _verified(line, self._seen)  # nothing is written that would not be read again
+            entry = _verified(line, self._seen)  # write nothing that could not be read again
             if self._seen.number == 0:
                 sync_folder(self._file.parent)
             _write_or_undo(file, line + b"\n", self._seen.size)
@@ -160,21 +160,22 @@ class Ledger:
             return entry
 
     def bytes_sent(self) -> int:
-        """Return how much has left; reads what is new since the last call, and raises DataError where it is broken."""
+        """Return the bytes that have left; read new entries since the last call, and raise DataError if they are
+        broken."""
         if self._seen.number or self._file.exists():
             with _opened(self._file, "rb") as file:
                 self._catch_up(file)
         return self._seen.sent
 
     def digests_sent(self, record: str) -> set[str]:
-        """Return the digests of all records of this name that have left; raises as `read_ledger`."""
+        """Return the digests of all records of this name that have left; raise as `read_ledger` does."""
         if not self._file.exists():
             return set()
         sent = [entry for entry in read_ledger(self._file) if entry.verdict == SENT]
         return {r.sha256 for entry in sent for r in entry.records if r.name == record}
 
     def _catch_up(self, file: io.FileIO) -> bytes:
-        """Verify what is new and return the torn line at the end, empty where there is none."""
+        """Verify new entries; return an incomplete last line, or an empty one."""
         if os.fstat(file.fileno()).st_size < self._seen.size:
             raise DataError(f"{self._file}: shorter than its {self._seen.number} entries: it was cut while in use")
         file.seek(self._seen.size)
@@ -184,7 +185,7 @@ class Ledger:
         return torn
 
     def _set_aside(self, file: io.FileIO, torn: bytes) -> None:
-        """Move what a power cut left of an entry out of the chain's way; nothing left on its account."""
+        """Move an incomplete last line, such as after a power cut, out of the chain; nothing was sent for it."""
         with _opened(self._file.with_name(f"{self._file.name}.torn"), "a+b") as side:
             _write_or_undo(side, torn + b"\n", os.fstat(side.fileno()).st_size)
         file.truncate(self._seen.size)
@@ -193,12 +194,12 @@ class Ledger:
 def read_ledger(file: Path) -> tuple[Entry, ...]:
     """Verify a ledger and return its entries.
 
-    A ledger that was cut off at the end of a line is a whole, shorter ledger: only a hash noted elsewhere shows it.
+    A ledger that was cut off at the end of a line is a valid, shorter ledger: only a hash noted elsewhere reveals it.
 
     Raises
     ------
     DataError
-        At the first line that is broken, with its number and what is wrong with it.
+        At the first broken line, with its number and what is wrong with it.
     """
     with _opened(file, "rb") as opened:
         *lines, torn = opened.readall().split(b"\n")
@@ -209,7 +210,7 @@ def read_ledger(file: Path) -> tuple[Entry, ...]:
     if torn:
         raise DataError(
             f"{file}, line {seen.number + 1}: torn: writing was interrupted, or the file was cut. The {seen.number} "
-            f"lines before it are whole. The hospital's next entry moves it to {file.name}.torn"
+            f"lines before it are intact. The hospital's next entry moves it to {file.name}.torn"
         )
     return tuple(entries)
 
@@ -235,7 +236,7 @@ def _entry_at(file: Path, line: bytes, seen: _Seen) -> Entry:
 
 
 def _verified(line: bytes, seen: _Seen) -> Entry:
-    """Return the entry that is next after `seen`; a ValueError says what is wrong with it."""
+    """Verify and return the entry that follows `seen`; raise a ValueError that says what is wrong with it."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -246,27 +247,27 @@ def _verified(line: bytes, seen: _Seen) -> Entry:
         if any(type(about) is not str for about in record["arrays"].values()):
             raise ValueError("a record's arrays are not described by text")
     if values["number"] != seen.number + 1:
-        raise ValueError(f"holds entry {values['number']}: a line is missing, doubled or out of place")
+        raise ValueError(f"contains entry {values['number']}: a line is missing, duplicated or out of place")
     if values["previous"] != seen.head:
-        raise ValueError("names another entry before it than the one that stands there")
+        raise ValueError("its previous hash is not that of the entry before it")
     rest = {name: value for name, value in values.items() if name not in ("previous", "hash")}
     if values["hash"] != _seal(seen.head, rest) or line != _canonical(values):
-        raise ValueError("is not what its hash was made of: the line was changed")
+        raise ValueError("its hash does not match its content: the line was changed")
     if values["verdict"] not in VERDICTS:
         raise ValueError(f"its verdict is none of {', '.join(VERDICTS)}")
     left = sum(record["bytes"] for record in values["records"]) if values["verdict"] == SENT else 0
     if values["bytes"] != left or any(record["bytes"] < 0 for record in values["records"]):
-        raise ValueError(f"says that {values['bytes']} bytes left, but its records and verdict make {left}")
+        raise ValueError(f"says that {values['bytes']} bytes left, but its records and verdict give {left}")
     return Entry(**values | {"records": tuple(Released(**record) for record in values["records"])})
 
 
 def _check_fields(values: Any, fields: _Types, what: str) -> None:
-    """Check names and types exactly; a bool is no int here."""
+    """Check names and types exactly; a bool does not count as an int."""
     if type(values) is not dict or values.keys() != fields.keys():
-        raise ValueError(f"{what} has not exactly the fields {', '.join(fields)}")
+        raise ValueError(f"{what} does not have exactly the fields {', '.join(fields)}")
     for name, types in fields.items():
         if type(values[name]) not in types:
-            raise ValueError(f"{what}'s {name} is of the wrong type")
+            raise ValueError(f"{what}'s {name} has the wrong type")
 
 
 def _canonical(values: object) -> bytes:
@@ -279,7 +280,7 @@ def _seal(previous: str, values: Mapping[str, object]) -> str:
 
 @contextmanager
 def _opened(path: Path, mode: Literal["rb", "a+b"]) -> Iterator[io.FileIO]:
-    """Open unbuffered, so that a write is one call of the system, and locked until it is closed."""
+    """Open unbuffered, so that a write is a single system call, and locked until the file is closed."""
     try:
         with open(path, mode, buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             lock(file.fileno(), shared=mode == "rb")
@@ -290,7 +291,7 @@ def _opened(path: Path, mode: Literal["rb", "a+b"]) -> Iterator[io.FileIO]:
 
 
 def _write_or_undo(file: io.FileIO, line: bytes, size: int) -> None:
-    """Append `line` to a file of `size` bytes and see it to the disk; where that fails, take back what was written."""
+    """Append `line` to a file of `size` bytes and sync it to disk; undo the write if that fails."""
     try:
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, "no room for the whole entry")

@@ -1,8 +1,8 @@
 """Local differential privacy: a round's change is clipped and gets Gaussian noise before it leaves the hospital.
 
-What is protected is the hospital: the change may depend on all of its training patients, or on others altogether, and
-has an L2 norm of at most C, so that its sensitivity is 2C. All that is made of the student later is made of what left
-already: its error maps without scans, the teacher's release, every later hospital's training spend nothing more.
+The unit of protection is the hospital: the change may depend on all of its training patients, or on entirely different
+ones. Its L2 norm is at most C, so its sensitivity is 2C. Everything made from the student later is post-processing of
+what has already left: error maps without scans, the teacher and later hospitals' training spend no further budget.
 """
 
 import hashlib
@@ -21,31 +21,31 @@ from fedserdiff.settings.experiment import Settings
 from sites.secret_key import KEY_BYTES
 
 NOISE_KEY_FILE = "noise.key"
-"""In the hospital's folder: what its noise is drawn from. Whoever has it can take the noise off again.
+"""File in the hospital's folder with the key that its noise is made from. Anybody who has the key can remove the noise.
 
-It is kept because the same message has to get the same answer: an answer with noise drawn anew is one more.
+The key is kept because the same message must get the same answer: an answer with new noise would be a further release.
 """
 
 
 def simulated_key(config: Settings, site: str) -> bytes:
-    """Return the key of a simulated hospital: from the seed, so that a run repeats, and therefore no secret."""
+    """Return the key of a simulated hospital, which follows from the seed so that runs repeat and is no secret."""
     draws = generator(config.seed, "noise-key", site)
     return bytes(torch.randint(256, (KEY_BYTES,), generator=draws, dtype=torch.uint8).numpy())
 
 
 def privatised(change: ArrayRecord, config: Settings, key: bytes) -> ArrayRecord:
-    """Return a change of weights scaled to an L2 norm of at most C = `dp_clip`, with noise of standard deviation 2C z.
+    """Clip a weight change to an L2 norm of at most C = `dp_clip` and add noise of standard deviation 2C z.
 
-    z is `dp_noise`. The noise follows from the key and the change: the same change gets the same noise, and any other
-    change noise of its own, so that no two answers tell more than they would with independent noise.
+    z is `dp_noise`. The noise is derived from the key and the change: the same change gets the same noise, and
+    different changes get different noise. Two answers therefore reveal no more than with independent noise.
 
     Parameters
     ----------
     change : ArrayRecord
-        From `wire.change_to_record`, of float16; so is what is returned.
+        Change from `wire.change_to_record`, float16; the result is float16 too.
     config : Settings
     key : bytes
-        Of 32 bytes.
+        Key of 32 bytes.
     """
     ((name, array),) = change.items()
     exact = array.numpy()
@@ -54,12 +54,12 @@ def privatised(change: ArrayRecord, config: Settings, key: bytes) -> ArrayRecord
     clipped = values * min(1.0, config.privacy.dp_clip / norm) if norm > 0 else values
     own = hmac.digest(key, hashlib.sha256(exact.tobytes()).digest(), "sha256")
     noisy = clipped + noise_deviation(config) * _normal(own, len(values))
-    with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and does not leave
+    with np.errstate(over="ignore"):  # values beyond float16 become infinite, and the guard then refuses the change
         return ArrayRecord({name: Array(noisy.astype(np.float16))})
 
 
 def _normal(key: bytes, count: int) -> NDArray[np.float64]:
-    """Draw standard normal numbers from AES in counter mode: no one who sees some of them can tell the others."""
+    """Draw standard normal numbers from AES in counter mode: seeing some of them does not reveal the others."""
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * count))
     uniform = (np.frombuffer(stream, "<u8") >> np.uint64(11)).astype(np.float64)  # 53 bits
     return np.asarray(ndtri((uniform + 0.5) / 2**53))

@@ -1,8 +1,8 @@
-"""A hospital's node: Flower's SuperNode on the wire, and behind it this hospital's own, installed app.
+"""A hospital's node: Flower's SuperNode on the network, and behind it the hospital's own installed app.
 
-Flower would run whatever app the coordinator ships. Here the SuperNode is started in process isolation, where it runs
-none, and this module takes the part of Flower's SuperExec: it fetches each message from the SuperNode, lets the
-installed app answer it, and leaves the shipped bundle unopened.
+Flower would run any app that the coordinator ships. Here the SuperNode is started in process isolation, in which it
+runs no app, and this module replaces Flower's SuperExec: it fetches each message from the SuperNode, lets the installed
+app answer it, and never opens the shipped bundle.
 """
 
 import os
@@ -45,13 +45,13 @@ _POLL_S = 0.2
 _STOP_S = 10
 _SLOW_S = 15
 _UNREACHABLE_S = 24 * 3600
-_LET_IN_S = 120  # a connection that was cut lapses at the coordinator after two heartbeats, a minute
+_LET_IN_S = 120  # the coordinator drops an interrupted connection after two heartbeats, which is a minute
 _AGAIN_S = 8
-_NOT_LET_IN = "Failed to activate SuperNode"  # Flower says no more to whoever is refused
+_NOT_LET_IN = "Failed to activate SuperNode"  # the only message that Flower gives to a rejected node
 _LAST_LINES = 6
 
 Tell = Callable[[str], None]
-"""Takes a line on what goes on, for whoever watches at the hospital."""
+"""Callback that prints a status line at the hospital."""
 
 
 def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
@@ -60,8 +60,8 @@ def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
     Raises
     ------
     FederationError
-        Where the coordinator is not reached within a day, or does not let this hospital in. Where the SuperNode ends
-        later, this process ends with exit code 1.
+        If the coordinator is not reached within a day or rejects this hospital. If the SuperNode ends later, this
+        process ends with exit code 1.
     """
     kit.records.mkdir(parents=True, exist_ok=True)
     secret = secrets.token_bytes(32)
@@ -70,15 +70,15 @@ def serve(kit: HospitalKit, app: ClientApp, tell: Tell) -> None:
         secret_file.touch(mode=0o600)
         secret_file.write_bytes(secret)
         supernode = _SuperNode(kit, secret_file, tell)
-        os.environ.update(NO_PROXY)  # from here on this process talks to its own SuperNode alone
+        os.environ.update(NO_PROXY)  # from here on this process only talks to its own SuperNode
         with supernode as address:
             _answer_messages(address, secret, app, kit, tell)
 
 
 class _SuperNode:
-    """Flower's SuperNode, connected to the coordinator for as long as the context lasts.
+    """Flower's SuperNode, connected to the coordinator within the context.
 
-    Entering yields the address of its Runtime API on this machine's loopback.
+    Entering the context returns the address of its Runtime API on this machine's loopback.
     """
 
     def __init__(self, kit: HospitalKit, secret_file: Path, tell: Tell) -> None:
@@ -89,7 +89,9 @@ class _SuperNode:
         self._stopping = threading.Event()
         host, _ = split_address(kit.coordinator, "coordinator")
         proxy = proxy_to(host)
-        self._way = f"{kit.coordinator}, by the proxy {proxy} of https_proxy or all_proxy" if proxy else kit.coordinator
+        self._way = (
+            f"{kit.coordinator}, through the proxy {proxy} from https_proxy or all_proxy" if proxy else kit.coordinator
+        )
         self._environment = {
             **os.environ,
             "FLWR_TELEMETRY_ENABLED": "0",
@@ -110,8 +112,8 @@ class _SuperNode:
             if _NOT_LET_IN not in said or time.monotonic() > end:
                 raise FederationError(self._ended(said))
             self._tell(
-                "not let in: the coordinator does not know this hospital's key, or holds its earlier connection, which "
-                f"takes a minute to lapse; trying for {end - time.monotonic():.0f} s more"
+                "rejected: the coordinator does not know this hospital's key, or still has its earlier connection, "
+                f"which ends after a minute; trying for {end - time.monotonic():.0f} s more"
             )
             time.sleep(_AGAIN_S)
         self._tell("the coordinator knows this hospital's key: connected, waiting for its messages")
@@ -149,12 +151,12 @@ class _SuperNode:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                preexec_fn=partial(end_with, os.getpid()),  # on SIGTERM it takes its leave
+                preexec_fn=partial(end_with, os.getpid()),  # on SIGTERM it disconnects properly
             )
         return port
 
     def _wait_until_connected(self) -> str | None:
-        """Return None once the coordinator has let the SuperNode in, or what a SuperNode that ended has said."""
+        """Return None once the coordinator has accepted the SuperNode, or the output of a SuperNode that ended."""
         begun = time.monotonic()
         told = False
         while True:
@@ -169,17 +171,17 @@ class _SuperNode:
                 raise FederationError(f"the coordinator at {self._way} was not reached within a day")
             if waited > _SLOW_S and not told:
                 told = True
-                self._tell(f"no coordinator at {self._way} yet: trying for a day (see {self._log})")
+                self._tell(f"no coordinator at {self._way} yet; trying for a day (see {self._log})")
             time.sleep(_POLL_S)
 
     def _watch(self) -> None:
         self._process.wait()
         if not self._stopping.is_set():
             self._tell(self._ended(self._said()))
-            os._exit(1)  # the main thread may be in the middle of training, for nobody
+            os._exit(1)  # the main thread may still be training, which would be useless
 
     def _said(self) -> str:
-        """Return the log of this SuperNode alone: the file holds those of earlier ones, too."""
+        """Return this SuperNode's log only; the file also contains those of earlier ones."""
         with self._log.open("rb") as file:
             file.seek(self._from)
             return file.read().decode(errors="replace")
@@ -199,20 +201,20 @@ def _answer_messages(address: str, secret: bytes, app: ClientApp, kit: HospitalK
             continue
         try:
             _answer_one(address, task.token, app, tell)
-        except Exception as error:  # noqa: BLE001 - one message that cannot be had or answered must not end the node
+        except Exception as error:  # noqa: BLE001 - one message that cannot be fetched or answered must not end the node
             hospital_log(kit.records).error("a message was not answered", exc_info=error)
-            tell("a message was not answered: see hospital.log")
+            tell("a message was not answered; see hospital.log")
 
 
 def _answer_one(address: str, token: str, app: ClientApp, tell: Tell) -> None:
-    """Fetch one message, have the installed app answer it, and hand the answer to the SuperNode."""
+    """Fetch one message, let the installed app answer it, and pass the answer to the SuperNode."""
     client = _client(address, RuntimeTokenHttpInterceptor(token))
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     try:
-        message, theirs, _, _ = pull_task_input(client)  # what is left out: the coordinator's run and its app bundle
+        message, theirs, _, _ = pull_task_input(client)  # ignored: the coordinator's run and its app bundle
         own = Context(theirs.run_id, theirs.node_id, node_config={}, state=RecordDict(), run_config={})
-        tell(f"{message.metadata.message_type}: at work")
+        tell(f"{message.metadata.message_type}: working")
         started = time.monotonic()
         reply = app(message, own)
         push_message(client, reply, own)
@@ -225,7 +227,7 @@ def _answer_one(address: str, token: str, app: ClientApp, tell: Tell) -> None:
 
 def _outcome(reply: Message) -> str:
     if reply.has_error():
-        return f"answered by code {reply.error.code}, {reply.error.reason}: see hospital.log and the ledger"
+        return f"answered with code {reply.error.code}, {reply.error.reason}; see hospital.log and the ledger"
     size = sum(record.count_bytes() for record in reply.content.values())
     return f"{size:,} bytes left this hospital"
 
@@ -233,7 +235,7 @@ def _outcome(reply: Message) -> str:
 def _client(address: str, interceptor: ProtobufClientInterceptor) -> RuntimeHttpClient:
     return RuntimeHttpClient.from_server_address(
         server_address=address,
-        insecure=True,  # it is this machine's loopback
+        insecure=True,  # this machine's loopback
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), interceptor],
         retry_invoker=make_simple_http_retry_invoker(),

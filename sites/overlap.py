@@ -1,8 +1,8 @@
-"""Scans that several hospitals hold: this one tells salted hashes of its own, and works without those it is told of.
+"""Scans that several hospitals have: a hospital sends salted hashes of its scans, and leaves out those it is told to.
 
-The coordinator draws a salt; the hash of a scan is HMAC-SHA256, by that salt, of the SHA-256 of its brain voxels. Who
-holds the very scan can tell its hash, and nobody else. Names and patient ids could be guessed one by one by whoever
-knows the salt, so no hash is made of any.
+The coordinator draws a salt. The hash of a scan is the HMAC-SHA256, with that salt, of the SHA-256 of its brain voxels.
+Only somebody who has the identical scan can compute its hash. Names and patient ids are never hashed, because anybody
+who knows the salt could guess them one by one.
 """
 
 import hmac
@@ -24,12 +24,12 @@ from sites.hospital import Hospital, leave_out
 from sites.secret_key import secret_key
 
 PIN_FILE = "left-out.json"
-"""In a hospital's folder: by experiment, the cases that it works without because an earlier hospital brought them."""
+"""File in a hospital's folder with the cases left out because an earlier hospital brought them, by experiment."""
 
 DECOY_KEY_FILE = "decoys.key"
-"""In a hospital's folder: 32 random bytes that its decoys are made of."""
+"""File in a hospital's folder with 32 random bytes from which its decoys are made."""
 
-_EARLIER = "an earlier hospital"  # no site can be called so: a name holds no blank
+_EARLIER = "an earlier hospital"  # no site can have this name, because names contain no spaces
 
 
 def scan_hash(salt: bytes, voxel_hash: str) -> bytes:
@@ -38,63 +38,63 @@ def scan_hash(salt: bytes, voxel_hash: str) -> bytes:
 
 
 def hashes_to_tell(hospital: Hospital, asked: ConfigRecord, folder: Path, rows: int) -> ArrayRecord:
-    """Return a record of the salted hashes of a hospital's scans among decoys, `rows` in all, in ascending order.
+    """Return a record of a hospital's salted scan hashes mixed with decoys, `rows` in all, in ascending order.
 
-    Each scan is told once, however often the hospital has it. Decoys are the same whenever the same salt comes, so
-    that asking twice does not tell them from scans.
+    Each scan appears once, even if the hospital has it several times. The same salt always gives the same decoys, so
+    asking twice does not reveal which hashes are decoys.
 
     Parameters
     ----------
     hospital : Hospital
-        With all its cases, those too that it will leave out: it brought them all the same.
+        Hospital with all its cases, including those that it will leave out.
     asked : ConfigRecord
         The coordinator's query, with the salt.
     folder : Path
-        The hospital's own, where the decoys' key is kept.
+        The hospital's folder, where the key for decoys is kept.
     rows : int
-        At least as many as there are scans; it must not depend on their exact number.
+        Number of hashes, at least the number of scans; it must not depend on their exact number.
 
     Raises
     ------
     FederationError
-        Where the query holds no salt of `SALT_BYTES` bytes.
+        If the query has no salt of `SALT_BYTES` bytes.
     """
     salt = asked.get(wire.SALT)
     if not isinstance(salt, bytes) or len(salt) != wire.SALT_BYTES:
         raise FederationError(f"the coordinator sent no salt of {wire.SALT_BYTES} bytes")
     scans = {scan_hash(salt, cached.prepared.voxel_hash) for cached in hospital.cases}
-    key = secret_key(folder / DECOY_KEY_FILE)  # no result needs the decoys to repeat from run to run
+    key = secret_key(folder / DECOY_KEY_FILE)  # results do not depend on the decoys
     decoys = {hmac.digest(key, salt + number.to_bytes(4, "big"), "sha256") for number in range(rows - len(scans))}
     told = np.frombuffer(b"".join(sorted(scans | decoys)), np.uint8)
     return ArrayRecord({wire.HASHES: Array(told.reshape(-1, wire.HASH_BYTES))})
 
 
 def without_shared(hospital: Hospital, content: RecordDict, config: Settings, folder: Path) -> Hospital:
-    """Return the hospital as it works on the coordinator's order `content`: without the scans that it is to leave out.
+    """Return the hospital for the coordinator's order `content`, without the scans that it has to leave out.
 
-    The order says by salted hashes which scans an earlier hospital brought. By the rule that a simulation goes by,
-    `find_overlap`'s, all scans of their patients are left out, and of a patient who has two names here those of one.
+    The order names, by salted hashes, the scans that an earlier hospital brought. As in a simulation (`find_overlap`),
+    all scans of their patients are left out and, for a patient with two names here, those of one name.
 
-    What is left out is settled by the first order of an experiment, one that names no scan included: a coordinator that
-    varied it could tell from two answers what one patient's scan makes of them.
+    The first order of an experiment settles what is left out, even if it names no scan. A coordinator that could vary
+    it would learn the influence of one patient's scan from two answers.
 
     Parameters
     ----------
     hospital : Hospital
-        With all its cases.
+        Hospital with all its cases.
     content : RecordDict
         The order.
     config : Settings
-        The experiment; where it allows overlap nothing is left out.
+        Settings of the experiment; if they allow overlap, nothing is left out.
     folder : Path
-        The hospital's own, where its log is and where it keeps what is settled.
+        The hospital's folder, with its log and the record of what is settled.
 
     Raises
     ------
     FederationError
-        Where the order names a scan that the hospital does not have, or leaves out others than those that are settled.
+        If the order names a scan that the hospital does not have, or leaves out other scans than settled before.
     DataError
-        As `leave_out`, and where the record of what is settled is damaged.
+        As in `leave_out`, and if the record of what is settled is damaged.
     """
     if config.data.allow_overlap:
         if wire.LEFT_OUT in content:
@@ -106,7 +106,7 @@ def without_shared(hospital: Hospital, content: RecordDict, config: Settings, fo
     overlaps = find_overlap({_EARLIER: brought, hospital.site.name: hospital.cases})
     overlaps = [overlap for overlap in overlaps if overlap.site == hospital.site.name]
     gone = sorted(overlap.case for overlap in overlaps)
-    first = _settle(folder, config.fingerprint, gone)  # before all else: no refusal tells a scan from a decoy
+    first = _settle(folder, config.fingerprint, gone)  # first of all, so that no refusal tells a scan from a decoy
     if not hashes <= {of_scan for of_scan, _ in by_hash}:
         raise FederationError("the coordinator leaves out scans that this hospital does not have")
     if first and gone:
@@ -127,15 +127,15 @@ def _ordered(content: RecordDict) -> tuple[bytes, set[bytes]]:
 
 
 def _settle(folder: Path, experiment: int, gone: list[str]) -> bool:
-    """See that an experiment leaves out the cases that it always has; return whether this is its first order."""
+    """Check that an experiment leaves out the same cases as before; return whether this is its first order."""
     file = folder / PIN_FILE
     settled = _read_settled(file)
     before = settled.setdefault(str(experiment), gone)
     if before is not gone:
         if before != gone:
             raise FederationError(
-                f"the coordinator leaves out {_listed(gone)}, and left out {_listed(before)} before: within an "
-                f"experiment that must not change. If an earlier hospital's scans did, and you agree, remove {file}"
+                f"the coordinator leaves out {_listed(gone)}, but left out {_listed(before)} before; this must not "
+                f"change within an experiment. If an earlier hospital's scans have changed and you agree, remove {file}"
             )
         return False
     text = json.dumps(settled, indent=1)
@@ -151,7 +151,7 @@ def _read_settled(file: Path) -> dict[str, list[str]]:
     except ValueError:
         settled = None
     if not isinstance(settled, dict) or not all(isinstance(cases, list) for cases in settled.values()):
-        raise DataError(f"{file}: damaged: it does not say which cases are left out")
+        raise DataError(f"{file}: damaged: it does not list the cases left out")
     return settled
 
 

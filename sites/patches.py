@@ -1,4 +1,4 @@
-"""Patches of training items: where they lie, and what of a stored box they show."""
+"""Patches of training items: their position, and the part of a stored box that they show."""
 
 import math
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from fedserdiff.data.cache import CachedCase
 
 _MOST_VOXELS = 10_000
-"""Voxels of tumour of an item that are kept for patches to be centred on, as by nnU-Net."""
+"""Largest number of an item's tumour voxels that are kept as centres of patches, as in nnU-Net."""
 
 
 class Patches:
-    """Draws where patches of slices (2D) or volumes (3D) lie: about tumour, or anywhere in the brain's box.
+    """Sampler of patch positions in slices (2D) or volumes (3D): around tumour, or anywhere in the brain's box.
 
-    A place is a number: that of the patch's first voxel among those where a patch can begin.
+    A place is a number: the index of the patch's first voxel among all possible first voxels.
 
     Parameters
     ----------
     cases : sequence of CachedCase
     items : sequence of (int, int)
-        The case of each item and, of a slice, where it is.
+        The case index of each item and, for a slice, its position.
     grid : sequence of int
-        Of cases.
+        Shape of the cases.
     shape : sequence of int
-        Of patches: two numbers where items are slices.
+        Shape of the patches: two numbers if items are slices.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class Patches:
         self._of_tumour: dict[int, NDArray[np.intp]] = {}
 
     def corner(self, place: int) -> list[int]:
-        """Return the first voxel of a patch, along each of its axes."""
+        """Return the first voxel of a patch along each of its axes."""
         return [int(at) for at in np.unravel_index(place, self._places)]
 
     def draw(self, item: int, about_tumour: bool, generator: torch.Generator) -> int:
-        """Draw the place of a patch of an item, which shows tumour where the patch is to be about it."""
+        """Draw the place of a patch in an item; with `about_tumour`, the item must show tumour."""
         corner = self._about_tumour(item, generator) if about_tumour else self._anywhere(item, generator)
         return int(np.ravel_multi_index(corner, self._places))
 
     def _anywhere(self, item: int, generator: torch.Generator) -> list[int]:
-        """Draw a patch that lies in the brain's box, or holds it along axes where it is smaller."""
+        """Draw a patch inside the brain's box; along axes where the box is smaller, the patch contains it."""
         geometry, corner = self._cases[self._items[item][0]].prepared.geometry, []
         axes = zip(geometry.pad_before, geometry.inner_shape, self._shape, self._places, strict=False)
         for before, inner, size, places in axes:
@@ -59,14 +59,14 @@ class Patches:
         return corner
 
     def _about_tumour(self, item: int, generator: torch.Generator) -> list[int]:
-        """Draw a patch centred on a voxel of tumour, or moved into the grid: it holds the voxel."""
+        """Draw a patch centred on a tumour voxel, shifted into the grid if necessary."""
         voxels = self._voxels_of_tumour(item)
         voxel = voxels[int(torch.randint(0, len(voxels), (1,), generator=generator))]
         axes = zip(voxel, self._shape, self._places, strict=False)
         return [min(max(int(at) - size // 2, 0), places - 1) for at, size, places in axes]
 
     def _voxels_of_tumour(self, item: int) -> NDArray[np.intp]:
-        """Return where an item shows tumour, (N, 3), some voxels of many; kept once they are read."""
+        """Return an item's tumour voxels, (N, 3), subsampled if there are many; they are read only once."""
         if item not in self._of_tumour:
             number, at = self._items[item]
             prepared = self._cases[number].prepared
@@ -81,7 +81,7 @@ class Patches:
 def shared(
     box: Sequence[slice], first: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where the voxels that a box shares with a window, from `first` on, lie in the window and in the box."""
+    """Return the overlap of a box and a window that starts at `first`, as slices of the window and of the box."""
     to, source = [], []
     for axis, start, size in zip(box, first, shape, strict=True):
         low = max(axis.start, start)

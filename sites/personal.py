@@ -1,4 +1,4 @@
-"""The weights that a hospital has for itself, by methods such as FedBN: none of them leaves."""
+"""Personal weights of a hospital, for methods such as FedBN: they never leave."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +15,14 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def personal_names(student: Student, config: Settings) -> tuple[str, ...]:
-    """Return the names of the weights that stay at a hospital by the config's method; none by most methods."""
+    """Return the names of the weights that stay at a hospital with the config's method; most methods have none."""
     first = get_method(config.method.name).parts[0]
     names: tuple[str, ...] = half_of(first, first.objective).personal(student)
     return names
 
 
 def put_on(student: Student, own: Weights) -> None:
-    """Give a student these weights in place of those of the same names."""
+    """Replace a student's weights of the same names with these."""
     weights = dict(student.named_parameters())
     with torch.no_grad():
         for name, values in own.items():
@@ -30,12 +30,12 @@ def put_on(student: Student, own: Weights) -> None:
 
 
 def load_personal(student: Student, folder: Path, config: Settings, site: str, before: When) -> bool:
-    """Give a student the weights that a site had for itself before a stage and round; say whether it had any by then.
+    """Load into a student the personal weights of a site from before a stage and round; return whether there were any.
 
     Raises
     ------
     RecordsError, DataError
-        As `KeptRounds.load`.
+        As in `KeptRounds.load`.
     """
     names = personal_names(student, config)
     if not names:
@@ -47,17 +47,17 @@ def load_personal(student: Student, folder: Path, config: Settings, site: str, b
 
 
 def withhold(student: Student, began: Weights, received: Weights) -> dict[str, torch.Tensor]:
-    """Take a hospital's own weights out of a student that it has trained, and return them as it keeps them.
+    """Remove a hospital's personal weights from a student that it has trained, and return them in the form it keeps.
 
-    They are rounded as all other weights are on their way to the coordinator, so that a hospital alone has the same
-    student whatever it keeps for itself.
+    They are rounded like the weights that go to the coordinator, so that a single hospital gets the same student
+    whether weights are personal or not.
 
     Parameters
     ----------
     student : Student
-        Has the weights received in their place afterwards: what leaves says that they have not changed.
+        Afterwards it has the received weights in their place, so that what leaves shows no change of them.
     began, received : mapping
-        Its own weights as the round began with them, and as the coordinator sent them.
+        The personal weights at the start of the round, and as the coordinator sent them.
     """
     ended = _named(student, tuple(received))
     kept = {name: began[name] + (ended[name] - began[name]).half().float() for name in received}
@@ -66,12 +66,12 @@ def withhold(student: Student, began: Weights, received: Weights) -> dict[str, t
 
 
 def own_weights(student: Student, config: Settings) -> dict[str, torch.Tensor]:
-    """Return a copy of the weights of a student that stay at a hospital, by name."""
+    """Return a copy of the student's weights that stay at a hospital, by name."""
     return _named(student, personal_names(student, config))
 
 
 def save_personal(folder: Path, config: Settings, site: str, own: Weights, when: When) -> None:
-    """Keep a site's own weights as they are after a round."""
+    """Save a site's personal weights after a round."""
     _kept(folder, config, site).save(dict(own), when)
 
 

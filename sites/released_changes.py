@@ -1,7 +1,7 @@
-"""Changes of weights that left with noise on them, kept: who asks again gets the same one, and no other besides.
+"""Store of noisy weight changes that have left: a repeated request gets the same change again, never another one.
 
-A GPU does not give the same bits twice, nor do other numbers of threads: a round that is done again because its answer
-was lost would release a second change, which the noise was not reckoned for.
+A GPU does not compute the same bits twice, and neither does a different number of threads. A round that is repeated
+because its answer was lost would therefore release a second change, which the privacy accounting does not include.
 """
 
 import hashlib
@@ -18,43 +18,43 @@ from fedserdiff import wire
 from fedserdiff.files import write_whole
 from fedserdiff.settings.experiment import Settings
 
-_NUMBERS = "numbers"  # of all metric records, as JSON; arrays stand beside it as RECORD/NAME
+_NUMBERS = "numbers"  # all metric records as JSON; arrays are stored beside it as RECORD/NAME
 
 
 class ReleasedChanges:
-    """What one hospital released of the stage at work, by what it was asked: files that hold nothing that has not left.
+    """Answers that a hospital has released in the current stage, by request; its files only contain what has left.
 
     Parameters
     ----------
     folder : Path
-        Made with the first of them. There are no more files in it than changes that may leave in a stage.
+        Folder, created with the first answer. It has at most as many files as changes may leave in a stage.
     config : Settings
-        Of a change without noise nothing is kept: it may be computed as often as is asked.
+        Settings of the experiment. Changes without noise are not kept: they may be computed as often as requested.
     log : logging.Logger
-        The hospital's own.
+        The hospital's own log.
     """
 
     def __init__(self, folder: Path, config: Settings, log: logging.Logger) -> None:
         self._folder, self._config, self._log = folder, config, log
 
     def answer_to(self, message: Message) -> RecordDict | None:
-        """Return what was released when exactly this was asked before; None where it never was, or was not kept."""
+        """Return what was released for exactly this request before, or None if it never was or was not kept."""
         file = self._file(message)
         if file is None or not file.is_file():
             return None
         try:
             return _read(file)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            self._log.warning("%s: damaged, so the round is done again (%s)", file, error)
+            self._log.warning("%s: damaged, so the round is repeated (%s)", file, error)
             return None
 
     def keep(self, message: Message, content: RecordDict) -> None:
-        """Keep an answer that is about to leave, in the place of those of other stages and experiments.
+        """Keep an answer that is about to leave, and delete those of other stages and experiments.
 
         Raises
         ------
         OSError
-            Where it cannot be written: then it must not leave.
+            If it cannot be written; then it must not leave.
         """
         file = self._file(message)
         if file is None:
@@ -67,18 +67,18 @@ class ReleasedChanges:
                 other.unlink()
 
     def _file(self, message: Message) -> Path | None:
-        """Return the file of the answer to a message, by the hash of all that it asks; None where none is kept."""
+        """Return the file for the answer to a message, named by a hash of its content; None if answers are not kept."""
         if self._config.privacy.dp_noise == 0 or message.metadata.message_type != MessageType.TRAIN:
             return None
         orders = message.content.config_records.get(wire.CONFIG)
         stage = None if orders is None else orders.get("stage")
-        if type(stage) is not int:  # no order: there is no answer to it
+        if type(stage) is not int:  # not an order, so there is no answer to keep
             return None
         return self._folder / f"{self._config.fingerprint:016x}-{stage}-{_digest(message.content)}.npz"
 
 
 def _digest(content: RecordDict) -> str:
-    """Return a SHA-256 of every value in an order. Where Flower's own hash is asked for, no copy can be made later."""
+    """Return a SHA-256 over every value in an order. Flower's own hash would prevent copying the message later."""
     digest = hashlib.sha256()
     for record, values in sorted(content.items()):
         for name, value in sorted(values.items()):
@@ -102,7 +102,7 @@ def _values(content: RecordDict) -> dict[str, Any]:
 
 def _read(file: Path) -> RecordDict:
     records: dict[str, dict[str, Array]] = {}
-    with np.load(file, allow_pickle=False) as kept:  # reads whole values, by their checksums
+    with np.load(file, allow_pickle=False) as kept:  # verifies the checksums of the values
         numbers = json.loads(str(kept[_NUMBERS]))
         for where in kept.files:
             if where != _NUMBERS:

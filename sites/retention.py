@@ -1,4 +1,4 @@
-"""What students keep of an earlier hospital: Dice on its lesions, painted into this hospital's scans."""
+"""Retention of an earlier hospital: students' Dice on its lesions, painted into this hospital's scans."""
 
 import copy
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from fedserdiff.lesions.brush import Painter
 from fedserdiff.lesions.painting import paint
 from sites.training_set import TrainingSet
 
-_LEAST_VOXELS = 100  # of a region, of all painted samples
+_LEAST_VOXELS = 100  # of a region in all painted samples
 
 
 def interpolated(student: Student, standing: Student, inertia: float) -> Student:
-    """Return the student that a stage of this hospital alone ends with: by FedAvg, and with a share of the last one.
+    """Return the final student of a stage in which only this hospital trains: `student` interpolated with `standing`.
 
-    Both are left as they are.
+    Neither argument is changed.
     """
     if inertia == 0:
         return student
@@ -41,25 +41,25 @@ def painted_dice(
 ) -> torch.Tensor:
     """Return each student's Dice of refined masks on the same painted samples, (S, R), float64 on the host.
 
-    All samples together count as one volume. It is NaN of a region of which they show fewer than 100 voxels (our
-    choice): few that are made up would cost all of it.
+    All samples together count as one volume. A region with fewer than 100 voxels gets NaN (our choice), because a few
+    false positives would dominate its Dice.
 
     Parameters
     ----------
     students : sequence of Student
-        On the samples' device. They are in the mode that they came in afterwards.
+        Students on the samples' device. Their training mode is restored afterwards.
     samples : TrainingSet
     index : Tensor of shape (N,)
-        Of the samples to paint.
+        Indices of the samples to paint.
     painter : Painter
     whitening : Tensor of shape (R, M, M)
-        As `paint` takes it.
+        As in `paint`.
     draws, noise : torch.Generator
-        On the host, and on the samples' device.
+        Generators on the host and on the samples' device.
     batch_size : int
-        Samples at a time.
+        Number of samples at a time.
     steps : int
-        K of the sampler.
+        Number of sampling steps K.
     """
     modes = [student.training for student in students]
     regions = whitening.shape[0]
@@ -81,5 +81,5 @@ def painted_dice(
 
 
 def _voxels(masks: torch.Tensor) -> torch.Tensor:
-    """Return how many voxels each region (R,) of masks (N, R, *grid) has."""
+    """Return the number of voxels in each region (R,) of masks (N, R, *grid)."""
     return masks.transpose(0, 1).flatten(1).sum(1)

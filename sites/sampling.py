@@ -1,4 +1,4 @@
-"""Which training items each step of a stage learns from: draws, or passes over all of them."""
+"""The training items of each step in a stage: random draws, or epochs over all items."""
 
 import math
 
@@ -10,26 +10,26 @@ from sites.training_set import TrainingSet
 
 
 class Sampling:
-    """The steps of a stage, and the items of each.
+    """The steps of a stage and the items of each step.
 
-    A stage that is counted in steps draws each batch anew, half of it from items that show tumour. One that is counted
-    in epochs passes over the items, in an order that follows from the config's seed, `purpose` and the epoch alone: a
-    round that is asked for again takes the same.
+    In a stage counted in steps, each batch is drawn at random, `training.tumour_share` of it from items that show
+    tumour. In a stage counted in epochs, the order of the items depends only on the config's seed, `purpose` and the
+    epoch, so a repeated round uses the same batches.
 
     Parameters
     ----------
     training_set : TrainingSet
     config : Settings
-        For the stage's length and the batch size.
+        Settings with the stage's length and the batch size.
     purpose : str or int
-        What the items are for, such as the site and the stage.
+        What the items are used for, such as the site and the stage.
     length : int
-        How many times as long as the config has it the stage is.
+        Length of the stage as a multiple of the config's.
 
     Attributes
     ----------
     steps : int
-        Optimisation steps of the whole stage.
+        Number of optimisation steps in the whole stage.
     """
 
     def __init__(self, training_set: TrainingSet, config: Settings, *purpose: str | int, length: int = 1) -> None:
@@ -43,9 +43,9 @@ class Sampling:
         self._batches: tuple[torch.Tensor, ...] = ()
 
     def items(self, step: int, draws: torch.Generator) -> torch.Tensor:
-        """Return the indices of the items of a step, from 0: those that show tumour come first.
+        """Return the indices of a step's items (steps count from 0); those that show tumour come first.
 
-        `draws` is used where the stage is counted in steps.
+        `draws` is only used if the stage is counted in steps.
         """
         config = self._config
         if config.training.steps_per_stage:

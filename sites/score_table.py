@@ -1,4 +1,4 @@
-"""A hospital's own table of scores: a row a stage, case, mask and region, a column a measure. It stays there."""
+"""A hospital's own score table: one row for each stage, case, mask and region, one column for each metric."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ _COLUMNS = ("stage", "case", "mask", "region", *MEASURES)
 
 
 def enter(table: Path, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Rewrite the table (CSV) with these scores as those of the stage; the file is at all times whole.
+    """Rewrite the table (CSV) with these scores for the stage; the file is complete at all times.
 
     Parameters
     ----------
     table : Path
     stage : int
     scores : mapping
-        By case, then by ``{mask}.{measure}.{region}``: all of each case's.
+        All scores of each case, by case and then by ``{mask}.{measure}.{region}``.
     """
     rows: list[Mapping[str, object]] = [
         {"stage": stage, "case": case, "mask": mask, "region": region}
@@ -39,7 +39,7 @@ def enter(table: Path, stage: int, scores: Mapping[str, Mapping[str, float]]) ->
 
 
 def enter_thresholds(file: Path, stage: int, chosen: Mapping[str, Mapping[str, object]]) -> None:
-    """Rewrite the file (JSON) of thresholds by stage and mask with these as those of the stage."""
+    """Rewrite the JSON file of thresholds by stage and mask with these for the stage."""
     others = json.loads(file.read_text()) if file.exists() else {}
     stages = dict(sorted({**others, str(stage): chosen}.items(), key=lambda item: int(item[0])))
     write_whole(file, lambda opened: opened.write((json.dumps(stages, indent=2) + "\n").encode()))
@@ -52,7 +52,7 @@ def _masks(scores: Mapping[str, float]) -> Sequence[tuple[str, str]]:
 
 
 def _whole(table: Path, rows_a_case: int) -> list[Mapping[str, object]]:
-    """Return the rows of those stages and cases of which none is torn or missing."""
+    """Return the rows of stages and cases whose rows are complete."""
     if not table.exists():
         return []
     with table.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Secrets that a hospital's machine draws for itself, and keeps."""
+"""Secret keys that a hospital's machine generates and keeps."""
 
 import secrets
 from pathlib import Path
@@ -10,19 +10,19 @@ KEY_BYTES = 32
 
 
 def secret_key(file: Path) -> bytes:
-    """Return the key in a file, drawn by the operating system where there is none: unpredictable on purpose.
+    """Return the key in a file; if there is none, generate it from the operating system's random source.
 
-    Its owner alone can read it.
+    Only the file's owner can read it.
 
     Raises
     ------
     DataError
-        Where the file is damaged: what is made of half a key could be guessed.
+        If the file is damaged: a value made with half a key could be guessed.
     """
     if not file.is_file():
         drawn = secrets.token_bytes(KEY_BYTES)
         write_whole(file, lambda opened: opened.write(drawn), 0o600)
     key = file.read_bytes()
     if len(key) != KEY_BYTES:
-        raise DataError(f"{file}: damaged: not {KEY_BYTES} bytes; without it another is drawn")
+        raise DataError(f"{file}: damaged: it does not have {KEY_BYTES} bytes; remove it and a new key is generated")
     return key

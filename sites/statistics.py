@@ -1,4 +1,4 @@
-"""What a hospital tells of its training patients before anybody trains: histograms, each patient counted once."""
+"""Statistics of a hospital's training patients before training: histograms that count each patient once."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -23,11 +23,11 @@ from fedserdiff.statistics.cells import (
 )
 from fedserdiff.statistics.disclosure import LEAST_PATIENTS, told_counts, told_patients, told_shares
 
-_EXACT = 6  # decimals of ml and mm: what single precision adds to 1 mm must not put it into the next cell
+_EXACT = 6  # decimals of ml and mm: rounding errors of single precision must not move 1 mm into the next cell
 
 
 class _Shares:
-    """Mean shares of voxels by cell over the patients who have any, (M, cells), and how many of them have each cell."""
+    """Accumulator of mean voxel shares by cell, (M, cells), and of the number of patients with each cell."""
 
     def __init__(self, config: Settings) -> None:
         shape = INTENSITIES.shape(config)
@@ -36,7 +36,7 @@ class _Shares:
         self._patients = 0
 
     def add(self, values: NDArray[np.float16]) -> None:
-        """Take in one patient's intensities, (M, voxels)."""
+        """Add one patient's intensities, (M, voxels)."""
         if not values.size:
             return
         cells = np.stack([np.bincount(_cells_of(one), minlength=self._sum.shape[1]) for one in values])
@@ -49,24 +49,24 @@ class _Shares:
 
 
 def statistics_of(cases: Sequence[CachedCase], config: Settings) -> dict[str, NDArray[np.int32]]:
-    """Return a hospital's histograms as they may leave, by name, each of the shape of its `Quantity`.
+    """Return a hospital's histograms in the form that may leave, by name, each with the shape of its `Quantity`.
 
-    Of a patient with several cases the first by name counts. Cases are read one after another, and none is kept.
+    For a patient with several cases, the first by name counts. Cases are read one after another and not kept.
 
     Parameters
     ----------
     cases : sequence of CachedCase
         The hospital's training cases.
     config : Settings
-        Its modalities and regions.
+        Settings with modalities and regions.
 
     Returns
     -------
     dict of ndarray, int32
-        ``patients`` of shape (1,) and, by region, ``volumes``, in units of 5 patients. So ``spacing`` of the scans as
-        they came: in-plane, the shortest side of a voxel, and slice thickness, the longest. By modality, in
-        thousandths, ``intensities`` of z-scored voxels in the brain and ``tumour-intensities`` in any region, each the
-        mean over patients of a patient's shares. All is 0 where there are fewer than 5 patients.
+        ``patients`` of shape (1,), ``volumes`` by region and ``spacing``, all rounded to 5 patients. Spacing is that of
+        the original scans: in-plane (the shortest side of a voxel) and slice thickness (the longest). ``intensities``
+        of z-scored brain voxels and ``tumour-intensities`` of voxels in any region are by modality, in thousandths:
+        means over patients of a patient's shares. Everything is 0 with fewer than 5 patients.
     """
     chosen = _one_each(cases)
     told = {quantity.name: np.zeros(quantity.shape(config), np.int32) for quantity in QUANTITIES}
@@ -87,7 +87,7 @@ def statistics_of(cases: Sequence[CachedCase], config: Settings) -> dict[str, ND
 
 
 class _Patient(NamedTuple):
-    """One patient's volumes by region, voxel's shortest and longest side, and intensities, (M, voxels)."""
+    """One patient's volumes by region, shortest and longest voxel side, and intensities, (M, voxels)."""
 
     volumes_ml: NDArray[np.float64]
     spacing_mm: tuple[float, float]
@@ -96,7 +96,7 @@ class _Patient(NamedTuple):
 
 
 def _one_each(cases: Iterable[CachedCase]) -> list[CachedCase]:
-    """Return the first case, by name, of each patient."""
+    """Return the first case by name of each patient."""
     first: dict[str, CachedCase] = {}
     for case in sorted(cases, key=lambda cached: cached.case.name):
         first.setdefault(case.case.patient, case)

@@ -1,4 +1,4 @@
-"""One optimisation step of a student: a function of tensors, the same for every method."""
+"""One optimisation step of a student: a function of tensors, the same for all methods."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,21 +21,22 @@ from sites.averages import Average
 from sites.objectives.base import DISTILLATION, Objective
 
 Losses = dict[str, torch.Tensor]
-"""Weighted terms of the loss by name, scalars."""
+"""Weighted loss terms by name, as scalar tensors."""
 
 
 class Learners:
-    """A student's two networks in training. Adam starts afresh, and so does the average of their weights.
+    """Training of a student's two networks, with a new Adam optimiser and a new average of their weights.
 
-    They share no gradient: on a CPU the coarse network is at the next step while the refiner learns of the last one.
+    The networks share no gradient. On a CPU, the coarse network therefore works on the next step while the refiner
+    still learns from the last one.
 
     Parameters
     ----------
     student : Student
-        In training mode.
+        Student in training mode.
     objective : Objective
     device : torch.device
-        Where the student is.
+        Device of the student.
     """
 
     def __init__(self, student: Student, objective: Objective, device: torch.device) -> None:
@@ -44,9 +45,10 @@ class Learners:
         self._under_way: Future[Losses] | None = None
 
     def take(self, lessons: Mapping[str, Lesson], step: int, share: float) -> Callable[[], Losses]:
-        """Take a step, at a `share` of the learning rates; return what waits for its end and returns its terms.
+        """Take a step at a `share` of the learning rates; return a function that waits for its end and returns its
+        terms.
 
-        Every second step perturbs P. Terms are in float64; nothing here waits for a GPU.
+        Every second step perturbs P. Terms are float64. This method does not wait for a GPU.
         """
         passes = in_passes(lessons, self._most)
         of_coarse, seen = self._coarse.learn_masks(passes, share)
@@ -57,7 +59,7 @@ class Learners:
 
     @contextmanager
     def as_scored(self) -> Iterator[None]:
-        """Let the student have, for as long as the context lasts, the weights that a round would return now."""
+        """Give the student, within the context, the weights that the round would return now."""
         self.finish()
         try:
             yield
@@ -65,7 +67,7 @@ class Learners:
             self._exchange()
 
     def finish(self) -> None:
-        """Wait for the last step, and let the student have the weights that a round returns: the average, if any."""
+        """Wait for the last step and give the student the weights that a round returns: the average, if any."""
         self._wait()
         self._exchange()
 
@@ -79,12 +81,12 @@ class Learners:
 
 
 class _Learner:
-    """One of the student's networks in training.
+    """Training of one of the student's networks.
 
     Attributes
     ----------
     average : Average
-        Of its weights, and of those that learn beside it.
+        Average of its weights and of those trained with it.
     """
 
     def __init__(self, network: str, student: Student, objective: Objective, device: torch.device) -> None:
@@ -94,7 +96,7 @@ class _Learner:
             *weight_groups(student.get_submodule(network), training),
             *objective.learns_beside(network, training.learning_rate),
         ]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=0, fused=True)  # without decay it is Adam
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=0, fused=True)  # without weight decay this is Adam
         self._weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
         self._clip_norm, self.average = training.clip_norm, Average(self._weights, training.ema)
         machine = objective.config.machine
@@ -103,7 +105,7 @@ class _Learner:
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def learn_masks(self, passes: Sequence[Mapping[str, Lesson]], share: float) -> tuple[Losses, list[dict[str, Seen]]]:
-        """Take a step of the coarse network on a step's lessons; return its terms, and what the refiner's need."""
+        """Take a step of the coarse network on lessons; return its terms, and the inputs for the refiner's terms."""
         seen: list[dict[str, Seen]] = []
 
         def losses() -> Iterator[Losses]:
@@ -117,7 +119,7 @@ class _Learner:
     def learn_refinement(
         self, passes: Sequence[Mapping[str, Lesson]], seen: Sequence[Mapping[str, Seen]], perturb: bool, share: float
     ) -> Losses:
-        """Take a step of the refiner on lessons and what the coarse network saw of each; return its terms."""
+        """Take a step of the refiner on lessons and the coarse network's outputs for them; return its terms."""
 
         def losses() -> Iterator[Losses]:
             for lessons, left in zip(passes, seen, strict=True):
@@ -127,9 +129,9 @@ class _Learner:
         return self._learn(passes, losses(), share)
 
     def _learn(self, passes: Sequence[Mapping[str, Lesson]], losses: Iterator[Losses], share: float) -> Losses:
-        """Take a step at a share of the learning rates; return the terms that it was taken by, in float64.
+        """Take a step at a share of the learning rates; return the step's terms in float64.
 
-        Nothing here waits for the device.
+        This method does not wait for the device.
         """
         set_rates(self._optimizer, self._rates, share)
         self._optimizer.zero_grad()
@@ -144,7 +146,7 @@ class _Learner:
             self._objective.correct(self._network, self._student)
         if self._clip_norm:
             nn.utils.clip_grad_norm_(self._weights, self._clip_norm)
-        self._scaler.step(self._optimizer)  # not where gradients overflow in fp16: the next ones are scaled by less
+        self._scaler.step(self._optimizer)  # skipped if gradients overflow in fp16; the scale is then reduced
         self._scaler.update()
         self.average.take()
         return sums
@@ -153,7 +155,7 @@ class _Learner:
 def coarse_losses(
     student: Student, objective: Objective, lessons: Mapping[str, Lesson]
 ) -> tuple[Losses, dict[str, Seen]]:
-    """Return the coarse network's weighted terms, and what the refiner's need: a function of tensors alone."""
+    """Return the coarse network's weighted terms and the inputs for the refiner's; a pure function of tensors."""
     found = {name: coarse_terms(student, lesson) for name, lesson in lessons.items()}
     losses = weighted_terms(objective, "coarse", student, {name: terms for name, (terms, _) in found.items()})
     return losses, {name: seen for name, (_, seen) in found.items()}
@@ -166,7 +168,7 @@ def refiner_losses(
     seen: Mapping[str, Seen],
     draws: Mapping[str, Draws],
 ) -> Losses:
-    """Return the refiner's weighted terms: a function of tensors alone."""
+    """Return the refiner's weighted terms; a pure function of tensors."""
     terms = {name: refiner_terms(student, lesson, seen[name], draws[name]) for name, lesson in lessons.items()}
     return weighted_terms(objective, "refiner", student, terms)
 
@@ -174,7 +176,7 @@ def refiner_losses(
 def weighted_terms(
     objective: Objective, network: str, student: Student, terms_of_lessons: Mapping[str, Terms]
 ) -> Losses:
-    """Return, by name, one network's share of the terms whose sum is minimised."""
+    """Return, by name, one network's terms of the loss."""
     parts: list[Mapping[str, torch.Tensor]] = []
     for lesson, terms in terms_of_lessons.items():
         parts.append({lesson: objective.weight(lesson) * terms.segmentation})
@@ -184,7 +186,7 @@ def weighted_terms(
 
 
 def sum_by_name(*parts: Mapping[str, torch.Tensor]) -> Losses:
-    """Add up what the parts have under each name: of several lessons, or of the two networks."""
+    """Add up the values under each name, for several lessons or for the two networks."""
     sums: Losses = {}
     for part in parts:
         for name, value in part.items():
@@ -193,9 +195,9 @@ def sum_by_name(*parts: Mapping[str, torch.Tensor]) -> Losses:
 
 
 def weight_groups(network: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """Return a network's weights as an optimiser's groups: those that decay, where any do, and the others.
+    """Return a network's weights as optimiser groups: those with weight decay, if any, and the others.
 
-    What decays has two dimensions or more; scales of norms and biases have one.
+    Weights with at least two dimensions decay; norm scales and biases have one dimension.
     """
     weights, rate = list(network.parameters()), training.learning_rate
     if not training.weight_decay:
@@ -208,10 +210,10 @@ def weight_groups(network: nn.Module, training: Training) -> list[dict[str, Any]
 
 
 def rate_at(step: int, steps: int, warmup: float = 0.0) -> float:
-    """Return the share of its highest that a learning rate has at a step of a stage, from 0.
+    """Return the learning rate at a step of a stage (from 0), as a share of its peak.
 
-    It rises linearly over the stage's share `warmup`, and then falls to 0 by a cosine. The first step has a rate
-    already (our choice): Adam's first is as long as any.
+    It rises linearly over the stage's share `warmup` and then falls to 0 by a cosine. It is above 0 at the first step
+    (our choice), because Adam's first step is as long as any other.
     """
     rising = warmup * steps
     if step < rising:
@@ -220,6 +222,6 @@ def rate_at(step: int, steps: int, warmup: float = 0.0) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float], share: float) -> None:
-    """Set the rate of each group of weights to a share of its of `rates`."""
+    """Set the learning rate of each weight group to a share of its rate in `rates`."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * share

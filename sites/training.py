@@ -1,4 +1,4 @@
-"""One round inside a hospital: the same optimisation loop for every method."""
+"""One round of training inside a hospital: the same optimisation loop for every method."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
@@ -23,26 +23,26 @@ from sites.training_set import TrainingSet, ahead
 from sites.validation import Tell, Validation, Weights
 
 Progress = Callable[[int, int, Callable[[], dict[str, float]]], None]
-"""Called after each step with the steps done in the stage, their total and what returns the step's loss terms.
+"""Callback after each step: steps done in the stage, their total, and a function that returns the step's loss terms.
 
-Asking for them waits for the device: do so a few times a second.
+That function waits for the device, so call it only a few times a second.
 """
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the coordinator asks of a hospital in one round.
+    """The coordinator's order to a hospital for one round.
 
     Attributes
     ----------
     stage, server_round : int
-        From 1.
+        Stage and round, from 1.
     length : int
-        How many times as long as the config has it the stage is.
+        Length of the stage as a multiple of the config's.
     teachers : tuple of Student or None
-        The teacher of each of the method's parts, in their order.
+        The teacher of each part of the method, in order.
     memory, adapter, own
-        As `Objective`'s.
+        As in `Objective`.
     """
 
     stage: int
@@ -56,10 +56,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Round:
-    """What comes of a round beside the student: the mean of each weighted loss term, and the hospital's adapter.
+    """The result of a round in addition to the student: the mean of each weighted loss term, and the hospital's
+    adapter.
 
-    `last` is what the round's last step left, where the student has its best weights instead. `retained` is what the
-    stage's last round tells of earlier hospitals. `handed_over` leaves with the change of weights, `own` never does.
+    `last` has the weights after the last step if the student has its best weights instead. `retained` is what the
+    stage's last round reports on earlier hospitals. `handed_over` leaves with the weight change; `own` never leaves.
     """
 
     losses: dict[str, float]
@@ -79,7 +80,7 @@ def run_round(
     progress: Progress = lambda step, steps, terms: None,
     tell: Tell = lambda step, figures: None,
 ) -> Round:
-    """Train `student` in place for one round of the config's method; `tell` takes the figures of its validations."""
+    """Train `student` in place for one round of the config's method; `tell` receives the values of its validations."""
     objective = make_objective(config, order.teachers, order.memory, order.adapter)
     objective.own = dict(order.own)
     objective.received(student)
@@ -106,9 +107,9 @@ def consolidate(
     adapter: SiteAdapter | None = None,
     remark: Callable[[str], None] = lambda text: None,
 ) -> Memory:
-    """Return the records asked for of a stage that ended with `student`, by name: all of it leaves the hospital.
+    """Return the requested records of a stage that ended with `student`, by name; all of them leave the hospital.
 
-    They are made of the hospital's own training cases alone. `remark` takes what its own log is to say of them.
+    They are made only from the hospital's own training cases. `remark` receives remarks for the hospital's log.
     """
     training_set = TrainingSet(hospital.training, config, student.device)
     kept: dict[str, Mapping[str, torch.Tensor]] = {}
@@ -127,7 +128,7 @@ def make_objective(
     memory: Memory = NOTHING_KEPT,
     adapter: SiteAdapter | None = None,
 ) -> Objective:
-    """Return the hospital's half of the config's method; several, as one, where it combines some."""
+    """Create the hospital's half of the config's method; for a combination of methods, combine their halves."""
     parts = get_method(config.method.name).parts
     halves = [half_of(part, part.objective) for part in parts]
     own = [half(config, teacher, memory, adapter) for half, teacher in zip(halves, teachers, strict=True)]
@@ -145,8 +146,9 @@ def optimise(
 ) -> dict[str, float]:
     """Take the round's share of the stage's steps; return the mean of each weighted loss term.
 
-    Adam starts afresh; its rate follows one course over the stage. The student ends with the weights that the round
-    returns: their average or the last, or the best by its `validation`, which may also end it early.
+    Adam starts again each round; its learning rate follows one schedule over the stage. The student ends with the
+    weights that the round returns: the average, the last, or the best by `validation`, which may also stop the round
+    early.
     """
     config = objective.config
     sampling = Sampling(training_set, config, site, order.stage, length=order.length)
@@ -160,7 +162,7 @@ def optimise(
     under_way: Callable[[], Losses] | None = None
 
     def finish(done: int, losses: Losses) -> None:
-        """Take in the losses of the last of `done` steps."""
+        """Add the losses of the last of `done` steps."""
         sums.update(sum_by_name(sums, losses))
         progress(done, steps, partial(_read, losses))
 
@@ -197,5 +199,5 @@ def optimise(
 
 
 def _read(losses: Losses) -> dict[str, float]:
-    """Return losses as figures, which waits for the device."""
+    """Return losses as floats; this waits for the device."""
     return {name: float(value) for name, value in losses.items()}

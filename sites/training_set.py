@@ -1,4 +1,4 @@
-"""What a hospital trains on, and its batches, made ahead of the steps that take them."""
+"""A hospital's training set, and its batches, which are prepared ahead of the steps."""
 
 import math
 from collections import deque
@@ -18,22 +18,22 @@ from fedserdiff.settings.experiment import Settings
 from sites.patches import Patches, shared
 
 _AHEAD = 2
-"""Batches that are made before they are asked for."""
+"""Number of batches prepared ahead."""
 
 _KEEPING = {"cuda"}
-"""Kinds of devices that keep a training set: a CPU has it in the system's cache of files."""
+"""Device types that keep a training set in memory; a CPU has it in the system's file cache."""
 
 _MOST_KEPT = 0.2
-"""Share of a GPU's free memory that a training set may take for good (our choice)."""
+"""Largest share of a GPU's free memory that a training set may occupy permanently (our choice)."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Training items: `image` (B, 4, *grid) and `truth` (B, 3, *grid), float32, and their `index` in the set.
 
-    The grid is a slice's, a volume's, or that of a patch of either with the margin that was asked for.
+    The grid is that of a slice, a volume, or a patch of either with the requested margin.
 
-    `mirrored` says that the items were flipped left to right, and `movement` how samples moved after that.
+    `mirrored` says whether the items were flipped left to right, and `movement` how samples were moved after that.
     """
 
     image: torch.Tensor
@@ -43,33 +43,34 @@ class Batch:
     movement: Movement | None = None
 
     def mirror(self) -> "Batch":
-        """Return the batch, none of whose samples has moved, flipped left to right."""
+        """Return the batch flipped left to right; its samples must not have been moved yet."""
         return Batch(self.image.flip(2), self.truth.flip(2), self.index, not self.mirrored)
 
     def augment(self, parameters: Parameters, shape: Sequence[int]) -> "Batch":
-        """Return the batch, none of whose samples has moved, as parameters change it: of a shape, without a margin."""
+        """Return the batch augmented by `parameters`, in `shape` without margin; samples must not be moved yet."""
         image, truth = apply(self.image, self.truth, parameters, shape)
         return Batch(image, truth, self.index, self.mirrored, parameters.movement)
 
     def follow(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values (B, C, *grid) that belong to the items' voxels as they lie in the batch."""
+        """Return values (B, C, *grid) of the items' voxels, mirrored and moved like the batch."""
         flipped = values.flip(2) if self.mirrored else values
         return flipped if self.movement is None else follow(flipped, self.movement)
 
 
 class TrainingSet:
-    """What a hospital trains on: every axial slice that shows brain (2D), or every volume (3D), or patches of them.
+    """A hospital's training set: every axial slice that shows brain (2D), every volume (3D), or patches of them.
 
-    An index is an item's number or, of a patch, that and the number of items times the number of its place in the item.
+    The index of an item is its number. The index of a patch is its item's number plus the number of items times the
+    number of its place in the item.
 
     Parameters
     ----------
     cases : sequence of CachedCase
         Training cases, at least one.
     config : Settings
-        For the number of spatial dimensions, the size of patches and how many of them show tumour.
+        Settings with the number of spatial dimensions, the patch size and the share that shows tumour.
     device : torch.device
-        Where batches go. A GPU keeps the whole set, as float16, where that is a small part of its free memory.
+        Device of the batches. A GPU keeps the whole set as float16 if that is a small part of its free memory.
 
     Attributes
     ----------
@@ -87,7 +88,7 @@ class TrainingSet:
         items: list[tuple[int, int]] = []
         shows_tumour: list[bool] = []
         for number, case in enumerate(cases):
-            brain, tumour = case.prepared.slices()  # of the index: no round reads voxels to learn where tumour is
+            brain, tumour = case.prepared.slices()  # from the index: no round reads voxels to find tumour
             if self._slices:
                 items.extend((number, int(z)) for z in brain)
                 shows_tumour.extend(np.isin(brain, tumour).tolist())
@@ -101,16 +102,16 @@ class TrainingSet:
 
     @cached_property
     def copying(self) -> torch.cuda.Stream:
-        """The stream of a GPU in which batches are copied."""
+        """The CUDA stream in which batches are copied."""
         return torch.cuda.Stream(self.device)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw indices, shape (size,): a share of them, the first, from items that show tumour, patches about it.
+        """Draw indices, shape (size,); the first ones are from items that show tumour, with patches centred on it.
 
-        How large a share is `training.tumour_share`; half of a batch is our choice, nnU-Net's is a third of patches.
+        Their share is `training.tumour_share`. Half of a batch is our choice; nnU-Net uses a third of the patches.
         """
         of_tumour = self._of_tumour(size, generator) if len(self._tumour) else 0
         anywhere = torch.randint(0, len(self), (size - of_tumour,), generator=generator)
@@ -120,10 +121,10 @@ class TrainingSet:
         return self.placed(anywhere, of_tumour, generator)
 
     def placed(self, items: torch.Tensor, about_tumour: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw a patch of each of some items, and return their indices; whole items are what they are.
+        """Draw a patch for each item and return the patches' indices; without patches, return the items.
 
-        The first `about_tumour` patches are centred, as far as the grid allows, on a voxel of tumour of their item,
-        where it has any. The others lie anywhere in the brain's box.
+        The first `about_tumour` patches are centred, as far as the grid allows, on a tumour voxel of their item, if it
+        has any. The others lie anywhere in the brain's box.
         """
         if not self._in_patches:
             return items
@@ -135,22 +136,22 @@ class TrainingSet:
         return items + len(self) * torch.tensor(places, dtype=torch.long)
 
     def _of_tumour(self, size: int, generator: torch.Generator) -> int:
-        """Return how many samples of a batch are drawn to show tumour; of patches, chance decides what is left over.
+        """Return how many samples of a batch are drawn to show tumour; for patches, fractions are rounded by chance.
 
-        A batch of one volume's patch would else never do.
+        Otherwise a batch of a single patch would never show tumour.
         """
         chance = float(torch.rand(1, generator=generator)) if self._in_patches else 0.0
         return math.floor(self._tumour_share * size + chance)
 
     def items_an_epoch(self, balanced: bool) -> int:
-        """Return how many items `epoch` has in all its batches."""
+        """Return the total number of items in all batches of `epoch`."""
         return len(self) + self._repeats(balanced)
 
     def epoch(self, size: int, generator: torch.Generator, balanced: bool) -> tuple[torch.Tensor, ...]:
-        """Return one pass over all items, in a drawn order, in batches of `size` indices, the last as many as are left.
+        """Return one pass over all items in random order, in batches of `size` indices; the last may be smaller.
 
-        Each item comes once, or one patch of it. Where it is to be `balanced`, those that show tumour come again, pass
-        after pass over them, until they are their share of the epoch. Within a batch they come first.
+        Each item, or one patch of it, comes once. If `balanced`, items that show tumour are repeated until they make up
+        their share of the epoch. Within a batch they come first.
         """
         extra, order = self._repeats(balanced), [torch.randperm(len(self), generator=generator)]
         while extra > 0:
@@ -166,14 +167,14 @@ class TrainingSet:
         return tuple(self.placed(batch, self._of_tumour(len(batch), generator), generator) for batch in batches)
 
     def _repeats(self, balanced: bool) -> int:
-        """Return how many times, in all, items that show tumour come again in an epoch."""
+        """Return the total number of repetitions of items that show tumour in an epoch."""
         tumour, share = len(self._tumour), self._tumour_share
         return max(0, math.floor((share * len(self) - tumour) / (1 - share))) if balanced and tumour else 0
 
     def batch(self, index: torch.Tensor, mirrored: bool = False, margin: Sequence[int] | None = None) -> Batch:
-        """Return the items at `index` (B,), on the host, flipped left to right or not.
+        """Return the items at `index` (B,), a tensor on the host, optionally flipped left to right.
 
-        Patches come with a `margin` of voxels at either end of each axis, 0 beyond the grid; by default with none.
+        Patches have a `margin` in voxels at both ends of each axis, filled with 0 beyond the grid; none by default.
         """
         kept = self._kept_items
         around = [0] * len(self._shape) if margin is None else margin
@@ -190,13 +191,13 @@ class TrainingSet:
         return batch.mirror() if mirrored else batch
 
     def _window(self, index: int, margin: Sequence[int]) -> tuple[int, list[int]]:
-        """Return the item of an index, and where in it what is shown with a margin begins."""
+        """Return the item of an index, and the first voxel of its patch including the margin."""
         place, item = divmod(index, len(self))
         return item, [at - more for at, more in zip(self._patches.corner(place), margin, strict=True)]
 
     @cached_property
     def _kept_items(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """All items on the device, float16 and uint8, where there is room for them."""
+        """All items on the device, float16 and uint8, if there is room for them; otherwise None."""
         voxels = math.prod(self._grid) // (self._grid[2] if self._slices else 1)
         images, masks = self._channels
         size = len(self) * voxels * (2 * images + masks)
@@ -206,19 +207,19 @@ class TrainingSet:
         everything = [(item, [0] * len(whole)) for item in range(len(self))]
         kept = [to_device(part, self.device) for part in self._loaded(everything, whole)]
         if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # other streams read them, too
+            torch.cuda.current_stream(self.device).synchronize()  # other streams read them too
         return kept[0], kept[1]
 
     def _loaded(
         self, windows: Sequence[tuple[int, Sequence[int]]], shape: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return windows of a shape, each of an item and from a place on, as the host has them.
+        """Load windows of a shape, each given by an item and a first voxel, on the host.
 
-        They are float32 for the CPU; for a GPU what is stored, of which less is copied.
+        They are float32 for the CPU. For a GPU they keep the stored types, so that less is copied.
         """
         x, y, z = (*shape, 1) if self._slices else shape
         kinds = (np.float32, np.float32) if self.device.type == "cpu" else (np.float16, np.uint8)
-        # Channels fastest, as the store has them; NumPy's zeros cost nothing where nothing is written.
+        # Channels last in memory, as in the store; NumPy's zeros cost nothing where nothing is written.
         shapes = [(len(windows), z, y, x, channels) for channels in self._channels]
         image, truth = (
             torch.from_numpy(np.zeros(shape, kind)).permute(0, 4, 3, 2, 1)
@@ -236,7 +237,7 @@ class TrainingSet:
 
 
 def _cut(items: torch.Tensor, windows: Sequence[tuple[int, Sequence[int]]], shape: Sequence[int]) -> torch.Tensor:
-    """Return windows of a shape of items (N, C, *grid), each of an item and from a place on; 0 beyond the grid."""
+    """Cut windows of a shape from items (N, C, *grid), each given by an item and a first voxel; 0 beyond the grid."""
     found = items.new_zeros(len(windows), items.shape[1], *shape)
     whole = [slice(0, n) for n in items.shape[2:]]
     for number, (item, start) in enumerate(windows):
@@ -250,15 +251,15 @@ def ahead(
     wanted: Iterable[tuple[torch.Tensor, bool]],
     margin: Sequence[int] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yield batches in order, each made by a thread of its own while steps are taken on those before it.
+    """Yield batches in order, prepared by a separate thread during the steps on earlier batches.
 
     Parameters
     ----------
     training_set : TrainingSet
     wanted : iterable of (Tensor, bool)
-        As `TrainingSet.batch` takes them; they are drawn in the thread that iterates, in order, a few steps early.
+        Arguments of `TrainingSet.batch`; they are drawn in the iterating thread, in order, a few steps ahead.
     margin : sequence of int, optional
-        As `TrainingSet.batch` has it.
+        As in `TrainingSet.batch`.
     """
     waiting: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
     pool = ThreadPoolExecutor(1, "loading", torch.set_num_threads, (1,))
@@ -276,7 +277,7 @@ def ahead(
 def _load(
     training_set: TrainingSet, index: torch.Tensor, mirrored: bool, margin: Sequence[int] | None
 ) -> tuple[Batch, torch.cuda.Event | None]:
-    """Make a batch; a GPU copies it beside what it computes, and the event says when it is there."""
+    """Make a batch; a GPU copies it in parallel with its computations, and the event marks the end of the copy."""
     if training_set.device.type != "cuda":
         return training_set.batch(index, mirrored, margin), None
     copying = training_set.copying
@@ -286,7 +287,7 @@ def _load(
 
 
 def _arrived(batch: Batch, there: torch.cuda.Event | None) -> Batch:
-    """Have what is computed next on a GPU wait for a batch, and its memory be kept until then."""
+    """Let the GPU's next computations wait for a batch, and keep its memory until then."""
     if there is not None:
         now = torch.cuda.current_stream(batch.image.device)
         now.wait_event(there)

@@ -1,4 +1,4 @@
-"""A student in training scored on validation patients: curves, the best weights, and when a round may end."""
+"""Validation during training: curves, the best weights, and early stopping of a round."""
 
 import copy
 import math
@@ -23,48 +23,49 @@ from fedserdiff.settings.experiment import Settings
 from sites.evaluation import dice_of_prediction, of_each_case
 
 Tell = Callable[[int, Mapping[str, float]], None]
-"""Takes a step of the stage, from 1, and its figures by the names that `fedserdiff.report.curves` gives them."""
+"""Callback with a step of the stage, from 1, and its values by the names of `fedserdiff.report.curves`."""
 
 State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a student and of the adapter in front of it, copies on their device."""
+    """Copies of the weights of a student and its adapter, on their device."""
 
     student: State
     adapter: State | None
 
     @classmethod
     def of(cls, student: Student, adapter: SiteAdapter | None) -> "Weights":
-        """Copy the weights as they are."""
+        """Copy the current weights."""
         return cls(_copied(student), None if adapter is None else _copied(adapter))
 
     def into(self, student: Student, adapter: SiteAdapter | None) -> None:
-        """Put them back where they come from."""
+        """Load the weights back into a student and its adapter."""
         student.load_state_dict(self.student)
         if adapter is not None and self.adapter is not None:
             adapter.load_state_dict(self.adapter)
 
 
 class Validation:
-    """Scores a student every so many steps of a round, and after its last.
+    """Validation of a student every few steps of a round, and after its last step.
 
-    Its best is that of the round: the one before may have been another hospital's, and what it returned was averaged.
+    The best result is that of this round only: the round before may have been another hospital's, and its result was
+    aggregated.
 
     Parameters
     ----------
     cases : sequence of CachedCase
-        Validation cases, at least one. No other is read.
+        Validation cases, at least one. No other cases are read.
     config : Settings
-        For `training.validate_every`, `training.keep` and `training.patience`.
+        Settings with `training.validate_every`, `training.keep` and `training.patience`.
     tell : Tell
-        Takes the figures of each validation.
+        Callback for the values of each validation.
 
     Attributes
     ----------
     last : Weights or None
-        After `choose`, the weights that the round's last step left, where others may have been better.
+        After `choose`, the weights after the round's last step, if other weights may have been better.
     """
 
     def __init__(self, cases: Sequence[CachedCase], config: Settings, tell: Tell) -> None:
@@ -76,28 +77,28 @@ class Validation:
         self._step, self._since = 0, 0.0
 
     def begin(self, step: int) -> None:
-        """Take note that training begins, or goes on, after so many steps of the stage."""
+        """Record that training starts or continues after this many steps of the stage."""
         self._step, self._since = step, time.monotonic()
 
     def is_due(self, step: int, last: int) -> bool:
-        """Say whether to validate after so many steps, `last` being the round's last."""
+        """Return whether to validate after `step` steps, where `last` is the round's last step."""
         return step % self._config.training.validate_every == 0 or step == last
 
     def take(
         self, student: Student, adapter: SiteAdapter | None, step: int, sums: Mapping[str, float], rate: float
     ) -> bool:
-        """Score the student as it is after a step; say whether the round is to end.
+        """Score the student after a step; return whether the round should stop.
 
         Parameters
         ----------
         student, adapter
-            With the weights that the round would return now.
+            Student and adapter with the weights that the round would return now.
         step : int
-            Steps of the stage that are done.
+            Number of steps done in the stage.
         sums : mapping
-            Of each weighted loss term over the round's steps so far.
+            Sum of each weighted loss term over the round's steps so far.
         rate : float
-            The learning rate of the last one.
+            The learning rate of the last step.
         """
         steps, seconds = step - self._step, time.monotonic() - self._since
         losses = {f"loss.{name}": (value - self._sums.get(name, 0.0)) / steps for name, value in sums.items()}
@@ -110,13 +111,13 @@ class Validation:
         return self._compare(mean_over_regions(means, "refined", "dice"), student, adapter)
 
     def choose(self, student: Student, adapter: SiteAdapter | None) -> None:
-        """Let the student have the weights that the round returns, given that it has its last."""
+        """Give the student, which has its last weights, the weights that the round returns."""
         if self._best_weights is not None:
             self.last = Weights.of(student, adapter)
             self._best_weights.into(student, adapter)
 
     def _compare(self, mean: float, student: Student, adapter: SiteAdapter | None) -> bool:
-        """Take in a mean Dice; say whether there were so many without a better one that the round is to end."""
+        """Record a mean Dice; return whether the patience is used up, so that the round should stop."""
         training = self._config.training
         if mean > self._best:
             self._best, self._worse = mean, 0
@@ -128,9 +129,9 @@ class Validation:
 
 
 def save_last(folder: Path, last: Weights) -> None:
-    """Keep the weights that a round's last step left in the hospital's folder; those of the round before are replaced.
+    """Save the weights after a round's last step in the hospital's folder, replacing those of the round before.
 
-    They are ``last-student.pt`` and, of a hospital that has an adapter, ``last-adapter.pt``.
+    The files are ``last-student.pt`` and, if the hospital has an adapter, ``last-adapter.pt``.
     """
     for name, state in (("student", last.student), ("adapter", last.adapter)):
         if state is not None:

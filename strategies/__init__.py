@@ -1,4 +1,4 @@
-"""What runs at the coordinator; it never imports `sites`."""
+"""Code that runs at the coordinator. It never imports `sites`."""
 
 from fedserdiff import be_a_program
 

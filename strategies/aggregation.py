@@ -1,4 +1,4 @@
-"""The aggregation: one of Flower's own strategies makes one student of those that came back from a round."""
+"""Aggregation of a round's students by one of Flower's strategies."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -17,36 +17,36 @@ _Values = dict[str, NDArray[Any]]
 
 
 class Aggregator:
-    """Aggregates a round's students by the strategy of Flower's that the settings name.
+    """Aggregates a round's students with the Flower strategy that the settings name.
 
-    Of Flower's strategy nothing but `aggregate_train` is used: who trains, what is sent and what is taken are other
-    parts' concern. It is made anew for every round, and given the student that was sent and the moments that it had
-    after the last one: so no state of it is hidden, and a run that goes on in another process computes the same bits.
+    Only `aggregate_train` of Flower's strategy is used: other parts decide who trains, what is sent and what is
+    accepted. The strategy is created again for every round, with the student that was sent and the moments after the
+    last round. It therefore has no hidden state, and a run that resumes in another process computes the same bits.
 
-    Moments (the momentum of FedAvgM, first and second moments of FedAdagrad, FedAdam and FedYogi) begin afresh with
-    each stage (our choice). They tell in which direction the last stage's hospitals pulled, and those of this one are
-    others; a stage may start from another student than the last one ended with (`local`), and FedAdam's correction for
-    early rounds counts them from the stage's first. And a run that goes on from another's stage 1 has none.
+    Moments (the momentum of FedAvgM; first and second moments of FedAdagrad, FedAdam and FedYogi) start again with each
+    stage (our choice). They contain the direction of the last stage's hospitals, and this stage has others. A stage may
+    start from another student than the last one ended with (`local`), and FedAdam's bias correction counts rounds from
+    the start of the stage. A run that continues from another run's stage 1 also has no moments.
 
     Parameters
     ----------
     config : Settings
-        The experiment: Flower's strategy, and its arguments.
+        Settings with Flower's strategy and its arguments.
     """
 
     def __init__(self, config: Settings) -> None:
         self._strategy_name, self._arguments = config.strategy, config.aggregation
-        self._moments: dict[str, _Values] = {}  # by the name of Flower's attribute, then of the weights
+        self._moments: dict[str, _Values] = {}  # by name of Flower's attribute, then by name of the weights
         self._kept: tuple[float, ArrayRecord] | None = None
 
     def begin_stage(self, student: ArrayRecord, kept: float) -> None:
-        """Take the student that a stage begins with, and the share of it that the stage's last one keeps."""
+        """Record the student at the start of a stage, and the share of it that the stage's final student keeps."""
         self._kept = (kept, student) if kept else None
 
     def end_stage(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the student that a stage ends with: the last round's, and a share of the one that it began with.
+        """Return the final student of a stage: that of the last round, interpolated with the one at the start.
 
-        Weights are interpolated, as in WiSE-FT (Wortsman et al., CVPR 2022).
+        Weights are interpolated as in WiSE-FT (Wortsman et al., CVPR 2022).
         """
         if self._kept is None:
             return arrays
@@ -57,24 +57,24 @@ class Aggregator:
     def aggregate(
         self, server_round: int, standing: ArrayRecord, replies: Sequence[Message]
     ) -> tuple[ArrayRecord, dict[str, float]]:
-        """Return the student that a round ends with, and its mean losses, weighted by cases.
+        """Return a round's aggregated student and its mean losses, weighted by cases.
 
         Parameters
         ----------
         server_round : int
             The round of the stage, from 1.
         standing : ArrayRecord
-            The student that the round's participants were sent.
+            The student that was sent to the round's participants.
         replies : sequence of Message
-            What they answered, each with a whole student: at least one, in an order that does not depend on who was
-            first. Their contents are used up, the records in them are not.
+            Their replies, at least one, each with a complete student, in an order that does not depend on arrival.
+            Their contents are consumed; the records in them are not.
 
         Returns
         -------
         arrays : ArrayRecord
-            Weights of the standing student's names, order and types.
+            Weights with the names, order and types of `standing`.
         losses : dict
-            By term; one that not every participant tells is left out.
+            Losses by term; terms that not every participant reports are left out.
         """
         _keep_common_losses(replies)
         strategy = self._strategy(server_round, standing)
@@ -86,7 +86,7 @@ class Aggregator:
         return _of_types(standing, arrays), losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moments after the last round and what is kept of the stage's begin, as `torch.save` can write."""
+        """Return the moments after the last round and the student at the stage's start, in a form for `torch.save`."""
         moments = {
             name: {weights: torch.from_numpy(values.copy()) for weights, values in moments.items()}
             for name, moments in self._moments.items()
@@ -95,7 +95,7 @@ class Aggregator:
         return {"moments": moments, "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with what `state_dict` returned in a process that has ended."""
+        """Restore a state from `state_dict`."""
         self._moments = {
             name: {weights: values.numpy() for weights, values in moments.items()}
             for name, moments in state["moments"].items()
@@ -104,7 +104,7 @@ class Aggregator:
         self._kept = None if kept is None else (kept[0], ArrayRecord(kept[1]))
 
     def _strategy(self, server_round: int, standing: ArrayRecord) -> FedAvg:
-        """Return Flower's strategy as it is once a round's messages have left."""
+        """Return Flower's strategy in its state after a round's messages have been sent."""
         kind = getattr(flower, self._strategy_name)
         taken = inspect.signature(kind).parameters
         arguments = {name: value for name, value in self._arguments if name in taken}
@@ -121,7 +121,7 @@ class Aggregator:
 
 
 def _moments_of(strategy: FedAvg, names: Sequence[str]) -> dict[str, _Values]:
-    """Return what a strategy of Flower's needs of one round in the next, beside the student."""
+    """Return the state that a Flower strategy needs from one round in the next, in addition to the student."""
     if isinstance(strategy, FedAvgM) and strategy.momentum_vector is not None:
         return {"momentum_vector": dict(zip(names, strategy.momentum_vector, strict=True))}
     if isinstance(strategy, FedAdagrad | FedAdam | FedYogi):
@@ -130,7 +130,7 @@ def _moments_of(strategy: FedAvg, names: Sequence[str]) -> dict[str, _Values]:
 
 
 def _of_types(standing: ArrayRecord, arrays: ArrayRecord) -> ArrayRecord:
-    """Return weights in the types that the student has: NumPy makes FedAdam's float64, by the type of its step."""
+    """Return weights in the student's types; NumPy turns FedAdam's weights into float64."""
     return ArrayRecord(
         {
             name: array if array.dtype == standing[name].dtype else Array(array.numpy().astype(standing[name].dtype))
@@ -140,9 +140,9 @@ def _of_types(standing: ArrayRecord, arrays: ArrayRecord) -> ArrayRecord:
 
 
 def _keep_common_losses(replies: Sequence[Message]) -> None:
-    """Give replies contents of their own: of metrics the weight, and losses that every participant tells.
+    """Replace the replies' contents by copies whose metrics are the weight and the losses that all participants report.
 
-    Flower averages replies of the same metrics alone, and some of its strategies empty the records that they read.
+    Flower only averages replies with the same metrics, and some of its strategies empty the records that they read.
     """
     told = [message.content.metric_records[wire.METRICS] for message in replies]
     for message, metrics in zip(replies, told, strict=True):

@@ -38,38 +38,38 @@ def run_stream(
     keys: Mapping[str, bytes] | None = None,
     hospitals: Path | None = None,
 ) -> Results:
-    """Run every stage and return the results, which stand in the run directory after each round.
+    """Run every stage and return the results, which are written to the run directory after each round.
 
-    A stage begins when its participants are there; sites that are to come later may come at any time. A run whose
-    directory holds a checkpoint goes on after the round, scoring or stage that it was written at.
+    A stage begins when its participants are present; sites of later stages may come at any time. If the run directory
+    has a checkpoint, the run resumes after the round, scoring or stage at which it was written.
 
     Parameters
     ----------
     grid : Grid
-        Flower's way to the nodes.
+        Flower's grid to the nodes.
     config : Settings
-        With the sites in order of arrival.
+        Settings with the sites in order of arrival.
     run : RunDirectory
-        Where results go.
+        Directory for the results.
     events : RunEvents
-        Told of everything.
+        Listener for all events.
     cases : mapping, optional
-        Exact case counts by site, where a simulation knows them; otherwise the rounded ones that sites told.
+        Exact case counts by site, which a simulation knows; otherwise the rounded counts from the sites are used.
     first_stage : FirstStage, optional
-        Stage 1 of another run, to go on from.
+        Stage 1 of another run, to continue from.
     only_first : bool
-        Whether to end after stage 1, so that others can go on from it.
+        Whether to end after stage 1, so that other runs can continue from it.
     keys : mapping, optional
-        As `Roster`'s: the authenticated key of each site's node.
+        As in `Roster`: the authenticated key of each site's node.
     hospitals : Path, optional
-        In a simulation, the folder of the hospitals' own folders, where their curves are read. No message has them.
+        In a simulation, the parent folder of the hospitals' folders. Their curves are read there; no message has them.
 
     Raises
     ------
     FederationError
-        Where a site does not appear, fails, or does not answer in time.
+        If a site does not appear, fails, or does not answer in time.
     StorageError
-        Where the run directory cannot be written.
+        If the run directory cannot be written.
     """
     parts = _Run(grid, config, run, events, cases, keys, hospitals)
     parts.go_on()
@@ -78,7 +78,7 @@ def run_stream(
 
 
 class _Run:
-    """The parts of one run, joined."""
+    """The connected parts of one run."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Run:
         self._at = Position()
 
     def go_on(self) -> None:
-        """Begin where the run directory's checkpoint was written, if it holds one."""
+        """Resume from the run directory's checkpoint, if there is one."""
         before = Checkpoint.load(self._directory, self._config)
         if before is None:
             return
@@ -130,10 +130,10 @@ class _Run:
         self._events.went_on(str(self._at), before.damaged, moved)
         if self._at.stage <= len(self._stream.stages(self._sites)):
             self.results.interruptions.append(f"after {self._at}{moved and f', {moved}'}")
-            self._save(self._at)  # an interruption is told of, whatever comes
+            self._save(self._at)  # the interruption is recorded even if the run fails later
 
     def run(self, first_stage: FirstStage | None, only_first: bool) -> None:
-        """Run the stages that are left, and write state and results after each step."""
+        """Run the remaining stages, and write state and results after each step."""
         results = self.results
         plans = self._stream.stages(self._sites)
         if not results.stages:
@@ -153,7 +153,7 @@ class _Run:
         plan, runner, results = plans[stage - 1], self._runner, self.results
         there = self._wait_for(plan.participants)
         self._catch_up()
-        if len(results.stages) == stage:  # not that of a run that goes on within it
+        if len(results.stages) == stage:  # not if a run resumes within the stage
             results.stages.append(plan.name)
         if plan.leaving:
             self._events.sites_left(stage, plan.leaving)
@@ -171,7 +171,7 @@ class _Run:
         self._save(Position(stage + 1))
 
     def _train(self, stage: int, stages: int, plan: Stage) -> None:
-        """Do the rounds that are left of a stage, and score what comes of them."""
+        """Do the remaining rounds of a stage, and score the result."""
         results, config, aggregator = self.results, self._config, self._runner.aggregator
         self._events.stage_started(stage, stages, plan.name, plan.participants)
         if self._at.rounds == 0:
@@ -194,11 +194,11 @@ class _Run:
             self._save(self._at)
 
     def _kept_share(self, stage: int, plan: Stage) -> float:
-        """Return how much a stage keeps of the student that it begins with: of an untrained one nothing."""
+        """Return the share of its initial student that a stage keeps; 0 for an untrained one."""
         before = {site for earlier in self._stream.stages(self._sites)[: stage - 1] for site in earlier.participants}
         if self._arrays is self._untrained or not before - {*plan.participants}:
             return 0.0
-        counted = {**self.results.cases, **(self._cases or self._roster.cases)}  # those that have left are counted, too
+        counted = {**self.results.cases, **(self._cases or self._roster.cases)}  # sites that have left count too
         past, own = (
             sum(counted[site]["training"] for site in sites if site in counted)
             for sites in (before - {*plan.participants}, plan.participants)
@@ -206,7 +206,7 @@ class _Run:
         return min(self._config.inertia, past / max(past + own, 1))
 
     def _curves(self, stage: int | None = None) -> dict[str, list[Point]]:
-        """Return the curves of a stage, or of all, by site that has any, as hospitals on this machine keep them."""
+        """Return the curves of a stage, or of all stages, by site, as kept by hospitals on this machine."""
         if self._hospitals is None or not self._config.training.validate_every:
             return {}
         kept = {site: read_curves(self._hospitals / site / CURVES_FILE) for site in self._sites}
@@ -214,14 +214,14 @@ class _Run:
         return {site: points for site, points in wanted.items() if points}
 
     def _wait_for(self, sites: Sequence[str]) -> dict[str, int]:
-        """Return the nodes of sites once it is known which of their scans an earlier site brought."""
+        """Wait for sites, and for the settlement of the scans that earlier sites brought; return their nodes."""
         self._roster.wait_for(self._scans.awaited(sites))
         return self._roster.wait_for(sites)
 
     def _catch_up(self) -> bool:
-        """Let every site that is there score what it has yet to score; return whether anything was.
+        """Let every present site score what it still has to score; return whether there was anything.
 
-        A site begins to score when all before it have come once: its cases may be an earlier one's, too.
+        A site scores only after all earlier sites have come once, because its cases may also be an earlier site's.
         """
         there = self._roster.meet()
         ready = [site for site in self._sites if site in there and self._scans.settled(site)]
@@ -231,7 +231,7 @@ class _Run:
         return scored
 
     def _save(self, position: Position) -> None:
-        """Write all that is needed to go on from here, then the results so far."""
+        """Write everything needed to resume from here, then the results so far."""
         self._at = position
         told = self._cases or self._roster.cases
         self.results.cases |= {site: dict(told[site]) for site in self._sites if site in told}
@@ -247,32 +247,32 @@ class _Run:
 
     def _count_introduction(self, site: str, content: RecordDict) -> None:
         inbox = self._runner.inbox
-        if wire.SITE not in inbox.bytes_out[site]:  # a run that goes on has counted it
+        if wire.SITE not in inbox.bytes_out[site]:  # a resumed run has already counted it
             inbox.count(site, content)
 
 
 @contextmanager
 def _timed(results: Results, name: str) -> Iterator[None]:
-    """Add the time that the context takes to what is told of `name`; a run that goes on adds to what it took before."""
+    """Add the time spent in the context to the seconds of `name`; a resumed run adds to the earlier time."""
     started = time.monotonic()
     yield
     results.seconds[name] = results.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def _go_on_from(first: FirstStage, runner: StageRunner, results: Results) -> None:
-    """Enter another run's stage 1 as if it had been this run's, its costs included."""
+    """Use another run's stage 1 as if it were this run's, including its costs."""
     results.rows.extend({site: dict(scores) for site, scores in row.items()} for row in first.rows)
     results.losses.append(dict(first.losses))
     results.seconds.update(first.seconds)
     inbox, outbox = runner.inbox, runner.outbox
     for ledger, entries in ((inbox.bytes_out, first.bytes_out), (outbox.bytes_in, first.bytes_in)):
-        ledger.clear()  # the other run has counted discovery already
+        ledger.clear()  # the other run has already counted discovery
         for site, kinds in entries.items():
             ledger[site].update(kinds)
 
 
 def _save_weights(run: RunDirectory, config: Settings, stream: ArrivalStream, arrays: ArrayRecord) -> None:
-    """Write a stage's student, as the last one and under its number, and the teacher, where there is one."""
+    """Write a stage's student, as the last one and under its number, and the teacher, if there is one."""
     student = Student(config)
     wire.load_weights(student, arrays)
     for name in ("student", f"student-of-stage-{stream.stage}"):

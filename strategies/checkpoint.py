@@ -1,4 +1,4 @@
-"""What a coordinator needs to go on where it was, should its process end: one file, sealed by its checksum."""
+"""Checkpoints: the coordinator's state for resuming after its process ends, in one file with a checksum."""
 
 import hashlib
 import io
@@ -26,16 +26,16 @@ _OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases", "interruptions", 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """How far a run is.
+    """Position of a run in its stream.
 
     Attributes
     ----------
     stage : int
-        The stage at work, from 1; one beyond the last when the stream has ended.
+        The current stage, from 1; one beyond the last when the stream has ended.
     rounds : int
-        Rounds of it that are done.
+        Number of finished rounds in it.
     scored : bool
-        Whether its student has been scored, so that only what the method keeps of the stage is left to ask for.
+        Whether its student has been scored, so that only asking for what the method keeps is left to do.
     """
 
     stage: int = 1
@@ -52,27 +52,27 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a step of a run: where it was, the standing student, and everything else by name.
+    """The state after a step of a run: its position, the current student, and everything else by name.
 
-    A hospital's Adam starts afresh each round and every generator is seeded by stage and round, so no state of theirs
-    is needed.
+    Adam starts again at hospitals in each round, and every generator is seeded by stage and round, so their states are
+    not needed.
     """
 
     position: Position
     arrays: ArrayRecord
     rest: Mapping[str, Any]
     damaged: str = ""
-    """What is wrong with the last checkpoint, where this is the one before."""
+    """What is wrong with the last checkpoint, if this is the one before it."""
 
     @classmethod
     def load(cls, run: RunDirectory, config: Settings) -> "Checkpoint | None":
-        """Return the last checkpoint of a run directory that is whole; None where none has been written.
+        """Load the last intact checkpoint of a run directory; return None if none has been written.
 
         Raises
         ------
         ConfigError
-            Where neither the last nor the one before can be read, or they belong to another experiment, or were written
-            by other versions of the software.
+            If neither the last checkpoint nor the one before it can be read, or they belong to another experiment or
+            were written by other versions of the software.
         """
         faults = []
         for name in CHECKPOINTS:
@@ -86,17 +86,19 @@ class Checkpoint:
             _check_origin(saved, config, f"{run.path / name}")
             return cls(Position(**saved["position"]), ArrayRecord(saved["arrays"]), saved, "; ".join(faults))
         if faults:
-            raise ConfigError(f"{'; '.join(faults)}: nothing is left to go on with; move {run.path} away to begin anew")
+            raise ConfigError(
+                f"{'; '.join(faults)}: no checkpoint is left to resume from; move {run.path} away and start again"
+            )
         return None
 
     def moved_to(self, config: Settings) -> str:
-        """Say that the run goes on elsewhere than it was at work, where that changes its digits; else nothing."""
+        """Return a note if the run resumes on another kind of device, which changes last digits; otherwise ""."""
         if self.rest["on_gpu"] == (config.machine.gpus_per_site > 0):
             return ""
         return "on a GPU, before on CPUs" if config.machine.gpus_per_site else "on CPUs, before on a GPU"
 
     def restore(self, runner: StageRunner, results: Results, scoring: Scoring, scans: SharedScans) -> None:
-        """Put everything back as it was."""
+        """Restore the state of all parts of a run."""
         for name, value in json.loads(self.rest["results"]).items():
             setattr(results, name, value)
         scoring.students = {int(row): ArrayRecord(student) for row, student in self.rest["students"].items()}
@@ -118,12 +120,12 @@ def save_checkpoint(
     scoring: Scoring,
     scans: SharedScans,
 ) -> None:
-    """Write the state after a step; the one before is kept beside it.
+    """Write the state after a step; keep the one before beside it.
 
     Raises
     ------
     StorageError
-        Where it cannot be written.
+        If it cannot be written.
     """
     config = runner.config
     state = {
@@ -155,7 +157,7 @@ def _read(run: RunDirectory, name: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
     if not content.startswith(_MAGIC):
-        raise ConfigError(f"{file}: is damaged: it is no checkpoint of this version")
+        raise ConfigError(f"{file}: is damaged: it is not a checkpoint of this version")
     seal, payload = content[len(_MAGIC) : _SEAL - 1], content[_SEAL:]
     if hashlib.sha256(payload).hexdigest().encode() != seal:
         raise ConfigError(f"{file}: is damaged: its checksum differs")
@@ -164,10 +166,10 @@ def _read(run: RunDirectory, name: str) -> dict[str, Any]:
 
 
 def _check_origin(saved: Mapping[str, Any], config: Settings, where: str) -> None:
-    """See that a checkpoint is this experiment's, by this software."""
+    """Check that a checkpoint belongs to this experiment and this software."""
     others = other_versions(saved["versions"])
     if others:
-        raise ConfigError(f"{where}: was written with other versions: {'; '.join(others)}: install those to go on")
+        raise ConfigError(f"{where}: was written with other versions: {'; '.join(others)}; install those to continue")
     theirs, ours = json.loads(saved["experiment"]), json.loads(json.dumps(config.agreed))
     if differing := differences(theirs, ours):
         raise ConfigError(f"{where}: belongs to another experiment: {'; '.join(differing)}")

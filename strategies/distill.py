@@ -1,7 +1,7 @@
-"""Feature distillation at the coordinator: a teacher travels, and nothing is replayed."""
+"""Feature distillation at the coordinator: a teacher is sent, and nothing is replayed."""
 
 from strategies.teaching import TeachingStream
 
 
 class Distill(TeachingStream):
-    """The teacher's weights reach each hospital once; only students come back."""
+    """Send each hospital the teacher's weights once; hospitals return only students."""

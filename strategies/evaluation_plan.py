@@ -1,4 +1,4 @@
-"""Which sites score which stage's student: all after every stage, or fewer where the stream is too long for that."""
+"""The evaluation plan: which sites score which stage's student. For long streams fewer sites score fewer stages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from strategies.stream import Stage
 class EvaluationPlan:
     """The entries of R that a run measures (our choice).
 
-    Whole rows, those of the untrained student, of every N-th stage and of the last, are scored by the sites of the
-    sample; every other row by what the stream's scores need of it: the site whose stage it was, for R[j, j], and the
-    next to arrive, for R[j − 1, j], where that is in the sample, since without R[0, j] it would say nothing. The site
-    whose stage it was scores a whole row, too, whether or not it is in the sample. A site that has left scores no row
-    until it returns.
+    Whole rows are those of the untrained student, of every N-th stage and of the last stage; the sites of the sample
+    score them. Every other row has only the entries that the stream's scores need: R[j, j] by the site that trained,
+    and R[j − 1, j] by the next site to arrive. The latter is measured only if that site is in the sample, because it
+    means nothing without R[0, j]. The site that trained also scores whole rows, in the sample or not. A site that has
+    left scores no row until it returns.
 
     Attributes
     ----------
     every : int
-        N.
+        N, the distance of whole rows.
     sites : tuple of str
         The sample, in order of arrival.
     whole : tuple of int
@@ -39,7 +39,7 @@ class EvaluationPlan:
 
 
 def plan_evaluation(config: Settings, stages: Sequence[Stage]) -> EvaluationPlan:
-    """Return what a stream of these stages measures by the config's `evaluate_every` and `evaluate_sites`."""
+    """Return the evaluation plan for these stages by the config's `evaluate_every` and `evaluate_sites`."""
     names = [site.name for site in config.sites]
     sample = evaluated_sites(config)
     whole = tuple(
@@ -56,9 +56,10 @@ def plan_evaluation(config: Settings, stages: Sequence[Stage]) -> EvaluationPlan
 
 
 def _newcomers(stages: Sequence[Stage]) -> Iterator[Sequence[str]]:
-    """Yield, by stage, the sites whose stage it is: those that train for the first time, else all of its participants.
+    """Yield, for each stage, the sites whose stage it is: those that train for the first time, otherwise all
+    participants.
 
-    A single stage, of all sites, is no site's own.
+    A single stage of all sites belongs to no site.
     """
     came = set[str]()
     for stage in stages:
@@ -68,7 +69,7 @@ def _newcomers(stages: Sequence[Stage]) -> Iterator[Sequence[str]]:
 
 
 def evaluated_sites(config: Settings) -> tuple[str, ...]:
-    """Return the sites that score whole rows, in order of arrival: `evaluate_sites` of them, by the seed, or all."""
+    """Return the sites that score whole rows, in order of arrival: all, or `evaluate_sites` drawn with the seed."""
     names = [site.name for site in config.sites]
     if not 0 < config.scoring.evaluate_sites < len(names):
         return tuple(names)

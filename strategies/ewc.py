@@ -15,10 +15,10 @@ Fisher = dict[str, NDArray[np.float32]]
 
 
 class Ewc(TeachingStream):
-    """Send each hospital the last stage's student, as anchor, and the importance of each of its weights.
+    """Send each hospital the last stage's student as anchor, and the importance of each of its weights.
 
-    The sum over stages of their participants' mean is kept, and nothing of a single stage: what is kept, and what a
-    message costs, does not grow with the stream.
+    Only the sum over stages is kept, of the mean over each stage's participants. Neither the state nor the size of
+    messages grows with the stream.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -28,15 +28,15 @@ class Ewc(TeachingStream):
         self._participants = 0
 
     def becomes_teacher(self) -> bool:
-        """Every stage's student is the next one's anchor."""
+        """Return True: every stage's student is the anchor of the next stage."""
         return True
 
     def consolidates(self) -> bool:
-        """Ask for the Fisher information of every stage."""
+        """Return True: every stage's participants are asked for Fisher information."""
         return True
 
     def begin_stage(self, stage: int, plan: Stage) -> None:
-        """Begin the stage's sum anew: a stage that is gone on with asks its participants again."""
+        """Reset the stage's sum, because a resumed stage asks its participants again."""
         super().begin_stage(stage, plan)
         self._of_stage, self._participants = {}, 0
 
@@ -47,7 +47,7 @@ class Ewc(TeachingStream):
         self._participants += 1
 
     def end_stage(self, arrays: ArrayRecord) -> None:
-        """Freeze the student, and add the mean of the stage's participants to the sum of the stages before."""
+        """Freeze the student, and add the mean over the stage's participants to the sum over earlier stages."""
         super().end_stage(arrays)
         if self._participants:
             before = {} if self._fisher is None else {name: array.numpy() for name, array in self._fisher.items()}
@@ -57,21 +57,21 @@ class Ewc(TeachingStream):
             self._fisher = ArrayRecord({name: Array(values) for name, values in total.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sum over the stages that have ended, too."""
+        """Return the state with the sum over finished stages."""
         fisher = None if self._fisher is None else self._fisher.to_torch_state_dict()
         return super().state_dict() | {"fisher": fisher}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the sum over the stages that had ended."""
+        """Restore the state with the sum over finished stages."""
         super().load_state_dict(state)
         self._fisher = None if state["fisher"] is None else ArrayRecord(state["fisher"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return the anchor where it is due, and the Fisher information of the stages that have ended."""
+        """Return the anchor if the site does not have it yet, and the Fisher information of finished stages."""
         records = super().records_for(site, server_round)
         return records if self._fisher is None else records | {wire.FISHER: self._fisher}
 
 
 def _sum(one: Fisher, other: Fisher) -> Fisher:
-    """Add float32 values by name; nothing and something is something."""
+    """Add float32 values by name; an empty sum counts as 0."""
     return {name: one[name] + values if one else values for name, values in other.items()}

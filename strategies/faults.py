@@ -1,4 +1,4 @@
-"""What went wrong at a site, in words: of an error reply its code alone is believed."""
+"""Messages about faults at sites. Only the code of an error reply is trusted, not its text."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,24 +11,24 @@ from fedserdiff.settings.experiment import Settings
 
 
 def faults_of(replies: Sequence[Message], nodes: Mapping[int, str], config: Settings) -> dict[str, str]:
-    """Say, by site, which fault each answered and who never answered; empty where nobody failed."""
+    """Return, by site, the fault that it answered, or that it never answered; empty if no site failed."""
     told = {nodes[m.metadata.src_node_id]: _describe(m, config) for m in replies if m.has_error()}
     answered = {message.metadata.src_node_id for message in replies}
     return told | {site: "did not answer in time" for node, site in nodes.items() if node not in answered}
 
 
 def in_words(failed: Mapping[str, str]) -> str:
-    """Join what is known of sites that failed to one line."""
+    """Join the messages about failed sites to one line."""
     return "; ".join(f"{site} {what}" for site, what in failed.items())
 
 
 def may_pass(error: Error) -> bool:
-    """Say whether the same message may be answered next time: what follows from data or message will not pass."""
+    """Return whether a fault may pass if the message is sent again; faults caused by data or the message will not."""
     return error.code in _PASSING
 
 
 def describe_fault(error: Error) -> str:
-    """Say what an error reply means; a text that is not ours may hold anything, so it is not repeated."""
+    """Return what an error reply means; foreign text is not repeated, because it may contain anything."""
     if error.code in set(wire.Fault):
         meaning = _MEANINGS.get(wire.Fault(error.code), "its own log says why")
         return f"answered {wire.Fault(error.code).name} (code {error.code}), {meaning}"
@@ -38,7 +38,7 @@ def describe_fault(error: Error) -> str:
 
 
 def _describe(reply: Message, config: Settings) -> str:
-    """Say what an error reply means, and which of the agreed settings to lower where a GPU was full."""
+    """Return what an error reply means and, if GPU memory was full, which of the agreed settings to lower."""
     fault = describe_fault(reply.error)
     if reply.error.code == wire.Fault.GPU_MEMORY:
         return (
@@ -50,14 +50,14 @@ def _describe(reply: Message, config: Settings) -> str:
 _PASSING = (
     wire.Fault.MEMORY,
     wire.Fault.INTERNAL,
-    ErrorCode.UNKNOWN,  # of a worker's process that was killed, in a simulation
+    ErrorCode.UNKNOWN,  # in a simulation: a worker's process was killed
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
 )
 
 _MEANINGS = {
     wire.Fault.EXPERIMENT: "it was given another experiment, or another version of this software",
-    wire.Fault.GPU_MEMORY: "its GPU's memory does not suffice",
+    wire.Fault.GPU_MEMORY: "its GPU's memory is not large enough",
     wire.Fault.DIVERGED: "its training diverged: a loss or a weight is not finite; λ may be too large",
-    wire.Fault.RECORDS: "it has lost what it keeps for itself, such as its adapter: its own log says which file",
-    wire.Fault.BLOCKED: "its own guard held the answer back: its ledger says why",
+    wire.Fault.RECORDS: "it has lost a file that it keeps for itself, such as its adapter; its own log says which",
+    wire.Fault.BLOCKED: "its own guard held the answer back; its ledger says why",
 }

@@ -1,7 +1,7 @@
-"""Fine-tuning at the coordinator: hand the student on."""
+"""Fine-tuning at the coordinator: pass the student on."""
 
 from strategies.stream import ArrivalStream
 
 
 class FineTune(ArrivalStream):
-    """Each stage trains the student it is handed; nothing beside weights crosses the wire."""
+    """Each stage trains the student it receives; only weights cross the wire."""

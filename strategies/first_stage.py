@@ -1,4 +1,4 @@
-"""Stage 1, computed once for every method that begins with it: nothing can be forgotten yet, so all do the same."""
+"""A shared stage 1, computed once for all methods that start with it: nothing can be forgotten yet."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _SECONDS = ("evaluation 0", "stage 1", "evaluation 1")
 
 @dataclass(frozen=True)
 class FirstStage:
-    """A stage 1 that has been trained and scored: its student, rows 0 and 1 of R, and what they cost."""
+    """A trained and scored stage 1: its student, rows 0 and 1 of R, and their costs."""
 
     arrays: ArrayRecord
     rows: tuple[Scores, Scores]
@@ -34,12 +34,12 @@ class FirstStage:
 
     @classmethod
     def load(cls, run: Path, config: Settings, scans: Scans) -> "FirstStage":
-        """Load the directory of a run that stopped after stage 1, to go on from with `config` on these `scans`.
+        """Load the directory of a run that stopped after stage 1, to continue from with `config` on these `scans`.
 
         Raises
         ------
         ConfigError
-            Where that run's stage 1 is not the one that `config` begins with.
+            If that run's stage 1 is not the one that `config` starts with.
         """
         different = RunDirectory(run).read_origin().difference(config.of_first_stage(), scans)
         if different or not begins_with_first_stage(config):
@@ -71,9 +71,9 @@ class FirstStage:
 
 
 def begins_with_first_stage(config: Settings) -> bool:
-    """Say whether the config's method begins as all do that learn in turn: with the timetable's first stage.
+    """Return whether the config's method starts with the common stage 1 of methods whose hospitals arrive in turn.
 
-    What a method of all together does there is its own, even where its hospitals come in turn: FedProx has its term.
+    A method of hospitals that train together has its own stage 1 even if they arrive in turn: FedProx adds its term.
     """
     sites = [site.name for site in config.sites]
     in_turn = get_method(config.method.name).arrival == config.arrival == "in-turn"

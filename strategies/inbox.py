@@ -1,4 +1,4 @@
-"""The inbox: what may come back from sites, and how many bytes came."""
+"""The inbox: checks of replies from sites, and counts of their bytes."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -13,17 +13,17 @@ from strategies.faults import faults_of
 
 
 class Inbox:
-    """Takes replies that hold what was agreed, and says what was wrong with the others.
+    """Accepts replies with the agreed content, and reports what is wrong with the others.
 
     Parameters
     ----------
     config : Settings
-        The experiment, with its sites.
+        Settings of the experiment, with its sites.
 
     Attributes
     ----------
     bytes_out : dict
-        By site and kind of record, the payload bytes that left the site.
+        Payload bytes that left each site, by site and kind of record.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -40,14 +40,14 @@ class Inbox:
         asked: Collection[str] | None = None,
         watched: Collection[int] = (),
     ) -> tuple[dict[str, RecordDict], dict[str, str]]:
-        """Return, by site, the contents of the replies that hold what was agreed, and what was wrong elsewhere.
+        """Return, by site, the contents of valid replies, and what was wrong with the others.
 
-        A student of theirs is whole: the change that came is added to what was `sent`. Of a stage that has ended they
-        hand over the records `asked` for, by name; of a round's last they tell of the earlier hospitals `watched`, by
-        place.
+        Returned students are complete: the received change is added to what was `sent`. After a stage, sites hand over
+        the records `asked` for, by name. After the last round, they report on the earlier hospitals `watched`, by
+        number.
 
-        The bytes of every reply that came are counted; what a site called a record that was not agreed may hold
-        anything, so all such are ``other``.
+        The bytes of every reply are counted. The name of a record that was not agreed may be anything, so all such
+        records count as ``other``.
         """
         replies = list(replies)
         accepted, dropped = {}, {}
@@ -64,12 +64,12 @@ class Inbox:
             except ReplyError as error:
                 dropped[site] = f"sent what was not agreed, dropped ({error})"
             else:
-                if wire.ARRAYS in content:  # from here on a trained student is what it is to Flower: whole weights
+                if wire.ARRAYS in content:  # from here on a trained student has complete weights, as Flower expects
                     content[wire.ARRAYS] = wire.changed(sent, content.array_records[wire.ARRAYS])
                 accepted[site] = content
         return accepted, faults_of(replies, nodes, self._config) | dropped
 
     def count(self, site: str, content: RecordDict) -> None:
-        """Count the bytes of a message that was taken elsewhere, by kind of record."""
+        """Count the bytes of a message that was accepted elsewhere, by kind of record."""
         for kind, size in wire.bytes_by_kind(content).items():
             self.bytes_out[site][kind] += size

@@ -1,4 +1,4 @@
-"""Lesion replay at the coordinator: every hospital's moments are kept, and the latest student teaches."""
+"""Lesion replay at the coordinator: every hospital's moments are kept, and the latest student is the teacher."""
 
 from fedserdiff import wire
 from fedserdiff.lesions.retention import watched_places
@@ -7,16 +7,16 @@ from strategies.teaching import TeachingStream
 
 
 class LesionReplay(BankingStream, TeachingStream):
-    """Send each hospital the moments of the others' lesions: what grows with the stream is some 130 numbers a site."""
+    """Send each hospital the moments of the others' lesions, which grow by about 130 numbers with each site."""
 
     banked = wire.LESION_MOMENTS
 
     def watched(self, server_round: int) -> dict[int, str]:
-        """Return the sites whose moments are in the bank: hospitals score both students on their lesions, painted."""
+        """Return the sites with moments in the bank; hospitals score both students on their painted lesions."""
         samples = self.bank.samples
         patients = [float(moments["patients"]) for moments in samples.values()]
         return {place: [*samples][place - 1] for place in watched_places(self.config, server_round, patients)}
 
     def consolidates(self) -> bool:
-        """Ask for the moments of every stage's participants."""
+        """Return True: the participants of every stage are asked for moments."""
         return True

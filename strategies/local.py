@@ -1,4 +1,4 @@
-"""No federation: each hospital trains a student of its own, from scratch, and keeps it."""
+"""No federation: each hospital trains its own student from scratch and keeps it."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from strategies.stream import ArrivalStream, Stage
 
 
 class Local(ArrivalStream):
-    """What a hospital has without the others: the lower bound of any collaboration."""
+    """What each hospital reaches without the others: the lower bound of any collaboration."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return one stage a site, of that site alone whatever the participation and the timetable."""
+        """Return one stage for each site, in which only that site trains, for every participation and timetable."""
         return [Stage(site, (site,)) for site in sites]
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
@@ -19,9 +19,9 @@ class Local(ArrivalStream):
         return untrained
 
     def deployed(self, sites: Sequence[str]) -> list[int]:
-        """Each site uses the student of its own stage."""
+        """Return each site's own stage, whose student it uses."""
         return list(range(1, len(sites) + 1))
 
     def arrivals(self, sites: Sequence[str]) -> list[int]:
-        """No site has another's student."""
+        """Return no arrivals, because no site gets another site's student."""
         return []

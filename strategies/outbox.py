@@ -1,4 +1,4 @@
-"""The outbox: what is sent to sites, and how many bytes went."""
+"""The outbox: messages to sites, and counts of their bytes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ class Outbox:
     Parameters
     ----------
     config : Settings
-        The experiment: messages live as long as it waits for a stage.
+        Settings of the experiment; messages expire after its stage time-out.
 
     Attributes
     ----------
     bytes_in : dict
-        By site and kind of record, the payload bytes that were sent to the site.
+        Payload bytes sent to each site, by site and kind of record.
     left_out : callable
-        By site, the record that says which of its scans an earlier site brought; none where there are none.
+        Returns, for a site, the record of its scans that an earlier site brought, or nothing if there are none.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -33,7 +33,7 @@ class Outbox:
     def message_to(
         self, site: str, node: int, message_type: str, records: Mapping[str, ArrayRecord | ConfigRecord]
     ) -> Message:
-        """Address a site, and count the bytes; what it is to leave out goes with every message."""
+        """Create a message to a site and count its bytes; every message says which scans the site leaves out."""
         content = RecordDict({**records, **self.left_out(site)})
         for name, size in wire.bytes_by_kind(content).items():
             self.bytes_in[site][wire.TEACHER if wire.is_teacher(name) else name] += size

@@ -6,13 +6,13 @@ from strategies.stream import ArrivalStream, Stage
 
 
 class Pooled(ArrivalStream):
-    """One imaginary hospital (played by the first site) trains as many steps as the whole stream would."""
+    """One imaginary hospital, represented by the first site, trains as many steps as the whole stream would."""
 
     def stages(self, sites: Sequence[str]) -> list[Stage]:
-        """Return the one stage; an epoch of every site's items is as long as one of each already."""
+        """Return a single stage; in epochs it needs no extra length, because an epoch covers all sites' items."""
         length = len(sites) if self.config.training.steps_per_stage else 1
         return [Stage("pooled", (sites[0],), length=length, pools=True)]
 
     def arrivals(self, sites: Sequence[str]) -> list[int]:
-        """No site arrives after another."""
+        """Return no arrivals, because no site arrives after another."""
         return []

@@ -1,4 +1,4 @@
-"""What the coordinator keeps of the sites that shared it, to be replayed: error maps, images, moments of lesions."""
+"""The replay bank at the coordinator: error maps, images or lesion moments by the site that shared them."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ Samples = Mapping[str, torch.Tensor]
 
 
 class ReplayBank:
-    """Samples by the site that shared them. A site that shares again replaces what it shared before."""
+    """Samples by the site that shared them. A site that shares again replaces its earlier samples."""
 
     def __init__(self, samples: Mapping[str, Samples] | None = None) -> None:
         self._samples: dict[str, Samples] = dict(samples or {})
@@ -25,23 +25,23 @@ class ReplayBank:
 
     @property
     def samples(self) -> dict[str, Samples]:
-        """By site, what it shared."""
+        """Samples by site."""
         return dict(self._samples)
 
     def add(self, site: str, record: ArrayRecord) -> None:
-        """Keep a site's samples, which have been checked, and unpacked, on arrival."""
+        """Store a site's samples, which have already been checked and unpacked."""
         self._samples[site] = record.to_torch_state_dict()
         self._record = None
 
     def drop(self, site: str) -> None:
-        """Keep nothing of a site any more."""
+        """Delete a site's samples."""
         if self._samples.pop(site, None) is not None:
             self._record = None
 
     def to_record(self) -> ArrayRecord:
-        """Return all samples, sites in order of their first sharing; the bank must hold some.
+        """Return all samples, with sites in order of their first sharing; the bank must not be empty.
 
-        They are packed once for all messages until a site adds to them.
+        They are packed once for all messages, until a site adds to them.
         """
         if self._record is None:
             sites = list(self._samples.values())
@@ -50,7 +50,7 @@ class ReplayBank:
 
 
 class BankingStream(ArrivalStream):
-    """Keep what sites hand over in a bank, and send it with each later round until they leave.
+    """Keep what sites hand over in a bank, and send the bank with each later round. Sites that leave are removed.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class BankingStream(ArrivalStream):
         self.bank = ReplayBank()
 
     def begin_stage(self, stage: int, plan: Stage) -> None:
-        """Drop what sites handed over that leave."""
+        """Remove the samples of sites that leave."""
         super().begin_stage(stage, plan)
         for site in plan.leaving:
             self.bank.drop(site)
@@ -76,15 +76,15 @@ class BankingStream(ArrivalStream):
         self.bank.add(site, content.array_records[self.banked])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the bank's samples, too."""
+        """Return the state with the bank's samples."""
         return super().state_dict() | {"bank": self.bank.samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Fill the bank."""
+        """Restore the bank."""
         super().load_state_dict(state)
         self.bank = ReplayBank(state["bank"])
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return the bank beside what goes anyway."""
+        """Return the bank in addition to the other records."""
         bank = {self.banked: self.bank.to_record()} if len(self.bank) else {}
         return super().records_for(site, server_round) | bank

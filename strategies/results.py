@@ -1,4 +1,4 @@
-"""A run's results as they accrue: rows of R, bytes, seconds."""
+"""The results of a run while it runs: rows of R, bytes, seconds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,53 +13,53 @@ from strategies.evaluation_plan import EvaluationPlan
 from strategies.retention import Retention
 
 Scores = Mapping[str, Mapping[str, float]]
-"""By site, then by name such as ``refined.dice.tc``."""
+"""Scores by site, then by name such as ``refined.dice.tc``."""
 
 METRICS = ("dice", "hd95")
-"""Of every run's R; there may be more, which the settings ask for."""
+"""Metrics of every run's R; settings may add more."""
 
 COLUMNS = ("method", "seed", "stage", "site", "mask", "metric", "region", "value")
-"""Of ``results.csv``."""
+"""Columns of ``results.csv``."""
 
 
 class Results:
-    """Rows of R and what they cost.
+    """Rows of R and their costs.
 
     Parameters
     ----------
     method, seed, sites, deployed, cases
-        As they stand in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
+        As in ``results.json``; `deployed` is, by site, the row of R whose student it uses at the end.
     evaluation : EvaluationPlan, optional
-        The entries of R to measure; all unless given.
+        The entries of R to measure; all by default.
     regions : sequence of str
-        Whose scores make up R.
+        Regions whose scores make up R.
     metrics : sequence of str
-        By which R is measured. All but ``hd95`` are better the higher they are.
+        Metrics of R. Higher is better for all except ``hd95``.
     arrivals : sequence of int
-        By site, the stage in which it arrives; empty if sites arrive one a stage, or do not share one student.
+        Stage in which each site arrives; empty if sites arrive one in each stage, or do not share one student.
 
     Attributes
     ----------
     overlap_allowed : bool
-        Whether nobody looked for scans that several sites hold.
+        Whether overlap was allowed, so that no search for scans that several sites have was made.
     differential_privacy : dict or None
-        What noise on changes of weights promises, as `fedserdiff.privacy.gaussian.spent`.
+        Privacy guarantee of the noise on weight changes, from `fedserdiff.privacy.gaussian.spent`.
     scored : str
-        Whose scores these are: ``test`` patients', or ``validation`` patients'.
+        Patients that were scored: ``test`` or ``validation``.
     left_out : dict
-        By site, how many of its scans an earlier site brought, so that it works without their patients.
+        Number of each site's scans that an earlier site brought, whose patients the site leaves out.
     curves : list
-        In a simulation whose hospitals validate as they train, each point of it: site, stage, round, step, and figures
-        as `fedserdiff.report.curves` names them.
+        Points of validation during training, in a simulation: site, stage, round, step, and values with the names of
+        `fedserdiff.report.curves`.
     retention : list of Retention
-        By stage and earlier site, Dice on its lesions, painted, before the stage and after.
+        Dice on an earlier site's painted lesions before and after a stage, by stage and earlier site.
     departures : list
-        Sites that leave: site, the stage as which begins, the stages that it trained in, the stage of its return.
+        Sites that leave: site, the stage before which it leaves, the stages it trained in, the stage of its return.
     absences : list
-        Rounds that went on without a site which failed: stage, round, site, and what is known of why.
+        Rounds that continued without a failed site: stage, round, site, and the known reason.
     interruptions : list of str
-        Where the run was when it had to be gone on with in a new process, and whether it went on on a GPU instead of
-        CPUs or the reverse. What was repeated is counted once in the bytes, twice in the hospitals' ledgers.
+        Positions at which the run was resumed in a new process, and whether it moved from CPUs to a GPU or back.
+        Repeated work counts once in the bytes and twice in the hospitals' ledgers.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Results:
     def matrix(self, mask: str, metric: str, key: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return R of ``coarse`` or ``refined``, a metric, ``mean`` or a region: (stages + 1, sites).
 
-        A row lacks a site, NaN, until the site has come and scored that row's student, or for ever where it is not to.
+        An entry is NaN until the site has scored that row's student, and stays NaN if the site does not have to.
         """
         names = [f"{mask}.{metric}.{region}" for region in (self.regions if key == "mean" else (key,))]
         columns = {site: column for column, site in enumerate(self.sites)}
@@ -114,15 +114,15 @@ class Results:
         return mean
 
     def missing(self, row: int) -> list[str]:
-        """Return the sites that are to score a row of R and have not yet, in order of arrival."""
+        """Return the sites that still have to score a row of R, in order of arrival."""
         wanted = self.sites if self.evaluation is None else self.evaluation.rows[row]
         return [site for site in wanted if site not in self.rows[row]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``results.json``.
 
-        All but ``seconds``, ``interruptions`` and speeds in ``curves`` follow from config and data alone, unless a site
-        was absent.
+        Everything except ``seconds``, ``interruptions`` and speeds in ``curves`` depends only on config and data,
+        unless a site was absent.
         """
         values: dict[str, Any] = {
             "method": self.method,
@@ -157,7 +157,7 @@ class Results:
         }
 
     def _continual(self, metric: str, key: str) -> ContinualScores:
-        """Return the stream's scores; there are none where sites do not share one student, or one has yet to score."""
+        """Return the stream's scores; there are none if sites do not share one student, or one still has to score."""
         alone = not self.arrivals and len(set(self.deployed)) > 1
         unfinished = self.arrivals and max(self.arrivals) >= len(self.rows)
         if alone or unfinished or any(self.missing(row) for row in range(len(self.rows))):
@@ -165,14 +165,14 @@ class Results:
         return continual_scores(self.matrix("refined", metric, key), metric != "hd95", self.arrivals or None)
 
     def _fairness(self, metric: str, key: str) -> dict[str, str | float | None]:
-        """Return how sites differ by the students that they use in the end, of those that have scored them."""
+        """Return the fairness over the sites that have scored the student they use at the end."""
         matrix = self.matrix("refined", metric, key)
         deployed = zip(self.sites, self.deployed, strict=True)
         final = {site: float(matrix[row, c]) for c, (site, row) in enumerate(deployed) if row < len(matrix)}
         return fairness(final).to_dict()
 
     def _evaluation(self) -> dict[str, Any]:
-        """Return which rows of R are whole, and the sites that score those."""
+        """Return the whole rows of R, and the sites that score them."""
         plan = self.evaluation
         if plan is None:
             return {"every": 1, "sites": self.sites, "rows": list(range(len(self.rows)))}
@@ -201,5 +201,5 @@ class Results:
 
 
 def _with_none(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[list[float | None]]:
-    """Return a matrix as JSON has it, which knows no NaN."""
+    """Return a matrix for JSON, with None instead of NaN."""
     return [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]

@@ -1,4 +1,4 @@
-"""What the coordinator makes of what hospitals say a student keeps of those before them: rows, some of them alarms."""
+"""Retention at the coordinator: rows of how well a student retains earlier hospitals, with alarms."""
 
 import itertools
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ Retention = dict[str, str | int | float | bool]
 def retention_of(
     stage: int, watched: Mapping[int, str], accepted: Mapping[str, RecordDict], config: Settings
 ) -> list[Retention]:
-    """Return a row for each site that answered, each earlier one that is `watched`, by its place, and each region.
+    """Return a row for each site that answered, each earlier site `watched` (by number), and each region.
 
-    A row is an alarm where Dice fell by more than the setting `alarm_drop`. A region that a site told no two figures of
-    has no row.
+    A row is an alarm if Dice fell by more than the setting `alarm_drop`. There is no row for a region for which a site
+    did not report both values.
     """
     rows: list[Retention] = []
     for at, content in accepted.items():

@@ -1,4 +1,4 @@
-"""Flower's grid, made to outlast a hospital that restarts or fails in passing: its message is sent again."""
+"""Flower's grid with retries: if a hospital restarts or fails temporarily, its message is sent again."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,25 +12,25 @@ from flwr.serverapp import Grid
 from strategies.faults import describe_fault, may_pass
 
 _LOOK_S, _MOST_LOOK_S, _LOOK_SHARE = 0.03, 1.0, 0.01
-"""How long to wait between two looks for replies: when they are due; at most; and as a share of the time that they have
-been due, so that a long wait does not take CPUs from those it waits for."""
+"""Seconds between two polls for replies: when they are due, and at most; and their share of the time since then, so
+that a long wait does not take CPUs from the hospitals."""
 
 _DUE = 0.9
-"""Replies are due after this share of the time that the last ones to such messages took; before, looks are rare."""
+"""Replies are due after this share of the time that the last replies of the same type took; before, polls are rare."""
 
 _SEE_TO_S = 0.2
-"""How long at least between two looks at who was started anew: a node that starts as its message goes out takes it."""
+"""Smallest time between two checks for restarted nodes: a node that starts while its message is sent receives it."""
 
 _MOST_SENDINGS = 4
-"""A hospital whose process ends again and again at the same message is not sent it for ever."""
+"""Largest number of sendings of one message, for a hospital whose process always ends with it."""
 
 _ABOUT_NODES = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
-"""Flower's own errors: no answer of a hospital."""
+"""Flower's own errors, which are not answers of a hospital."""
 
 
 @dataclass
 class _Errand:
-    """A message, the copies of it that are out, when its node was last activated as the last copy went, their count."""
+    """A message, its unanswered copies, its node's activation time when the last copy was sent, and counts."""
 
     message: Message
     copies: set[str]
@@ -41,20 +41,20 @@ class _Errand:
 
 
 class RetryingGrid(Grid):
-    """Wraps Flower's grid; only `send_and_receive` differs.
+    """Wrapper of Flower's grid; only `send_and_receive` differs.
 
-    A SuperNode forgets everything when it ends, so a message that it had taken is lost with it, and Flower waits for
-    the reply until the message expires. Here the message goes out again when the node has been activated anew, and
-    when it answered a fault that may pass.
+    A SuperNode forgets everything when it ends. A message that it had received is then lost, and Flower waits for the
+    reply until the message expires. This grid sends the message again if the node has been activated again, or if it
+    answered with a fault that may pass.
 
     Parameters
     ----------
     grid : Grid
-        Flower's own.
+        Flower's own grid.
     retries : int
-        How often a node that answered such a fault gets its message again.
+        How often a node that answered with such a fault gets its message again.
     sent_again : callable
-        Told the node whose message is sent again, and why.
+        Callback with the node whose message is sent again, and the reason.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class RetryingGrid(Grid):
         self._grid = grid
         self._retries = retries
         self._sent_again = sent_again
-        self._took: dict[str, float] = {}  # the last replies to messages of a type, in seconds
+        self._took: dict[str, float] = {}  # seconds until the last replies to messages of a type
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and return the replies that come within `timeout` seconds, None being no limit.
+        """Send messages and return the replies that arrive within `timeout` seconds; None means no limit.
 
-        A node that is not there counts as not answering: Flower's own errors about it are not returned.
+        A missing node counts as not answering; Flower's own errors about it are not returned.
         """
         started = time.monotonic()
         end = started + (float("inf") if timeout is None else timeout)
@@ -89,12 +89,14 @@ class RetryingGrid(Grid):
                 if reply.has_error() and reply.error.code in _ABOUT_NODES:
                     errand.copies.discard(reply.metadata.reply_to_message_id)
                     about = errand.message.metadata
-                    errand.lost |= time.time() < about.created_at + about.ttl  # a message that expired is not lost
+                    errand.lost |= (
+                        time.time() < about.created_at + about.ttl
+                    )  # an expired message does not count as lost
                 elif reply.has_error() and may_pass(reply.error) and errand.faults < self._retries:
                     errand.copies.discard(reply.metadata.reply_to_message_id)
                     errand.faults += 1
                     self._send_again(errand, describe_fault(reply.error))
-                elif errand in errands:  # the first answer counts, to whichever copy
+                elif errand in errands:  # the first answer to any copy counts
                     errands.remove(errand)
                     replies.append(reply)
             now = time.monotonic()
@@ -107,13 +109,13 @@ class RetryingGrid(Grid):
         return replies
 
     def _see_to(self, errand: _Errand, activations: dict[int, str | None]) -> bool:
-        """Send a message again where its node has lost it; return whether there is an answer to wait for."""
+        """Send a message again if its node has lost it; return whether to wait for an answer."""
         node = errand.message.metadata.dst_node_id
         if node not in activations or not (errand.lost or activations[node] != errand.activated):
             return True
         if errand.sendings == _MOST_SENDINGS:
             return False
-        self._send_again(errand, "was started anew")
+        self._send_again(errand, "was restarted")
         errand.activated, errand.lost = activations[node], False
         errand.sendings += 1
         return True
@@ -127,10 +129,10 @@ class RetryingGrid(Grid):
         return identifier
 
     def _activations(self) -> dict[int, str | None]:
-        """Return when each node that is there now was last activated."""
+        """Return the time of the last activation of each present node."""
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
 
-    # Flower's grid, as it is
+    # Flower's grid, unchanged
 
     def set_run(self, run: Any) -> None:
         """Set the run."""
@@ -146,11 +148,11 @@ class RetryingGrid(Grid):
         return self._grid.create_message(*arguments, **options)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that are there now."""
+        """Return the ids of the present nodes."""
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[Any]:
-        """Return what Flower knows of the nodes that are there now, their authenticated keys included."""
+        """Return Flower's information on the present nodes, including their authenticated keys."""
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -158,12 +160,12 @@ class RetryingGrid(Grid):
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come."""
+        """Return the replies that have arrived."""
         return self._grid.pull_messages(message_ids)
 
 
 def _pause_s(waited: float, due: float) -> float:
-    """Return the seconds until the next look, after so many of a wait for what is due after so many."""
+    """Return the seconds until the next poll, after `waited` seconds for replies that are due after `due` seconds."""
     if waited < due:
         return min(max(_LOOK_S, due - waited), _MOST_LOOK_S)
     return min(max(_LOOK_S, _LOOK_SHARE * (waited - due)), _MOST_LOOK_S)

@@ -1,4 +1,4 @@
-"""Which node is which hospital: by its authenticated key, where hospitals have one, and by what it says of itself."""
+"""The roster, which maps nodes to hospitals by authenticated keys, if there are any, and by their introductions."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ _INTRODUCTION_S = 30
 
 @dataclass(frozen=True)
 class _Asked:
-    """An introduction that is awaited: its message, the site whose key the node has, when it was last activated."""
+    """A pending introduction: its message, the site whose key the node has, and the node's last activation."""
 
     message: str
     owner: str | None
@@ -33,7 +33,7 @@ class _Asked:
 
 @dataclass
 class _Waited:
-    """How long a site was waited for: in seconds without a sign of it, and in those in which it was at work."""
+    """Seconds of waiting for a site: those without a sign of it, and those in which it was working."""
 
     away: float = 0.0
     at_work: float = 0.0
@@ -45,17 +45,17 @@ class Roster:
     Parameters
     ----------
     grid, config, events
-        As `run_stream`'s.
+        As in `run_stream`.
     keys : mapping, optional
-        By site, the public key that its node has to have authenticated with, as Flower's SuperLink stores it. Nodes
-        with other keys are not addressed at all. None, in a simulation, takes every node for what it says it is.
+        Public key that each site's node must have authenticated with, as Flower's SuperLink stores it. Nodes with other
+        keys get no messages. With None, as in a simulation, every node is trusted to be the site that it claims to be.
     introduced : callable
-        Told a site's name and the content of its introduction.
+        Callback with a site's name and the content of its introduction.
     scans : SharedScans, optional
-        Asks sites for the hashes of their scans, and takes them in; one of the roster's own unless given.
+        Collects the hashes of sites' scans; the roster creates its own by default.
     prepared : bool
-        Whether the sites' cases are prepared already, as a simulation's are: then nothing but a fault keeps one from
-        its introduction, and all of the wait counts.
+        Whether the sites' cases are already prepared, as in a simulation. Then only a fault can delay an introduction,
+        and the whole wait counts.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Roster:
         self._prepared = prepared
         self._owners = None if keys is None else {key: site for site, key in keys.items()}
         self._asked: dict[int, _Asked] = {}
-        self._turned_away: dict[int, str | None] = {}  # when the node had last been activated
+        self._turned_away: dict[int, str | None] = {}  # last activation of the node
         self._why: dict[str, str] = {}
         self._faults: Counter[int] = Counter()
         self._sites = [site.name for site in config.sites]
@@ -84,19 +84,19 @@ class Roster:
         self.cases: dict[str, dict[str, int]] = {}
 
     def wait_for(self, sites: Sequence[str]) -> dict[str, int]:
-        """Return the node of each of `sites`, asking every node that is new, until all of them are there.
+        """Wait until all of `sites` are present, asking every new node; return the node of each.
 
-        Where its cases are not prepared yet, a site is at work as long as its node is connected and owes its
-        introduction; without keys, any node that does may be the missing one. That time, up to the config's
-        `stage_timeout_s` in all, is not counted as time without a sign of it. Flower's heartbeat is what there is to
-        see: it comes from the hospital's node, so that it stops where that ends, and goes on where the hospital's own
-        program hangs. How many cases are ready would tell more, and is not said on the wire.
+        If its cases are not prepared yet, a site counts as working while its node is connected and has not introduced
+        itself. Without keys, any such node may be the missing one. This time, up to the config's `stage_timeout_s` in
+        all, does not count as absence. Only Flower's heartbeat is visible: it comes from the hospital's node, so it
+        stops if the node ends, but continues if the hospital's own program hangs. The number of prepared cases would
+        say more, but is not sent.
 
         Raises
         ------
         FederationError
-            Where a site has not appeared within the config's `site_timeout_s`, or was at work for longer than
-            `stage_timeout_s`, and, without keys, where two nodes claim one site or a node answers with a fault.
+            If a site has not appeared within the config's `site_timeout_s` or was working for longer than
+            `stage_timeout_s`. Without keys, also if two nodes claim one site or a node answers with a fault.
         """
         machine = self._config.machine
         waited = {site: _Waited() for site in sites}
@@ -112,7 +112,7 @@ class Roster:
             working = not self._prepared
             busy = [site for site in missing if working and (site in owners or None in owners)]
             now = time.monotonic()
-            for site in missing:  # at work at either end of the time that has passed: doubt is in a site's favour
+            for site in missing:  # counts as working if it was at either end of the interval
                 if site in before or site in busy:
                     waited[site].at_work += now - then
                 else:
@@ -129,7 +129,7 @@ class Roster:
             time.sleep(_POLL_S)
 
     def _give_up(self, sites: Sequence[str], silent: bool) -> None:
-        """Raise what the wait for `sites`, if any, has come to: no word of them, or none but that they are there."""
+        """Raise an error if there are `sites`: they did not appear or, if `silent`, did not introduce themselves."""
         machine = self._config.machine
         if sites and silent:
             raise FederationError(f"{', '.join(sites)}: {_silence(machine.stage_timeout_s)}")
@@ -141,19 +141,19 @@ class Roster:
             )
 
     def _owing(self) -> dict[int, _Asked]:
-        """Return the nodes that are connected and have not answered yet who they are."""
+        """Return the connected nodes that have not introduced themselves yet."""
         there = {node.node_id for node in self._grid.get_nodes()}
         return {node: asked for node, asked in self._asked.items() if node in there}
 
     def name(self, node: int) -> str:
-        """Return the name of the site that a node is, or the node's number."""
+        """Return the name of a node's site, or the node's number."""
         return next((site for site, known in self.nodes.items() if known == node), f"node {node}")
 
     def meet(self) -> dict[str, int]:
-        """Let nodes that are new introduce themselves; return the node of every site that is there now.
+        """Let new nodes introduce themselves; return the node of every present site.
 
-        A hospital prepares its cases before it answers, perhaps for hours: it is waited for half a minute here, and its
-        answer is taken in at a later call.
+        A hospital prepares its cases before it answers, which may take hours. This call waits half a minute; a later
+        call accepts the answer.
         """
         end = time.monotonic() + _INTRODUCTION_S
         while True:
@@ -167,7 +167,7 @@ class Roster:
             time.sleep(_POLL_S)
 
     def _ask(self, node: NodeInfo) -> None:
-        """Ask a node who it is, unless that is known, or was asked since the node was last activated."""
+        """Ask a node to introduce itself, unless it is known or was already asked since its last activation."""
         activated = node.last_activated_at
         asked = self._asked.get(node.node_id)
         turned_away = self._turned_away.get(node.node_id, "never") == activated
@@ -184,14 +184,14 @@ class Roster:
         self._asked[node.node_id] = _Asked(identifier, owner, activated)
 
     def _listen(self) -> bool:
-        """Take in the introductions that have come; return whether a node failed for a reason that may pass."""
+        """Process the introductions that have arrived; return whether a node failed for a temporary reason."""
         to_ask_again = False
         by_message = {asked.message: node for node, asked in self._asked.items()}
         for reply in self._grid.pull_messages(list(by_message)) if by_message else []:
             node = by_message[reply.metadata.reply_to_message_id]
             asked = self._asked.pop(node)
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-                continue  # it is asked anew when it is back
+                continue  # it is asked again when it is back
             if reply.has_error() and may_pass(reply.error) and self._faults[node] < self._config.machine.retries:
                 self._faults[node] += 1
                 self._events.sent_again(asked.owner or f"node {node}", describe_fault(reply.error))
@@ -209,7 +209,7 @@ class Roster:
         return to_ask_again
 
     def _introduced(self, node: int, owner: str | None, reply: Message) -> str:
-        """Return the name of the site that a node is."""
+        """Verify a node's introduction and return the name of its site."""
         if reply.has_error():
             expired = reply.error.code in (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
             fault = _silence(self._config.machine.stage_timeout_s) if expired else describe_fault(reply.error)
@@ -233,7 +233,7 @@ class Roster:
         return name
 
     def _turn_away(self, node: int, activated: str | None, who: str, why: str) -> None:
-        """Take no notice of a node until it has been started again."""
+        """Reject a node until it has been restarted."""
         self._turned_away[node] = activated
         self._why[who] = why
         self._events.site_turned_away(who, why)

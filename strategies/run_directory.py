@@ -1,4 +1,4 @@
-"""Where a run leaves its results: every file appears whole or not at all."""
+"""The run directory, in which a run stores its results; files appear complete or not at all."""
 
 import csv
 import io
@@ -21,16 +21,16 @@ from fedserdiff.settings.experiment import PROVENANCE, Settings
 from strategies.results import COLUMNS, Results
 
 CHECKPOINTS = ("checkpoint", "checkpoint.previous")
-"""A run's state, and the one before for when the disk has lost bits of the last."""
+"""Files with a run's last state and the one before, in case the last one is damaged."""
 
 _CONFIG, _RESULTS, _LOCK, FLOWER_LOG = "config.json", "results.json", "lock", "flower.log"
 _OF_AN_EMPTY_RUN = {_LOCK, *(f"{name}{end}" for name in (_CONFIG, SKIPPED) for end in ("", ".partial")), FLOWER_LOG}
 
 
 class RunDirectory:
-    """A run's folder: ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``.
+    """A run's folder with ``config.json``, ``results.json``, ``results.csv``, ``student.pt``, ``teacher.pt``.
 
-    Beside them ``student-of-stage-K.pt`` after each stage K: what a federation has sent, for audits.
+    After each stage K there is also ``student-of-stage-K.pt``, which the federation has sent, for audits.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,19 +38,19 @@ class RunDirectory:
 
     @classmethod
     def new(cls, path: Path) -> "RunDirectory":
-        """Make the folder of a new run; it is this process's until it ends.
+        """Create the folder of a new run, locked by this process until it ends.
 
         Raises
         ------
         ConfigError
-            Where it cannot be made, or already holds something: more than a run that had begun and done nothing.
+            If it cannot be created or is not empty. Files of a run that had started without doing anything are allowed.
         """
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run._see_that_nothing_was_run()
             run._hold(0)
-            run._see_that_nothing_was_run()  # by a process that held it meanwhile
+            run._see_that_nothing_was_run()  # by a process that held the lock in between
         except OSError as error:
             raise ConfigError(f"{path}: cannot be a run directory ({error.strerror})") from None
         return run
@@ -60,33 +60,33 @@ class RunDirectory:
         if found <= _OF_AN_EMPTY_RUN and (not found or _LOCK in found):
             return
         raise ConfigError(
-            f"{self.path}: is not empty: a run writes into a new directory, or goes on by --resume {self.path}"
+            f"{self.path}: is not empty; give a new directory, or resume the run with --resume {self.path}"
         )
 
     @classmethod
     def of_interrupted(cls, path: Path) -> "RunDirectory":
-        """Open the folder of a run that has ended before its time, to go on; it is this process's until it ends.
+        """Open the folder of an interrupted run to resume it, locked by this process until it ends.
 
         Raises
         ------
         ConfigError
-            Where it is no run's folder, or another process is still at work in it.
+            If it is not the folder of a run, or another process is still working in it.
         """
         run = cls(path)
         if not run.begun:
-            raise ConfigError(f"{path}: is no directory of a run that had begun: it holds no {_CONFIG}")
+            raise ConfigError(f"{path}: is not the directory of a run: it has no {_CONFIG}")
         return run._hold(0)
 
     @classmethod
     def of_federation(cls, path: Path, patience_s: float = 120) -> "RunDirectory":
-        """Make the folder of a federation's one run, or open it to go on; it is this process's until it ends.
+        """Create the folder of a federation's run, or open it to resume, locked by this process until it ends.
 
-        A process whose SuperLink was killed ends half a minute later: it is waited for, for `patience_s`.
+        A process whose SuperLink was killed ends half a minute later; wait for it up to `patience_s` seconds.
 
         Raises
         ------
         ConfigError
-            Where it cannot be made, or another process is still at work in it.
+            If it cannot be created, or another process is still working in it.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -96,24 +96,24 @@ class RunDirectory:
 
     @classmethod
     def of_comparison(cls, path: Path, config: Settings, scans: Scans, patience_s: float = 30) -> "RunDirectory":
-        """Open the folder of a run of `config` on `scans` to go on, or begin it; it is this process's until it ends.
+        """Open the folder of a run of `config` on `scans` to resume or start it, locked by this process until it ends.
 
-        The run of a process that was killed ends a moment later: it is waited for, for `patience_s`.
+        The run of a killed process ends a moment later; wait for it up to `patience_s` seconds.
 
         Raises
         ------
         ConfigError
-            Where it cannot be made, another process is at work in it, or it holds the state of another run.
+            If it cannot be created, another process is working in it, or it has the state of another run.
         """
         run = cls.of_federation(path, patience_s)
         if not run.can_go_on:
             run._clear()
         elif different := run.read_origin().difference(config, scans):
-            raise ConfigError(f"{path}: holds the state of another run: {different}")
+            raise ConfigError(f"{path}: has the state of another run: {different}")
         return run
 
     def _clear(self) -> None:
-        """Take away what a run left that did nothing yet, but for logs."""
+        """Delete the files of a run that has not done anything yet, except logs."""
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -121,7 +121,7 @@ class RunDirectory:
                 entry.unlink()
 
     def _hold(self, patience_s: float) -> "RunDirectory":
-        """Lock the folder for as long as this process lives, waiting for another process so many seconds."""
+        """Lock the folder until this process ends; wait for another process up to `patience_s` seconds."""
         end = time.monotonic() + patience_s
         try:
             lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)  # never closed
@@ -130,37 +130,37 @@ class RunDirectory:
         while not try_lock(lock):
             if time.monotonic() > end:
                 os.close(lock)
-                raise ConfigError(f"{self.path}: another process is at work on this run: wait for it, or stop it")
+                raise ConfigError(f"{self.path}: another process is working on this run; wait for it, or stop it")
             time.sleep(0.2)
         return self
 
     @property
     def hospitals(self) -> Path:
-        """In a simulation, the folder under which each hospital keeps what stays in it."""
+        """In a simulation, the parent folder of the hospitals' own folders."""
         return self.path / "hospitals"
 
     @property
     def can_go_on(self) -> bool:
-        """Whether there is a state to go on from: of a round at least, or of the untrained student's scores."""
+        """Whether there is a state to resume from: after at least one round, or after scoring the untrained student."""
         return any((self.path / name).is_file() for name in CHECKPOINTS)
 
     @property
     def begun(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run has started in this folder."""
         return (self.path / _CONFIG).is_file()
 
     def write_config(self, config: Settings, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write everything needed to repeat the run, and its `Origin.provenance`, in a simulation of its scans, too."""
+        """Write everything needed to repeat the run, and its `Origin.provenance` (in a simulation with its scans)."""
         known = {"versions": installed_versions(), **(provenance or {})}
         self.write_json(_CONFIG, {**config.to_dict(), PROVENANCE: known})
 
     def read_origin(self) -> Origin:
-        """Return what the run was made of, as `write_config` wrote it.
+        """Return the run's origin, as written by `write_config`.
 
         Raises
         ------
         ConfigError
-            Where it cannot be read.
+            If it cannot be read.
         """
         values = self._read_json(_CONFIG)
         try:
@@ -169,7 +169,7 @@ class RunDirectory:
             raise ConfigError(f"{self.path / _CONFIG}: {error}") from None
 
     def read_seconds(self) -> dict[str, float]:
-        """Return the seconds that ``results.json`` tells so far; none where no round has ended."""
+        """Return the seconds recorded in ``results.json`` so far; empty if no round has ended."""
         if not (self.path / _RESULTS).is_file():
             return {}
         return {str(name): float(value) for name, value in self._read_json(_RESULTS).get("seconds", {}).items()}
@@ -180,9 +180,9 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"{self.path / name}: cannot be read ({error.strerror})") from None
         except ValueError:
-            raise ConfigError(f"{self.path / name}: is damaged: it is no JSON") from None
+            raise ConfigError(f"{self.path / name}: is damaged: it is not JSON") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{self.path / name}: is not what a run writes there")
+            raise ConfigError(f"{self.path / name}: was not written by a run")
         return values
 
     def write_results(self, results: Results) -> None:
@@ -205,18 +205,18 @@ class RunDirectory:
         self.write_file(name, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
 
     def write_file(self, name: str, content: bytes, keep: str = "") -> None:
-        """Write a file whole or not at all, safe from a power cut; what stood there is kept under the name `keep`.
+        """Write a file completely or not at all, safe from a power cut; keep the previous file under the name `keep`.
 
         Raises
         ------
         StorageError
-            Where it cannot be written, on a full disk say; what stood there stands there still.
+            If it cannot be written, for example on a full disk; the previous file is then unchanged.
         """
         file = self.path / name
         try:
             write_whole(file, lambda opened: opened.write(content), keep_as=self.path / keep if keep else None)
         except OSError as error:
             raise StorageError(
-                f"{file}: cannot be written ({error.strerror}): the run stands as it was last written; see to the "
-                "disk, then go on"
+                f"{file}: cannot be written ({error.strerror}). The run is kept as it was last written; fix the disk, "
+                "then resume the run"
             ) from None

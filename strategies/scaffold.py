@@ -10,10 +10,10 @@ from strategies.stream import ArrivalStream
 
 
 class Scaffold(ArrivalStream):
-    """Send c, the mean of the control variates of a stage's hospitals, and add to it what each says of its own.
+    """Send c, the mean of the control variates of a stage's hospitals, and update it with the changes of theirs.
 
-    A hospital that has not trained yet has a control variate of 0. Hospitals count the same whatever their cases, as in
-    the paper. Each stage begins with none.
+    A hospital that has not trained yet has a control variate of 0. Hospitals count equally regardless of their cases,
+    as in the paper. Each stage starts without control variates.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -21,11 +21,11 @@ class Scaffold(ArrivalStream):
         self._control: ArrayRecord | None = None
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return c, float32, where there is one."""
+        """Return c, float32, if there is one."""
         return {} if self._control is None else {wire.CONTROL: self._control}
 
     def on_fit_reply(self, site: str, content: RecordDict) -> None:
-        """Add a hospital's share of its change."""
+        """Add a hospital's change, divided by the number of participants."""
         changed = content.array_records[wire.CONTROL]
         before = {} if self._control is None else {name: array.numpy() for name, array in self._control.items()}
         share = 1 / len(self.plan.participants)
@@ -34,7 +34,7 @@ class Scaffold(ArrivalStream):
         )
 
     def end_stage(self, arrays: ArrayRecord) -> None:
-        """Forget the control variate: the next stage has other hospitals."""
+        """Discard the control variate, because the next stage has other hospitals."""
         self._control = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,5 +42,5 @@ class Scaffold(ArrivalStream):
         return {"control": None if self._control is None else self._control.to_torch_state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the control variate of a process that has ended."""
+        """Restore the control variate."""
         self._control = None if state["control"] is None else ArrayRecord(state["control"])

@@ -1,4 +1,4 @@
-"""Rows of R: every stage's student scored where it is to be, a site that comes late catching up on what it missed."""
+"""Rows of R: the scoring of every stage's student at its sites, also later if a site was missing."""
 
 import time
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from strategies.stage_runner import StageRunner
 
 
 class Scoring:
-    """Measures rows of R and enters them in the results.
+    """Measures rows of R and adds them to the results.
 
     Attributes
     ----------
     students : dict
-        By row, the students that some site has yet to score.
+        Students that some site still has to score, by row.
     """
 
     def __init__(self, grid: Grid, runner: StageRunner, results: Results) -> None:
@@ -29,17 +29,17 @@ class Scoring:
         self.students: dict[int, ArrayRecord] = {}
 
     def add(self, student: ArrayRecord) -> None:
-        """Begin the next row, of this student."""
+        """Start the next row, for this student."""
         self.students[len(self._results.rows)] = student
         self._results.rows.append({})
 
     def catch_up(self, nodes: Mapping[str, int]) -> bool:
-        """Let the sites that are there, by name, score every student that they have yet to; say if any was to do.
+        """Let present sites, by name, score every student that they still have to score; return whether there was any.
 
         Raises
         ------
         FederationError
-            Where one of them fails or does not answer what was agreed, unless the config's `site_failure` is to go on:
+            If a site fails or its answer is not what was agreed, unless the config's `site_failure` is ``go-on``; then
             it is asked again next time.
         """
         asked = False
@@ -56,17 +56,17 @@ class Scoring:
         return asked
 
     def see_that_all_is_scored(self) -> None:
-        """End a stream.
+        """Check at the end of a stream that R is complete.
 
         Raises
         ------
         FederationError
-            Where a site never scored a student that it was to: R is not whole.
+            If a site never scored a student that it had to score.
         """
         holes = {row: self._results.missing(row) for row in self.students}
         if holes:
             told = "; ".join(f"{', '.join(sites)} after stage {row}" for row, sites in sorted(holes.items()))
-            raise FederationError(f"R is not whole, sites failed to score: {told}")
+            raise FederationError(f"R is incomplete because sites failed to score: {told}")
 
     def _score(self, row: int, student: ArrayRecord, nodes: Mapping[str, int]) -> None:
         runner = self._runner
@@ -85,7 +85,7 @@ class Scoring:
         if failed:
             events.sites_failed(in_words(failed))
         fresh = {}
-        for site in [site for site in nodes if site in answers]:  # in order of arrival, whoever was first to answer
+        for site in [site for site in nodes if site in answers]:  # in order of arrival, not in that of the answers
             metrics = answers[site].metric_records[wire.METRICS]
             fresh[site] = {k: float(str(v)) for k, v in metrics.items() if k != wire.WEIGHT}
         self._results.rows[row].update(fresh)

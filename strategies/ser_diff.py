@@ -1,4 +1,4 @@
-"""SER-Diff at the coordinator: a teacher that travels when it changes, and a bank of synthetic error maps."""
+"""SER-Diff at the coordinator: a teacher that is sent when it changes, and a bank of synthetic error maps."""
 
 from fedserdiff import wire
 from strategies.replay_bank import BankingStream
@@ -11,5 +11,5 @@ class SerDiff(BankingStream, TeachingStream):
     banked = wire.ERROR_MAPS
 
     def consolidates(self) -> bool:
-        """Ask for maps of every student that becomes a teacher, where the config lets maps leave."""
+        """Return whether to ask for maps: if the student becomes a teacher and the config lets maps leave."""
         return self.becomes_teacher() and self.config.shared_error_maps != "none"

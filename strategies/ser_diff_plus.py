@@ -1,4 +1,4 @@
-"""SER-Diff+ at the coordinator: the latest student teaches, and a bank holds maps of the latest stage alone."""
+"""SER-Diff+ at the coordinator: the latest student is the teacher, and the bank only has maps of the latest stage."""
 
 from flwr.app import RecordDict
 
@@ -8,9 +8,9 @@ from strategies.ser_diff import SerDiff
 
 
 class SerDiffPlus(SerDiff):
-    """SER-Diff whose every stage's student becomes the teacher.
+    """SER-Diff in which every stage's student becomes the teacher.
 
-    Nothing that it keeps grows with the stream. Adapters stay in their hospitals.
+    Its state does not grow with the stream. Adapters stay in their hospitals.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -18,7 +18,7 @@ class SerDiffPlus(SerDiff):
         self._bank_of = 0
 
     def keep(self, site: str, content: RecordDict) -> None:
-        """Put a site's maps in the place of those of earlier stages."""
+        """Store a site's maps, replacing those of earlier stages."""
         if self._bank_of != self.stage:
             self.bank, self._bank_of = ReplayBank(), self.stage
         super().keep(site, content)

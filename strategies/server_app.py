@@ -1,4 +1,4 @@
-"""What runs at the coordinator: Flower's ServerApp around the stream."""
+"""The coordinator's Flower app: a ServerApp around the stream."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,10 +30,10 @@ def make_server_app(
 ) -> ServerApp:
     """Return the coordinator's app; when it ends, its results are in `run`.
 
-    A run config, which ``flwr run`` hands over, overrides `config` and `run`; where it names a coordinator's folder as
-    ``federation``, the hospitals are those of that folder, and the results are in its ``run``. With ``ask`` at
-    ``statistics`` nothing is trained: it asks them for statistics, and writes these to ``statistics-RUN_ID`` there.
-    What remains is `run_stream`'s.
+    A run config from ``flwr run`` overrides `config` and `run`. If it names a coordinator's folder as ``federation``,
+    the hospitals are those of that folder, and the results are in its ``run``. If ``ask`` is ``statistics``, the app
+    does not train: it asks the hospitals for statistics and writes these to ``statistics-RUN_ID`` in that folder. The
+    other parameters are as in `run_stream`.
     """
     app = ServerApp()
 
@@ -60,7 +60,7 @@ def make_server_app(
 
 
 def _ask_federation(grid: Grid, coordinator: Coordinator, name: str) -> None:
-    """Ask the hospitals of a coordinator's folder for statistics before training, and write what they tell."""
+    """Ask the hospitals of a coordinator's folder for statistics before training, and write the answers."""
     run = RunDirectory.new(coordinator.folder / name)
     console = open_console()
     with LiveView(console, run.hospitals) as view:
@@ -73,7 +73,7 @@ def _ask_federation(grid: Grid, coordinator: Coordinator, name: str) -> None:
 
 
 def _run_federation(grid: Grid, coordinator: Coordinator) -> None:
-    """Run, or go on with, the federation of real hospitals that a coordinator's folder describes."""
+    """Run or resume the federation of real hospitals that a coordinator's folder describes."""
     run = RunDirectory.of_federation(coordinator.folder / "run")
     run.write_config(coordinator.config)
     console = open_console()
@@ -83,4 +83,4 @@ def _run_federation(grid: Grid, coordinator: Coordinator) -> None:
 
 
 app = make_server_app(Settings(), RunDirectory(Path("run")), RunEvents())
-"""What ``flwr run`` finds."""
+"""The app that ``flwr run`` loads."""

@@ -1,6 +1,6 @@
-"""A stage's rounds over Flower's grid, of three parts that know nothing of each other.
+"""A stage's rounds over Flower's grid, from three independent parts.
 
-The stream says who trains and what else is sent, the inbox what may come back, the aggregation what becomes of it.
+The stream decides who trains and what else is sent, the inbox checks what comes back, the aggregation combines it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,31 +23,31 @@ from strategies.retention import Retention, retention_of
 from strategies.stream import Stage, make_stream
 
 Absences = list[dict[str, str | int]]
-"""Which sites a stage went on without: stage, round, site, and why."""
+"""Sites that a stage continued without: stage, round, site, and reason."""
 
 
 class StageRunner:
-    """Runs rounds, and fails loudly where one has no student of every site that has to train.
+    """Runs rounds, and raises an error if a site that has to train returns no student.
 
     Parameters
     ----------
     config : Settings
-        The experiment.
+        Settings of the experiment.
     events : RunEvents
-        Hears of rounds and losses.
+        Listener for rounds and losses.
 
     Attributes
     ----------
     stream : ArrivalStream
-        The method's half: stages, and what goes with the student.
+        The coordinator's half of the method: stages, and what is sent with the student.
     inbox, outbox : Inbox, Outbox
-        What comes from sites and goes to them, with its bytes.
+        Messages from and to sites, with their bytes.
     aggregator : Aggregator
-        What makes one student of a round's.
+        Aggregation of a round's students.
     server_round : int
-        The round at work, from 1.
+        The current round, from 1.
     retention : list of Retention
-        What the last round's replies said of earlier hospitals.
+        What the last round's replies reported on earlier hospitals.
     """
 
     def __init__(self, config: Settings, events: RunEvents) -> None:
@@ -60,22 +60,22 @@ class StageRunner:
         self.server_round = 0
         self.retention: list[Retention] = []
         self._nodes: dict[int, str] = {}
-        self._asked: dict[int, str] = {}  # those of a round
+        self._asked: dict[int, str] = {}  # participants of a round
 
     def begin_stage(self, stage: int, plan: Stage, nodes: Mapping[str, int]) -> None:
-        """Take the stage's number (from 1), its plan and the node of each participant, in order of arrival."""
+        """Set the stage's number (from 1), its plan and the node of each participant, in order of arrival."""
         self._nodes = self._asked = {node: site for site, node in nodes.items()}
         self.stream.begin_stage(stage, plan)
 
     def run_round(
         self, grid: Grid, arrays: ArrayRecord, server_round: int
     ) -> tuple[ArrayRecord, dict[str, float], Absences]:
-        """Do one round of the stage, from 1; return its student, its mean losses, and who was absent.
+        """Do one round of the stage (from 1); return its student, its mean losses, and the absent sites.
 
         Raises
         ------
         FederationError
-            As `aggregate`.
+            As in `aggregate`.
         """
         self.server_round = server_round
         self.events.round_started(server_round, self.config.rounds)
@@ -83,7 +83,7 @@ class StageRunner:
         return self.aggregate(arrays, replies)
 
     def train_messages(self, arrays: ArrayRecord) -> list[Message]:
-        """Address those of the stage's participants that train in this round, in order of arrival."""
+        """Create the messages to the participants of this round, in order of arrival."""
         stream, messages = self.stream, []
         self._asked = self._drawn()
         for node, site in self._asked.items():
@@ -106,16 +106,18 @@ class StageRunner:
     def aggregate(
         self, sent: ArrayRecord, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, dict[str, float], Absences]:
-        """Make one student of the replies to a round in which a student was sent, as `run_round` returns it.
+        """Aggregate the replies to a round in which the student `sent` was sent; return what `run_round` returns.
 
         Raises
         ------
         FederationError
-            Where no participant returned a student that was agreed on, or, unless the config's `site_failure` is to go
-            on, where one did not: the stage has failed.
+            If no participant returned a valid student or, unless the config's `site_failure` is ``go-on``, if one did
+            not. The stage has then failed.
         """
         order = {node: place for place, node in enumerate(self._asked)}
-        answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])  # sums do not depend on who was first
+        answers = sorted(
+            replies, key=lambda m: order[m.metadata.src_node_id]
+        )  # so that sums do not depend on the order of arrival
         watched = self.stream.watched(self.server_round)
         accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._asked, watched=watched)
         for site, content in accepted.items():
@@ -135,12 +137,12 @@ class StageRunner:
         return arrays, losses, absences
 
     def consolidate(self, grid: Grid, arrays: ArrayRecord) -> Absences:
-        """Ask the stage's participants for what the method keeps of it, if anything; return who was absent.
+        """Ask the stage's participants for the records that the method keeps, if any; return the absent sites.
 
         Raises
         ------
         FederationError
-            Where no participant, or not every one that has to, handed over what was agreed.
+            If no participant, or not every required one, handed over what was agreed.
         """
         stream, asked = self.stream, self.stream.asks_for()
         if not asked:
@@ -163,7 +165,7 @@ class StageRunner:
         return absences
 
     def _drawn(self) -> dict[int, str]:
-        """Return the participants of this round: all, or as many as the config says, drawn anew each round."""
+        """Return the participants of this round: all, or as many as the config says, drawn again each round."""
         count = drawn_count(self.config, len(self._nodes))
         draws = generator(self.config.seed, "participants", self.stream.stage, self.server_round)
         drawn = sorted(torch.randperm(len(self._nodes), generator=draws)[:count].tolist())
@@ -171,7 +173,7 @@ class StageRunner:
         return dict(nodes[place] for place in drawn)
 
     def _go_on_without(self, failed: Mapping[str, str], where: str) -> Absences:
-        """Go on without sites that failed, saying so, where the config allows it; return them."""
+        """Continue without failed sites and report them, if the config allows it; return them."""
         if not failed:
             return []
         if self.config.machine.site_failure == "fail":
@@ -184,5 +186,5 @@ class StageRunner:
 
 
 def drawn_count(config: Settings, participants: int) -> int:
-    """Return how many of a stage's participants train in a round."""
+    """Return the number of a stage's participants that train in a round."""
     return max(1, round(config.aggregation.fraction_train * participants))

@@ -1,4 +1,4 @@
-"""Statistics before training: the coordinator asks every hospital once, and goes on without those that refuse."""
+"""Statistics before training: the coordinator asks every hospital once, and continues without those that refuse."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,17 +25,16 @@ STATISTICS = "statistics"
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back.
+    """The hospitals' answers.
 
     Attributes
     ----------
     told : mapping
-        By site, in the config's order, the arrays of its answer: int32, by name, as `fedserdiff.statistics.cells` has
-        them.
+        Answered arrays by site, in the config's order: int32, by name, as in `fedserdiff.statistics.cells`.
     refused : mapping of str to str
-        Why each other site told nothing, in words.
+        Reason why each other site sent no statistics, in words.
     bytes_out : mapping
-        By site and kind of record, the bytes that left it, its introduction's included.
+        Bytes that left each site, by site and kind of record, including those of its introduction.
     """
 
     told: Mapping[str, Mapping[str, NDArray[np.int32]]]
@@ -50,12 +49,12 @@ def ask_for_statistics(
     keys: Mapping[str, bytes] | None = None,
     prepared: bool = False,
 ) -> Answers:
-    """Wait for all sites, ask each once, and return what they told; `keys` and `prepared` as `Roster` has them.
+    """Wait for all sites, ask each once, and return their answers; `keys` and `prepared` are as in `Roster`.
 
     Raises
     ------
     FederationError
-        Where a site does not appear, as `Roster.wait_for`.
+        If a site does not appear, as in `Roster.wait_for`.
     """
     inbox, outbox = Inbox(config), Outbox(config)
     again = RetryingGrid(grid, config.machine.retries, lambda node, why: events.sent_again(roster.name(node), why))
@@ -75,7 +74,7 @@ def ask_for_statistics(
 
 
 def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data: str) -> dict[str, Any]:
-    """Write what hospitals told as ``statistics.json`` and ``.csv``; return the former's content.
+    """Write the hospitals' answers as ``statistics.json`` and ``.csv``; return the content of the JSON file.
 
     Parameters
     ----------
@@ -83,7 +82,7 @@ def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data
     answers : Answers
     config : Settings
     data : str
-        What the hospitals' data are, such as ``phantom``.
+        Name of the hospitals' data, such as ``phantom``.
     """
     summary = summarised(answers.told, answers.refused, answers.bytes_out, config, data)
     run.write_json(f"{STATISTICS}.json", summary)
@@ -94,7 +93,7 @@ def write_statistics(run: RunDirectory, answers: Answers, config: Settings, data
 def make_statistics_app(
     config: Settings, events: RunEvents, take: Callable[[Answers], None], prepared: bool = False
 ) -> ServerApp:
-    """Return a ServerApp that asks the hospitals and hands what they told to `take`."""
+    """Return a ServerApp that asks the hospitals and passes their answers to `take`."""
     app = ServerApp()
 
     @app.main()

@@ -1,4 +1,4 @@
-"""The stream: which sites train in which stage, and what a method sends, asks for and keeps on the way."""
+"""The stream: which sites train in which stage, and what a method sends, requests and keeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,9 @@ from fedserdiff.settings.experiment import Settings
 class Stage:
     """One stage of the stream: its `name`, and the sites that train in it.
 
-    `leaving` are the sites that leave as it begins, `away` all that have left by then and not returned: they neither
-    train nor score. `length` says how many times as long as the config has it the stage is: 1, except for a method that
-    does the whole stream's work at once. `pools` says that its one participant plays a hospital to which all cases
-    belong.
+    `leaving` are the sites that leave as it begins. `away` are all sites that have left by then and not returned; they
+    neither train nor score. `length` is the stage's length as a multiple of the config's: 1, except for a method that
+    does the whole stream's work at once. `pools` says whether its one participant represents a hospital with all cases.
     """
 
     name: str
@@ -30,7 +29,7 @@ class Stage:
 
 
 def departures_of(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return who leaves: ``site``, the ``stage`` as which begins, stages ``trained`` in before, when it ``returns``."""
+    """Return a row for each departure: ``site``, ``stage`` before which it leaves, stages ``trained``, ``returns``."""
     found = []
     for number, stage in enumerate(stages, 1):
         for site in stage.leaving:
@@ -41,25 +40,25 @@ def departures_of(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 class ArrivalStream:
-    """The coordinator's half of a method, which overrides what it needs of these hooks.
+    """The coordinator's half of a method. Methods override the hooks that they need.
 
-    It sends nothing and averages nothing: `strategies.stage_runner.StageRunner` does, and calls the hooks.
+    It neither sends nor aggregates: `strategies.stage_runner.StageRunner` does that and calls the hooks.
 
     Parameters
     ----------
     config : Settings
-        The experiment.
+        Settings of the experiment.
 
     Attributes
     ----------
     stage : int
-        The number of the stage at work, from 1; 0 before the first.
+        Number of the current stage, from 1; 0 before the first.
     plan : Stage
-        That stage.
+        The current stage.
     teacher : ArrayRecord or None
-        The frozen student that teaches, where the method has one.
+        The frozen student that is the teacher, if the method has one.
     teacher_stage : int
-        The stage that the teacher was the student of; 0 where there is none.
+        The stage whose student became the teacher; 0 if there is none.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -76,7 +75,7 @@ class ArrivalStream:
         return [Stage(name, training, leaving, away) for name, training, leaving, away in by_stage]
 
     def deployed(self, sites: Sequence[str]) -> list[int]:
-        """Return, for each site, the stage whose student it uses at the end: the last one before it left for good."""
+        """Return, for each site, the stage whose student it uses at the end: the last stage before it left for good."""
         stages = self.stages(sites)
         return [max(n for n, stage in enumerate(stages, 1) if site not in stage.away) for site in sites]
 
@@ -90,64 +89,65 @@ class ArrivalStream:
         return standing
 
     def begin_stage(self, stage: int, plan: Stage) -> None:
-        """Take the stage's number (from 1) and its plan; called again where a run goes on within the stage."""
+        """Set the stage's number (from 1) and its plan; called again if a run resumes within the stage."""
         self.stage = stage
         self.plan = plan
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return what a participant gets beside the student: nothing."""
+        """Return the records that a participant gets in addition to the student; none by default."""
         return {}
 
     def on_fit_reply(self, site: str, content: RecordDict) -> None:
-        """Take note of a student that came back from a round."""
+        """Process a site's reply to a round; does nothing by default."""
 
     def watched(self, server_round: int) -> dict[int, str]:
-        """Return, by place from 1, the earlier sites of which a round's replies say what the student keeps: none."""
+        """Return, by number from 1, the earlier sites whose retention a round's replies report; none by default."""
         return {}
 
     def consolidates(self) -> bool:
-        """Say whether the stage's participants are asked, when it has ended, for what the method keeps of it."""
+        """Return whether the stage's participants are asked after the stage for records that the method keeps."""
         return False
 
     def asks_for(self) -> tuple[str, ...]:
-        """Return the names of the records that the stage's participants are asked for when it has ended."""
+        """Return the names of the records that the stage's participants are asked for after the stage."""
         return get_method(self.config.method.name).hands_over_all if self.consolidates() else ()
 
     def teacher_stages(self) -> list[int]:
-        """Return, for each part of the method, the stage whose student teaches it; 0 where none does."""
+        """Return, for each part of the method, the stage whose student is its teacher, or 0."""
         return [self.teacher_stage]
 
     def keep(self, site: str, content: RecordDict) -> None:
-        """Keep what a participant handed over of the stage."""
+        """Keep the records that a participant handed over after the stage; does nothing by default."""
 
     def end_stage(self, arrays: ArrayRecord) -> None:
-        """Take the stage's final student."""
+        """Process the stage's final student; does nothing by default."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the method keeps between stages, as `torch.save` can write it: nothing."""
+        """Return the method's state between stages, in a form for `torch.save`; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` returned in a process that has ended."""
+        """Restore a state from `state_dict`; does nothing by default."""
 
 
 def make_stream(config: Settings) -> ArrivalStream:
-    """Return the coordinator's half of the config's method; several, as one, where it combines some."""
+    """Create the coordinator's half of the config's method; for a combination of methods, combine their halves."""
     parts = get_method(config.method.name).parts
     streams: list[ArrivalStream] = [half_of(part, part.strategy)(config) for part in parts]
     return streams[0] if len(streams) == 1 else CombinedStream(config, streams, parts)
 
 
 class CombinedStream(ArrivalStream):
-    """Several methods' halves as one: each keeps and sends what it does by itself. The first has the stream.
+    """Combination of several methods' halves: each keeps and sends its own records. The first one determines the
+    stages.
 
     Parameters
     ----------
     config : Settings
-        The experiment.
+        Settings of the experiment.
     streams : sequence of ArrivalStream
     parts : sequence of Method
-        Whose they are.
+        The methods of the streams.
     """
 
     def __init__(self, config: Settings, streams: Sequence[ArrivalStream], parts: Sequence[Method]) -> None:
@@ -168,60 +168,60 @@ class CombinedStream(ArrivalStream):
         return self._first.arrivals(sites)
 
     def initial(self, untrained: ArrayRecord, standing: ArrayRecord) -> ArrayRecord:
-        """Return what the first part starts from."""
+        """Return the student that the first part starts from."""
         return self._first.initial(untrained, standing)
 
     def begin_stage(self, stage: int, plan: Stage) -> None:
-        """Have every part begin the stage."""
+        """Let every part begin the stage."""
         super().begin_stage(stage, plan)
         for _, stream in self._parts:
             stream.begin_stage(stage, plan)
 
     def records_for(self, site: str, server_round: int) -> dict[str, ArrayRecord]:
-        """Return all that the parts send; a teacher that two of them have goes once."""
+        """Return the records of all parts; a teacher that two parts share is sent once."""
         return {name: r for _, stream in self._parts for name, r in stream.records_for(site, server_round).items()}
 
     def on_fit_reply(self, site: str, content: RecordDict) -> None:
-        """Have every part take note."""
+        """Let every part process the reply."""
         for _, stream in self._parts:
             stream.on_fit_reply(site, content)
 
     def watched(self, server_round: int) -> dict[int, str]:
-        """Return the sites that a part watches."""
+        """Return the sites that any part watches."""
         return {place: site for _, stream in self._parts for place, site in stream.watched(server_round).items()}
 
     def asks_for(self) -> tuple[str, ...]:
-        """Return the records that the parts ask for which ask at this stage."""
+        """Return the records of the parts that ask for records at this stage."""
         return tuple(part.hands_over for part, stream in self._parts if stream.consolidates())
 
     def teacher_stages(self) -> list[int]:
-        """Return each part's."""
+        """Return the teacher's stage of each part."""
         return [stream.teacher_stage for _, stream in self._parts]
 
     def keep(self, site: str, content: RecordDict) -> None:
-        """Give each part's record to it."""
+        """Pass each part its record."""
         for part, stream in self._parts:
             if part.hands_over in content.array_records:
                 stream.keep(site, content)
 
     def end_stage(self, arrays: ArrayRecord) -> None:
-        """Have every part take the student."""
+        """Let every part process the student."""
         for _, stream in self._parts:
             stream.end_stage(arrays)
         self._find_teacher()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what each part keeps, by its method's name."""
+        """Return each part's state, by its method's name."""
         return {part.name: stream.state_dict() for part, stream in self._parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have every part go on."""
+        """Restore the state of every part."""
         for part, stream in self._parts:
             stream.load_state_dict(state[part.name])
         self._find_teacher()
 
     def _find_teacher(self) -> None:
-        """Take the first teacher there is as the one that stands for the method: a run leaves it beside its student."""
+        """Use the first teacher of any part as the method's teacher, which a run stores beside its student."""
         taught = (stream for _, stream in self._parts if stream.teacher is not None)
         if (stream := next(taught, None)) is not None:
             self.teacher, self.teacher_stage = stream.teacher, stream.teacher_stage

@@ -61,7 +61,7 @@ def test_settings_of_a_run_are_those_that_made_it(run: fs.Run) -> None:
 
 
 def test_a_folder_without_results_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no finished run's directory"):
+    with pytest.raises(ConfigError, match="is not the directory of a finished run"):
         fs.Run(tmp_path)
 
 

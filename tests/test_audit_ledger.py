@@ -84,8 +84,8 @@ def test_the_account_names_every_decision_the_totals_and_the_last_hash(audit: Au
     assert row(text, "arrays") == ["arrays", "4,000", "0"]
     assert row(text, "error-maps") == ["error-maps", "0", "4,000"]
     assert f"4,320 bytes left from {entries[0]['time']} to {entries[-1]['time']}" in text
-    assert f"5 entries is whole; last hash: {entries[-1]['hash']}" in text
-    assert "cut off looks whole too" in text
+    assert f"5 entries is intact; last hash: {entries[-1]['hash']}" in text
+    assert "cut off looks intact too" in text
 
 
 def test_a_broken_chain_is_one_line_that_names_the_line(audit: Audit, file: Path) -> None:
@@ -122,7 +122,7 @@ def test_one_run_alone(audit: Audit, file: Path) -> None:
     assert row(text, "4")[2] == "query"
     assert "train.consolidate" not in text
     assert "2,010 bytes left" in text
-    assert "no entry is of run 13; runs in it: 11, 12" in audit(file, "--run", 13, fails=True)
+    assert "has no entry of run 13; its runs: 11, 12" in audit(file, "--run", 13, fails=True)
 
 
 def test_a_ledger_that_agrees_with_the_coordinator(audit: Audit, file: Path, results: Callable[..., Path]) -> None:
@@ -131,7 +131,9 @@ def test_a_ledger_that_agrees_with_the_coordinator(audit: Audit, file: Path, res
     first = results({"site": 10, "arrays": 2000, "metrics": 300})
     text = audit(file, "--received", first, "--site", "north", "--run", 11)
     assert "Ledger and coordinator agree" in text
-    assert "error-maps" not in text.partition("Left the hospital and reached")[2], "what was refused did not leave"
+    assert "error-maps" not in text.partition("Bytes that left the hospital and reached")[2], (
+        "what was refused did not leave"
+    )
     audit(file, "--received", first, "--site", "north", fails=True)
 
 
@@ -151,7 +153,7 @@ def test_a_difference_is_shown_and_fails(
     audit: Audit, file: Path, results: Callable[..., Path], received: dict[str, int], cells: list[str], sentence: str
 ) -> None:
     text = audit(file, "--run", 11, "--received", results(received), "--site", "north", fails=True)
-    assert row(text.partition("Left the hospital and reached")[2], cells[0]) == cells
+    assert row(text.partition("Bytes that left the hospital and reached")[2], cells[0]) == cells
     assert sentence in text
     assert "agree." not in text
 
@@ -161,7 +163,7 @@ def test_raw_scans_that_no_message_carried_are_not_compared(
 ) -> None:
     received = results({"site": 20, "arrays": 4000, "metrics": 300, "raw-scans": 123_456})
     text = audit(file, "--received", received, "--site", "north")
-    assert "Left out of the comparison: 123,456 bytes of raw-scans" in text
+    assert "Not compared: 123,456 bytes of raw-scans" in text
 
 
 def test_what_cannot_be_compared_is_a_clear_error(
@@ -170,7 +172,7 @@ def test_what_cannot_be_compared_is_a_clear_error(
     received = results({"site": 20})
     assert "give both or neither" in audit(file, "--received", received, fails=True)
     assert "give both or neither" in audit(file, "--site", "north", fails=True)
-    assert "no bytes of a site east; its sites: north, west" in audit(
+    assert "has no site east; its sites: north, west" in audit(
         file, "--received", received, "--site", "east", fails=True
     )
     for text in ("{}", "[", "[]", '{"bytes_out": {"north": {"arrays": "many"}}}', '{"bytes_out": {"north": 3}}'):
@@ -190,7 +192,7 @@ def test_a_long_ledger_shows_its_ends_and_says_what_it_left_out(audit: Audit, tm
     answer(ledger, 11, "train", record("arrays", 1))
     text = audit(file)
     assert shown(text) == [*range(1, 21), *range(42, 62)]
-    assert "21 of 61 rows are left out; --all shows them" in text
+    assert "21 of 61 rows are not shown; --all shows them" in text
     assert "61 bytes left" in text
     assert shown(audit(file, "--all")) == list(range(1, 62))
 

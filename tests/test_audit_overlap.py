@@ -290,7 +290,7 @@ def test_a_federation_file_cannot_pass_for_phantoms(overlapping: Path, call: Cal
     Path("own").mkdir()
     overlapping.rename("own/phantom")
     said = call("simulate", "own/phantom", "--profile", "smoke", fails=True)
-    assert "phantom is what phantoms' data are called: give the file another name" in said
+    assert "phantom is the name of phantom data; give the file another name" in said
 
 
 def test_comparisons_with_and_without_overlap_do_not_share_a_folder(
@@ -312,7 +312,7 @@ def test_comparisons_with_and_without_overlap_do_not_share_a_folder(
     folder = overlapping.parent / "compared"
     module.claim(folder, clean)
     module.claim(folder, clean)
-    with pytest.raises(ConfigError, match="holds a comparison on ours, smoke: give another --out"):
+    with pytest.raises(ConfigError, match="contains a comparison on ours, smoke; give another --out"):
         module.claim(folder, leaking)
 
 

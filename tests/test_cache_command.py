@@ -30,7 +30,7 @@ def test_it_lists_verifies_and_prunes(tmp_path: Path) -> None:
     assert f"│ {len(cases)} │ 0.1 │" in listed, "cases and MB"
     assert "today" in listed
     assert call(*where, "verify").endswith("0 prepared cases are damaged, 0 scans have changed")
-    assert call(*where, "prune").endswith("0.0 MB are free again")
+    assert call(*where, "prune").endswith("0.0 MB freed")
     assert f"{len(cases)} cases deleted" in call(*where, "prune", "--days", "0")
     assert "prepared cases 0.0 MB" in call(*where)
 

@@ -42,12 +42,12 @@ def page_of(folder: Path, made: dict[str, Any], phantom: bool = False) -> tuple[
 @pytest.mark.parametrize(
     ("earlier", "why"),
     [
-        ({"scans": {"0": {"north": "a", "west": "rolled"}}}, "of other scans, or another order, of west"),
-        ({"scans": {"0": {"north": "a"}}}, "of other scans, or another order, of west"),
-        ({"scans": {"0": {"west": "b", "north": "a"}}}, "of other scans, or another order, of north, west"),
-        ({"scans": {"1": {"north": "a", "west": "other"}}}, "of other scans, or another order, of west"),
-        ({"scans": {}}, "it does not say what it was made of"),
-        ({"scored": None}, "it does not say what it was made of"),
+        ({"scans": {"0": {"north": "a", "west": "rolled"}}}, "from other scans, or another order, of west"),
+        ({"scans": {"0": {"north": "a"}}}, "from other scans, or another order, of west"),
+        ({"scans": {"0": {"west": "b", "north": "a"}}}, "from other scans, or another order, of north, west"),
+        ({"scans": {"1": {"north": "a", "west": "other"}}}, "from other scans, or another order, of west"),
+        ({"scans": {}}, "it does not record its origin"),
+        ({"scored": None}, "it does not record its origin"),
         ({"versions": {**installed_versions(), "torch": "1.0"}}, "torch 1.0 then, "),
     ],
     ids=str,
@@ -60,7 +60,7 @@ def test_an_earlier_result_of_other_scans_or_versions_is_not_shown(
     page, said = page_of(tmp_path, comparison())
     assert "The study adapter" not in page
     assert "Scores at the end" in page
-    assert "adapter.json is kept, but not shown: " in said
+    assert "adapter.json is kept but not shown: " in said
     assert why in said
     assert (tmp_path / "studies" / "adapter.json").read_bytes() == before
 
@@ -74,7 +74,7 @@ def test_an_earlier_comparison_that_does_not_say_who_lost_is_named_and_not_shown
     (tmp_path / "comparison.json").write_text(json.dumps(old))
     page, said = page_of(tmp_path, study())
     assert "Scores at the end" not in page
-    assert "comparison.json is kept, but not shown: it does not say which hospital was the worst" in said
+    assert "comparison.json is kept but not shown: it does not record the worst hospital" in said
 
 
 def test_a_comparison_s_table_has_a_row_a_method_with_its_group_needs_worst_hospital_and_regions(
@@ -106,7 +106,7 @@ def test_a_comparison_of_other_scans_goes_with_its_pictures(tmp_path: Path) -> N
     page, said = page_of(tmp_path, study(scans={"0": {"north": "a", "west": "rolled"}}))
     assert "Scores at the end" not in page
     assert "volumes.html" not in page
-    assert "comparison.json is kept, but not shown" in said
+    assert "comparison.json is kept but not shown" in said
 
 
 def test_a_study_of_more_phantom_hospitals_or_of_other_seeds_stands_beside_the_comparison(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_study_of_more_phantom_hospitals_or_of_other_seeds_stands_beside_the_c
     assert "not shown" not in said
     changed = {"0": {"north": "a", "west": "rolled"}}
     _, said = page_of(tmp_path, comparison(scans=changed), phantom=True)
-    assert "of other scans, or another order, of west" in said
+    assert "from other scans, or another order, of west" in said
 
 
 def test_every_comparison_of_a_page_counts_in_the_correction_of_each(tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_every_comparison_of_a_page_counts_in_the_correction_of_each(tmp_path: P
     assert "adjusted p = 0.04" in told("comparison.json")
     page, _ = page_of(tmp_path, study("lambda"))
     for name in ("comparison.json", "studies/adapter.json", "studies/lambda.json"):
-        assert told(name).startswith("a or b: which is better cannot be told")
+        assert told(name).startswith("a or b: undecided")
     assert "a beats b" not in page
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text('{"half')
-    with pytest.raises(ConfigError, match=r"comparison\.json: is damaged: move it away"):
+    with pytest.raises(ConfigError, match=r"comparison\.json: is damaged; move it away"):
         page_of(tmp_path, study())

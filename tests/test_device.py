@@ -120,7 +120,9 @@ def test_a_hospital_says_of_a_gpu_that_it_does_not_use(
     assert done.output.startswith("this machine has a GPU (NVIDIA H100 80GB HBM3), but torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     done = CliRunner().invoke(hospital.app, [str(kit)])
-    assert done.output.startswith("this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")
+    assert done.output.startswith(
+        "this machine has a GPU but does not train on it; set gpus = 1 in site.toml to use it"
+    )
 
 
 @pytest.mark.usefixtures("driver")

@@ -69,7 +69,7 @@ def test_a_lock_that_another_process_holds_is_still_one(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", failing(number))
-    with pytest.raises(ConfigError, match="another process is at work on this run"):
+    with pytest.raises(ConfigError, match="another process is working on this run"):
         RunDirectory.new(tmp_path / "run")
     assert not caplog.messages
 

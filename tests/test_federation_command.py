@@ -62,8 +62,8 @@ def test_the_partition_of_fets_makes_a_hospital_of_each_institution_of_most_case
     output = call(PARTITION, "--test-share", "0.4")
     assert _row(output, "site-2") == ["site-2", "5", "5", "2"]
     assert _row(output, "site-1") == ["site-1", "3", "3", "1"]
-    assert "In the table, not on disk: 2: FeTS2022_00008, FeTS2022_00009" in output
-    assert "On disk, of no institution in the table: 1: FeTS2022_01000" in output
+    assert "In the table but not on disk: 2: FeTS2022_00008, FeTS2022_00009" in output
+    assert "On disk but without an institution in the table: 1: FeTS2022_01000" in output
     sites = read_federation(Path("federation.toml"))
     assert [(site.name, site.release, site.cases) for site in sites] == [
         ("site-2", "fets2022", tuple(_fets(8)[3:])),
@@ -84,7 +84,7 @@ def test_sources_are_read_from_names_of_years_that_hold_them(call: Call) -> None
         ("TCIA08", 3),
         ("CBICA", 2),
     ]
-    assert "On disk, of no institution in the table: 1: BraTS20_Training_006" in output
+    assert "On disk but without an institution in the table: 1: BraTS20_Training_006" in output
 
 
 MAPPING = """\
@@ -116,7 +116,7 @@ def test_hospitals_arrive_in_the_order_asked_for_and_small_ones_are_left_out_by_
     output = call(MAPPING, "--release", "brats2023-gli", "--order", order, "--out", "files/own.toml")
     assert [site.name for site in read_federation(Path("files/own.toml"))] == names
     assert _row(output, "UCSF") == ["UCSF", "3", "2", "1"]
-    assert "Left out, of too few cases or patients: 2: " in output
+    assert "Left out (too few cases or patients): 2: " in output
     assert "Small (1)" in output
     assert "Follow-up (2)" in output, "two scans of one patient cannot be split"
     Path("files/own.toml").unlink()
@@ -128,7 +128,7 @@ def test_listed_patients_are_held_out_with_all_their_scans(call: Call) -> None:
     _cases(Path("data"), OF_GLI, NEW, "-")
     Path("test.txt").write_text("BraTS-GLI-00003-001\nBraTS-GLI-00001\nBraTS-GLI-09999-000\n")
     output = call(MAPPING, "--release", "brats2023-gli", "--test-list", "test.txt")
-    assert "In the list of test patients, of no hospital here: 1: BraTS-GLI-09999-000" in output
+    assert "In the list of test patients but in none of these hospitals: 1: BraTS-GLI-09999-000" in output
     assert _row(output, "UCSF")[-1] == "1"
     assert [site.test_cases for site in read_federation(Path("federation.toml"))] == [
         ("BraTS-GLI-00003-000", "BraTS-GLI-00003-001"),
@@ -169,7 +169,7 @@ def test_listed_validation_patients_are_held_out_with_all_their_scans(call: Call
     Path("test.txt").write_text("BraTS-GLI-00004\nBraTS-GLI-00001\n")
     Path("validation.txt").write_text("BraTS-GLI-00003-001\nBraTS-GLI-00008\nBraTS-GLI-09999-000\n")
     output = call(table, "--release", "brats2023-gli", "--validation-list", "validation.txt", *test)
-    assert "In the list of validation patients, of no hospital here: 1: BraTS-GLI-09999-000" in output
+    assert "In the list of validation patients but in none of these hospitals: 1: BraTS-GLI-09999-000" in output
     assert _row(output, "UCSF") == ["UCSF", "4", "3", "1", "1"]
     sites = read_federation(Path("federation.toml"))
     assert [site.validation_cases for site in sites] == [
@@ -210,14 +210,14 @@ def test_a_table_of_patients_gives_all_their_scans(call: Call) -> None:
     table = "patient,hospital\nBraTS-GLI-00003,a\nBraTS-GLI-00004,a\nBraTS-GLI-00009,a\n"
     output = call(table, "--release", "brats2023-gli")
     assert read_federation(Path("federation.toml"))[0].cases == tuple(OF_GLI[2:5])
-    assert "In the table, not on disk: 1: BraTS-GLI-00009" in output
+    assert "In the table but not on disk: 1: BraTS-GLI-00009" in output
 
 
 def test_cases_that_lack_a_file_are_left_out_and_told(call: Call) -> None:
     _cases(Path("data"), _fets(8))
     Path("data/FeTS2022_00001/FeTS2022_00001_seg.nii.gz").unlink()
     output = call(PARTITION)
-    assert "Left out, for a file lacks or is not one: 1: FeTS2022_00001" in output
+    assert "Left out (a file is missing or unreadable): 1: FeTS2022_00001" in output
     assert read_federation(Path("federation.toml"))[1].cases == ("FeTS2022_00000", "FeTS2022_00002")
 
 
@@ -245,17 +245,17 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
         ("Subject_ID\nFeTS2022_00001\n", [], "no column of institutions: call it one of institution, .*Subject_ID"),
         ("Partition_ID,Subject_ID\n1,BraTS2021_00001\n", [], "no column names a case that is there, such as FeTS2022_"),
         (PARTITION + "9,FeTS2022_00001\n", [], "line 12: FeTS2022_00001 is of 9 here, and of 1 in line 3"),
-        (PARTITION, ["--minimum", "6"], "no hospital has 6 cases of at least two patients: lower --minimum"),
+        (PARTITION, ["--minimum", "6"], "no hospital has 6 cases of at least two patients; lower --minimum"),
         (PARTITION, ["--order", "date"], "no column of dates: call it one of date"),
         (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is no date"),
         (PARTITION, ["--test-share", "1.5"], "data.test_share: 1.5 is not"),
-        (PARTITION, ["--test-share", "0.2", "--test-list", "x"], "leave one of them out"),
+        (PARTITION, ["--test-share", "0.2", "--test-list", "x"], "give only one of them"),
         (
             PARTITION,
             ["--validation-share", "0.2", "--validation-list", "x"],
-            "--validation-share, .* leave one of them",
+            "--validation-share, .* give only one of them",
         ),
-        (PARTITION, ["--validation-share", "0.8"], "0.2 and 0.8 leave nobody to train on"),
+        (PARTITION, ["--validation-share", "0.8"], "0.2 and 0.8 leave no patients to train on"),
         (
             PARTITION,
             ["--test-share", "0.7", "--validation-share", "0.1"],
@@ -264,7 +264,7 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
         (PARTITION, ["--test-list", "gone.txt"], "gone.txt: cannot be read"),
         (PARTITION, ["--release", "fets2023"], "unknown release 'fets2023': did you mean fets202"),
         (PARTITION, ["--release", "brats2021"], "no case of brats2021 here, but 8 of fets2022"),
-        (PARTITION, ["--out", "table.csv"], "--out: table.csv: is there already"),
+        (PARTITION, ["--out", "table.csv"], "--out: table.csv: already exists"),
         (PARTITION.replace("1,Fe", "a b,Fe").replace("2,Fe", "a-b,Fe"), [], "'a b' and 'a-b' would both be site a-b"),
     ],
 )

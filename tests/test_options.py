@@ -20,14 +20,14 @@ def test_a_setting_that_changes_nothing_is_told(settings: Sequence[str], told: b
     arguments = ["--coordinator", "host:1", "--sites", "1", "--profile", "smoke", "--out", str(tmp_path / "kits")]
     done = CliRunner().invoke(provision.app, [*arguments, *settings])
     assert done.exit_code == 0, done.output
-    assert ("privacy.dp_clip: clips nothing" in done.output) == told
+    assert ("privacy.dp_clip: has no effect" in done.output) == told
 
 
 @pytest.mark.parametrize(
     ("method", "setting", "said"),
     [
-        ("fine-tune", ("--lambda", "2"), "method.lambda_kd: fine-tune has no such setting: it has none"),
-        ("distill", ("--shared-error-maps", "null"), "method.shared_error_maps: distill has no such setting: it has"),
+        ("fine-tune", ("--lambda", "2"), "method.lambda_kd: fine-tune has no such setting; its settings are: none"),
+        ("distill", ("--shared-error-maps", "null"), "method.shared_error_maps: distill has no such setting; its"),
         ("ser-diff-plus", ("--teacher", "first"), "method.teacher: 'first' is not one of latest"),
         ("ewc", ("--set", "method.wieght=2"), "method.wieght: unknown setting: did you mean method.weight?"),
     ],
@@ -44,8 +44,8 @@ def test_a_setting_that_a_method_does_not_have_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--study", "steps", "--methods", "ser-diff"], "--methods: --study varies one thing instead"),
-        (["--study", "steps", "--show-cases"], "--show-cases: --study varies one thing instead"),
+        (["--study", "steps", "--methods", "ser-diff"], "--methods: --study varies one setting instead"),
+        (["--study", "steps", "--show-cases"], "--show-cases: --study varies one setting instead"),
         (["--methods", "ser-diff,fine-tune, ser-diff"], "--methods: ser-diff is named twice"),
         (["--seeds", "0,1,00"], "--seeds: 0 is named twice"),
     ],
@@ -76,5 +76,5 @@ def test_how_long_a_site_is_waited_for_reaches_a_simulation(monkeypatch: pytest.
 def test_items_of_an_option_come_in_its_order() -> None:
     assert listed(" b,a ,,c", "--x") == ["b", "a", "c"]
     assert seeds_of("2, 0,1") == [2, 0, 1]
-    with pytest.raises(ConfigError, match="--x: name at least one"):
+    with pytest.raises(ConfigError, match="--x: is empty; name at least one"):
         listed(" , ", "--x")

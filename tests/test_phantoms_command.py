@@ -37,7 +37,10 @@ def test_without_a_stream_it_is_the_settings_own(tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [
         (("--stream", "scanners"), "data.phantom_stream: 'scanners' is not"),
-        (("--stream", "patients", "--organ", "prostate"), "--stream: is of brains, prostates have none"),
+        (
+            ("--stream", "patients", "--organ", "prostate"),
+            "--stream: only applies to brains; leave it out for prostates",
+        ),
     ],
 )
 def test_a_stream_that_is_not_there_is_refused(arguments: tuple[str, ...], complaint: str, tmp_path: Path) -> None:

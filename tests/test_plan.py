@@ -129,7 +129,7 @@ def test_nothing_is_prepared_or_written(quick: None, tmp_path: Path, monkeypatch
     assert "training cases ┃ validation cases ┃ test cases" in said
     assert "site-1 │ 3 │ 1 │ 1 │ 1 │ 0 │" in said
     code, said = told(simulate.app, "--resume", "run", "--plan")
-    assert (code, "--plan: --resume goes on with a run that has begun" in said) == (1, True)
+    assert (code, "--plan: cannot plan a run that has begun; leave --resume out" in said) == (1, True)
 
 
 def test_a_step_that_does_not_fit_the_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,9 @@ def test_a_step_that_does_not_fit_the_memory_is_not_tried(monkeypatch: pytest.Mo
     code, said = told(simulate.app, "--sites", "2", "--plan")
     assert code == 0
     assert "ser-diff-plus │ 2 │ 8 │ 6 │ not timed │ not timed │ not timed │" in said
-    assert "1 run, 1 at a time: not timed, since a training step holds more memory than this machine has free." in said
+    assert (
+        "1 run, 1 at a time: not timed, because a training step needs more memory than this machine has free." in said
+    )
     assert "Prepared cases take at most" in said
     assert "On a GPU a training step holds" in said
 

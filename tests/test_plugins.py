@@ -201,7 +201,7 @@ def test_the_names_that_are_taken_are_those_of_the_wire() -> None:
 
 
 def test_noise_on_weights_does_not_cover_what_others_methods_hand_over(on_the_path: None) -> None:
-    with pytest.raises(ConfigError, match=r"privacy.dp_noise: .* shares more of its patients"):
+    with pytest.raises(ConfigError, match=r"privacy.dp_noise: .* shares more about its patients"):
         settings(**{"privacy.dp_noise": 1.0})
 
 

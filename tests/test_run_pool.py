@@ -60,7 +60,7 @@ def test_a_run_of_other_scans_is_not_found_and_said_to_be_kept(pool: RunPool, tm
     assert pool._find(tmp_path / folder, CONFIG) is None
     pool._tell_of_unused(tmp_path / folder, [CONFIG])
     said = pool._console.export_text()
-    assert f"{folder}/fine-tune-seed0 is kept, but not used: scans or segmentations of west have changed" in said
+    assert f"{folder}/fine-tune-seed0 is kept but not used: scans or segmentations of west have changed" in said
     pool._scans = {CONFIG: SCANS}
     pool._tell_of_unused(tmp_path / folder, [CONFIG])
     assert not pool._console.export_text(), "nothing is said of a run that is used"
@@ -84,7 +84,7 @@ def test_a_run_that_has_begun_goes_on_in_its_own_folder(pool: RunPool, tmp_path:
 
 def test_a_run_opens_its_folder_alone_and_never_with_the_state_of_another(tmp_path: Path) -> None:
     begun = write(tmp_path / "begun", state=True)
-    with pytest.raises(ConfigError, match="holds the state of another run: scans or segmentations of west"):
+    with pytest.raises(ConfigError, match="has the state of another run: scans or segmentations of west"):
         RunDirectory.of_comparison(begun, CONFIG, ROLLED)
     assert (begun / CHECKPOINTS[0]).exists()
     idle = write(tmp_path / "idle")
@@ -92,7 +92,7 @@ def test_a_run_opens_its_folder_alone_and_never_with_the_state_of_another(tmp_pa
     (idle / "output.log").touch()
     RunDirectory.of_comparison(idle, CONFIG, ROLLED)
     assert sorted(p.name for p in idle.iterdir()) == ["lock", "output.log"]
-    with pytest.raises(ConfigError, match="another process is at work"):
+    with pytest.raises(ConfigError, match="another process is working"):
         RunDirectory.of_comparison(idle, CONFIG, ROLLED, patience_s=0)
 
 
@@ -109,7 +109,7 @@ def test_without_locks_no_other_comparison_is_made_up(
     monkeypatch.setattr(fcntl, "flock", flock(errno.ENOLCK))
     assert pool.complete({}) == {}
     monkeypatch.setattr(fcntl, "flock", flock(errno.EWOULDBLOCK))
-    with pytest.raises(ConfigError, match="another comparison is at work here"):
+    with pytest.raises(ConfigError, match="another comparison is running in this folder"):
         pool.complete({})
     locks._warn.cache_clear()
 

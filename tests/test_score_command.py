@@ -146,7 +146,7 @@ def test_regions_of_another_organ_are_those_that_the_truth_declares(score: Score
 
     said = score(release="msd")
 
-    assert "no truth in t: case_2" in said
+    assert "t has no truth for them: case_2" in said
     scores = table(tmp_path)
     assert set(scores) == {("case_1", "gland"), ("case_1", "TZ")}
     ones, all_ = int((label_map(0) % 3 == 1).sum()), int((label_map(0) % 3 > 0).sum())
@@ -171,11 +171,11 @@ def test_a_prediction_stored_along_other_axes_is_the_same(
 def test_a_missing_prediction_is_not_passed_over(score: Score, folders: tuple[Path, Path], tmp_path: Path) -> None:
     (folders[0] / f"{CASES[1]}.nii.gz").unlink()
     text = score(fails=True)
-    assert f"no prediction of 1 of the 3 cases in t: {CASES[1]}: --allow-missing" in text
+    assert f"no prediction for 1 of the 3 cases in t: {CASES[1]}: --allow-missing" in text
     assert not list(tmp_path.glob("scores*"))
 
     text = score("--allow-missing")
-    assert f"there is no prediction in p: {CASES[1]}" in text
+    assert f"p has no prediction for them: {CASES[1]}" in text
     assert "Means over 2 cases of brats2023-gli, of 3" in text
     told = json.loads((tmp_path / "scores.json").read_text())
     assert (told["cases"], told["without_prediction"]) == (2, [CASES[1]])
@@ -185,7 +185,7 @@ def test_a_missing_prediction_is_not_passed_over(score: Score, folders: tuple[Pa
 def test_a_prediction_without_truth_is_told(score: Score, folders: tuple[Path, Path], tmp_path: Path) -> None:
     write(folders[0] / "BraTS-GLI-77777-000.nii.gz", label_map(0))
     text = score()
-    assert "there is no truth in t: BraTS-GLI-77777-000" in text
+    assert "t has no truth for them: BraTS-GLI-77777-000" in text
     assert row(text, "mean")[-1] == "3"
     assert json.loads((tmp_path / "scores.json").read_text())["without_truth"] == ["BraTS-GLI-77777-000"]
 
@@ -199,8 +199,8 @@ def test_label_maps_that_are_not_named_as_cases_are_told(
         write(tmp_path / path, label_map(0))
     (tmp_path / "p" / "notes.txt").touch()
     text = score()
-    assert "Not scored, for brats2023-gli names no case so: in p: P07.nii.gz\n" in text
-    assert "Not scored, for brats2023-gli names no case so: in t: brats-gli-00003-000\n" in text
+    assert "Not scored because the names in p are not case names of brats2023-gli: P07.nii.gz\n" in text
+    assert "Not scored because the names in t are not case names of brats2023-gli: brats-gli-00003-000\n" in text
     told = json.loads((tmp_path / "scores.json").read_text())
     assert told["passed_over"] == {"p": ["P07.nii.gz"], "t": ["brats-gli-00003-000"]}
 
@@ -209,8 +209,8 @@ def test_folders_of_different_cases_have_no_mean(score: Score, tmp_path: Path) -
     write(tmp_path / "t" / f"{CASES[0]}.nii.gz", label_map(0))
     write(tmp_path / "p" / f"{CASES[1]}.nii.gz", label_map(0))
     text = score("--allow-missing", fails=True)
-    assert f"no truth in t: {CASES[1]}" in text
-    assert f"no prediction of 1 of the 1 cases in t: {CASES[0]}\n" in text
+    assert f"t has no truth for them: {CASES[1]}" in text
+    assert f"no prediction for 1 of the 1 cases in t: {CASES[0]}\n" in text
 
 
 def test_many_missing_predictions_are_named_in_one_bearable_line(score: Score, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_many_missing_predictions_are_named_in_one_bearable_line(score: Score, t
         write(tmp_path / "t" / f"BraTS-GLI-{number:05d}-000.nii.gz", label_map(0))
     write(tmp_path / "p" / "BraTS-GLI-00000-000.nii.gz", label_map(0))
     text = score(fails=True)
-    assert "no prediction of 29 of the 30 cases" in text
+    assert "no prediction for 29 of the 30 cases" in text
     assert "BraTS-GLI-00020-000 and 9 more: --allow-missing" in text
 
 

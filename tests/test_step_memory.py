@@ -78,7 +78,7 @@ def test_a_run_on_a_gpu_says_what_a_step_holds_and_warns_where_that_does_not_fit
         assert isinstance(console.file, io.StringIO)
         lines.append(console.file.getvalue().splitlines())
     assert lines[0] == [
-        f"A training step holds {held / 1e9:.1f} GB of a GPU, where a hospital has {1.5 * held / 1e9:.1f} GB free"
+        f"A training step holds {held / 1e9:.1f} GB of a GPU; a hospital has {1.5 * held / 1e9:.1f} GB free"
     ]
-    assert "a step does not fit the GPU: raise machine.gpus_per_site (now 0.5) to 1" in lines[1][1]
+    assert "a step does not fit into the GPU's memory: raise machine.gpus_per_site (now 0.5) to 1" in lines[1][1]
     assert "lower training.samples_a_pass (now 0, all of a step's) to 2" in lines[1][1]

@@ -105,7 +105,9 @@ def test_noise_of_a_case_of_any_name_is_its_own() -> None:
 
 def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
-    with pytest.raises(ConfigError, match="tensorboard cannot write where a name is not UTF-8: give another --out"):
+    with pytest.raises(
+        ConfigError, match="tensorboard cannot write into a folder whose name is not UTF-8; give another --out"
+    ):
         check_tracker("tensorboard", tmp_path / BAD_NAME)
     monkeypatch.setattr("sys.argv", ["simulate.py", BAD_NAME])
     with pytest.raises(ConfigError, match="Ray takes no name that is not UTF-8") as error:

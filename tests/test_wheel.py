@@ -50,5 +50,5 @@ def test_a_rehearsal_says_that_it_needs_a_checkout(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(local_federation, "PROJECT", tmp_path / "site-packages")
     done = CliRunner().invoke(load("loopback"), ["--profile", "smoke"])
     assert done.exit_code == 1
-    assert "a wheel does not bring: check the project out" in done.output
+    assert "a wheel does not contain. Check the project out" in done.output
     assert not any(tmp_path.iterdir())

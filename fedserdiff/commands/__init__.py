@@ -1,4 +1,4 @@
-"""The command lines that the package brings; a simulation joins hospitals and coordinator here."""
+"""The package's commands. A simulation connects hospitals and coordinator here."""
 
 from fedserdiff import be_a_program
 

@@ -1,4 +1,4 @@
-"""List what the cache holds and how large it is, look whether it is sound, and delete what is not used."""
+"""List the contents and size of the cache, verify them, and delete what is no longer used."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ _DAY_S = 86_400
 
 @app.callback(invoke_without_command=True)
 def main(context: typer.Context, cache: Annotated[Path | None, CACHE] = None) -> None:
-    """List what the cache holds and how large it is, look whether it is sound, and delete what is not used."""
+    """List the contents and size of the cache, verify them, and delete what is no longer used."""
     context.obj = cache
     if context.invoked_subcommand is not None:
         return
@@ -36,7 +36,7 @@ def main(context: typer.Context, cache: Annotated[Path | None, CACHE] = None) ->
         for kind in found:
             about = kind.about
             table.add_row(
-                escape(", ".join(about["modalities"])) if about else "of another version",
+                escape(", ".join(about["modalities"])) if about else "from another version",
                 " × ".join(map(str, about["grid"])) if about else "",
                 f"{about['spacing_mm']:g} mm" if about else "",
                 str(kind.cases), f"{kind.size / _MB:,.1f}", _ago(kind.unused_s), escape(kind.folder.name),
@@ -53,9 +53,9 @@ def main(context: typer.Context, cache: Annotated[Path | None, CACHE] = None) ->
 
 @app.command()
 def verify(context: typer.Context) -> None:
-    """Read every scan and every prepared case again: what has changed, or is damaged, is prepared anew when needed."""
+    """Read every scan and every prepared case again; changed or damaged ones are prepared again when needed."""
     console = open_console(highlight=False)
-    with clear_errors("what was found so far is noted"):
+    with clear_errors("findings so far are recorded"):
         from fedserdiff.data.store.upkeep import verify as verify_all
         from fedserdiff.experiments.opened_federation import Cache
 
@@ -64,25 +64,25 @@ def verify(context: typer.Context) -> None:
                 Cache.at(context.obj).prepared, lambda done, total: show("reading scans and cases", done, total)
             )
         for path in found.changed:
-            console.print(f"{escape(str(path))}: has changed, though its size and time have not", soft_wrap=True)
+            console.print(f"{escape(str(path))}: its content has changed, but not its size and time", soft_wrap=True)
         console.print(f"{found.cases} prepared cases are damaged, {len(found.changed)} scans have changed")
 
 
 @app.command()
 def prune(
     context: typer.Context,
-    days: Annotated[float, typer.Option(min=0, help="Delete what nobody has used for so many days.")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="Delete prepared cases not used for this many days.")] = 30,
 ) -> None:
-    """Delete prepared cases that nobody has used for long, and what earlier versions left. Scans stay."""
+    """Delete prepared cases not used for long, and what earlier versions left. Scans are kept."""
     console = open_console(highlight=False)
-    with clear_errors("what was not deleted is as it was"):
+    with clear_errors("what was not deleted is unchanged"):
         from fedserdiff.data.store.upkeep import prune as delete
         from fedserdiff.experiments.opened_federation import Cache
 
         gone, size = delete(Cache.at(context.obj).prepared, days)
         for kind in gone:
             console.print(f"{escape(str(kind.folder))}: {kind.cases} cases deleted", soft_wrap=True)
-        console.print(f"{size / _MB:,.1f} MB are free again")
+        console.print(f"{size / _MB:,.1f} MB freed")
 
 
 def _ago(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What command lines share: how each is called, and how it ends when something is wrong, never by a traceback."""
+"""Code that all commands share: parsing of lists, and errors shown as messages instead of tracebacks."""
 
 import os
 import signal
@@ -18,12 +18,14 @@ from fedserdiff.report.console import open_console, print_table
 def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn a user's mistake, a failing disk or Ctrl-C into a message on stderr; exit with 1, or 130 for Ctrl-C.
 
-    `kept` tells whoever stops the command what is not lost; `go_on` says how to go on from there, where that can help.
+    `kept` is the message after Ctrl-C: what is not lost. `go_on` returns how to continue from there, or an empty text.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is a Ctrl-C: nothing is left running
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a scheduler's SIGTERM counts as Ctrl-C, so nothing keeps running
     try:
         yield
-    except ConfigError as error:  # what was asked for cannot be done, going on included
+    except ConfigError as error:  # the request itself is wrong, so continuing would not help
         _say("error", str(error), "")
         raise typer.Exit(1) from None
     except BadCasesError as error:
@@ -46,34 +48,34 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
 
 
 def listed(text: str, option: str) -> list[str]:
-    """Return the items of an option, between commas.
+    """Return the comma-separated items of an option.
 
     Raises
     ------
     ConfigError
-        Where there is none, or one is named twice.
+        If there is no item, or an item is named twice.
     """
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
-        raise ConfigError(f"{option}: name at least one")
+        raise ConfigError(f"{option}: is empty; name at least one item")
     if twice := [item for place, item in enumerate(items) if item in items[:place]]:
         raise ConfigError(f"{option}: {twice[0]} is named twice")
     return items
 
 
 def seeds_of(text: str) -> list[int]:
-    """Return the seeds of ``--seeds``.
+    """Return the seeds given with ``--seeds``.
 
     Raises
     ------
     ConfigError
-        Where there is none, one is named twice, or one is not a whole number.
+        If there is no seed, a seed is named twice, or one is not a whole number.
     """
     items = listed(text, "--seeds")
     for item in items:
         if not (item.isascii() and item.isdecimal()):
             raise ConfigError(f"--seeds: {item!r} is not a whole number")
-    return list(map(int, listed(",".join(str(int(item)) for item in items), "--seeds")))  # 0 and 00 are one seed
+    return list(map(int, listed(",".join(str(int(item)) for item in items), "--seeds")))  # 0 and 00 are the same seed
 
 
 def _say(what: str, text: str, go_on: str) -> None:

@@ -1,4 +1,4 @@
-"""Compare methods on one stream of hospitals: what not pooling the data costs, and how much of it replay wins back."""
+"""Compare methods on one stream of hospitals: how much is lost by not pooling data, and how much replay recovers."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fedserdiff.methods import METHODS, get_method, listed_methods
 from fedserdiff.report.console import open_console
 
 _METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
-_MOST_PARALLEL = 8  # each run is a Ray of its own, with about 1.5 GB of memory
+_MOST_PARALLEL = 8  # each run starts its own Ray, with about 1.5 GB of memory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,7 +29,7 @@ def main(
     methods: Annotated[
         str | None,
         typer.Option(
-            help=f"With commas between: {listed_methods()}.",
+            help=f"Methods to compare, separated by commas: {listed_methods()}.",
             show_default=_METHODS,
             rich_help_panel=options.SETTINGS,
         ),
@@ -37,14 +37,16 @@ def main(
     study: Annotated[
         str | None,
         typer.Option(
-            help=f"Vary one thing instead of the method, and score validation patients: {', '.join(STUDIES)}, with "
-            "commas between, or all.",
+            help=f"Vary one setting instead of the method, and score validation patients: {', '.join(STUDIES)}, "
+            "separated by commas, or all.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="With commas between.", show_default="0,1,2; of a study 0", rich_help_panel=options.SETTINGS),
+        typer.Option(
+            help="Seeds, separated by commas.", show_default="0,1,2; for a study 0", rich_help_panel=options.SETTINGS
+        ),
     ] = None,
     experiment: options.Experiment = None,
     sites: options.Sites = None,
@@ -55,30 +57,30 @@ def main(
     parallel: Annotated[
         int | None,
         typer.Option(
-            help="Runs at a time.",
-            show_default=f"as many as CPUs allow, at most {_MOST_PARALLEL}; with a GPU 1",
+            help="Number of runs at a time.",
+            show_default=f"as many as the CPUs allow, at most {_MOST_PARALLEL}; with a GPU 1",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Directory of runs and page; later calls use its runs again.",
+            help="Directory for the runs and the page; later calls reuse its runs.",
             show_default="runs/compare-DATA-PROFILE",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
 ) -> None:
-    """Run methods, or a study, on one stream of hospitals; reuse what is done already; write one page that compares."""
+    """Run several methods or a study on one stream of hospitals, reuse finished runs, and write a comparison page."""
     console = open_console()
-    with clear_errors("finished runs are kept: the same command goes on from them"):
+    with clear_errors("finished runs are kept; the same command continues from them"):
         hospitals = hospitals_of(experiment, sites)
         if parallel is not None and parallel < 1:
             raise ConfigError(f"--parallel: {parallel} is less than 1")
         if study is not None and (methods is not None or show_cases):
             raise ConfigError(
-                f"{'--show-cases' if methods is None else '--methods'}: --study varies one thing instead of the method "
-                "and shows no cases: leave one of them out"
+                f"{'--show-cases' if methods is None else '--methods'}: --study varies one setting instead of the "
+                "method and shows no cases; leave one of the two options out"
             )
         names = listed(methods or _METHODS, "--methods")
         for name in names:
@@ -98,10 +100,10 @@ def main(
         if not layers.sets("machine.cpus_per_site", by_profile=False):
             config = config.replace(
                 {"machine.cpus_per_site": 1}
-            )  # a small model fills one core, and gains little from two
+            )  # a small model fills one core and gains little from two
         if plan:
             if studies:
-                raise ConfigError("--plan: plans a comparison of methods: leave --study out")
+                raise ConfigError("--plan: only plans a comparison of methods; leave --study out")
             machine, seeds_there = config.machine, seeds_of(seeds or "0,1,2")
             at_a_time = parallel or _parallel(machine.cpus_per_site, machine.gpus_per_site)
             show_plan(console, plans_of(console, config, experiment, sites, names), len(seeds_there), at_a_time)
@@ -145,5 +147,5 @@ def _studies(text: str) -> list[str]:
 
 
 def _parallel(cpus_per_site: float, gpus: float) -> int:
-    """Return how many runs this machine does at a time: a small model fills one core, and gains little from two."""
+    """Return how many runs to do at a time: a small model fills one core and gains little from two."""
     return 1 if gpus else max(1, min(int((os.cpu_count() or 1) // cpus_per_site), _MOST_PARALLEL))

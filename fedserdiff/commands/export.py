@@ -1,4 +1,4 @@
-"""Export a run's final student as one file to hand on: safetensors, with its config; nothing in it runs."""
+"""Export a run's final student as one file to hand on: safetensors with its config, no executable code."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,19 +16,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
-    out: Annotated[Path, typer.Option(help="The file, such as model.safetensors.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as model.safetensors.")],
     site: Annotated[
         str | None,
-        typer.Option(help="Whose scans it will see: a hospital's name in the run, or the folder of what it keeps."),
+        typer.Option(
+            help="Hospital whose scans the model will segment: its name in the run, or the folder with what it keeps."
+        ),
     ] = None,
 ) -> None:
-    """Write student, config and labels to one file, with the adapter of the hospital that is named, if it has one."""
+    """Write student, config and labels to one file, with the adapter of the named hospital if it has one."""
     console = open_console()
     with clear_errors("nothing was written"):
         if not run.is_dir():
-            raise ConfigError(f"{run}: is no run's directory")
+            raise ConfigError(f"{run}: is not the directory of a run")
         if out.exists():
-            raise ConfigError(f"--out: {out} is there already")
+            raise ConfigError(f"--out: {out} already exists; choose another file")
         # with torch, for which help and completion should not wait
         from fedserdiff.experiments.opened_model import open_run
         from fedserdiff.model_file import save_model
@@ -43,4 +45,6 @@ def main(
             soft_wrap=True,
         )
         if "included" in (about["adapter"], about.get("personal weights")):
-            console.print("Part of it saw that hospital's scans alone: hand the file to nobody else")
+            console.print(
+                "Part of the model was trained only on that hospital's scans: do not give the file to anybody else"
+            )

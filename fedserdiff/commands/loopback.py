@@ -1,4 +1,4 @@
-"""Rehearse a deployment on this machine: a coordinator and hospitals as separate processes, with TLS and keys."""
+"""Rehearse a deployment on this machine: coordinator and hospitals as separate processes, with TLS and keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def main(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="New directory for everything.",
+            help="New directory for all results.",
             show_default="runs/TIME-loopback-METHOD-seedSEED",
             rich_help_panel=options.RUNNING,
         ),
@@ -34,13 +34,13 @@ def main(
     timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds after which the run is given up.",
+            help="Seconds after which the run is aborted.",
             show_default="86400, a day",
             rich_help_panel=options.RUNNING,
         ),
     ] = 24 * 3600,
 ) -> None:
-    """Run a coordinator and hospitals as separate processes, then the same in a simulation, and compare."""
+    """Run coordinator and hospitals as separate processes, simulate the same experiment, and compare the two."""
     console = open_console()
     with clear_errors("what the processes wrote is kept"):
         layers = chosen().layers(experiment)

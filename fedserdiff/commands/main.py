@@ -1,4 +1,4 @@
-"""The command ``fedserdiff``: one name for all command lines, each imported when it is called and no sooner."""
+"""The command ``fedserdiff``. Each subcommand's module is imported only when it is called."""
 
 import ast
 import importlib
@@ -28,17 +28,16 @@ COMMANDS = (
     "phantoms",
     "cache",
 )
-"""Modules of this package, in the order of the help text. Each has a typer `app`, and a docstring that begins with what
-the command does."""
+"""Modules of this package, in the order of the help text. Each has an `app`; its docstring's first line is its help."""
 
 
 def load(name: str) -> click.Command:
-    """Import the module of one of `COMMANDS` and return its command line."""
+    """Import the module of one of `COMMANDS` and return its command."""
     return typer.main.get_command(importlib.import_module(f"fedserdiff.commands.{name}").app)
 
 
 class _OnDemand(TyperGroup):
-    """Knows commands by name and by their module's first line, which is read, not run: torch and Ray take seconds."""
+    """A group that reads its commands' help from their source: importing torch and Ray would take seconds."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -57,7 +56,7 @@ app = typer.Typer(
     name=PROGRAM,
     cls=_OnDemand,
     no_args_is_help=True,
-    suggest_commands=False,  # click does
+    suggest_commands=False,  # click already does
     pretty_exceptions_enable=False,
 )
 
@@ -71,7 +70,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hospitals join a federation one after another, and one student model stays good on all of them."""
+    """Train one segmentation model on hospitals that join one after another, without forgetting the earlier ones."""

@@ -1,4 +1,4 @@
-"""Options that several commands have: settings, hospitals and the machine, in the groups that help texts show."""
+"""Options that several commands share: settings, hospitals and the machine, in the panels of the help text."""
 
 import functools
 import inspect
@@ -29,7 +29,7 @@ DATA, SETTINGS, PRIVACY, SCORING, RUNNING = "Data", "Settings", "Privacy", "Scor
 
 
 class _Shortcut(NamedTuple):
-    """A setting that has an option of its own, and the group of options that help texts show it in."""
+    """A setting with its own option, and the panel of the help text that shows it."""
 
     setting: str
     panel: str
@@ -56,23 +56,23 @@ _SHORTCUTS = {
     "cpus_per_site": _Shortcut("machine.cpus_per_site", RUNNING),
     "gpus_per_site": _Shortcut("machine.gpus_per_site", RUNNING),
 }
-_SHOWN_OF = "ser-diff"  # whose settings options such as --teacher are told by
+_SHOWN_OF = "ser-diff"  # the method whose declarations describe options such as --teacher
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings that a command line names: a profile, and values by ``group.name``."""
+    """The settings given on the command line: a profile, and values by ``group.name``."""
 
     profile: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> dict[str, Any]:
-        """Everything that the command line names, the profile included."""
+        """Everything given on the command line, including the profile."""
         return {**self.values, **({} if self.profile is None else {"profile": self.profile})}
 
     def layers(self, experiment: Path | None = None) -> Layers:
-        """Return them on top of an experiment's file, or of the profile's."""
+        """Return these settings on top of an experiment file or, without one, of the profile."""
         below = (
             layers_of(self.profile or DEFAULT_PROFILE)
             if experiment is None
@@ -84,16 +84,16 @@ class Chosen:
 def takes_settings(
     *shortcuts: str, method: bool = True, seed: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command ``--profile``, ``--set``, ``--seed`` and options of settings; it takes all as one `Chosen`.
+    """Add ``--profile``, ``--set``, ``--seed`` and setting options to a command, which receives them as one `Chosen`.
 
     Parameters
     ----------
     *shortcuts : str
-        Settings that have options of their own: keys of the table above.
+        Settings with their own options: keys of `_SHORTCUTS`.
     method : bool
-        Whether it takes one method, and so ``--method`` and ``--seed``, or no one's alone, as a comparison.
+        Whether the command runs a single method and has ``--method`` and ``--seed``; a comparison does not.
     seed : bool
-        Whether it takes ``--seed`` without a method.
+        Whether the command has ``--seed`` without ``--method``.
     """
     named = [_one("method", str, METHOD)] if method else []
     named += [_one("seed", int, SEED)] if method or seed else []
@@ -125,13 +125,13 @@ def takes_settings(
 
 
 def tell_idle(console: Console, layers: Layers) -> None:
-    """Warn of a setting that changes nothing as it is asked for."""
+    """Warn if a setting has no effect as given."""
     if layers.sets("privacy.dp_clip") and layers.settings().privacy.dp_noise == 0:
-        warn(console, "privacy.dp_clip: clips nothing without privacy.dp_noise")
+        warn(console, "privacy.dp_clip: has no effect without privacy.dp_noise")
 
 
 def default_of(name: str) -> str:
-    """Return in words what a setting is where no option says otherwise, and in which profiles it is something else."""
+    """Return a setting's default in words, and its value in each profile that differs."""
     default = _declared(name).default
     if name.startswith("method."):
         return _text(default)
@@ -165,7 +165,7 @@ def _option_of(shortcut: str) -> Any:
     one = _declared(name)
     shown: str | bool = default_of(name)
     if shortcut == "gpus_per_site":
-        shown = "1 where this machine has one, else 0"
+        shown = "1 if this machine has a GPU, otherwise 0"
     if shortcut == "allow_overlap":
         shown = False
     return typer.Option(*filter(None, [option]), help=one.sentence, show_default=shown, rich_help_panel=panel)
@@ -176,44 +176,45 @@ def _own_settings(method: str) -> list[str]:
 
 
 PROFILE = typer.Option(
-    help=f"Size of scans, networks and stages: {', '.join(profile_names())}, or a file of your own.",
+    help=f"Size of scans, networks and stages: {', '.join(profile_names())}, or your own TOML file.",
     show_default=DEFAULT_PROFILE,
     rich_help_panel=SETTINGS,
 )
 METHOD = typer.Option(
-    help=f"How the past is kept: {listed_methods()}, or MODULE:OBJECT.",
+    help=f"Method of continual learning: {listed_methods()}, or MODULE:OBJECT.",
     show_default=DEFAULT_METHOD,
     rich_help_panel=SETTINGS,
 )
 SEED = typer.Option(
-    help="Seeds everything: phantom patients, weights, batches, noise.", show_default="0", rich_help_panel=SETTINGS
+    help="Random seed of phantom patients, weights, batches and noise.", show_default="0", rich_help_panel=SETTINGS
 )
 SET = typer.Option(
     "--set",
     metavar="NAME=VALUE",
-    help="Any setting, such as training.batch_size=2; as often as you like. `fedserdiff settings` lists them.",
+    help="Change any setting, such as training.batch_size=2; may be repeated. `fedserdiff settings` lists them.",
     rich_help_panel=SETTINGS,
 )
 CACHE = typer.Option(
     "--cache",
-    help="Folder of phantom scans and prepared cases.",
-    show_default="FEDSERDIFF_CACHE of the environment, else among the user's caches",
+    help="Folder for phantom scans and prepared cases.",
+    show_default="environment variable FEDSERDIFF_CACHE, otherwise the user's cache folder",
     rich_help_panel=DATA,
 )
 PLAN = typer.Option(
     "--plan",
-    help="Say how many cases, how much disk and memory, how many steps and about how many hours, and do nothing else.",
+    help="Print the number of cases and steps, the disk space and memory needed, and a rough duration in hours, then "
+    "exit.",
     rich_help_panel=RUNNING,
 )
 SKIP_BAD = typer.Option(
     "--skip-bad",
-    help="Leave out cases that cannot be used, saying which and why, instead of refusing them.",
+    help="Leave out unusable cases and list them with the reason, instead of stopping.",
     rich_help_panel=DATA,
 )
 
 EPILOG = "\n\n".join(
     [
-        "Settings for --set, which `fedserdiff settings` explains; a method's own are those of the method:",
+        "Settings for --set, explained by `fedserdiff settings`; the group method depends on the method:",
         *(f"{name}: {', '.join(group.model_fields)}" for name, group in GROUPS.items()),
         *(
             f"method ({name}): {', '.join(own)}"
@@ -222,23 +223,25 @@ EPILOG = "\n\n".join(
         ),
     ]
 )
-"""Below the help of every command that takes settings."""
+"""Text below the help of every command that takes settings."""
 
 Experiment = Annotated[
     Path | None,
     typer.Argument(
-        help="TOML file that names hospitals with data of their own, and settings if you like; or a run's config.json.",
+        help="TOML file that lists hospitals with their data and, optionally, settings; or a run's config.json.",
     ),
 ]
 Sites = Annotated[
     int | None,
-    typer.Option(help="Number of phantom hospitals.", show_default="3 if no file names others", rich_help_panel=DATA),
+    typer.Option(
+        help="Number of phantom hospitals.", show_default="3 if no file lists hospitals", rich_help_panel=DATA
+    ),
 ]
 ShowCases = Annotated[
     bool,
     typer.Option(
         "--show-cases",
-        help="Write pictures of cases of your own data; phantoms' always are.",
+        help="Write pictures of your own cases; pictures of phantoms are always written.",
         rich_help_panel=DATA,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Write a stream of phantom hospitals, of brains or prostates, and the federation file that names them."""
+"""Write a stream of phantom hospitals, with brains or prostates, and a federation file that lists them."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Organ(StrEnum):
-    """What is drawn: gliomas in the BraTS releases' layouts, or prostates in the Decathlon's."""
+    """Organ of the phantoms: gliomas in the layouts of the BraTS releases, or prostates in that of the Decathlon."""
 
     BRAIN = "brain"
     PROSTATE = "prostate"
@@ -29,29 +29,34 @@ class Organ(StrEnum):
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the hospitals and their federation file go.")],
-    organ: Annotated[Organ, typer.Option(help="What is drawn.")] = Organ.BRAIN,
+    folder: Annotated[Path, typer.Argument(help="Folder for the hospitals and their federation file.")],
+    organ: Annotated[Organ, typer.Option(help="Organ of the phantoms.")] = Organ.BRAIN,
     first: Annotated[
-        int, typer.Option(help="Number of the first hospital, from 1; simulate.py's own stream begins with brain 1.")
+        int,
+        typer.Option(
+            help="Number of the first hospital, starting at 1; the stream of `fedserdiff simulate` begins with brain 1."
+        ),
     ] = 1,
     sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 3,
     stream: Annotated[
         str | None,
-        typer.Option(help="Which stream brains are of.", show_default=options.default_of("data.phantom_stream")),
+        typer.Option(help="Stream that the brains belong to.", show_default=options.default_of("data.phantom_stream")),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Profile, for the number of patients and the voxel size.")] = "laptop",
-    seed: Annotated[int, typer.Option(help="Seed of the patients.")] = 0,
+    profile: Annotated[
+        str, typer.Option(help="Profile that gives the number of patients and the voxel size.")
+    ] = "laptop",
+    seed: Annotated[int, typer.Option(help="Random seed of the patients.")] = 0,
 ) -> None:
-    """Write phantom hospitals `first` and later, whose scanners and patients are drawn by their number."""
+    """Write phantom hospitals from number `first` on; the number determines a hospital's scanner and patients."""
     console = open_console()
-    with clear_errors("hospitals that were written are kept"):
+    with clear_errors("hospitals written so far are kept"):
         if first < 1 or sites < 1:
-            raise ConfigError("--first, --sites: are at least 1")
+            raise ConfigError("--first, --sites: must be at least 1")
         # with torch, for which help and completion should not wait
         from fedserdiff.data.phantom import prostate
 
         if stream is not None and organ is Organ.PROSTATE:
-            raise ConfigError("--stream: is of brains, prostates have none")
+            raise ConfigError("--stream: only applies to brains; leave it out for prostates")
         config = make_settings(profile, {} if stream is None else {"data.phantom_stream": stream}, seed=seed)
         write = _write_brains if organ is Organ.BRAIN else _write_prostates
         entries = []

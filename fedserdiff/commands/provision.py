@@ -1,4 +1,4 @@
-"""Make what a federation of real hospitals needs: certificates, keys, a folder each, and the commands that start it."""
+"""Create certificates, keys, a folder for each hospital and the commands that start a real federation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from fedserdiff.report.console import open_console
 from fedserdiff.settings.experiment import Site
 from fedserdiff.settings.groups import PhantomStream
 
-_A_WEEK = 7 * 24.0  # hours: hospitals are people's, and people have week-ends
+_A_WEEK = 7 * 24.0  # hours: people start hospitals by hand, and have week-ends
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,23 +35,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     chosen: Callable[[], options.Chosen],
     coordinator: Annotated[
-        str, typer.Option(help="Address at which hospitals reach the coordinator.", metavar="HOST:PORT")
+        str, typer.Option(help="Address under which hospitals reach the coordinator.", metavar="HOST:PORT")
     ],
-    out: Annotated[Path, typer.Option(help="New directory for certificates, keys and folders.")],
+    out: Annotated[Path, typer.Option(help="New directory for certificates, keys and hospital folders.")],
     experiment: options.Experiment = None,
     sites: Annotated[
-        int | None, typer.Option(help="Number of phantom hospitals, to rehearse.", rich_help_panel=options.DATA)
+        int | None, typer.Option(help="Number of phantom hospitals, for a rehearsal.", rich_help_panel=options.DATA)
     ] = None,
     site_timeout: Annotated[
         float | None,
         typer.Option(
-            help="Hours that the coordinator waits for the next hospital to come.",
+            help="Hours that the coordinator waits for the next hospital to connect.",
             show_default="168, a week",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
 ) -> None:
-    """Make what a federation of real hospitals needs, and print the commands that start it."""
+    """Create what a federation of real hospitals needs, and print the commands that start it."""
     console = open_console()
     with clear_errors("nothing was written"):
         layers = chosen().layers(experiment)
@@ -73,16 +73,16 @@ def main(
         f"One folder for each hospital: {kits / 'sites'}",
         f"These commands: {kits / COMMANDS_FILE}",
         f"Secret: node.key in each hospital's folder, {made.folder / 'server.key'}, and, most of all, "
-        f"{kits / 'authority' / 'ca.key'}: with it anyone can pass for the coordinator. Keep it offline; only a new "
-        "certificate needs it.",
+        f"{kits / 'authority' / 'ca.key'}: with it anyone can pose as the coordinator. Keep it offline; it is only "
+        "needed for a new certificate.",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sites(federation: Path | None, sites: int | None, stream: PhantomStream) -> tuple[Site, ...]:
-    """Name the hospitals of a federation file, or as many phantom ones; their data need not exist."""
+    """Return the hospitals of a federation file, or that many phantom hospitals; their data need not exist."""
     if (federation is None) == (sites is None):
-        raise ConfigError("hospitals: name a file of them, or --sites for phantom ones")
+        raise ConfigError("hospitals: give either a federation file or --sites for phantom hospitals")
     from fedserdiff.data.phantom.hospitals import phantom_hospital
     from fedserdiff.federation import read_federation
 

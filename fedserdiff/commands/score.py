@@ -1,4 +1,4 @@
-"""Score a folder of predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
+"""Score a folder of predicted label maps against the truth: Dice and HD95, overall and lesion-wise."""
 
 import csv
 import io
@@ -39,21 +39,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     predictions: Annotated[
-        Path, typer.Argument(help="Folder of predicted label maps: CASE.nii.gz, or case folders as the release's.")
+        Path, typer.Argument(help="Folder of predicted label maps: CASE.nii.gz, or case folders as in the release.")
     ],
-    truth: Annotated[Path, typer.Argument(help="Folder of the true ones, named in the same ways.")],
+    truth: Annotated[Path, typer.Argument(help="Folder of the true label maps, named in the same ways.")],
     release: Annotated[
         str,
-        typer.Option(help=f"Whose names and labels both have: one of {', '.join((*RELEASES, MSD))}, or a TOML file."),
+        typer.Option(
+            help=f"Release whose names and labels both folders use: {', '.join((*RELEASES, MSD))}, or a TOML file."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(help="CSV file of every case's scores; the means go beside it, as .json.")
+        Path, typer.Option(help="CSV file for every case's scores; a .json file beside it gets the means.")
     ] = Path("scores.csv"),
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score what is there, where cases of the truth have no prediction.")
+        bool, typer.Option("--allow-missing", help="Score the cases that have a prediction, even if others have none.")
     ] = False,
 ) -> None:
-    """Score predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
+    """Score predicted label maps against the truth: Dice and HD95, overall and lesion-wise."""
     console = open_console()
     with clear_errors("nothing was written"):
         if out.suffix != ".csv" or out.is_dir():
@@ -63,20 +65,20 @@ def main(
         missing = [name for name in expected if name not in given]
         surplus = [name for name in given if name not in expected]
         if surplus:
-            _say(console, f"Not scored, for there is no truth in {truth}: {_named(surplus)}")
+            _say(console, f"Not scored because {truth} has no truth for them: {_named(surplus)}")
         others = {} if release == MSD else _others(release_or_file(release), predictions, truth)
         for folder, names in others.items():
-            _say(console, f"Not scored, for {release} names no case so: in {folder}: {_named(names)}")
+            _say(console, f"Not scored because the names in {folder} are not case names of {release}: {_named(names)}")
         if not cases or (missing and not allow_missing):
             raise DataError(
-                f"{predictions}: no prediction of {len(missing)} of the {len(expected)} cases in {truth}: "
+                f"{predictions}: no prediction for {len(missing)} of the {len(expected)} cases in {truth}: "
                 f"{_named(missing)}{': --allow-missing leaves them out' if cases else ''}"
             )
         if missing:
-            _say(console, f"Not scored, for there is no prediction in {predictions}: {_named(missing)}")
-        out.parent.mkdir(parents=True, exist_ok=True)  # a wrong path is told before the work, not after
+            _say(console, f"Not scored because {predictions} has no prediction for them: {_named(missing)}")
+        out.parent.mkdir(parents=True, exist_ok=True)  # report a wrong path before the work, not after it
 
-        from fedserdiff.evaluation.label_maps import score_label_map  # with torch, for which help should not wait
+        from fedserdiff.evaluation.label_maps import score_label_map  # imports torch, which help should not wait for
 
         rows: list[dict[str, Any]] = []
         faults = Faults(DataError)
@@ -101,11 +103,11 @@ def main(
         _write(out, rows, told)
     title = f"Means over {len(cases)} {'case' if len(cases) == 1 else 'cases'} of {release}"
     print_table(console, _table(f"{title}, of {len(expected)}" if missing else title, means, len(cases)))
-    _say(console, f"Every case is in {out}, the means in {out.with_suffix('.json')}")
+    _say(console, f"Scores of every case: {out}; means: {out.with_suffix('.json')}")
 
 
 def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, dict[str, Path], dict[str, Path]]:
-    """Return what labels mean, and the label maps by case, true ones and predicted ones."""
+    """Return the label convention, and the true and the predicted label maps by case."""
     if release == MSD:
         expected = find_decathlon_label_maps(truth / LABELS)
         return read_dataset(truth), expected, find_decathlon_label_maps(predictions, expected)
@@ -114,7 +116,7 @@ def _found(release: str, truth: Path, predictions: Path) -> tuple[Convention, di
 
 
 def _others(release: Release, *folders: Path) -> dict[Path, list[str]]:
-    """Return by folder what may be a case's label map but is not named as one, where there is such."""
+    """Return, by folder, files that may be label maps but are not named like the release's cases."""
     names = {folder: [readable(name) for name in passed_over(folder, release)] for folder in folders}
     return {folder: found for folder, found in names.items() if found}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedserdiff.data.scans import FoundScans, Scan
     from fedserdiff.segmenter import Segmentation, Segmenter
 
-_MOST_LEFT = 20  # paths, in one message
+_MOST_LEFT = 20  # paths in one message
 _MOST_OF_A_VOLUME = 0.6  # a skull-stripped brain fills a sixth of a BraTS volume
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -28,43 +28,54 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    model: Annotated[Path, typer.Argument(help="Directory of a finished run, or a file that export wrote.")],
+    model: Annotated[
+        Path, typer.Argument(help="Directory of a finished run, or a file written by `fedserdiff export`.")
+    ],
     scans: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of cases, cases' own folders, or 4D files.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="Folders of cases, single case folders, or 4D files.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for CASE.nii.gz, one label map a scan.")] = Path("segmentations"),
+    out: Annotated[Path, typer.Option(help="Folder for CASE.nii.gz, one label map for each scan.")] = Path(
+        "segmentations"
+    ),
     site: Annotated[
         str | None,
-        typer.Option(help="Whose scans these are: a hospital's name in the run, or the folder of what it keeps."),
+        typer.Option(help="Hospital that the scans come from: its name in the run, or the folder with what it keeps."),
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="A modality's file, such as t1=FILE; once for each, with --name.")
+        list[str] | None,
+        typer.Option(help="File of one modality, such as t1=FILE; repeat for each modality, and give --name."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What the scan given by --image is called.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the scan given by --image.")] = None,
     release: Annotated[
         str | None,
         typer.Option(
-            help=f"Whose labels are written: {', '.join(RELEASES)}, or a TOML file's.", show_default="the model's"
+            help=f"Release whose labels to write: {', '.join(RELEASES)}, or a TOML file.", show_default="the model's"
         ),
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write CASE-probabilities.nii.gz, a volume for each region.")
+        bool, typer.Option("--probabilities", help="Write CASE-probabilities.nii.gz, with one volume for each region.")
     ] = False,
     error_map: Annotated[
-        bool, typer.Option("--error-map", help="Write CASE-error.nii.gz: what the diffusion corrected.")
+        bool,
+        typer.Option(
+            "--error-map", help="Write CASE-error.nii.gz: the error map, which is what the diffusion corrected."
+        ),
     ] = False,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Write CASE.png, the slices with most in them.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Write CASE.png, which shows the slices with the largest regions.")
+    ] = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
+        str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda if there is a GPU, otherwise cpu")
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="A network or method of others that the model's file names and that may run here."),
+        typer.Option(help="Third-party network or method that the model's file names and that you allow to run here."),
     ] = None,
 ) -> None:
-    """Write a label map for each scan, on the scan's own grid: it opens aligned with its images."""
+    """Write a label map for each scan on the scan's own grid, so that it is aligned with the images."""
     console = open_console()
-    with clear_errors("segmentations that were written are whole"):
+    with clear_errors("segmentations written so far are complete"):
         # with torch, for which help and completion should not wait
         from fedserdiff.data.nifti_writing import write_like
         from fedserdiff.experiments.opened_model import open_model
@@ -75,10 +86,12 @@ def main(
         found = _scans(segmenter, scans or [], image or [], name)
         taken = [scan.name for scan in found.scans if (out / f"{scan.name}.nii.gz").exists()]
         if taken:
-            raise ConfigError(f"--out: {out}: there is a segmentation of {taken[0]} already: give another folder")
+            raise ConfigError(f"--out: {out}: already has a segmentation of {taken[0]}; choose another folder")
         if found.unread:
             count = "1 image" if len(found.unread) == 1 else f"{len(found.unread)} images"
-            _say(console, f"not read: {count} beside the scans', such as {escape(str(found.unread[0]))}")
+            _say(
+                console, f"not read: {count} in addition to those of the scans, such as {escape(str(found.unread[0]))}"
+            )
         for why in found.left[:_MOST_LEFT]:
             _say(console, f"[yellow]not segmented:[/yellow] {escape(why)}")
         written, left = 0, list(found.left)
@@ -88,7 +101,7 @@ def main(
                 progress.update(bar, description=f"segmenting {escape(scan.name)}", completed=done)
                 try:
                     segmentation = segmenter.segment(scan)
-                except DataError as error:  # the other patients' scans are not at fault
+                except DataError as error:  # go on with the other patients' scans
                     left.append(str(error))
                     _say(console, f"[yellow]not segmented:[/yellow] {escape(str(error))}")
                     continue
@@ -126,14 +139,14 @@ def _device(console: Console, name: str | None) -> "torch.device":
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"--device: {name!r} cannot be used here ({reason})") from None
+        raise ConfigError(f"--device: {name!r} cannot be used on this machine ({reason})") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {name!r} is neither cpu nor cuda")
     return device
 
 
 def _convention(release: str | None, segmenter: "Segmenter") -> Convention:
-    """Return whose labels are written: a release's, where it has the model's regions."""
+    """Return the label convention to write: the model's, or that of a release with the model's regions."""
     own = segmenter.convention
     if release is None or release == own.name:
         return own
@@ -152,18 +165,18 @@ def _scans(segmenter: "Segmenter", paths: list[Path], images: list[str], name: s
 
     modalities = segmenter.convention.modalities
     if bool(paths) == bool(images) or (name is None) == bool(images):
-        raise ConfigError("give scans, or --image MODALITY=FILE for each modality with --name")
+        raise ConfigError("scans: give either scans, or --image MODALITY=FILE for each modality together with --name")
     if name is not None:
         if not name or Path(name).name != name:
-            raise ConfigError(f"--name: {name!r} cannot be the name of a file")
+            raise ConfigError(f"--name: {name!r} cannot be used as a file name")
         return FoundScans([named_scan(name, _by_modality(images), modalities)])
     found = find_scans(paths, modalities, segmenter.channels)
     by_name: dict[str, Scan] = {}
     for scan in found.scans:
         if (other := by_name.setdefault(scan.name, scan)) is not scan:
             raise ConfigError(
-                f"{scan.images[0]}, {other.images[0]}: two scans are called {scan.name}: their segmentations would be "
-                "one file: give one of them, or --image with --name"
+                f"{scan.images[0]}, {other.images[0]}: two scans are called {scan.name}, so their segmentations would "
+                "be the same file; give one of them, or use --image with --name"
             )
     return found
 
@@ -173,19 +186,19 @@ def _by_modality(images: list[str]) -> dict[str, Path]:
     for text in images:
         modality, equals, file = text.partition("=")
         if not equals or not file or modality in files:
-            raise ConfigError(f"--image: {text!r} is not MODALITY=FILE, each modality once")
+            raise ConfigError(f"--image: {text!r} is not MODALITY=FILE, or its modality is given twice")
         files[modality] = Path(file)
     return files
 
 
 def _warn(console: Console, scan: "Scan", segmentation: "Segmentation") -> None:
-    """Say where a scan is none that a model of skull-stripped brains knows; it is segmented all the same."""
+    """Warn if a scan is not skull-stripped, as the BraTS model expects; it is segmented anyway."""
     if segmentation.convention.name not in RELEASES:
         return
     share = float(np.count_nonzero(segmentation.scan.voxels)) / segmentation.scan.voxels.size
     if share > _MOST_OF_A_VOLUME:
         warn(
             console,
-            f"{escape(scan.name)}: {100 * share:.0f} % of its voxels are not 0: the model knows skull-stripped brains "
-            "alone, 0 around them",
+            f"{escape(scan.name)}: {100 * share:.0f} % of its voxels are not 0; the model only knows skull-stripped "
+            "brains, with 0 around them",
         )

@@ -1,4 +1,4 @@
-"""Print all settings as a file to begin an experiment with: value, default, range, and where each comes from."""
+"""Print all settings as an experiment file: value, default, range and source of each."""
 
 import textwrap
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(epilog=options.EPILOG)
 @options.takes_settings()
 def main(chosen: Callable[[], options.Chosen], experiment: options.Experiment = None) -> None:
-    """Print all settings as TOML, to read or to begin an experiment's file with."""
-    with clear_errors("nothing is written"):
+    """Print all settings as TOML, to read or to start an experiment file from."""
+    with clear_errors("nothing was written"):
         layers = chosen().layers(experiment)
         text = "\n".join(_lines(layers.settings(), layers))
     open_console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -39,7 +39,7 @@ def _lines(settings: Settings, layers: Layers) -> Iterator[str]:
             group, _, name = one.name.rpartition(".")
             if group == table:
                 source = layers.came_from(one.name)
-                told = f"{one.sentence} Takes {one.allowed}; default {as_toml(one.default)}; here from {source}."
+                told = f"{one.sentence} Allowed: {one.allowed}; default: {as_toml(one.default)}; set by: {source}."
                 yield ""
                 yield from textwrap.wrap(told, _WIDTH, initial_indent="# ", subsequent_indent="# ")
                 yield f"{name} = {as_toml(settings.value(one.name))}"

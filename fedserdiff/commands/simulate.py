@@ -1,4 +1,4 @@
-"""Simulate a federation: hospitals arrive one after another, and one student learns from each."""
+"""Simulate a federation: hospitals arrive one after another, and one student model learns from each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def main(
     tracker: Annotated[
         str | None,
         typer.Option(
-            help=f"Write losses and scores for {' or '.join(TRACKERS)} as well, into the run's directory.",
+            help=f"Also write losses and scores for {' or '.join(TRACKERS)} into the run's directory.",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
@@ -50,26 +50,29 @@ def main(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the interrupted run of this directory, by its own settings; a file of hospitals says "
+            help="Continue the interrupted run of this directory with its own settings; a federation file tells "
             "where its scans are now.",
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
     plan: Annotated[bool, options.PLAN] = False,
     ray_address: Annotated[
-        str | None, typer.Option(help="An existing Ray cluster.", metavar="HOST:PORT", rich_help_panel=options.RUNNING)
+        str | None,
+        typer.Option(
+            help="Address of an existing Ray cluster to use.", metavar="HOST:PORT", rich_help_panel=options.RUNNING
+        ),
     ] = None,
 ) -> None:
-    """Simulate a federation: hospitals arrive one after another, and one student learns from each."""
+    """Simulate a federation: hospitals arrive one after another, and one student model learns from each."""
     console = open_console()
     run: RunDirectory | None = None
 
     def go_on() -> str:
         if run is None or not run.can_go_on:
             return ""
-        return f"All up to the last finished round is kept. Go on with:\n  {as_called('simulate')} --resume {run.path}"
+        return f"All finished rounds are kept. To continue:\n  {as_called('simulate')} --resume {run.path}"
 
-    with clear_errors("what was finished is kept", go_on):
+    with clear_errors("finished stages and rounds are kept", go_on):
         settings = chosen()
         check_tracker(tracker, out or resume)
         # with torch, Flower and Ray, for which help and completion should not wait
@@ -80,7 +83,7 @@ def main(
         kept = Cache.at(cache)
         if plan:
             if resume is not None:
-                raise ConfigError("--plan: --resume goes on with a run that has begun")
+                raise ConfigError("--plan: cannot plan a run that has begun; leave --resume out")
             show_plan(console, [plan_of(console, settings.layers(experiment), experiment, sites)])
             return
         if resume is None:
@@ -89,20 +92,20 @@ def main(
             opened, run = begin(console, layers, experiment, sites, kept, out, ray_address, skip_bad, show_cases)
         else:
             if out is not None:
-                raise ConfigError("--out: --resume goes on in the run's own directory")
+                raise ConfigError("--out: --resume continues in the run's own directory; leave --out out")
             if skip_bad:
-                raise ConfigError("--skip-bad: --resume goes on with the run's own cases")
+                raise ConfigError("--skip-bad: --resume continues with the run's own cases; leave --skip-bad out")
             run = interrupted(resume)
             taken_up = take_up(console, run, settings.given, experiment, sites, kept, show_cases, ray_address)
             if taken_up is None:
-                console.print(f"{escape(str(resume))} is finished: there is nothing to go on with")
+                console.print(f"{escape(str(resume))} is finished; there is nothing to continue")
                 return
             opened = taken_up
         console.print(f"Run directory: {escape(str(run.path))}", soft_wrap=True)
         carry_out(console, opened, run, kept, ray_address, tracker)
         if not opened.shows_cases:
             again = f"{as_called('simulate')} --resume {escape(str(run.path))} --show-cases"
-            console.print(f"No file shows a case of your data. To have pictures:\n  {again}", soft_wrap=True)
+            console.print(f"No file shows a case from your data. To write pictures, run:\n  {again}", soft_wrap=True)
 
 
 if __name__ == "__main__":

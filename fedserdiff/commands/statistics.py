@@ -1,4 +1,4 @@
-"""Tell how hospitals' patients and scans differ, before anybody trains: counts, volumes, intensities, voxel sizes."""
+"""Compare hospitals' patients and scans before training: counts, volumes, intensities, voxel sizes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,12 +32,12 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Ask each hospital for statistics of its training patients, no cell of fewer than 5, and write a page of them.
+    """Ask each hospital for statistics of its training patients, no cell with fewer than 5, and write a page.
 
-    With a statistics.json that a deployed federation's coordinator wrote, write the page of that.
+    Given a statistics.json that a deployed federation's coordinator wrote, write the page of that file.
     """
     console = open_console()
-    with clear_errors("no statistics are written"):
+    with clear_errors("no statistics were written"):
         # with torch, Flower and Ray, for which help and completion should not wait
         from fedserdiff.experiments.opened_federation import Cache, open_named
         from fedserdiff.experiments.simulated_run import new_folder, on_what_there_is

@@ -1,4 +1,4 @@
-"""The study of SER-Diff+: what each of its parts contributes."""
+"""The adapter study: what each part of SER-Diff+ contributes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from fedserdiff.comparison.studies import COLUMNS, FirstHospital, Study, StudyRu
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.settings.experiment import Settings
 
-_WHOLE, _MAPS = "ser-diff-plus", "and shared error maps, replayed"
+_WHOLE, _MAPS = "ser-diff-plus", "with shared error maps, replayed"
 _NO_KD, _NO_ADAPTER = "no distillation (λ = 0)", "no adapter"
 
 
@@ -37,7 +37,7 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         "verdicts": [
             compared("SER-Diff+", "the same without its adapter", whole - by_name[_NO_ADAPTER].dice),
             compared("SER-Diff+", "the same without distillation", whole - by_name[_NO_KD].dice),
-            compared("Replaying shared error maps besides", "replaying none", by_name[_MAPS].dice - whole),
+            compared("SER-Diff+ with replayed error maps", "the same without", by_name[_MAPS].dice - whole),
         ],
     }
 

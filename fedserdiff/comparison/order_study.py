@@ -1,4 +1,4 @@
-"""The study of the order of arrival: methods on the same hospitals, which arrive in several orders."""
+"""The orders study: several methods on the same hospitals, which arrive in different orders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,17 +18,18 @@ from fedserdiff.settings.experiment import Settings, Site
 _BASE, _RAW = "fine-tune", "rehearsal"
 _METHODS = (_BASE, "ser-diff", "ser-diff-plus", "lesion-replay", _RAW)
 _ORDERS = 3
-_HARDEST = "et"  # the region that a population without it makes a student forget
+_HARDEST = "et"  # the region that a student forgets when a hospital's patients lack it
 _COLUMNS = (
-    "method", "Dice % [95 %]", "% of what rehearsal wins", "worst site", "first site", "on arrival",
-    "first site's ET while others arrive",
+    "method", "Dice % [95 %]", "% of rehearsal's gain", "worst site", "first site", "on arrival",
+    "first site's ET after later stages",
 )  # fmt: skip
 
 
 def orders(sites: Sequence[Site]) -> list[tuple[Site, ...]]:
-    """Return three orders of arrival, each with another first site: the given one, and others drawn, always the same.
+    """Return three orders of arrival, each with a different first site: the given one and two random, reproducible
+    ones.
 
-    Of two sites there are two.
+    For two sites there are two orders.
     """
     found, draws = [tuple(sites)], generator(0, "orders-of-arrival")
     while len(found) < min(_ORDERS, len(sites)):
@@ -81,20 +82,20 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
                 for number in range(count)
             ],
         },
-        "sentences": [f"Orders of arrival, over which the table takes means: {arrivals}."],
+        "sentences": [f"The table shows means over these orders of arrival: {arrivals}."],
         "verdicts": [compared(method, _BASE, final[method] - final[_BASE]) for method in _METHODS if method != _BASE]
         + [compared("lesion-replay", _RAW, final["lesion-replay"] - final[_RAW])],
     }
 
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of estimates of the same draws."""
+    """Return the mean of estimates from the same draws."""
     values, replicates = ([getattr(one, name) for one in estimates] for name in ("value", "replicates"))
     return Estimate(float(np.mean(values)), np.mean(replicates, axis=0), estimates[0].sample)
 
 
 def _over(of_orders: Sequence[Mapping[int, RunRecord]], value: Callable[[RunRecord], float]) -> float:
-    """Return the mean over orders and seeds of a value of each run, in %."""
+    """Return a run's value as a mean over orders and seeds, in %."""
     return 100 * float(np.mean([mean_of(by_seed, value) for by_seed in of_orders]))
 
 
@@ -107,13 +108,13 @@ def _first(run: RunRecord) -> float:
 
 
 def _arrival(run: RunRecord) -> float:
-    """Return the mean over sites but the first of their score right after their own stage."""
+    """Return the mean score of a site right after its own stage, over all sites except the first."""
     matrix = run.results["R"]["dice"]["mean"]
     return float(np.mean([matrix[stage][stage - 1] for stage in range(2, len(matrix))]))
 
 
 def _first_sites_hardest(run: RunRecord) -> float:
-    """Return the first site's mean score of the enhancing tumour (of all, where there is none) after later stages."""
+    """Return the first site's mean score after later stages, of ET or, without this region, of all regions."""
     of_region = run.results["R"]["dice"]
     matrix = of_region.get(_HARDEST, of_region["mean"])
     return float(np.mean([row[0] for row in matrix[2:]]))
@@ -122,7 +123,7 @@ def _first_sites_hardest(run: RunRecord) -> float:
 ORDERS = Study(
     "orders",
     "The order of arrival",
-    "What does each method keep, over several orders of arrival of the same hospitals?",
+    "What does each method retain if the same hospitals arrive in different orders?",
     _variants,
     _describe,
 )

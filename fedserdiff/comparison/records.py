@@ -1,4 +1,4 @@
-"""A finished run as comparisons read it: its ``results.json``, and each hospital's scores by case."""
+"""Records of finished runs for comparisons: ``results.json`` and each hospital's scores by case."""
 
 import csv
 import json
@@ -25,18 +25,18 @@ class RunRecord:
     Attributes
     ----------
     path : Path
-        Its directory.
+        The run's directory.
     config : Settings
-        What made it.
+        The run's settings.
     versions : mapping
-        Of the software that made it.
+        Software versions of the run.
     results : mapping
         The contents of its ``results.json``.
     scores : mapping
-        By metric (``dice`` as a fraction, ``hd95`` in mm), the refined masks' mean over regions for every case, stage
-        and site.
+        Scores of the refined masks by metric (``dice`` as a fraction, ``hd95`` in mm): means over regions for every
+        case, stage and site.
     dice_by_region : mapping
-        By region, the same of its Dice, of the student that each site uses in the end alone: arrays of one row.
+        Dice by region, only of the student that each site uses at the end: arrays with one row.
     """
 
     path: Path
@@ -52,23 +52,23 @@ class RunRecord:
         return dict(self.scores["dice"].patients)
 
     def final(self, metric: str) -> list[float]:
-        """Return each site's mean score at the end of the stream, by the student that the site then uses."""
+        """Return each site's mean score at the end of the stream, with the student that the site then uses."""
         matrix = self.results["R"][metric]["mean"]
         return [matrix[row][column] for column, row in enumerate(self.results["deployed"])]
 
     @property
     def seconds(self) -> float:
-        """The run's whole computation, a shared stage 1 included."""
+        """Computation time of the whole run in seconds, including a shared stage 1."""
         return float(sum(self.results["seconds"].values()))
 
 
 def load_run(path: Path) -> RunRecord:
-    """Load a finished run's directory.
+    """Load a finished run from its directory.
 
     Raises
     ------
     ConfigError
-        Where a file is missing or damaged, or hospitals' own scores do not cover every stage, by the config or in fact.
+        If a file is missing or damaged, or the hospitals' scores do not cover every stage.
     """
     try:
         about = json.loads((path / "config.json").read_text())
@@ -77,7 +77,7 @@ def load_run(path: Path) -> RunRecord:
         if config.scoring.evaluate_every > 1 or 0 < config.scoring.evaluate_sites < len(config.sites):
             raise ConfigError(
                 f"{path}: this run was scored in part (evaluate_every {config.scoring.evaluate_every}, evaluate_sites "
-                f"{config.scoring.evaluate_sites}): a comparison needs every site's scores after every stage"
+                f"{config.scoring.evaluate_sites}); a comparison needs every site's scores after every stage"
             )
         deployed: dict[str, int] = dict(zip(results["sites"], results["deployed"], strict=True))
         arrivals: dict[str, int] = dict(zip(results["sites"], results["arrivals"], strict=False))  # of some none
@@ -114,9 +114,9 @@ def load_run(path: Path) -> RunRecord:
 def _by_case(
     path: Path, site: str, scored: Sequence[bool], deployed: int, regions: Sequence[str]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return a hospital's scores by case: means over regions (metrics, rows), and Dice of a row (regions, 1).
+    """Read a hospital's scores by case: means over regions (metrics, rows), and Dice of the deployed row (regions, 1).
 
-    Rows that the hospital has not `scored`, because it had left, are NaN.
+    Rows that the hospital has not `scored` because it had left are NaN.
     """
     by_case: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
     with (path / "hospitals" / site / "scores.csv").open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Studies of what is replayed: error maps or images, how strongly, and how clean."""
+"""Studies of replay: what is replayed, with which weight, and with how much noise."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from fedserdiff.comparison.verdicts import compared
 from fedserdiff.settings.experiment import Settings
 
 _NULL, _MRI, _NONE = (f"error maps, {shared} shared" for shared in ("null", "mri", "none"))
-_IMAGES, _FEATURES, _NOTHING = "synthetic images (image-replay)", "features alone (distill)", "nothing (fine-tune)"
+_IMAGES, _FEATURES, _NOTHING = "synthetic images (image-replay)", "features only (distill)", "nothing (fine-tune)"
 _SYNTHETIC = ("error-maps", "synthetic-images")
 
 
@@ -42,7 +42,7 @@ def _describe_ablation(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         )
         rows.append([name, *cells(outcome), f"{kept / 1e6:.2f}"])
     return {
-        "columns": ["replayed", *COLUMNS, "samples out, MB"],
+        "columns": ["replayed", *COLUMNS, "samples sent, MB"],
         "rows": rows,
         "plot": {
             "kind": "bars",
@@ -54,7 +54,7 @@ def _describe_ablation(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         "sentences": [],
         "verdicts": [
             _against(by_name, _NULL, _NOTHING, "Replaying error maps", "replaying nothing (fine-tune)"),
-            _against(by_name, _NULL, _FEATURES, "Replaying error maps", "distilling on the new scans alone (distill)"),
+            _against(by_name, _NULL, _FEATURES, "Replaying error maps", "distilling on the new scans only (distill)"),
             _against(by_name, _NULL, _IMAGES, "Replaying error maps", "replaying full synthetic images"),
             _against(by_name, _NULL, _NONE, "Sharing null maps", "sharing none"),
             _against(by_name, _MRI, _NULL, "Sharing maps conditioned on scans", "sharing null maps"),
@@ -70,7 +70,7 @@ _LAMBDAS = (0.0, 0.1, 0.5, 1.0, 2.0)
 
 
 def _lambda(config: Settings, first: FirstHospital) -> dict[str, Settings]:
-    """Vary λ; 0 is fine-tuning to the last digit, and is run as such."""
+    """Vary λ. λ = 0 gives exactly fine-tuning, so it is run as fine-tune."""
     runs = {f"{value:g}": config.replace({"method.lambda_kd": value}, method="ser-diff") for value in _LAMBDAS}
     return {**runs, "0": config.replace(method="fine-tune")}
 
@@ -98,11 +98,11 @@ def _describe_lambda(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         },
         "verdicts": [],
         "sentences": [
-            f"From λ = {_LAMBDAS[0]:g} (fine-tuning) to {_LAMBDAS[-1]:g}, Dice on the first site goes from "
-            f"{100 * least.first:.1f} to {100 * most.first:.1f} %, and on the last from {100 * least.last:.1f} to "
-            f"{100 * most.last:.1f} %.",
-            f"The mean over sites is highest at λ = {best}: {100 * by_name[best].dice.value:.1f} %. That is read off "
-            "validation patients: λ may be chosen by it, and no test patient was scored.",
+            f"From λ = {_LAMBDAS[0]:g} (fine-tuning) to λ = {_LAMBDAS[-1]:g}, Dice on the first site goes from "
+            f"{100 * least.first:.1f} to {100 * most.first:.1f} %, and on the last site from {100 * least.last:.1f} "
+            f"to {100 * most.last:.1f} %.",
+            f"The mean over sites is highest at λ = {best}: {100 * by_name[best].dice.value:.1f} %. These are scores "
+            "of validation patients, so λ may be chosen by them; no test patient was scored.",
         ],
     }
 
@@ -136,9 +136,15 @@ def _describe_teacher_noise(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         },
         "sentences": [],
         "verdicts": [
-            compared(f"The student of maps with noise of σ = {_NOISES[-1]:g}", "that of clean maps", harm),
             compared(
-                "The student of clean maps", "that of no maps (distill)", noisy[0.0].dice - by_name[_NO_MAPS].dice
+                f"The student trained on maps with noise of σ = {_NOISES[-1]:g}",
+                "the student trained on clean maps",
+                harm,
+            ),
+            compared(
+                "The student trained on clean maps",
+                "the student without maps (distill)",
+                noisy[0.0].dice - by_name[_NO_MAPS].dice,
             ),
         ],
     }
@@ -147,21 +153,21 @@ def _describe_teacher_noise(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
 ABLATION = Study(
     "ablation",
     "What is replayed, and what is shared",
-    "Do synthetic error maps keep more than full synthetic images, or than nothing? Which maps need to be shared?",
+    "Do replayed error maps retain more than full synthetic images, or than no replay? Which maps need to be shared?",
     _ablation,
     _describe_ablation,
 )
 LAMBDA = Study(
     "lambda",
     "The weight of distillation",
-    "How does λ trade the first site against the last?",
+    "How does λ trade Dice on the first site against Dice on the last?",
     _lambda,
     _describe_lambda,
 )
 TEACHER_NOISE = Study(
     "teacher-noise",
     "Noise in the error maps",
-    "What does a worse teacher do to its student? Gaussian noise is added to every map that is replayed.",
+    "How does a worse teacher affect its student? Gaussian noise is added to every replayed map.",
     _teacher_noise,
     _describe_teacher_noise,
 )

@@ -1,4 +1,4 @@
-"""Studies of the stream: what the teacher was trained on, and how many hospitals follow."""
+"""Studies of the stream: the teacher's training data, and the number of hospitals."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ _ALL = "all"
 
 
 def _teacher_data(config: Settings, first: FirstHospital) -> dict[str, Settings]:
-    """Vary stage 1's training patients: their number, and how much their tumours differ in volume."""
+    """Vary the training patients of stage 1: their number, and how much their tumour volumes differ."""
     variants = {}
     for share in _SHARES:
         for diverse in (True, False):
@@ -39,10 +39,10 @@ def _teacher_data(config: Settings, first: FirstHospital) -> dict[str, Settings]
 
 
 def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool) -> set[str]:
-    """Choose a share of patients, at least one, by the volume of their whole tumour (a patient's largest).
+    """Choose a share of patients, at least one, by whole-tumour volume (the largest over a patient's cases).
 
-    Diverse patients are spread evenly over the ranking by volume, from smallest to largest; patients that are alike
-    are neighbours in its middle.
+    Diverse patients are spread evenly over the ranking by volume, from smallest to largest. Similar patients are
+    neighbours in the middle of the ranking.
     """
     volumes: dict[str, float] = {}
     for cached in training:
@@ -58,12 +58,12 @@ def choose_patients(training: Sequence[CachedCase], share: float, diverse: bool)
 
 
 def tumour_voxels(cached: CachedCase) -> float:
-    """Return the voxels of a case's whole tumour on the working grid."""
+    """Return the number of voxels of a case's whole tumour on the working grid."""
     return float(cached.prepared.tumour_voxels)
 
 
 def _with_first(config: Settings, first: FirstHospital, patients: set[str]) -> Settings:
-    """Return the config with these patients alone to train on at the first site; those held out stay."""
+    """Return the config with only these training patients at the first site; held-out patients stay the same."""
     training, validation, test = (
         tuple(sorted(c.case.name for c in cases))
         for cases in ([c for c in first.training if c.case.patient in patients], first.validation, first.test)
@@ -85,7 +85,7 @@ def _describe_teacher_data(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     kinds = {kind: [*(f"{share:.0%}, {kind}" for share in _SHARES), _ALL] for kind in ("diverse", "alike")}
     half = f"{_SHARES[-1]:.0%}"
     return {
-        "columns": ["patients of stage 1", "training cases", "teacher's Dice % on the first site", *COLUMNS],
+        "columns": ["patients of stage 1", "training cases", "teacher's Dice % on first site", *COLUMNS],
         "rows": [[name, patients[name], 100 * at_stage_1[name], *cells(o)] for name, o in by_name.items()],
         "plot": {
             "kind": "line",
@@ -100,13 +100,13 @@ def _describe_teacher_data(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         "sentences": [],
         "verdicts": [
             compared(
-                "The student of a teacher with all of the first site's cases",
-                f"that of one with {_SHARES[0]:.0%} of them",
+                "The student of a teacher trained on all of the first site's cases",
+                f"the student of a teacher trained on {_SHARES[0]:.0%} of them",
                 by_name[_ALL].dice - by_name[f"{_SHARES[0]:.0%}, diverse"].dice,
             ),
             compared(
-                f"A teacher with {half} of the patients, their tumour volumes diverse,",
-                "one with as many that are alike",
+                f"A teacher trained on {half} of the patients, with diverse tumour volumes,",
+                "one trained on as many with similar volumes",
                 by_name[f"{half}, diverse"].dice - by_name[f"{half}, alike"].dice,
             ),
         ],
@@ -118,7 +118,7 @@ _METHODS = ("ser-diff", "fine-tune")
 
 
 def _stream_length(config: Settings, first: FirstHospital) -> dict[str, Settings]:
-    """Halve a stage's length, so that ten hospitals take no longer than half an hour where three take ten minutes."""
+    """Halve the stages: if three hospitals take ten minutes, ten then take at most half an hour."""
     shorter = config.replace(
         {
             "training.steps_per_stage": -(-config.training.steps_per_stage // 2),
@@ -129,7 +129,7 @@ def _stream_length(config: Settings, first: FirstHospital) -> dict[str, Settings
 
 
 def of_first_sites(scores: StreamScores, count: int) -> StreamScores:
-    """Return the scores that the stream of the first `count` sites has: a later site changes nothing before it came."""
+    """Return the scores of the stream of the first `count` sites: a later site changes nothing before it arrives."""
     sites = list(scores.values)[:count]
     return StreamScores(
         values={site: scores.values[site][: count + 1] for site in sites},
@@ -190,8 +190,8 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
             ],
         },
         "sentences": [
-            "A shorter stream is the beginning of a longer one: nothing that comes later changes it. A stage is half "
-            "as long as in the comparison."
+            "A shorter stream is the beginning of the longest one, because later hospitals do not change earlier "
+            "stages. A stage is half as long as in the comparison."
         ],
         "verdicts": [
             compared(f"After {length} sites, {_METHODS[0]}", _METHODS[1], final[_METHODS[0]][n] - final[_METHODS[1]][n])
@@ -203,7 +203,7 @@ def _describe_stream_length(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
 TEACHER_DATA = Study(
     "teacher-data",
     "The teacher's training data",
-    "How many patients, and how different ones, must stage 1 have for its teacher to be of use?",
+    "How many patients, and how diverse ones, does stage 1 need for a useful teacher?",
     _teacher_data,
     _describe_teacher_data,
 )

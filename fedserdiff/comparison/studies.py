@@ -1,4 +1,4 @@
-"""Studies: one thing is varied, the rest stays, and a table, a plot and a few sentences say what came of it."""
+"""Studies: each varies one setting, keeps the rest, and reports a table, a plot and a few sentences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from fedserdiff.evaluation.bootstrap import Estimate
 from fedserdiff.settings.experiment import Settings
 
 StudyRuns = Mapping[str, Mapping[int, RunRecord]]
-"""Finished runs by the name of their variant, and by seed."""
+"""Finished runs by name of the variant and by seed."""
 
 
 @dataclass(frozen=True)
 class FirstHospital:
-    """The cases of the first site, for studies that vary what stage 1 trains on."""
+    """The cases of the first site, for studies that vary the training data of stage 1."""
 
     training: Sequence[CachedCase]
     validation: Sequence[CachedCase]
@@ -24,16 +24,16 @@ class FirstHospital:
 
 
 VALIDATION_SHARE = 0.25
-"""Of a site's patients whose scores a study reports, where neither settings nor site say who they are (our choice)."""
+"""Share of a site's patients that a study scores, unless settings or site name validation patients (our choice)."""
 
 
 def scored_on_validation(config: Settings) -> Settings:
-    """Return the config of a study: what is read off it may become a setting, so no test patient is scored.
+    """Return the config for a study. A study's result may be used to choose settings, so no test patient is scored.
 
     Raises
     ------
     ConfigError
-        Where the config's test share leaves too few patients.
+        If the config's test share leaves too few patients.
     """
     share = config.data.validation_share or VALIDATION_SHARE
     return config.replace({"data.validation_share": share, "scoring.patients": "validation"})
@@ -41,21 +41,21 @@ def scored_on_validation(config: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class Study:
-    """One study.
+    """A study.
 
     Attributes
     ----------
     name, title, question : str
-        For the command line, and for the page.
+        Name for the command line; title and question for the page.
     variants : callable
-        From a seed's config, as `scored_on_validation` makes it, and first hospital, the config of each variant by
-        name, in the order of the table.
+        Takes a seed's config, as `scored_on_validation` returns it, and the first hospital; returns the config of each
+        variant by name, in the order of the table.
     describe : callable
-        From the finished runs and whether the data are phantoms, the study's ``columns``, ``rows``, ``plot`` and
-        ``sentences``, as `fedserdiff.report.page` shows them, and ``verdicts``, as `compared` makes them: what beats
-        what is said by `judge` alone.
+        Takes the finished runs and whether the data are phantoms; returns the study's ``columns``, ``rows``, ``plot``
+        and ``sentences`` for `fedserdiff.report.page`, and ``verdicts`` as `compared` returns them. Only `judge`
+        decides which of two is better.
     sites : int
-        How many phantom hospitals it needs; 0 for as many as the comparison has.
+        Number of phantom hospitals that the study needs; 0 for as many as the comparison has.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study's table says of one variant: estimates over seeds and patients, and means over seeds.
+    """The result of one variant in a study's table: estimates over seeds and patients, and means over seeds.
 
     Attributes
     ----------
     dice, hd95 : Estimate
-        Final mean over sites.
+        Final score, mean over sites.
     forgetting : Estimate or None
-        Of Dice.
+        Forgetting of Dice.
     first, last : float
         Final Dice on the first and on the last site.
     """
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def outcomes(runs: StudyRuns, phantom: bool) -> dict[str, Outcome]:
-    """Return the outcome of each variant; the Dice estimates' replicates are paired across variants."""
+    """Return the outcome of each variant; replicates of the Dice estimates are paired across variants."""
     estimates = estimates_by_metric(runs, phantom)
     return {
         name: Outcome(
@@ -103,21 +103,21 @@ def outcomes(runs: StudyRuns, phantom: bool) -> dict[str, Outcome]:
 
 
 def mean_of(by_seed: Mapping[int, RunRecord], value: Callable[[RunRecord], float]) -> float:
-    """Return the mean over seeds of a value of each run."""
+    """Return the mean of a run's value over seeds."""
     return sum(value(run) for run in by_seed.values()) / len(by_seed)
 
 
 def required(estimate: Estimate | None) -> Estimate:
-    """Return an estimate that every run has, such as ``final``."""
+    """Return an estimate that always exists, such as ``final``, without None in its type."""
     assert estimate is not None
     return estimate
 
 
-COLUMNS = ("Dice % [95 %]", "HD95 mm [95 %]", "Dice % on first site", "on last", "forgetting")
+COLUMNS = ("Dice % [95 %]", "HD95 mm [95 %]", "Dice % on first site", "Dice % on last site", "forgetting")
 
 
 def cells(outcome: Outcome) -> list[Any]:
-    """Return the cells of `COLUMNS`."""
+    """Return the cells for `COLUMNS`."""
     return [
         interval_text(scaled(outcome.dice, 100)),
         interval_text(outcome.hd95),
@@ -128,7 +128,7 @@ def cells(outcome: Outcome) -> list[Any]:
 
 
 def series(label: str, x: Sequence[Any], of: Sequence[Estimate]) -> dict[str, Any]:
-    """Return a plot's series of Dice in % with intervals."""
+    """Return a series for a plot: Dice in % with intervals."""
     intervals = [scaled(estimate, 100).interval() for estimate in of]
     return {
         "label": label,
@@ -143,5 +143,5 @@ def series(label: str, x: Sequence[Any], of: Sequence[Estimate]) -> dict[str, An
 def plain_series(
     label: str, x: Sequence[Any], y: Sequence[float], texts: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return a plot's series without intervals."""
+    """Return a series for a plot, without intervals."""
     return {"label": label, "x": list(x), "y": list(y), "low": None, "high": None, "texts": texts and list(texts)}

@@ -1,4 +1,4 @@
-"""Methods side by side: means over seeds with intervals, and the answer to what privacy costs, in words."""
+"""Comparison of methods: means over seeds with intervals, and sentences on the cost of not pooling data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,27 +20,28 @@ Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""
 
 RAW_SCANS = "raw-scans"
-"""Beside the records that cross the wire, what a method that breaks privacy takes from other hospitals' disks."""
+"""Kind of bytes that a method which breaks privacy reads from other hospitals' disks; no record on the wire."""
 
 _REPLICATES = 2000
 _STREAM = ("bwt", "fwt", "forgetting")
 _NAMED = 3
-"""More methods than this are not listed in a sentence."""
+"""Largest number of methods that a sentence lists one by one."""
 
 
 def one_seed(scored: str) -> str:
-    """Return what has to be said beside any verdict from a single seed; `scored` is ``test`` or ``validation``."""
+    """Return the caveat on results from a single seed; `scored` is ``test`` or ``validation``."""
     return (
-        f"One seed: intervals are over {scored} patients alone, and how much training varies from seed to seed is not "
-        "in them."
+        f"One seed: intervals cover only the variation over {scored} patients, not the variation of training from seed "
+        "to seed."
     )
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the scores were measured on: `name`, whether it is phantom data, and the cases whose patients came before.
+    """The data of a comparison: its `name`, whether it is phantom data, and the cases of patients who were there
+    already.
 
-    These were `left_out`, or `kept`: then `leak` is the sentence that warns of the scores.
+    These cases were either `left_out` or `kept`. If they were kept, `leak` is the warning about the scores.
     """
 
     name: str
@@ -53,13 +54,13 @@ class Data:
 def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     """Return the contents of ``comparison.json``.
 
-    Dice is a fraction and HD95 in mm throughout, means over the sites' scored cases and the seeds; an interval is the
-    95 % one of a bootstrap over seeds and patients (`fedserdiff.evaluation.bootstrap`).
+    Dice is a fraction and HD95 is in mm throughout. Both are means over the sites' scored cases and the seeds, with 95
+    % intervals from a bootstrap over seeds and patients (`fedserdiff.evaluation.bootstrap`).
 
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or in whom they score, so that they cannot be compared.
+        If runs differ in their seeds or scored patients and cannot be compared.
     """
     one = next(iter(next(iter(runs.values())).values()))
     seeds = sorted(next(iter(runs.values())))
@@ -101,7 +102,7 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
 
 
 def estimates_by_metric(runs: Runs, phantom: bool) -> dict[str, dict[str, dict[str, Estimate | None]]]:
-    """Return `paired_estimates` of whole runs by name, metric (``dice``, ``hd95``) and statistic; raises as it does."""
+    """Return estimates of whole runs by name, metric (``dice``, ``hd95``) and statistic, as `paired_estimates`."""
     return _by_metric(runs, _draws(_scores(runs, "dice"), phantom))
 
 
@@ -117,18 +118,18 @@ def _scores(runs: Runs, metric: str) -> dict[str, dict[int, StreamScores]]:
 def paired_estimates(
     runs: Mapping[str, Mapping[int, StreamScores]], phantom: bool
 ) -> dict[str, dict[str, Estimate | None]]:
-    """Return, by name and statistic, estimates of runs by name and seed, their replicates paired across names.
+    """Return estimates by name and statistic from runs by name and seed; replicates are paired across names.
 
     Raises
     ------
     ConfigError
-        Where runs differ in seeds or in whom they score.
+        If runs differ in their seeds or scored patients.
     """
     return _paired(runs, _draws(runs, phantom))
 
 
 def _draws(runs: Mapping[str, Mapping[int, StreamScores]], phantom: bool) -> Resampling:
-    """Return draws of the seeds and patients of the first of `runs`: the others' have to be the same."""
+    """Return draws of the seeds and patients of the first of `runs`; the others must have the same."""
     patients = {seed: one.patients for seed, one in next(iter(runs.values())).items()}
     return Resampling(patients, shared_patients=not phantom, replicates=_REPLICATES)
 
@@ -199,7 +200,7 @@ def _mean_matrix(matrices: Sequence[Sequence[Sequence[float | None]]]) -> list[l
 
 
 def _needs(method: Method) -> list[str]:
-    """Return what a method needs to know beyond a hospital's own cases and the students that it is handed."""
+    """Return what a method needs to know in addition to a hospital's own cases and the students it receives."""
     known = (
         (method.breaks_privacy, "raw data of other hospitals"),
         (method.knows_origin, "which hospital a scan comes from"),
@@ -208,7 +209,7 @@ def _needs(method: Method) -> list[str]:
 
 
 def _curves(seed: int, record: RunRecord) -> list[dict[str, Any]]:
-    """Return a run's validations while training, by site and stage: mean refined Dice at steps of the stage."""
+    """Return a run's validation curves by site and stage: mean refined Dice at steps of the stage."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in record.results["curves"]:
         place = (row["site"], row["stage"])
@@ -225,7 +226,7 @@ _ASKED = (
     ("ser-diff", "fine-tune"),
     ("ser-diff", "distill"),
 )
-"""What readers ask of this project's methods first: does the first of a pair beat the second?"""
+"""Pairs of methods that are always compared: does the first beat the second?"""
 
 
 def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -242,19 +243,20 @@ def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
 def answer(
     estimates: Mapping[str, Any], worst_sites: Mapping[str, str], about: Mapping[str, Any], scored: str
 ) -> list[str]:
-    """Return what the comparison says, in sentences with figures, but for its verdicts."""
+    """Return the comparison's main results as sentences with figures, without its verdicts."""
     final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
     ends = {
-        name: f"{_percent(final[name])} mean Dice, its worst hospital, {worst_sites[name]}, "
-        f"at {_percent(by_metric['dice']['worst'])}"
+        name: f"{_percent(final[name])} mean Dice (worst hospital "
+        f"{worst_sites[name]}: {_percent(by_metric['dice']['worst'])})"
         for name, by_metric in estimates.items()
     }
     sentences = []
     if "pooled" in final and "fine-tune" in final:
         loss = final["pooled"] - final["fine-tune"]
         sentences.append(
-            f"Pooling all raw scans ends at {ends['pooled']}; handing the model from hospital to hospital and doing "
-            f"nothing else ends at {ends['fine-tune']}: not pooling costs {_points(loss)} points."
+            f"Pooling all raw scans ends at {ends['pooled']}. Fine-tuning the model at one hospital after another, "
+            f"without anything against forgetting, ends at {ends['fine-tune']}. Not pooling therefore costs "
+            f"{_points(loss)} points."
         )
         sentences += _regained(final, loss)
     else:
@@ -265,20 +267,23 @@ def answer(
 
 
 def _ends(final: Mapping[str, Estimate], ends: Mapping[str, str]) -> str:
-    """Say where each method ends, or, of many, the one that ends highest without raw data, where there is one."""
+    """Return where each method ends or, for many methods, the best one that needs no raw data, if there is one."""
     if len(final) <= _NAMED:
         return " ".join(f"{label(name)} ends at {end}." for name, end in ends.items())
     private = [name for name in final if not get_method(name).breaks_privacy]
     best = max(private or final, key=lambda name: final[name].value)
     which = "that need no raw data of other hospitals" if private else "that break privacy"
-    return f"Of {len(private or final)} methods {which}, {best} ends highest, at {ends[best]}."
+    return f"Among {len(private or final)} methods {which}, {best} ends highest, at {ends[best]}."
 
 
 def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
-    """Say which share of what not pooling costs each method wins back, where that is anything to divide by."""
+    """Return the share of the loss from not pooling that each method recovers, if the loss is clearly above 0."""
     low = loss.interval().low
     if low is None or low <= 0:
-        return ["What other methods win back of that cannot be told: its interval includes 0, or there is none."]
+        return [
+            "How much other methods recover of this loss cannot be computed: its interval includes 0, or there is no "
+            "interval."
+        ]
     shares = {}
     for name, estimate in final.items():
         if name not in ("pooled", "fine-tune"):
@@ -289,11 +294,15 @@ def _regained(final: Mapping[str, Estimate], loss: Estimate) -> list[str]:
             shares[label(name)] = interval_text(share, " %", decimals=0)
     if not shares:
         return []
-    return ["Of that loss is won back: " + "; ".join(f"{name} {share}" for name, share in shares.items()) + "."]
+    return [
+        "Share of this loss that methods recover: "
+        + "; ".join(f"{name} {share}" for name, share in shares.items())
+        + "."
+    ]
 
 
 def interval_text(estimate: Estimate, unit: str = "", decimals: int = 1) -> str:
-    """Return a value with its 95 % interval, where there is one, such as ``56.5 % [49.1, 62.0]``."""
+    """Return a value with its 95 % interval, if there is one, such as ``56.5 % [49.1, 62.0]``."""
     interval = estimate.interval()
     style = f".{decimals}f"
     ends = "" if interval.low is None else f" [{interval.low:{style}}, {interval.high:{style}}]"
@@ -309,7 +318,7 @@ def _points(estimate: Estimate) -> str:
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """Return an estimate in other units, such as a fraction as per cent."""
+    """Return an estimate in other units, such as a fraction in per cent."""
     return replace(estimate, value=factor * estimate.value, replicates=factor * estimate.replicates)
 
 
@@ -320,34 +329,37 @@ def _minus(text: str) -> str:
 def _notes(about: Mapping[str, Any], scored: str, runs: Sequence[RunRecord]) -> list[str]:
     seeds: Sequence[int] = about["seeds"]
     drawn = f"{scored} patients"
-    drawn = f"seeds and {drawn}" if len(seeds) > 1 else f"{drawn} alone, since there is one seed"
+    drawn = f"seeds and {drawn}" if len(seeds) > 1 else f"{drawn} only, because there is one seed"
     cpus = sorted({run.config.machine.cpus_per_site for run in runs})
     on_gpu = sorted({run.path.name for run in runs if run.config.machine.gpus_per_site})
     few = [site for site, count in about["cases"].items() if count[scored] < 2]
     notes = [
         f"Values in brackets are 95 % intervals from {_REPLICATES} bootstrap replicates over {drawn}; every method is "
         "scored on the same draws."
-        + (f" There are none where a site has a single {scored} patient, as {', '.join(few)} here." if few else ""),
-        f"Dice and HD95 are those of the refined masks on whole {scored} volumes, means over regions, over cases and "
-        "over sites. A tumour region that is missed or made up costs all of its Dice and the volume's diagonal.",
-        f"Minutes are computation on {' or '.join(f'{count:g}' for count in cpus)} CPU{'' if cpus == [1] else 's'} a "
-        "run; a stage 1 that several methods share was computed once and counts for each of them.",
-        "Bytes are what left all hospitals in a run, by kind of record. raw-scans are the files that a method which "
-        "breaks privacy takes from other hospitals; a simulation reads them from disk. Of methods without a federation "
-        "(local, pooled) nothing else is counted: their students travel only to be scored.",
+        + (f" There are none if a site has a single {scored} patient, as {', '.join(few)} here." if few else ""),
+        f"Dice and HD95 are those of the refined masks on whole {scored} volumes, means over regions, cases and "
+        "sites. A tumour region that is missed or false positive scores Dice 0 and the volume's diagonal as HD95.",
+        f"Minutes are computation on {' or '.join(f'{count:g}' for count in cpus)} CPU{'' if cpus == [1] else 's'} "
+        "for each run. A stage 1 that several methods share was computed once and counts for each of them.",
+        "Bytes are those that left all hospitals in a run, by kind of record. raw-scans are files that a method "
+        "which breaks privacy takes from other hospitals; a simulation reads them from disk. For methods without a "
+        "federation (local, pooled) nothing else is counted: their students travel only to be scored.",
     ]
     notes.insert(
         2,
-        "The worst hospital is that with the lowest mean Dice at the end, over regions, patients and seeds; another "
-        "may be it in another replicate. The spread is the standard deviation over hospitals of that mean (population "
-        "formula). Chance lowers a minimum and widens a spread: both intervals lie somewhat to the bad side.",
+        "The worst hospital is the one with the lowest mean Dice at the end, over regions, patients and seeds; it "
+        "may differ between replicates. The spread is the standard deviation of that mean over hospitals (population "
+        "formula). Chance lowers a minimum and widens a spread, so both intervals are slightly pessimistic.",
     )
     notes += departure_notes(next((d for run in runs if (d := run.results["departures"])), ()))
     if len(seeds) > 1:
         notes.append(
-            f"Few seeds understate themselves: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of their variance. "
-            "Forgetting takes a maximum over stages, which resampling raises: its interval lies somewhat high."
+            f"Few seeds understate the variance between seeds: {len(seeds)} show {len(seeds) - 1}/{len(seeds)} of it. "
+            "Forgetting takes a maximum over stages, which resampling raises, so its interval is slightly too high."
         )
     if 0 < len(on_gpu) < len({run.path.name for run in runs}):
-        notes.append(f"Computed on a GPU, the others on CPUs, which differs in the last digits: {', '.join(on_gpu)}.")
+        notes.append(
+            "Some runs were computed on a GPU and the others on CPUs, whose last digits differ. On a GPU: "
+            f"{', '.join(on_gpu)}."
+        )
     return notes

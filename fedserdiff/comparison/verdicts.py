@@ -1,8 +1,8 @@
-"""Which of two is better, where that can be told: of paired differences, and of how many were looked at.
+"""Verdicts on which of two is better, from paired differences and corrected for the number of comparisons.
 
-"Beats" is a decision that is wrong now and then. Who looks at many differences is wrong more often, unless the bar
-rises with their number: Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979) keeps the chance that
-any of them is told wrongly below 5 %.
+The decision "beats" is sometimes wrong. With many comparisons, errors become likely unless the threshold is raised.
+Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979) keeps the chance of any wrong decision below 5
+%.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from fedserdiff.evaluation.bootstrap import Estimate
 
 LEAST_SEEDS = 3
-"""Of fewer runs how much training varies is not known, whatever their patients say (our choice)."""
+"""Smallest number of seeds for a verdict; with fewer, the variation of training is unknown (our choice)."""
 
 LEVEL = 0.05
 
 
 def compared(first: str, second: str, difference: Estimate) -> dict[str, Any]:
-    """Return a comparison that `judge` can put into words, JSON-ready.
+    """Return a comparison that `judge` turns into a verdict, JSON-ready.
 
     Parameters
     ----------
     first, second : str
-        What is compared, as a sentence names it.
+        The two things compared, as they are named in a sentence.
     difference : Estimate
-        The first's mean Dice less the second's, a fraction, paired.
+        Mean Dice of the first minus that of the second, as a fraction; a paired estimate.
 
     Returns
     -------
     dict
-        ``first``, ``second``, ``value`` with ``low`` and ``high``, in points of Dice, the 95 % interval of this
-        comparison alone; the number of ``seeds`` and ``patients`` it is of; ``p``, None where nothing can be told.
+        ``first``, ``second``; ``value`` with its uncorrected 95 % interval ``low`` and ``high``, in points of Dice; the
+        number of ``seeds`` and ``patients``; ``p``, or None if no test is possible.
     """
     interval = difference.interval()
     ends = {
@@ -47,18 +47,18 @@ def compared(first: str, second: str, difference: Estimate) -> dict[str, Any]:
 
 
 def p_value(replicates: NDArray[np.float64]) -> float:
-    """Return the two-sided p of a difference of 0, from bootstrap replicates of the difference.
+    """Return the two-sided p-value for a difference of 0, from bootstrap replicates of the difference.
 
-    Twice the share of replicates on the side of 0 that fewer are on, one added to both counts, so that no p is 0
-    (Davison and Hinkley, Bootstrap Methods and their Application, 1997, §4.2); it falls below 5 % where the 95 %
-    percentile interval leaves out 0.
+    It is twice the share of replicates on the less frequent side of 0. One is added to both counts, so that p is never
+    0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, §4.2). It falls below 5 % if the 95 %
+    percentile interval excludes 0.
     """
     beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(replicates) + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's step-down procedure for as many comparisons as there are, in their order."""
+    """Return p-values adjusted by Holm's step-down procedure for the number of comparisons, in the given order."""
     adjusted, least = [0.0] * len(p), 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[place]))
@@ -67,11 +67,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def judge(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return results with their ``verdicts`` in words, corrected for the comparisons of all of them together.
+    """Return results with their ``verdicts`` in words, corrected for the comparisons in all results together.
 
-    A result is the contents of a ``comparison.json`` or of a study's file; its ``scored`` says whose scores it is of,
-    ``test`` or ``validation`` patients'. Each of its verdicts, as `compared` made it, gets ``p_adjusted`` and ``text``;
-    ``rule`` says how they were come by, and is empty where there is none.
+    A result is the contents of a ``comparison.json`` or of a study's file; its ``scored`` says whether ``test`` or
+    ``validation`` patients were scored. Each verdict from `compared` gets ``p_adjusted`` and ``text``. ``rule``
+    explains how verdicts are reached, and is empty if there are none.
     """
     tested = [one["p"] for result in results for one in result["verdicts"] if one["p"] is not None]
     adjusted = iter(holm(tested))
@@ -86,7 +86,7 @@ def judge(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def said(sentences: Sequence[str], result: Mapping[str, Any]) -> list[str]:
-    """Return all that is said of a result: its own `sentences`, then its verdicts and how they were come by."""
+    """Return all sentences of a result: its own `sentences`, then its verdicts and the rule behind them."""
     verdicts = [one["text"] for one in result.get("verdicts", ())]
     return [*sentences, *verdicts, *([result["rule"]] if verdicts else [])]
 
@@ -103,18 +103,18 @@ def _text(one: Mapping[str, Any], p: float | None, scored: str) -> str:
     elif p is None:
         why = f"fewer than {LEAST_SEEDS} seeds"
     elif low <= 0 <= high:
-        why = f"an interval that includes 0{adjusted}"
+        why = f"the interval includes 0{adjusted}"
     elif p > LEVEL:
-        why = f"not clear enough among so many comparisons{adjusted}"
+        why = f"not significant after correction for the number of comparisons{adjusted}"
     else:
         return f"{first} {'beats' if low > 0 else 'loses to'} {second}: {figures}{adjusted}."
-    return f"{first} or {second}: which is better cannot be told: {figures}, {why}."
+    return f"{first} or {second}: undecided: {figures}, {why}."
 
 
 def _rule(tested: int) -> str:
     return (
-        "Each difference is of two means over the same sites, patients and seeds. In brackets is its own 95 % "
-        f"interval, of a bootstrap over them. What beats what is told from {LEAST_SEEDS} seeds on, where that interval "
-        f"leaves out 0 and p is at most {LEVEL}: p is of the same bootstrap, two-sided, adjusted by Holm's procedure "
-        f"for the comparisons here that have one: {tested or 'none'}."
+        "Each difference is between two means over the same sites, patients and seeds, with its uncorrected 95 % "
+        f"bootstrap interval in brackets. A method beats another only with at least {LEAST_SEEDS} seeds, an interval "
+        f"that excludes 0 and an adjusted p of at most {LEVEL}. p is two-sided, comes from the same bootstrap, and is "
+        f"adjusted by Holm's procedure for the comparisons on this page that have a p: {tested or 'none'}."
     )

@@ -1,4 +1,4 @@
-"""HD95 over surface area, as the BraTS 2023 challenge measures it, and not over surface voxels."""
+"""HD95 over surface area, as in the BraTS 2023 challenge, instead of over surface voxels."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from fedserdiff.evaluation.distances import distances
 
 PENALTY_MM = 374.0
-"""HD95 of a missed lesion and of a spurious component: the organisers' number, a BraTS volume's diagonal rounded up."""
+"""HD95 of a missed lesion or a spurious component: the organisers' value, a BraTS volume's diagonal rounded up."""
 
 
 def area_hd95(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:
-    """Return HD95 in mm of two masks (X, Y, Z) as the organisers measure it.
+    """Return HD95 in mm of two masks (X, Y, Z) as the BraTS 2023 organisers measure it.
 
-    The surface lies between voxels, cut to pieces of known area, and 95 % of the *area* are nearer than the distance
-    (google-deepmind/surface-distance, whose tables MONAI has). The larger of the two directions counts. 0 where both
-    masks are empty, `PENALTY_MM` where one is, whatever the scan's size.
+    The surface lies between voxels and is divided into pieces of known area; 95 % of the *area* is nearer than the
+    returned distance (google-deepmind/surface-distance, whose tables MONAI has). The larger of the two directions
+    counts. The result is 0 if both masks are empty and `PENALTY_MM` if one is, for every scan size.
     """
     if not prediction.any() or not truth.any():
         return PENALTY_MM if prediction.any() or truth.any() else 0.0
@@ -35,7 +35,7 @@ def area_hd95(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_m
 
 
 def _weighted_percentile(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
-    """Return the least distance within which 95 % of the area lies."""
+    """Return the smallest distance within which 95 % of the area lies."""
     order = np.argsort(distances, kind="stable")
     share = np.cumsum(areas[order]) / areas.sum()
     return float(distances[order[min(int(np.searchsorted(share, 0.95)), len(order) - 1)]])

@@ -1,10 +1,10 @@
 """95 % intervals over seeds and patients: a hierarchical bootstrap, paired across methods.
 
-A replicate draws as many seeds as there are, with replacement, and for each of them, site by site, as many patients
-as the site has; a drawn patient brings all its cases. Every method is scored on the same draws, so the difference of
-two estimates has an interval of its own, free of what makes a case hard for both. Seeds and patients drawn apart from
-each other (crossed): Owen, doi 10.1214/07-AOAS122. Few seeds understate themselves: n of them show (n − 1)/n of their
-variance.
+A replicate draws as many seeds as there are, with replacement. For each of them, site by site, it draws as many
+patients as the site has; a drawn patient brings all its cases. Every method is scored on the same draws, so the
+difference of two estimates has an interval without the variation that is common to both. Seeds and patients are drawn
+independently (crossed): Owen, doi 10.1214/07-AOAS122. Few seeds understate their variance: n seeds show (n − 1)/n of
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _OF_STREAM = STATISTICS[3:]
 
 @dataclass(frozen=True, eq=False)
 class StreamScores:
-    """One run's score of every case that it scores after every stage, in the metric's units.
+    """One run's score of every scored case after every stage, in the metric's units.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class StreamScores:
 
     def __post_init__(self) -> None:
         if not self.values or not self.values.keys() == self.patients.keys() == self.deployed.keys():
-            raise ValueError("values, patients and deployed must be of the same sites, at least one")
+            raise ValueError("values, patients and deployed must have the same sites, at least one")
         rows = len(next(iter(self.values.values())))
         for site, values in self.values.items():
             if values.shape != (rows, len(self.patients[site])):
@@ -56,7 +56,7 @@ class StreamScores:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % percentile interval, in the value's units; None where the data cannot give one."""
+    """A value and its 95 % percentile interval, in the value's units; the ends are None if the data give none."""
 
     value: float
     low: float | None
@@ -69,7 +69,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """What an estimate is of: how many seeds, and how many scored patients of all sites and seeds together."""
+    """Sample of an estimate: the number of seeds, and of scored patients over all sites and seeds."""
 
     seeds: int
     patients: int
@@ -77,18 +77,18 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A statistic on the cases as they are, and on every replicate.
+    """A statistic on the original cases and on every replicate.
 
-    Those of one `Resampling` are paired: what is computed from several, replicate by replicate, is one too.
+    Estimates from one `Resampling` are paired, so they can be combined replicate by replicate.
 
     Attributes
     ----------
     value : float
         Mean over the seeds.
     replicates : array of float64, shape (replicates,)
-        Mean over the drawn seeds; NaN where the data cannot tell how much it varies.
+        Mean over the drawn seeds; NaN if the data do not show the variation.
     sample : Sample
-        What was drawn from.
+        The sample that was drawn from.
     """
 
     value: float
@@ -96,11 +96,11 @@ class Estimate:
     sample: Sample
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """Return the paired difference; both must be of one `Resampling`, or of two built alike."""
+        """Return the paired difference; both must come from one `Resampling`, or from two built in the same way."""
         return Estimate(self.value - other.value, self.replicates - other.replicates, self.sample)
 
     def interval(self) -> Interval:
-        """Return the value with the 2.5 and 97.5 percentiles of the replicates, None where these are NaN.
+        """Return the value with the 2.5 and 97.5 percentiles of the replicates, or None if these are NaN.
 
         Forgetting may lie below its interval: its maximum over stages grows with noise, and resampling adds noise.
         """
@@ -111,26 +111,26 @@ class Estimate:
 
 
 class Resampling:
-    """The draws of seeds and patients on which every method is scored: the same in whatever order they are given.
+    """The draws of seeds and patients on which every method is scored; they do not depend on the order of the input.
 
-    A site with one patient cannot show how much its patients differ: replicates are then NaN, unless every seed brings
-    a patient of its own.
+    A site with one patient does not show how much its patients differ: replicates are then NaN, unless every seed has
+    its own patients.
 
     Parameters
     ----------
     patients : mapping of int to mapping of str to sequence of str
         By seed and site, the patient of each case, as in `StreamScores`.
     shared_patients : bool
-        Whether all seeds have the same patients (real data): a replicate's seeds then share one draw, as hard cases
-        do not average out over seeds. Otherwise (phantoms) each drawn seed has its own, even one drawn twice.
+        Whether all seeds have the same patients (real data). A replicate's seeds then share one draw, because hard
+        cases do not average out over seeds. Otherwise (phantoms) each drawn seed has its own draw, even if drawn twice.
     replicates, rng_seed : int
         Number of replicates (at least 1) and seed of their draws (at least 0).
 
     Raises
     ------
     ValueError
-        No seed, a site without patients, seeds of different sites, or patients that differ between seeds though
-        `shared_patients`.
+        If there is no seed, a site has no patients, seeds have different sites, or patients differ between seeds
+        despite `shared_patients`.
     """
 
     def __init__(
@@ -150,8 +150,10 @@ class Resampling:
         of_seeds = [sum(len(set(of_case)) for of_case in sites.values()) for sites in self._patients.values()]
         self._sample = Sample(len(of_seeds), of_seeds[0] if shared_patients else sum(of_seeds))
         rng = np.random.default_rng(rng_seed)
-        self._seeds = rng.choice(list(self._patients), (replicates, len(self._patients)))  # the drawn ones
-        # By seed and site: how often each case is in each draw of the seed, after a row of ones, the cases as they are.
+        self._seeds = rng.choice(
+            list(self._patients), (replicates, len(self._patients))
+        )  # drawn seeds of each replicate
+        # By seed and site: how often each draw contains each case, after a first row of ones for the original cases.
         self._weights: dict[int, dict[str, NDArray[np.float64]]] = {}
         shared: dict[str, NDArray[np.float64]] = {}
         for seed, sites in self._patients.items():
@@ -170,17 +172,17 @@ class Resampling:
                 self._weights[seed][site] = np.vstack([np.ones(len(of_case)), drawn])
 
     def estimates(self, runs: Mapping[int, StreamScores]) -> dict[str, Estimate | None]:
-        """Return every one of `STATISTICS` of a method, from its run of each seed.
+        """Return all `STATISTICS` of a method from its run of each seed.
 
-        ``final`` is the mean over sites of the deployed student's score. ``worst`` is the worst site's, and ``spread``
-        the standard deviation over sites (population formula), both of each site's mean over the drawn seeds and
-        patients: another site may be the worst in another replicate. The others are of `stacked_scores`; None where a
-        seed's run has none, as where sites do not share one student or arrive all at once.
+        ``final`` is the mean over sites of the deployed student's score. ``worst`` is the score of the worst site, and
+        ``spread`` the standard deviation over sites (population formula). Both use each site's mean over the drawn
+        seeds and patients, so the worst site may differ between replicates. The others come from `stacked_scores`; they
+        are None if a seed's run has none, because sites do not share one student or all arrive at once.
 
         Raises
         ------
         ValueError
-            The runs are of other seeds, sites or patients.
+            If the runs have other seeds, sites or patients.
         """
         if runs.keys() != self._patients.keys():
             raise ValueError(f"runs of seeds {sorted(runs)}, draws of seeds {list(self._patients)}")
@@ -203,7 +205,7 @@ class Resampling:
     def _over_seeds(self, scores: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the mean over seeds of scores of shape (draws of the seed, …) each: (1 + replicates, …).
 
-        The first is of the cases as they are, and so is each seed's first.
+        The first row, also of each seed, is for the original cases.
         """
         shape = next(iter(scores.values())).shape[1:]
         drawn = np.empty((*self._seeds.shape, *shape))
@@ -213,7 +215,7 @@ class Resampling:
         return np.concatenate([as_is[None], drawn.mean(1)])
 
     def _estimate(self, draws: NDArray[np.float64]) -> Estimate:
-        """Return the estimate of a statistic on the cases as they are and on every replicate: (1 + replicates,)."""
+        """Return the estimate from a statistic on the original cases and on every replicate: (1 + replicates,)."""
         replicates = draws[1:] if self._varies else np.full(len(draws) - 1, np.nan)
         return Estimate(float(draws[0]), replicates, self._sample)
 
@@ -225,7 +227,7 @@ class Resampling:
 
 
 def _draw(rng: np.random.Generator, of_case: Sequence[str], draws: int) -> NDArray[np.float64]:
-    """Return how often each case comes up when its site's patients are drawn: shape (draws, cases)."""
+    """Draw a site's patients and return how often each case is drawn: shape (draws, cases)."""
     names, index = np.unique(np.asarray(of_case), return_inverse=True)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     return times[:, index].astype(float)
@@ -234,10 +236,10 @@ def _draw(rng: np.random.Generator, of_case: Sequence[str], draws: int) -> NDArr
 def _score(
     run: StreamScores, weights: Mapping[str, NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]] | None]:
-    """Return of a run whose cases have weights (draws, cases) by site what each site ends at, and the stream's scores.
+    """Return a run's final score of each site, and the stream's scores, for case weights (draws, cases) by site.
 
-    The former has shape (draws, sites), in the order of the weights; of the latter, None where there are none, each
-    has shape (draws,).
+    The final scores have shape (draws, sites), in the order of the weights. Each of the stream's scores has shape
+    (draws,); they are None if there are none.
     """
     by_site = {
         site: weights[site] @ values.T / weights[site].sum(1, keepdims=True) for site, values in run.values.items()

@@ -94,7 +94,7 @@ def stacked_scores(
 
 
 def _mean_of_known(by_site: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the last axis of what is not NaN; NaN where all is."""
+    """Return the mean over the last axis without NaN, or NaN if all values are."""
     known = ~np.isnan(by_site)
     count = known.sum(-1)
     total = np.where(known, by_site, 0).sum(-1)

@@ -1,7 +1,7 @@
-"""Distances from voxels to the nearest of others: what they cost depends on the boxes about them, not on their shapes.
+"""Distances from voxels to the nearest voxels of another set, at a cost that depends on bounding boxes, not on shapes.
 
-A tree of nearest neighbours is slow where the two are far apart or fill a volume, and a transform of the whole volume
-gives a distance to every voxel, of which surfaces are few (measured: docs/explanation/performance.md).
+A nearest-neighbour tree is slow if the two sets are far apart or fill a volume. A distance transform of the whole
+volume computes every voxel, although surfaces have few (measured: docs/explanation/performance.md).
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from fedserdiff.data.preprocess import bounding_box
 
-_DENSE = 4  # times fewer columns are picked out sooner than all are computed (measured)
+_DENSE = 4  # with this many times fewer columns, selecting them is faster than computing all (measured)
 
 
 def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return those voxels of a mask of shape (X, Y, Z) that have a face in common with what is not of it.
+    """Return the voxels of a mask of shape (X, Y, Z) that share a face with a voxel outside the mask.
 
-    What lies beyond the array is not of the mask.
+    Everything beyond the array is outside the mask.
     """
     inside = mask.copy()
     for axis in range(3):
@@ -31,9 +31,9 @@ def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def grown(mask: NDArray[np.bool_], offsets: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return where some voxel of a mask (X, Y, Z) comes to lie that is moved by one of `offsets`, (N, 3) voxels.
+    """Return the union of a mask (X, Y, Z) shifted by each of `offsets`, (N, 3) in voxels.
 
-    What is moved out of the array is lost. Whole masks are moved: its cost does not depend on what they hold.
+    Voxels shifted out of the array are lost. Whole masks are shifted, so the cost does not depend on their content.
     """
     reached = np.zeros_like(mask)
     for offset in offsets:
@@ -50,16 +50,16 @@ def grown(mask: NDArray[np.bool_], offsets: NDArray[np.intp]) -> NDArray[np.bool
 def distances(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """Return the distance in mm of each voxel of `asked` to the nearest voxel of `nearest`, from centre to centre.
 
-    The exact transform axis by axis: the least squared distance within a line, then within a plane, then in all
-    (Saito and Toriwaki, Pattern Recognition 27(11), 1994). Only those lines and planes are computed that lead from
-    what is asked to what may be nearest.
+    This is the exact transform, axis by axis: the smallest squared distance within a line, then a plane, then the
+    volume (Saito and Toriwaki, Pattern Recognition 27(11), 1994). Only the lines and planes between `asked` and
+    `nearest` are computed.
 
     Parameters
     ----------
     asked, nearest : ndarray of shape (X, Y, Z)
-        Masks of at least one voxel each.
+        Masks with at least one voxel each.
     spacing_mm : sequence of float
-        Voxel size. Where it is the same along all axes, squares are whole numbers of voxels, exact in float32.
+        Voxel size in mm. If it is the same along all axes, squared distances in voxels are integers, exact in float32.
 
     Returns
     -------
@@ -96,9 +96,9 @@ def distances(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: 
 
 
 def farthest_at_most(asked: NDArray[np.bool_], nearest: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:
-    """Return what none of `distances` exceeds, at a small part of their cost; ∞ where it cannot be told.
+    """Return an upper bound of `distances` in mm at a small part of their cost; ∞ if there is none.
 
-    It is the farthest that a voxel of `asked` is from one of `nearest` on its own line along the first axis.
+    It is the largest distance from a voxel of `asked` to one of `nearest` on the same line along the first axis.
     """
     to = bounding_box(asked)
     lines = nearest[:, to[1], to[2]].transpose(1, 0, 2)
@@ -111,15 +111,15 @@ def _size(span: slice) -> int:
 
 
 def _squares(to: slice, of: slice, step_mm: float) -> NDArray[np.float64]:
-    """Return the squared distances of positions on an axis to others."""
+    """Return the squared distances between two ranges of positions on an axis."""
     away = np.arange(to.start, to.stop)[:, None] - np.arange(of.start, of.stop)
     return np.asarray((away * step_mm) ** 2)
 
 
 def _along_lines(voxels: NDArray[np.bool_], of: slice, to: slice, kind: type[np.floating[Any]]) -> NDArray[Any]:
-    """Return how many voxels away each line's nearest one is, ∞ where it has none.
+    """Return the distance in voxels to the nearest voxel on each line, ∞ if the line has none.
 
-    Lines are along the middle axis, on which the voxels are at `of`, and distances are wanted at `to`.
+    Lines run along the middle axis. The voxels are at positions `of`, and distances are returned at positions `to`.
     """
     start, stop = min(to.start, of.start), max(to.stop, of.stop)
     away = np.full((voxels.shape[0], stop - start, voxels.shape[2]), np.inf, kind)
@@ -132,11 +132,11 @@ def _along_lines(voxels: NDArray[np.bool_], of: slice, to: slice, kind: type[np.
 
 
 def _least(squared: NDArray[Any], away: NDArray[Any]) -> NDArray[Any]:
-    """Return for each row of `away`, (to, of), the least over `of` of it and `squared`, (of, columns), together."""
+    """Return the minimum over `of` of the sums of `away`, (to, of), and `squared`, (of, columns): (to, columns)."""
     least = np.full((len(away), squared.shape[1]), np.inf, squared.dtype)
     through = np.empty_like(squared[0])
     for row, far in zip(least, away, strict=True):
         for near, more in zip(squared, far, strict=True):
-            np.add(near, more, out=through)  # a row fits the core's cache
+            np.add(near, more, out=through)  # a row fits into the core's cache
             np.minimum(row, through, out=row)
     return least

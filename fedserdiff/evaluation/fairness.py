@@ -1,8 +1,8 @@
-"""Who lost: the worst hospital, and how far hospitals lie apart.
+"""Fairness over hospitals: the worst hospital, and the spread of a score.
 
 A mean over hospitals hides the one that lost. Li et al. (Fair Resource Allocation in Federated Learning, arXiv
-1905.10497) report the worst clients and the variance over clients; of few hospitals the single worst one is named, and
-the standard deviation is in the score's own units (our choice).
+1905.10497) report the worst clients and the variance over clients. With few hospitals, this package names the single
+worst one, and reports the standard deviation, which is in the score's units (our choice).
 """
 
 import math
@@ -14,17 +14,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Fairness:
-    """How a score differs between hospitals, in its units; None where no hospital has been scored.
+    """Differences of a score between hospitals, in its units; None if no hospital has been scored.
 
     Attributes
     ----------
     worst_site : str or None
-        Which hospital has the lowest score; of equal ones the first to arrive.
+        Hospital with the lowest score; if several are equal, the first to arrive.
     worst : float or None
-        That score.
+        Its score.
     spread : float or None
-        Standard deviation over hospitals, by the population formula (divided by their number): they are all there are.
-        0 of a single one.
+        Standard deviation over hospitals by the population formula (divided by their number), because they are all
+        hospitals there are. 0 for a single hospital.
     """
 
     worst_site: str | None
@@ -37,12 +37,12 @@ class Fairness:
 
 
 def fairness(by_site: Mapping[str, float]) -> Fairness:
-    """Return how a score that is better the higher it is differs between hospitals.
+    """Return the fairness of a higher-is-better score over hospitals.
 
     Parameters
     ----------
     by_site : mapping of str to float
-        Each hospital's score, in order of arrival; NaN where it was not measured, and left out then.
+        Each hospital's score in order of arrival. NaN means not measured; these hospitals are left out.
     """
     known = {site: value for site, value in by_site.items() if not math.isnan(value)}
     if not known:

@@ -1,4 +1,4 @@
-"""Score a predicted label map against the truth, both as files."""
+"""Scoring of a predicted label map against the truth, both read from files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,16 @@ from fedserdiff.evaluation.segmentation import diagonal_mm, dice, hd95
 
 @dataclass(frozen=True)
 class RegionScores:
-    """What one region of one case scored: as a whole, and lesion by lesion.
+    """Scores of one region in one case, overall and lesion-wise.
 
     Attributes
     ----------
     dice : float
-        In [0, 1]; 1 where both masks are empty, 0 where one is.
+        In [0, 1]; 1 if both masks are empty, 0 if one is.
     hd95 : float
-        In mm; 0 where both masks are empty, the volume's diagonal where one is.
+        In mm; 0 if both masks are empty, the volume's diagonal if one is.
     lesions : LesionScores
-        The region lesion by lesion.
+        Lesion-wise scores of the region.
     """
 
     dice: float
@@ -36,8 +36,8 @@ def score_label_map(prediction: Path, truth: Path, convention: Convention) -> di
     Raises
     ------
     DataError
-        Where a file cannot be read, holds a value that is no label of the convention, or the two differ in shape or
-        position; the text names every file that is at fault.
+        If a file cannot be read, contains a value that is not a label of the convention, or the two differ in shape or
+        position; the text names every faulty file.
     """
     volumes, masks, faults = [], [], Faults(DataError)
     for path in (prediction, truth):

@@ -1,8 +1,8 @@
-"""Dice and HD95 lesion by lesion, as the BraTS 2023 segmentation challenge: a missed small lesion counts in full.
+"""Lesion-wise Dice and HD95 as in the BraTS 2023 segmentation challenge: a missed small lesion counts in full.
 
-Source: the organisers' description and program (github.com/rachitsaluja/BraTS-2023-Metrics), of which this is an
-implementation of our own. Where they decide what may be debated, this follows them: the penalty is 374 mm whatever the
-scan's size, a lesion of exactly the least volume is passed over, and a spurious component counts however small it is.
+Source: the organisers' description and program (github.com/rachitsaluja/BraTS-2023-Metrics); this is an independent
+implementation. It also follows their debatable choices: the penalty is 374 mm for every scan size, a lesion of exactly
+the smallest volume is ignored, and a spurious component counts however small it is.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ _GROWTH = np.argwhere(ndimage.generate_binary_structure(3, 2)) - 1  # itself and
 
 @dataclass(frozen=True)
 class LesionOverlap:
-    """How far one region of one case is found, lesion by lesion.
+    """Lesion-wise detection and overlap of one region in one case.
 
     Attributes
     ----------
     dice : float
-        Mean over lesions and spurious components, in [0, 1]; 1 where there are none.
+        Mean over lesions and spurious components, in [0, 1]; 1 if there are none.
     found, missed : int
-        Lesions of the truth, larger than the least volume, that a predicted component reaches, and that none does.
+        Number of true lesions above the smallest volume that a predicted component reaches, and that none reaches.
     spurious : int
-        Predicted components that reach no lesion, not even one too small to count.
+        Number of predicted components that reach no lesion, not even one too small to count.
     """
 
     dice: float
@@ -42,16 +42,16 @@ class LesionOverlap:
 
 @dataclass(frozen=True)
 class LesionScores:
-    """`LesionOverlap`, and distances.
+    """`LesionOverlap` with distances.
 
     Attributes
     ----------
     dice : float
-        Mean over lesions and spurious components, in [0, 1]; 1 where there are none.
+        Mean over lesions and spurious components, in [0, 1]; 1 if there are none.
     hd95 : float
-        The same mean in mm; 0 where there are none.
+        The same mean in mm; 0 if there are none.
     found, missed, spurious : int
-        As `LesionOverlap` has them.
+        As in `LesionOverlap`.
     """
 
     dice: float
@@ -68,7 +68,7 @@ def lesion_overlap(
     growth: int = 3,
     least_mm3: float = 50.0,
 ) -> LesionOverlap:
-    """Return all of `lesion_scores` but distances, of its parameters: a small part of what they cost."""
+    """Return `lesion_scores` without distances, for the same parameters, at a small part of the cost."""
     found = _matched(prediction, truth, growth)
     return LesionOverlap(1.0, 0, 0, 0) if found is None else found.overlap(spacing_mm, least_mm3)
 
@@ -80,25 +80,25 @@ def lesion_scores(
     growth: int = 3,
     least_mm3: float = 50.0,
 ) -> LesionScores:
-    """Score a region of a case lesion by lesion, as the BraTS 2023 segmentation challenge.
+    """Score a region of a case lesion by lesion, as in the BraTS 2023 segmentation challenge.
 
-    The truth is grown by `growth` voxels; what then touches, corners included, is one lesion, made of the truth's own
-    voxels. A connected component of the prediction that reaches into a grown lesion belongs to it, and may belong to
-    several. A lesion is scored against all that belongs to it. What belongs to none is spurious, and scores as a
-    missed lesion does: Dice 0, HD95 `PENALTY_MM`. The scores are means over the lesions of more than `least_mm3` and
-    the spurious components.
+    The truth is dilated by `growth` voxels. Parts that then touch, corners included, form one lesion, which consists of
+    the undilated voxels. A connected component of the prediction that reaches into a dilated lesion belongs to it, and
+    may belong to several. Each lesion is scored against everything that belongs to it. A component that belongs to no
+    lesion is spurious and scores like a missed lesion: Dice 0, HD95 `PENALTY_MM`. The scores are means over the lesions
+    of more than `least_mm3` and the spurious components.
 
     Parameters
     ----------
     prediction, truth : ndarray of shape (X, Y, Z)
         Masks.
     spacing_mm : sequence of float
-        Voxel size.
+        Voxel size in mm.
     growth : int
-        Times that the truth is grown by each voxel's 18 neighbours. 3 is the challenge's for glioma (also in
-        sub-Saharan Africa and in children), 1 its for meningioma and metastases.
+        Number of dilations of the truth by each voxel's 18 neighbours. The challenge uses 3 for glioma (also in
+        sub-Saharan Africa and in children) and 1 for meningioma and metastases.
     least_mm3 : float
-        Lesions up to this volume are passed over: 50 is the challenge's, 2 its for metastases.
+        Lesions up to this volume in mm³ are ignored. The challenge uses 50, and 2 for metastases.
     """
     found = _matched(prediction, truth, growth)
     if found is None:
@@ -113,19 +113,20 @@ def lesion_scores(
 
 @dataclass(frozen=True)
 class _Matched:
-    """Lesions of a truth, numbered from 1, and the predicted components that belong to each.
+    """True lesions, numbered from 1, and the predicted components that belong to each.
 
     Attributes
     ----------
     truth : ndarray of shape (X, Y, Z)
-        Of the box that holds both masks.
+        The true mask within the bounding box of both masks.
     component_of : ndarray of shape (X, Y, Z)
-        Number of each predicted voxel's component, from 1; 0 elsewhere.
+        Component number of each predicted voxel, from 1; 0 elsewhere.
     about : tuple of slice
-        Where in that box the grown truth is.
+        Position of the dilated truth in that box.
     lesion_of : ndarray
-        There, number of each voxel's grown lesion; 0 elsewhere.
+        Lesion number of each voxel within `about`; 0 outside dilated lesions.
     belongs : ndarray of shape (lesions + 1, components + 1)
+        Whether a component belongs to a lesion.
     """
 
     truth: NDArray[np.bool_]
@@ -136,15 +137,15 @@ class _Matched:
 
     @property
     def reached(self) -> NDArray[np.intp]:
-        """Numbers of the lesions to which something belongs."""
+        """Numbers of the lesions to which a component belongs."""
         return np.flatnonzero(self.belongs.any(1))
 
     def counted(self, spacing_mm: Sequence[float], least_mm3: float) -> NDArray[np.bool_]:
-        """Return by number whether a lesion is large enough to be scored."""
+        """Return, by number, whether a lesion is large enough to be scored."""
         return self._voxels(self.truth[self.about]) * np.prod(spacing_mm) > least_mm3
 
     def overlap(self, spacing_mm: Sequence[float], least_mm3: float) -> LesionOverlap:
-        """Return the scores, from counts of voxels alone."""
+        """Return the scores from voxel counts."""
         own, counted = self._voxels(self.truth[self.about]), self.counted(spacing_mm, least_mm3)
         common = self._voxels(self.truth[self.about] & (self.component_of[self.about] > 0))
         predicted = self.belongs @ np.bincount(self.component_of.ravel(), minlength=self.belongs.shape[1])
@@ -156,27 +157,27 @@ class _Matched:
         return LesionOverlap(total / scored if scored else 1.0, found, missed, spurious)
 
     def masks_of(self, lesion: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return all that belongs to a lesion, and the lesion."""
+        """Return the mask of all components that belong to a lesion, and the lesion's mask."""
         own = np.zeros_like(self.truth)
         own[self.about] = self.truth[self.about] & (self.lesion_of == lesion)
         return self.belongs[lesion][self.component_of], own
 
     def _voxels(self, mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return by lesion how many voxels of a mask where the grown truth is are of it; of none for number 0."""
+        """Return the number of a mask's voxels in each dilated lesion, by lesion number; 0 for number 0."""
         count = np.bincount(self.lesion_of[mask], minlength=len(self.belongs))
         count[0] = 0
         return count
 
 
 def _matched(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], growth: int) -> _Matched | None:
-    """Find lesions and components; None where both masks are empty."""
+    """Find lesions and components; return None if both masks are empty."""
     either = prediction | truth
     if not either.any():
         return None
     held = bounding_box(either)
-    prediction, truth = prediction[held], truth[held]  # beyond this box nothing meets that does not meet in it
+    prediction, truth = prediction[held], truth[held]  # nothing outside this box can touch
     about = (slice(0, 0),) * 3
-    if truth.any():  # nor beyond this one is there any of the grown truth
+    if truth.any():  # the dilated truth lies within this box
         box = zip(bounding_box(truth), truth.shape, strict=True)
         x, y, z = (slice(max(0, of.start - growth), min(size, of.stop + growth)) for of, size in box)
         about = (x, y, z)

@@ -1,4 +1,4 @@
-"""All that is measured of one region of one case, by name."""
+"""All metrics of one region in one case, by name."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ MEASURES = (
     "lesions_missed",
     "lesions_spurious",
 )
-"""Names of what `measure` returns, in its order."""
+"""Names of the metrics that `measure` returns, in order."""
 
 
 def measure(
@@ -34,35 +34,35 @@ def measure(
     shape: Sequence[int],
     by_area: bool = False,
 ) -> dict[str, float]:
-    """Measure a region's mask against the truth.
+    """Compute all metrics of a region's mask against the truth.
 
     Parameters
     ----------
     prediction, truth : ndarray of shape (X, Y, Z)
-        Masks, in a box of the scan beyond which both are empty.
+        Masks within a box of the scan outside which both are empty.
     spacing_mm : sequence of float
-        Voxel size.
+        Voxel size in mm.
     shape : sequence of int
-        Voxels of the whole scan.
+        Shape of the whole scan in voxels.
     by_area : bool
-        Whether HD95 is the BraTS 2023 organisers', over surface area.
+        Whether HD95 is taken over surface area, as the BraTS 2023 organisers do.
 
     Returns
     -------
     dict
         By the names of `MEASURES`:
 
-        - dice, hd95 (mm), nsd (at 1 mm): as `fedserdiff.evaluation.segmentation`, or hd95 as `area_hd95`.
-        - sensitivity, specificity: shares of the truth that is predicted, and of what is outside the truth, in the
-          *whole scan*, that is not. Both in [0, 1]. In the scan and not in the brain because the organisers' programs
-          (GaNDLF's and BraTS 2023's) take all voxels: specificity is close to 1 whatever is predicted. Where
-          the truth is empty sensitivity is 1 if nothing is predicted and else 0, as in theirs. Where the truth is all
-          of the scan specificity is 1.
-        - truth_ml, predicted_ml, difference_ml: volumes in mL, and the second less the first.
-        - lesion_dice, lesions_found, lesions_missed, lesions_spurious: as `lesion_overlap`, of glioma.
+        - dice, hd95 (mm), nsd (at 1 mm): as in `fedserdiff.evaluation.segmentation`, or hd95 as `area_hd95`.
+        - sensitivity, specificity: the share of the truth that is predicted, and the share of the *whole scan* outside
+          the truth that is not predicted. Both in [0, 1]. The whole scan counts, not the brain, because the organisers'
+          programs (GaNDLF and that of BraTS 2023) use all voxels; specificity is therefore always close to 1. If the
+          truth is empty, sensitivity is 1 if nothing is predicted and 0 otherwise, as in these programs. If the truth
+          fills the scan, specificity is 1.
+        - truth_ml, predicted_ml, difference_ml: the two volumes in mL, and the second minus the first.
+        - lesion_dice, lesions_found, lesions_missed, lesions_spurious: as in `lesion_overlap`, for glioma.
     """
     if (either := prediction | truth).any():
-        held = bounding_box(either)  # once, for all that follows
+        held = bounding_box(either)  # once for all metrics
         prediction, truth = prediction[held], truth[held]
     true, predicted = np.count_nonzero(truth), np.count_nonzero(prediction)
     common = np.count_nonzero(truth & prediction)

@@ -1,7 +1,8 @@
-"""Small components removed, and the ET rule: by thresholds that are given, or chosen on validation patients.
+"""Post-processing: removal of small components, and the ET rule, with thresholds given or chosen on validation
+patients.
 
-BraTS's winners empty ET where it is smaller than some volume, so that it counts as tumour core: a region that is made
-up scores Dice 0, and one that is rightly absent 1 (Isensee et al., arXiv 2011.00848).
+BraTS winners empty ET if it is smaller than some volume, so that it counts as tumour core: a false positive region
+scores Dice 0, and a correctly absent one scores 1 (Isensee et al., arXiv 2011.00848).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,45 +17,44 @@ from fedserdiff.evaluation.segmentation import dice
 from fedserdiff.settings.scoring import Scoring
 
 ET = "et"
-"""The region that the rule is about."""
+"""The region of the ET rule."""
 
 CANDIDATES_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Of each threshold, 0 being none (our choice)."""
+"""Candidates for each threshold; 0 means no threshold (our choice)."""
 
 _TOUCHING = ndimage.generate_binary_structure(3, 3)  # 26 neighbours: by face, edge or corner
 
 Gains = NDArray[np.float64]
-"""Mean Dice over a case's regions by threshold, first each region's, then ET's, and by candidate."""
+"""Mean Dice over a case's regions, by threshold (one for each region, then that of ET) and by candidate."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a mask has to be as large as to stay.
+    """Smallest volumes that stay in a mask.
 
     Attributes
     ----------
     least_ml : tuple of float
-        By region: mL of a connected component.
+        Volume of a connected component in mL, by region.
     least_et_ml : float
-        mL of all ET; where it is less, all of it becomes tumour core.
+        Volume of all ET in mL; if there is less, all of it becomes tumour core.
     """
 
     least_ml: tuple[float, ...]
     least_et_ml: float
 
     def apply(self, masks: NDArray[np.bool_], convention: Convention, voxel_ml: float) -> NDArray[np.bool_]:
-        """Return a label map's region masks without what is too small.
+        """Return a label map's region masks without parts that are too small.
 
-        ET's rule comes first. Then components are those of the masks as they are; what is removed of a region is
-        removed of all regions that lie in it as well, such as ET of tumour core.
+        The ET rule comes first. Components are those of the masks as given. What is removed from a region is also
+        removed from all regions inside it, such as ET inside the tumour core.
 
         Parameters
         ----------
         masks : ndarray of shape (regions, X, Y, Z)
             In the convention's order.
-        convention : Convention
-        voxel_ml : float
-            Volume of a voxel.
+        convention : Convention voxel_ml : float
+            Volume of a voxel in mL.
         """
         kept = masks.copy()
         if ET in convention.regions:
@@ -71,27 +71,27 @@ class Thresholds:
 
 
 def given_thresholds(scoring: Scoring) -> Thresholds | None:
-    """Return the thresholds that the settings give; None where they give none."""
+    """Return the thresholds from the settings, or None if they set none."""
     if not any(scoring.least_ml) and not scoring.least_et_ml:
         return None
     return Thresholds(scoring.least_ml, scoring.least_et_ml)
 
 
 def gains(masks: NDArray[np.bool_], truth: NDArray[np.bool_], convention: Convention, voxel_ml: float) -> Gains:
-    """Return the mean Dice over regions that each threshold alone gives one case: (regions + 1, candidates).
+    """Return a case's mean Dice over regions for each single threshold: (regions + 1, candidates).
 
-    Of regions that lie in each other or apart, as BraTS's do. It is counted by component, not by making the masks.
+    Regions must be nested or disjoint, as those of BraTS are. Voxels are counted by component; no masks are built.
 
     Parameters
     ----------
     masks, truth : ndarray of shape (regions, X, Y, Z)
-        A label map's, in the convention's order.
+        Masks of a label map, in the convention's order.
     convention : Convention
     voxel_ml : float
     """
     candidates = np.array(CANDIDATES_ML)
     as_is = [dice(mask, true) for mask, true in zip(masks, truth, strict=True)]
-    found = np.tile(np.array(as_is)[:, None, None], (1, len(masks) + 1, len(candidates)))  # of each region
+    found = np.tile(np.array(as_is)[:, None, None], (1, len(masks) + 1, len(candidates)))  # Dice of each region
     for region, within in enumerate(_within(convention)):
         component_of, volumes = _components(masks[region], voxel_ml)
         stays = volumes >= candidates[:, None]
@@ -109,9 +109,10 @@ def gains(masks: NDArray[np.bool_], truth: NDArray[np.bool_], convention: Conven
 
 
 def choose(of_cases: Sequence[Gains]) -> Thresholds:
-    """Return of each threshold the candidate that has the best mean Dice over cases, of equals the smallest.
+    """Return, for each threshold, the candidate with the best mean Dice over cases; the smallest if several are equal.
 
-    Each is chosen with the others off (our choice: all together would be chosen of 9⁴ on a handful of patients).
+    Each threshold is chosen with the others off (our choice: a joint choice would be among 9⁴ on a handful of
+    patients).
     """
     best = np.mean(of_cases, axis=0).argmax(1)
     *least_ml, least_et_ml = (CANDIDATES_ML[place] for place in best)
@@ -127,7 +128,7 @@ def to_dict(thresholds: Thresholds, convention: Convention) -> Mapping[str, obje
 
 
 def _components(mask: NDArray[np.bool_], voxel_ml: float) -> tuple[NDArray[np.signedinteger], NDArray[np.floating]]:
-    """Return the number of each voxel's component, 0 outside, and volumes by number; of number 0 without end."""
+    """Return each voxel's component number, 0 outside, and volumes in mL by number; number 0 has an infinite volume."""
     component_of, count = ndimage.label(mask, _TOUCHING)
     volumes = np.bincount(component_of.ravel(), minlength=count + 1) * voxel_ml
     volumes[0] = np.inf
@@ -135,6 +136,6 @@ def _components(mask: NDArray[np.bool_], voxel_ml: float) -> tuple[NDArray[np.si
 
 
 def _within(convention: Convention) -> list[list[int]]:
-    """Return by region the numbers of those whose labels are all its own, and fewer."""
+    """Return, by region, the numbers of the regions strictly inside it: those with a proper subset of its labels."""
     labels = [set(values) for values in convention.regions.values()]
     return [[number for number, one in enumerate(labels) if one < outer] for outer in labels]

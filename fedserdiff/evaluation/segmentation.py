@@ -1,4 +1,4 @@
-"""Scores of one volume. Never NaN, never dropped: empty masks have scores of their own."""
+"""Scores of one volume. They are never NaN and no case is dropped: empty masks have defined scores."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from fedserdiff.data.preprocess import bounding_box
 from fedserdiff.evaluation.distances import distances, farthest_at_most, grown, surface
 
-_SHARE = np.float32(0.95)  # MONAI interpolates a percentile in float32: in float64 another distance comes out
-_ROUNDING = 1e-6  # of mm, so that voxels just within reach are
+_SHARE = np.float32(0.95)  # MONAI interpolates a percentile in float32; float64 gives a different distance
+_ROUNDING = 1e-6  # in mm, so that voxels exactly at the limit count
 
 
 def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Return the Dice score in [0, 1] of two masks of one shape; 1 where both are empty, 0 where one is."""
+    """Return the Dice score in [0, 1] of two masks of the same shape; 1 if both are empty, 0 if one is."""
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 1.0 if total == 0 else 2.0 * np.count_nonzero(prediction & truth) / total
 
@@ -24,9 +24,10 @@ def hd95(
 ) -> float:
     """Return the 95th percentile Hausdorff distance in mm between the surfaces of two masks (X, Y, Z).
 
-    The larger of the two directed percentiles, as BraTS scores it, over surface voxels (BraTS 2023 weighs them by area:
-    see `lesions`): the value of MONAI's `compute_hausdorff_distance`, to its float32. 0 where both masks are empty;
-    `diagonal_mm`, the worst possible distance in the scan, where one is: a missed tumour must not improve a mean.
+    It is the larger of the two directed percentiles over surface voxels, as in BraTS (BraTS 2023 weights them by area:
+    see `lesions`). The value equals that of MONAI's `compute_hausdorff_distance` in float32. It is 0 if both masks are
+    empty. If one is empty, it is `diagonal_mm`, the worst possible distance in the scan, because a missed tumour must
+    not improve a mean.
     """
     if not prediction.any() and not truth.any():
         return 0.0
@@ -35,7 +36,7 @@ def hd95(
     held = bounding_box(prediction | truth)
     one, other = surface(prediction[held]), surface(truth[held])
     far = _percentile(distances(one, other, spacing_mm))
-    if farthest_at_most(other, one, spacing_mm) <= far:  # as where the prediction is all over the truth
+    if farthest_at_most(other, one, spacing_mm) <= far:  # for example if the prediction covers the truth
         return far
     return max(far, _percentile(distances(other, one, spacing_mm)))
 
@@ -47,11 +48,11 @@ def _percentile(away_mm: NDArray[np.float64]) -> float:
 def nsd(
     prediction: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Sequence[float], within_mm: float = 1.0
 ) -> float:
-    """Return the normalised surface Dice of two masks (X, Y, Z): the share of either surface that is near the other.
+    """Return the normalised surface Dice of two masks (X, Y, Z): the share of both surfaces that is near the other.
 
-    In [0, 1], of surface voxels no more than `within_mm` from a surface voxel of the other mask, from centre to centre
-    (Nikolov et al., arXiv 1809.04430, counted as MONAI's `compute_surface_dice` counts unless asked for sub-voxels). 1
-    where both masks are empty, 0 where one is.
+    It is the share, in [0, 1], of surface voxels at most `within_mm` from a surface voxel of the other mask, from
+    centre to centre (Nikolov et al., arXiv 1809.04430). Voxels are counted as in MONAI's `compute_surface_dice` without
+    sub-voxels. It is 1 if both masks are empty, 0 if one is.
     """
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())

@@ -1,4 +1,4 @@
-"""Means of named scores."""
+"""Means of scores by name."""
 
 from collections.abc import Mapping
 

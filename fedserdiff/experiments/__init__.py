@@ -1,1 +1,1 @@
-"""Whole experiments: the layer that joins hospitals and coordinator, the only room here that imports both."""
+"""Whole experiments: the layer that connects hospitals and coordinator, and the only one that imports both."""

@@ -1,4 +1,4 @@
-"""Experiments from Python: what ``import fedserdiff`` offers to scripts and notebooks."""
+"""The Python interface to experiments, which ``import fedserdiff`` offers to scripts and notebooks."""
 
 import csv
 import importlib
@@ -30,11 +30,10 @@ from fedserdiff.settings.sources import Layers, layers_of, layers_of_settings
 from strategies.run_directory import RunDirectory
 
 Choice = Settings | str | Mapping[str, Any] | None
-"""Settings, a profile's name or file, changes by ``group.name``, or None for what the hospitals' file or the default
-profile says."""
+"""Settings, a profile's name or file, changes by ``group.name``, or None for the hospitals' file or default profile."""
 
 Named = int | str | Path | Sequence[Site]
-"""Hospitals: a number of phantoms, an experiment's file, or sites named one by one."""
+"""Hospitals: a number of phantom hospitals, an experiment file, or a sequence of sites."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Run:
     Attributes
     ----------
     path : Path
-        Its directory.
+        The run's directory.
     """
 
     path: Path
 
     def __post_init__(self) -> None:
         if not (self.path / "results.json").is_file():
-            raise ConfigError(f"{self.path}: is no finished run's directory: it holds no results.json")
+            raise ConfigError(f"{self.path}: is not the directory of a finished run: it has no results.json")
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -61,35 +60,35 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings that it was made by."""
+        """The settings of the run."""
         return Settings.from_dict(json.loads((self.path / "config.json").read_bytes()))
 
     @property
     def sites(self) -> list[str]:
-        """Names of the hospitals in order of arrival, which are the columns of R."""
+        """Names of the hospitals in order of arrival, which is the order of R's columns."""
         return list(self.results["sites"])
 
     @property
     def R(self) -> NDArray[np.float64]:
-        """Mean Dice of refined masks in [0, 1], a row a stage from 0, untrained, and a column a hospital."""
+        """Mean Dice of refined masks in [0, 1]: rows are stages from 0 (untrained), columns are hospitals."""
         return self.matrix()
 
     def matrix(self, metric: str = "dice", region: str = "mean", mask: str = "refined") -> NDArray[np.float64]:
-        """Return R for a metric (``dice``, ``hd95``, others that were asked for), a region or ``mean``, and a mask."""
+        """Return R for a metric (``dice``, ``hd95`` or a configured extra metric), a region or ``mean``, and a mask."""
         table = self.results["R" if mask == "refined" else "R_coarse"]
         try:
             rows = table[metric][region]
         except KeyError:
             known = f"{', '.join(table)}; regions {', '.join(table['dice'])}"
-            raise ConfigError(f"{metric}, {region}: not among the metrics {known}") from None
+            raise ConfigError(f"{metric}, {region}: unknown; this run has the metrics {known}") from None
         return np.array([[np.nan if value is None else value for value in row] for row in rows], float)
 
     @cached_property
     def scores(self) -> Any:
-        """Every scored case's scores: a pandas frame where pandas is there, else dicts.
+        """All scores of the scored cases, as a pandas DataFrame if pandas is installed, otherwise a list of dicts.
 
-        A row a stage, ``site``, case, mask (``coarse``, ``refined``) and region; columns are those of ``scores.csv``,
-        such as ``dice`` in [0, 1] and ``hd95`` in mm.
+        There is one row for each stage, ``site``, case, mask (``coarse``, ``refined``) and region. Columns are those of
+        ``scores.csv``, such as ``dice`` in [0, 1] and ``hd95`` in mm.
         """
         rows = [
             {"stage": int(line.pop("stage")), "site": site}
@@ -109,12 +108,12 @@ class Run:
         return load_student(self.settings, self.path / "student.pt")
 
     def segmenter(self, site: str | None = None) -> Segmenter:
-        """Return the final student as a segmenter of whole scans, for those of a `site`.
+        """Return the final student as a segmenter of whole scans, for scans of `site`.
 
         Raises
         ------
         ConfigError
-            Where the site is none of the run's, or its method has to know it and none is named.
+            If the run has no such site, or its method needs to know the site and none is given.
         """
         return open_model(self.path, site)
 
@@ -126,7 +125,7 @@ class Comparison:
     Attributes
     ----------
     path : Path
-        Its directory, with ``report.html`` and ``comparison.json``.
+        The comparison's directory, with ``report.html`` and ``comparison.json``.
     result : mapping
         The contents of ``comparison.json``.
     runs : mapping
@@ -139,7 +138,7 @@ class Comparison:
 
     @property
     def table(self) -> Any:
-        """A row a method, as ``comparison.csv`` has it, in a pandas frame where pandas is there, else dicts."""
+        """The rows of ``comparison.csv``, one for each method: a DataFrame if pandas is installed, otherwise dicts."""
         rows = list(_table(self.path / "comparison.csv"))
         try:
             return importlib.import_module("pandas").DataFrame(rows).apply(_numeric)
@@ -148,7 +147,7 @@ class Comparison:
 
     @property
     def verdicts(self) -> list[str]:
-        """What beats what, in sentences, corrected for how many are compared."""
+        """Verdicts on which method beats which, as sentences, corrected for the number of comparisons."""
         return [verdict["text"] for verdict in self.result["verdicts"]]
 
 
@@ -161,32 +160,32 @@ def simulate(
     show_cases: bool = False,
     quiet: bool = True,
 ) -> Run:
-    """Simulate a federation: hospitals arrive one after another, and one student learns from each.
+    """Simulate a federation: hospitals arrive one after another, and one student model learns from each.
 
     Parameters
     ----------
     hospitals : int, path, or sequence of Site
-        A number of phantom hospitals, an experiment's file, or hospitals named one by one.
+        A number of phantom hospitals, an experiment file, or a sequence of sites.
     settings : Settings, str or mapping, optional
         Settings, a profile's name, or changes by ``group.name``.
     out : path, optional
         New directory for the results; ``runs/TIME-METHOD-seedSEED`` by default.
     cache : path, optional
-        Folder of phantoms and prepared cases; in the user's cache by default.
+        Folder for phantom scans and prepared cases; in the user's cache folder by default.
     show_cases : bool
-        Whether pictures of cases are written, though they are no phantoms.
+        Whether to write pictures of cases even if they are not phantoms.
     quiet : bool
-        Whether nothing is printed; otherwise as ``fedserdiff simulate`` prints.
+        Whether to print nothing; otherwise the output is that of ``fedserdiff simulate``.
 
     Returns
     -------
     Run
-        Finished.
+        The finished run.
 
     Raises
     ------
     FedSerDiffError
-        As ``fedserdiff simulate``; the text says what was wrong, where, and what to do.
+        As in ``fedserdiff simulate``; the text says what was wrong, where, and what to do.
     """
     console = Console(quiet=True) if quiet else open_console()
     named, phantoms = _hospitals(hospitals)
@@ -212,25 +211,25 @@ def compare(
     parallel: int = 1,
     quiet: bool = True,
 ) -> Comparison:
-    """Run methods on one stream of hospitals, reuse what is done already, and write one page that compares.
+    """Run several methods on one stream of hospitals, reuse finished runs, and write a comparison page.
 
     Parameters
     ----------
     hospitals, settings, cache, show_cases, quiet
-        As `simulate`'s. What is set of a method holds for each of the methods that has such a setting.
+        As in `simulate`. A method setting applies to each of the methods that has such a setting.
     methods : sequence of str
-        By name.
+        Names of the methods.
     seeds : sequence of int
-        Fewer than three decide nothing.
+        Seeds to run; verdicts need at least three.
     out : path, optional
-        Directory of runs and page; ``runs/compare-DATA-PROFILE`` by default. A later call uses its runs again.
+        Directory for runs and page; ``runs/compare-DATA-PROFILE`` by default. A later call reuses its runs.
     parallel : int
-        Runs at a time.
+        Number of runs at a time.
 
     Raises
     ------
     FedSerDiffError
-        As ``fedserdiff compare``.
+        As in ``fedserdiff compare``.
     """
     console = Console(quiet=True) if quiet else open_console()
     for method in methods:
@@ -252,7 +251,7 @@ def compare(
 
 
 def _hospitals(hospitals: Named) -> tuple[Hospitals, int | None]:
-    """Return who has scans of their own, and how many phantoms there are otherwise."""
+    """Return the hospitals with their own scans, and the number of phantom hospitals otherwise."""
     if isinstance(hospitals, int):
         return None, hospitals
     if isinstance(hospitals, str | Path):
@@ -275,7 +274,7 @@ def _table(file: Path) -> Iterable[dict[str, str]]:
 
 
 def _numeric(column: Any) -> Any:
-    """Return a frame's column as numbers where it holds nothing else."""
+    """Return a DataFrame's column as numbers if it contains nothing else."""
     try:
         return column.astype(float)
     except ValueError:

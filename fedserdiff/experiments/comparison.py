@@ -1,4 +1,4 @@
-"""What ``compare.py`` does: open the data, have the runs done, and put what they say into files and one page."""
+"""The work of ``fedserdiff compare``: open the data, complete the runs, and write the results as files and a page."""
 
 import csv
 import io
@@ -36,9 +36,9 @@ _COMPARISON, _CASES, _STUDIES = "comparison.json", "cases.png", "studies"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared on: settings as `Layers.for_methods` has them, and where the hospitals come from.
+    """The setting of a comparison: settings from `Layers.for_methods`, and where the hospitals come from.
 
-    `skip_bad`, `show_cases` and `beside` are as `open_named` has them.
+    `skip_bad`, `show_cases` and `beside` are as in `open_named`.
     """
 
     config: Settings
@@ -58,19 +58,19 @@ class Setting:
 
     @property
     def data(self) -> str:
-        """What the data are called in tables."""
+        """Name of the data in tables."""
         return data_name(self.federation)
 
     @property
     def folder(self) -> str:
-        """What the data are called in a folder's name."""
+        """Name of the data in a folder name."""
         stream = self.config.data.phantom_stream
         phantoms = f"{PHANTOM}{self.sites}" if stream == "contrast" else f"{PHANTOM}-{stream}{self.sites}"
         name = phantoms if self.federation is None else Path(self.data).stem
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 
     def open(self) -> dict[int, Federation]:
-        """Open the hospitals by seed: phantom patients differ from seed to seed, and others' are told of once."""
+        """Open the hospitals for each seed, since phantom patients differ between seeds; report others only once."""
         again = self.console if self.phantom else Console(quiet=True)
         return {
             seed: open_named(
@@ -88,12 +88,12 @@ class Setting:
 
 
 def claim(folder: Path, setting: Setting) -> None:
-    """See that a folder holds nothing yet, or what was compared on the same data: one page shows one stream.
+    """Check that a folder is empty or contains a comparison on the same data, since a page shows one stream.
 
     Raises
     ------
     ConfigError
-        Where it holds something else.
+        If it contains something else.
     """
     about = {"data": setting.folder, "profile": setting.config.profile}
     file = folder / "stream.json"
@@ -101,10 +101,10 @@ def claim(folder: Path, setting: Setting) -> None:
         there = _read(file)
         if there != about:
             raise ConfigError(
-                f"{folder}: holds a comparison on {there.get('data')}, {there.get('profile')}: give another --out"
+                f"{folder}: contains a comparison on {there.get('data')}, {there.get('profile')}; give another --out"
             )
     elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: holds something else than a comparison: give another --out")
+        raise ConfigError(f"{folder}: contains something other than a comparison; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, about)
 
@@ -116,12 +116,12 @@ Records = dict[str, dict[int, RunRecord]]
 def compare_methods(
     pool: RunPool, setting: Setting, methods: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], Records]:
-    """Have every method and seed run, and draw cases if they are shown.
+    """Complete the runs of every method and seed, and draw cases if they may be shown.
 
     Returns
     -------
     dict
-        What ``comparison.json`` holds.
+        The contents of ``comparison.json``.
     Records
         The runs.
     """
@@ -154,7 +154,7 @@ def compare_methods(
 
 
 def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Have the variants of all studies run, scored on validation patients, and return what each study says."""
+    """Complete the runs of all studies' variants, scored on validation patients, and return each study's result."""
     setting = replace(setting, config=scored_on_validation(setting.config))
     scored = setting.config.scoring.patients
     opened = {
@@ -171,7 +171,7 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> li
     for study, by_seed, wanted in plans:
         records = _records(wanted, by_seed, done)
         runs = {name: {seed: records[name, seed] for seed in by_seed} for name in dict.fromkeys(n for n, _ in wanted)}
-        with setting.console.status(f"{study.name}: finished runs are read"):
+        with setting.console.status(f"{study.name}: reading finished runs"):
             described = study.describe(runs, setting.phantom)
         leak = next(filter(None, (leak_warning(record.results["overlap"]) for record in records.values())), None)
         about = _about(setting, by_seed)
@@ -192,15 +192,15 @@ def run_studies(pool: RunPool, setting: Setting, studies: Sequence[Study]) -> li
 
 
 def write_page(folder: Path, setting: Setting, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write what this call made, and the page: that, and every earlier result of the folder that can stand beside it.
+    """Write the new results and the page, which also shows the folder's earlier results if they are comparable.
 
-    An earlier one that was made of other scans, or by other versions, is named and left out. Verdicts take all results
-    of the page into account; so every file is written again with them.
+    Earlier results from other scans or other versions are named and left out. Verdicts take all results on the page
+    into account, so every file is written again with them.
 
     Returns
     -------
     list of dict
-        What was made, with its verdicts.
+        The new results with their verdicts.
     """
     files = {folder / _COMPARISON, *(folder / _STUDIES).glob("*.json")}
     results = {_file(folder, result): result for result in made}
@@ -208,7 +208,7 @@ def write_page(folder: Path, setting: Setting, made: Sequence[dict[str, Any]]) -
         earlier = _read(file)
         why = _why_not_beside(earlier, made, setting.phantom)
         if why:
-            setting.console.print(f"{escape(str(file))} is kept, but not shown: {escape(why)}", soft_wrap=True)
+            setting.console.print(f"{escape(str(file))} is kept but not shown: {escape(why)}", soft_wrap=True)
         else:
             results[file] = earlier
     results = dict(zip(results, judge(list(results.values())), strict=True))
@@ -232,10 +232,10 @@ def _file(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def _origin(opened: Mapping[int, Federation]) -> dict[str, Any]:
-    """Return what a result is made of beside its settings: the software, and by seed the scans of each site.
+    """Return a result's origin in addition to its settings: software versions and, by seed, the scans of each site.
 
-    Who validates does not count: a study may stand beside a comparison of the same scans and test patients, all of
-    whose others train.
+    The validation split does not count: a study may stand beside a comparison on the same scans and test patients in
+    which all other patients train.
     """
     scans = {
         str(seed): dict(
@@ -247,17 +247,17 @@ def _origin(opened: Mapping[int, Federation]) -> dict[str, Any]:
 
 
 def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]], phantom: bool) -> str:
-    """Say why an earlier result cannot stand on one page with what was made now; nothing where it can.
+    """Return why an earlier result cannot stand on one page with the new results, or "" if it can.
 
-    Scans of phantoms differ by seed, and a study may have more of their sites: what both have has to be the same.
+    Phantom scans differ by seed, and a study may have more phantom sites, so only the common ones must be equal.
     """
     if others := other_versions(earlier.get("versions", {})):
         return "; ".join(others)
     scans = earlier.get("scans")
     if not scans or "verdicts" not in earlier or not earlier.get("scored"):
-        return "it does not say what it was made of"
+        return "it does not record its origin"
     if any("fairness" not in method for method in earlier.get("methods", ())):
-        return "it does not say which hospital was the worst"
+        return "it does not record the worst hospital"
     changed: set[str] = set()
     for result in made:
         for seed, now in result["scans"].items():
@@ -266,11 +266,11 @@ def _why_not_beside(earlier: Mapping[str, Any], made: Sequence[Mapping[str, Any]
                 changed |= {site for site in now.keys() & then.keys() if now[site] != then[site]}
             elif list(now.items()) != list(then.items()):
                 changed |= {site for site in {*now, *then} if now.get(site) != then.get(site)} or {*now}
-    return f"it was made of other scans, or another order, of {', '.join(sorted(changed))}" if changed else ""
+    return f"it comes from other scans, or another order, of {', '.join(sorted(changed))}" if changed else ""
 
 
 def _scans(wanted: Mapping[tuple[str, int], Settings], opened: Mapping[int, Federation]) -> dict[Settings, Scans]:
-    """Return each config with what stands for the scans that its run is to be of."""
+    """Return the hashes of the scans that each config's run uses."""
     return {config: opened[seed].scans_of(config) for (_, seed), config in wanted.items()}
 
 
@@ -279,13 +279,13 @@ def _records(
     opened: Mapping[int, Federation],
     done: Mapping[Settings, Path],
 ) -> dict[tuple[str, int], RunRecord]:
-    """Load the runs; each is told where its scans are now, and what was left out of its cases, or kept."""
+    """Load the runs, and update each with the current paths of its scans and the cases left out or kept."""
     records = {}
     for (name, seed), config in wanted.items():
         record = load_run(done[config])
         record = replace(record, config=record.config.replace(sites=config.sites))
         known = {"overlap": opened[seed].overlap_of(record.config), "skipped": opened[seed].skipped_of(record.config)}
-        if record.results != {**record.results, **known}:  # a run sees its own cases alone, and no name mapping
+        if record.results != {**record.results, **known}:  # a run knows only its own cases and no name mapping
             record = replace(record, results={**record.results, **known})
             _write_json(record.path / "results.json", dict(record.results))
         records[name, seed] = record
@@ -302,12 +302,12 @@ def _about(setting: Setting, opened: dict[int, Federation]) -> str:
     cases = [sum(count[scored] for count in federation.case_counts.values()) for federation in opened.values()]
     seeds = f"seed{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened))}"
     sites = len(next(iter(opened.values())).hospitals)
-    counts = f"{sites} sites, {cases[0]} {scored} cases a seed"
+    counts = f"{sites} sites, {cases[0]} {scored} cases for each seed"
     return f"{setting.data} data, {counts}, {seeds}, profile {setting.config.profile}"
 
 
 def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the rows of ``comparison.csv``, one a method; Dice and its spread as fractions, HD95 in mm."""
+    """Return the rows of ``comparison.csv``, one for each method; Dice and its spread are fractions, HD95 is in mm."""
     rows = [
         {
             "method": method["name"],
@@ -328,7 +328,7 @@ def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _ends(scores: Mapping[str, Mapping[str, float | None] | None]) -> dict[str, float | None]:
-    """Return of each score three cells: its value by its name, and its interval's ends."""
+    """Return three cells for each score: its value under its name, and both ends of its interval."""
     return {
         f"{score} {end}".removesuffix(" value"): None if interval is None else interval[end]
         for score, interval in scores.items()
@@ -348,7 +348,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: is damaged: move it away, and run this again")
+        raise ConfigError(f"{file}: is damaged; move it away and run this again")
     return values
 
 

@@ -1,4 +1,4 @@
-"""A federation's coordinator and hospitals as separate processes on this machine's loopback, each as in real life."""
+"""A federation of separate processes on this machine's loopback: coordinator and hospitals as in a deployment."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from strategies.evaluation_plan import plan_evaluation
 from strategies.stream import make_stream
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""The checkout, from whose sources ``flwr run`` makes its app."""
+"""The checkout whose sources ``flwr run`` packages as its app."""
 
 _START_S = 300
 _STOP_S = 20
@@ -34,30 +34,31 @@ _COMMAND_S = 300
 
 
 def check_checkout() -> None:
-    """See that the project was installed from a checkout that is still there, which ``flwr run`` needs.
+    """Check that the project was installed from a checkout that still exists, which ``flwr run`` needs.
 
     Raises
     ------
     ConfigError
-        Where it was installed from a wheel.
+        If the project was installed from a wheel.
     """
     if not (PROJECT / "pyproject.toml").is_file():
         raise ConfigError(
-            f"{PROJECT}: holds no pyproject.toml: Flower makes the coordinator's app from the project's sources, which "
-            "a wheel does not bring: check the project out, install it by pip install -e . and call this again"
+            f"{PROJECT}: has no pyproject.toml. Flower packages the coordinator's app from the project's sources, "
+            "which a wheel does not contain. Check the project out, install it with pip install -e . and run this "
+            "again"
         )
 
 
 class LocalFederation:
-    """Flower's SuperLink and one ``hospital.py`` a site, with TLS and keys, in a folder of their own.
+    """Flower's SuperLink and one hospital process for each site, with TLS and keys, in one folder.
 
     Parameters
     ----------
     folder : Path
-        New or empty: certificates, keys, every hospital's records, and the log of every process.
+        New or empty folder for certificates, keys, every hospital's records, and the log of every process.
     config : Settings
-        Its sites name their data and cases; each hospital is told its own alone. They allow the code of others that it
-        names.
+        Settings whose sites name their data and cases; each hospital only receives its own. Hospitals allow the
+        third-party code that the settings name.
     """
 
     def __init__(self, folder: Path, config: Settings) -> None:
@@ -66,21 +67,21 @@ class LocalFederation:
             self.port = int(probe.getsockname()[1])
         self.coordinator = provision(folder, config, f"localhost:{self.port}", {})
         self.folder = folder.resolve()
-        if allowed := [name for _, name in foreign(config.to_dict())]:  # by who runs this
+        if allowed := [name for _, name in foreign(config.to_dict())]:  # the user of this machine allows it
             for site in config.sites:
                 file = self.kit(site.name) / SITE_FILE
                 file.write_text(f"allow = {json.dumps(allowed)}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
-            "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",  # SuperExec looks there
+            "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",  # SuperExec searches there
             "FLWR_HOME": str(self.coordinator.folder / "flower"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "PYTHONUNBUFFERED": "1",  # logs are read while they grow
-            "PYTHONIOENCODING": "utf-8",  # Flower's lines have signs that few terminals know
+            "PYTHONUNBUFFERED": "1",  # logs are read while they are written
+            "PYTHONIOENCODING": "utf-8",  # Flower prints characters that few encodings have
         }
-        self._at_coordinator = {**self._environment, **NO_PROXY}  # all that it talks to is on this machine
+        self._at_coordinator = {**self._environment, **NO_PROXY}  # it only talks to this machine
 
     def __enter__(self) -> "LocalFederation":
         return self
@@ -109,12 +110,12 @@ class LocalFederation:
         return self.folder / f"{name}.log"
 
     def start_coordinator(self) -> None:
-        """Start the SuperLink and make the hospitals' keys known to it.
+        """Start the SuperLink and register the hospitals' keys.
 
         Raises
         ------
         FederationError
-            Where it does not listen in time, or refuses a key.
+            If it does not listen in time or rejects a key.
         """
         folder = self.coordinator.folder
         self._start(
@@ -137,28 +138,28 @@ class LocalFederation:
                     f"Flower's SuperLink did not start within {_START_S} s: see {self.log('coordinator')}"
                 )
             time.sleep(0.2)
-        if not self.flower("supernode", "list", "federation")["nodes"]:  # otherwise the database remembers them
+        if not self.flower("supernode", "list", "federation")["nodes"]:  # otherwise the database has them already
             for site in self.coordinator.keys:
                 self.flower("supernode", "register", str(folder / "keys" / f"{site}.pub"), "federation")
 
     def start_hospital(self, site: str, kit: Path | None = None) -> None:
-        """Start a site's ``hospital.py``, with its own folder unless `kit` names another."""
+        """Start a site's hospital process, with its own folder unless `kit` names another."""
         command = [sys.executable, "-m", "fedserdiff.commands.hospital", str(kit or self.kit(site))]
         self._start(site, command, self._environment)
 
     def start_run(self) -> None:
-        """Start the run, or go on with it, and follow its log."""
+        """Start or resume the run and follow its log."""
         config = f'federation="{self.coordinator.folder}"'
         command = ["flwr", "run", ".", "federation", "--stream", "--run-config", config]
         self._start("run", command, self._at_coordinator)
 
     def wait_for_run(self, timeout_s: float, tell: Callable[[str], None] = lambda line: None) -> None:
-        """Wait until the run has ended, telling each line of its log that is not Flower's own.
+        """Wait until the run has ended; pass each line of its log that is not Flower's to `tell`.
 
         Raises
         ------
         FederationError
-            Where it does not end in time, or ends without all of its results; the text says what the coordinator said.
+            If it does not end in time or lacks results; the text includes the coordinator's error.
         """
         end = time.monotonic() + timeout_s
         process = self._processes["run"]
@@ -172,11 +173,11 @@ class LocalFederation:
             ]
             said = [line for line in lines if "Error: " in line] or lines[-1:]
             raise FederationError(
-                f"the run did not finish: {said[-1] if said else 'it said nothing'} (see {self.log('run')})"
+                f"the run did not finish: {said[-1] if said else 'no message'} (see {self.log('run')})"
             )
 
     def finished(self) -> bool:
-        """Say whether the run's results are whole."""
+        """Return whether the run's results are complete."""
         file = self.run / "results.json"
         if not file.exists():
             return False
@@ -188,7 +189,7 @@ class LocalFederation:
         return scored == list(wanted)
 
     def stop(self, name: str) -> None:
-        """Ask a process, and those it started, to end; end it where it does not."""
+        """Terminate a process and those it started; kill them if they do not end."""
         process = self._processes.pop(name)
         _signal_group(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -197,15 +198,15 @@ class LocalFederation:
         process.wait()
 
     def kill(self, name: str) -> None:
-        """End a process, and those it started, with no warning: as a power cut would."""
+        """Kill a process and those it started without warning, as a power cut would."""
         process = self._processes.pop(name)
-        for started in [process.pid, *_descendants(process.pid)]:  # Flower's SuperExec has a group of its own
+        for started in [process.pid, *_descendants(process.pid)]:  # Flower's SuperExec has a separate process group
             with suppress(ProcessLookupError):
                 os.kill(started, signal.SIGKILL)
         process.wait()
 
     def crash(self, name: str) -> None:
-        """End a process alone with no warning: as an operating system that is out of memory would."""
+        """Kill only this process without warning, as an operating system that is out of memory would."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
@@ -216,7 +217,7 @@ class LocalFederation:
         Raises
         ------
         FederationError
-            Where it goes on.
+            If it does not end in time.
         """
         try:
             return self._processes[name].wait(timeout_s)
@@ -224,12 +225,12 @@ class LocalFederation:
             raise FederationError(f"{name} did not end within {timeout_s:.0f} s") from None
 
     def flower(self, *arguments: str) -> dict[str, Any]:
-        """Run Flower's command line as the coordinator does and return its answer.
+        """Run Flower's command line as the coordinator and return its answer.
 
         Raises
         ------
         FederationError
-            Where it fails, says in its answer that it failed, which its exit code does not tell, or does not end.
+            If it fails or does not end. Failure may show only in its answer, not in its exit code.
         """
         command = ["flwr", *arguments, "--format", "json"]
         try:
@@ -262,7 +263,7 @@ class LocalFederation:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=PROJECT,
-                start_new_session=True,  # so that a process and those it starts are stopped as one
+                start_new_session=True,  # so that a process and those it starts can be stopped together
                 preexec_fn=partial(end_with, os.getpid()),
             )
 

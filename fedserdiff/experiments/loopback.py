@@ -1,4 +1,4 @@
-"""A rehearsal of a deployment on one machine, held beside the simulation of the same: what ``loopback.py`` does."""
+"""Rehearsal of a deployment on one machine, compared with a simulation of the same: ``fedserdiff loopback``."""
 
 import json
 import os
@@ -36,16 +36,16 @@ def rehearse(
     out: Path | None,
     timeout_s: float,
 ) -> None:
-    """Run a coordinator and hospitals as processes of their own, then the same in a simulation, and compare.
+    """Run coordinator and hospitals as separate processes, then the same as a simulation, and compare.
 
-    Parameters are as `begin`'s; the deployment is given up after `timeout_s`.
+    Parameters are as in `begin`; the deployment is aborted after `timeout_s` seconds.
 
     Raises
     ------
     FederationError
-        Where the deployment fails, or its results or its ledgers are not the simulation's.
+        If the deployment fails, or its results or ledgers differ from those of the simulation.
     FedSerDiffError
-        As `begin`.
+        As in `begin`.
     """
     check_checkout()
     hospitals = hospitals_of(experiment, sites)
@@ -57,7 +57,7 @@ def rehearse(
     names = [site.name for site in opened.config.sites]
     with LocalFederation(folder / "federation", opened.config) as deployed:
         console.print(
-            f"coordinator at localhost:{deployed.port}, TLS, one key a hospital; logs in {escape(str(folder))}",
+            f"coordinator at localhost:{deployed.port}, TLS, one key for each hospital; logs in {escape(str(folder))}",
             soft_wrap=True,
         )
         deployed.start_coordinator()
@@ -68,18 +68,21 @@ def rehearse(
     results = json.loads((deployed.run / "results.json").read_text())
     print_results(console, results, opened.data)
     differences = [_compare_bytes(console, name, deployed, results) for name in names]
-    console.print("the same in a simulation:")
+    console.print("the same experiment as a simulation:")
     simulated = RunDirectory.new(folder / "simulation")
     with LiveView(console, simulated.hospitals) as view:
         run_simulation(opened, simulated, cache.prepared, view)
     largest = _largest_difference(results, json.loads((simulated.path / "results.json").read_text()))
     console.print(f"largest difference between R of the deployment and of the simulation: {largest:.3g}")
     if largest > _TOLERANCE or any(differences):
-        raise FederationError("the deployment and the simulation, or the ledgers and the coordinator, disagree")
+        raise FederationError(
+            "results differ between deployment and simulation, or bytes between ledgers and coordinator; see the "
+            "output above"
+        )
 
 
 def _compare_bytes(console: Console, site: str, deployed: LocalFederation, results: Mapping[str, Any]) -> int:
-    """Print what a hospital's ledger says has left and what the coordinator received; return the difference."""
+    """Print the bytes in a hospital's ledger and those that the coordinator received; return the difference."""
     left: int = sum(entry.bytes for entry in read_ledger(deployed.ledger(site)))
     received: int = sum(results["bytes_out"][site].values())
     console.print(f"{site}: its ledger says {left:,} bytes left, the coordinator received {received:,}", soft_wrap=True)

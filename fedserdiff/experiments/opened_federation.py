@@ -1,4 +1,4 @@
-"""The hospitals of a simulation: found, prepared and checked on this machine, all of them or those of a run."""
+"""The hospitals of a simulation, found, prepared and checked on this machine."""
 
 import hashlib
 import os
@@ -28,58 +28,58 @@ from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from strategies.run_directory import RunDirectory
 
 CACHE = "FEDSERDIFF_CACHE"
-"""Environment variable that names the cache's folder."""
+"""Environment variable with the cache folder."""
 
 
 def _cache_folder() -> Path:
-    """Return the folder that the environment names, or else this program's among the user's caches."""
+    """Return the folder from the environment, or this program's folder in the user's cache."""
     named, caches = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(named) if named else Path(caches) / "fedserdiff"
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The folder of phantom scans and prepared cases; safe to delete."""
+    """The folder of phantom scans and prepared cases, which is safe to delete."""
 
     root: Path = field(default_factory=_cache_folder)
 
     @classmethod
     def at(cls, folder: Path | None) -> "Cache":
-        """Return the cache in a folder, or the one there is by default."""
+        """Return the cache in a folder, or the default one."""
         return cls() if folder is None else cls(folder)
 
     @property
     def prepared(self) -> Path:
-        """Prepared cases."""
+        """Folder of prepared cases."""
         return self.root / "cases"
 
     @property
     def phantoms(self) -> Path:
-        """Scans of phantoms."""
+        """Folder of phantom scans."""
         return self.root / PHANTOM
 
 
 RUNS = Path("runs")
-"""The folder in which runs are made whose directories nobody names."""
+"""Parent folder of runs without a given directory."""
 
 Hospitals = Path | tuple[Site, ...] | None
-"""Who has scans of their own: hospitals of an experiment's file, or named one by one; None for phantoms."""
+"""Hospitals with their own scans: an experiment file or a tuple of sites; None for phantoms."""
 
 OWN = "own"
-"""What data are called that no file names."""
+"""Name of data that no file names."""
 
 PHANTOM_SITES = 3
-"""How many phantom hospitals there are where nobody says so."""
+"""Default number of phantom hospitals."""
 
 
 @dataclass(frozen=True)
 class Federation:
-    """Hospitals of a simulation, checked: `config` names exactly their cases.
+    """Checked hospitals of a simulation; `config` names exactly their cases.
 
-    `overlaps` are cases of patients who are there already: left out, or kept where `config` allows it. `same_patient`
-    is the person by patient id, of a name mapping. `data` says in words whose scans these are. `before` is the
-    ``overlap`` of a run that goes on: its config names only cases that were not left out. `skipped` are cases that
-    cannot be used. `show_cases` is whether somebody asked for pictures of cases.
+    `overlaps` are cases of patients who are in the federation already: left out, or kept if `config` allows it.
+    `same_patient` maps patient ids to persons, from a name mapping. `data` is the name of the data. `before` is the
+    ``overlap`` of a resumed run, whose config no longer names the cases left out. `skipped` are unusable cases.
+    `show_cases` says whether the user asked for pictures of cases.
     """
 
     config: Settings
@@ -93,14 +93,14 @@ class Federation:
 
     @property
     def shows_cases(self) -> bool:
-        """Whether files may show a case: phantoms always, patients where somebody asked for it.
+        """Whether files may show a case: phantoms always, patients only on request.
 
-        Everything that draws cases unasked asks here first.
+        All code that draws cases checks this first.
         """
         return self.show_cases or self.data == PHANTOM
 
     def scans_of(self, config: Settings) -> Scans:
-        """Return what stands for the scans of a config on these hospitals; its sites may name fewer of their cases."""
+        """Return the hashes of a config's scans at these hospitals; its sites may name fewer of their cases."""
         opened = {hospital.site.name: hospital for hospital in self.hospitals}
         return scans_of(
             hospital_of(site, [c for c in opened[site.name].cases if c.case.name in set(site.cases)], config)
@@ -109,11 +109,11 @@ class Federation:
 
     @property
     def case_counts(self) -> dict[str, dict[str, int]]:
-        """Exact case counts by site, as `Hospital.counts`."""
+        """Exact case counts by site, as in `Hospital.counts`."""
         return {h.site.name: h.counts for h in self.hospitals}
 
     def overlap_of(self, config: Settings) -> dict[str, Any]:
-        """Return the ``overlap`` of the ``results.json`` of a run on this federation, or on a part of its cases."""
+        """Return the ``overlap`` entry of ``results.json`` for a run on this federation or part of its cases."""
         if self.before is not None:
             return dict(self.before)
         taken = {site.name: site.cases for site in config.sites}
@@ -124,7 +124,7 @@ class Federation:
         return overlap_record(find_overlap(there, self.same_patient), kept=True)
 
     def skipped_of(self, config: Settings) -> list[dict[str, Any]]:
-        """Return the ``skipped`` of the ``results.json`` of a run on this federation, or on a part of its sites."""
+        """Return the ``skipped`` entry of ``results.json`` for a run on this federation or part of its sites."""
         names = {site.name for site in config.sites}
         return [{**asdict(case), "faults": [*case.faults]} for case in self.skipped if case.site in names]
 
@@ -137,13 +137,13 @@ def open_federation(
     same_patient: Mapping[str, str] | None = None,
     skip_bad: bool = False,
 ) -> Federation:
-    """Check and prepare every site's cases, leaving out patients that are there already unless `config` keeps them.
+    """Check and prepare every site's cases; leave out patients who are there already unless `config` keeps them.
 
     Raises
     ------
     DataError
-        As `open_hospital`, of all sites at once, and where a site has no case left; a `BadCasesError` where
-        cases cannot be used, which `skip_bad` helps where nothing else is wrong.
+        As in `open_hospital`, for all sites at once, and if a site has no case left. A `BadCasesError` if cases cannot
+        be used; `skip_bad` helps if nothing else is wrong.
     """
     same_patient = same_patient or {}
     found = _open_all(sites, config, cache, progress, skip_bad)
@@ -165,7 +165,7 @@ def open_federation(
 def _open_all(
     sites: Iterable[Site], config: Settings, cache: Path, progress: Callable[[str, int, int], None], skip_bad: bool
 ) -> dict[str, Hospital]:
-    """Open every site by name; raises one error of all that `open_hospital` refuses."""
+    """Open every site by name; raise one error for everything that `open_hospital` rejects."""
     found: dict[str, Hospital] = {}
     refused: list[DataError] = []
     for site in sites:
@@ -188,19 +188,19 @@ def open_named(
     show_cases: bool = False,
     beside: Path = RUNS,
 ) -> Federation:
-    """Open hospitals that are named, or else `sites` phantom ones, 3 by default, and tell of progress.
+    """Open the named hospitals, or otherwise `sites` phantom ones (3 by default), and show progress.
 
-    `skip_bad` leaves out cases that cannot be used; None is for a command that has no such option to advise. Where it
-    is not asked for, a list of them is written into the folder `beside`.
+    `skip_bad` leaves out unusable cases; None is for a command without such an option. If unusable cases are not left
+    out, a list of them is written into the folder `beside`.
 
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and where a federation
-        file is called as phantoms' data are.
+        As in `read_federation`, `read_name_mapping`, `phantom_federation` and `open_federation`, and if a federation
+        file has the name of the phantom data.
     """
     if isinstance(named, Path) and named.name == PHANTOM:
-        raise ConfigError(f"{named}: {PHANTOM} is what phantoms' data are called: give the file another name")
+        raise ConfigError(f"{named}: {PHANTOM} is the name of phantom data; give the file another name")
     same_patient: dict[str, str] = {}
     with progress_bars(console) as show:
         if named is None:
@@ -225,7 +225,7 @@ def open_named(
             )
         except BadCasesError as error:
             helps = skip_bad is not None and not error.others
-            advice = "Mend them, or leave these cases out by --skip-bad" if helps else ""
+            advice = "Repair these cases, or leave them out with --skip-bad" if helps else ""
             raise with_list(error, beside, advice) from None
     if opened.skipped:
         print_table(console, bad_cases_table([row for case in opened.skipped for row in case.rows]))
@@ -241,42 +241,43 @@ def open_named(
 
 
 def data_name(named: Hospitals) -> str:
-    """Return what the data of hospitals are called in tables."""
+    """Return the name of the hospitals' data in tables."""
     if named is None:
         return PHANTOM
     return readable(named.name) if isinstance(named, Path) else OWN
 
 
 def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings | None = None) -> Federation:
-    """Open the hospitals of a run, each with exactly the cases that the run took, to go on with it or to audit it.
+    """Open the hospitals of a run with exactly the run's cases, to resume or audit it.
 
-    `config` is the run's own, on this machine: where it runs and where its sites' scans are may have changed.
+    `config` is the run's config for this machine: where it runs and where its sites' scans are may have changed.
 
     Raises
     ------
     ConfigError
-        As `RunDirectory.read_origin`, and where a setting, the software or a scan is not what it was, or scans are
-        not where `config` says.
+        As in `RunDirectory.read_origin`, and if a setting, the software or a scan has changed, or scans are not where
+        `config` says.
     DataError
-        As `open_hospital`.
+        As in `open_hospital`.
     """
     origin = run.read_origin()
     config = config or origin.config
     different = origin.difference(config, origin.scans)
     if different.versions:
         made = "; ".join(different.versions)
-        raise ConfigError(f"{run.path}: was begun with other versions: {made}: install those to go on")
+        raise ConfigError(f"{run.path}: was started with other versions: {made}; install those to continue")
     if different:
         raise ConfigError(f"{run.path}: belongs to another run: {different}")
     with progress_bars(console) as show:
-        if origin.name == PHANTOM:  # which may have been deleted with the cache
+        if origin.name == PHANTOM:  # phantoms may have been deleted with the cache
             root = Path(config.sites[0].path).parent
             phantom_federation(len(config.sites), config, root, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
         for site in config.sites:
             if not Path(site.path).is_dir():
                 raise ConfigError(
-                    f"site {site.name}: {site.path}: no such directory: if its scans have moved, name where all sites' "
-                    f"scans are now in a federation file, and go on by simulate FILE --resume {run.path}"
+                    f"site {site.name}: {site.path}: no such directory; if its scans have moved, write the current "
+                    "paths of all sites' scans into a federation file and continue with simulate FILE --resume "
+                    f"{run.path}"
                 )
         try:
             found = _open_all(
@@ -293,7 +294,7 @@ def reopen(console: Console, run: RunDirectory, cache: Cache, config: Settings |
 
 
 def scans_of(hospitals: Iterable[Hospital]) -> Scans:
-    """Return, by site, what stands for the content of all its scans and segmentations, and who is held out."""
+    """Return, by site, a hash of the content of all its scans and segmentations and of its patient split."""
     return {
         hospital.site.name: hashlib.sha256(
             "; ".join(
@@ -307,12 +308,12 @@ def scans_of(hospitals: Iterable[Hospital]) -> Scans:
 
 
 def same_patient_of(federation: Path) -> dict[str, str]:
-    """Return the person by patient id of the name mapping that a federation file names; nobody where it names none.
+    """Return the person by patient id from a federation file's name mapping; empty without one.
 
     Raises
     ------
     ConfigError
-        As `name_mapping_of` and `read_name_mapping`.
+        As in `name_mapping_of` and `read_name_mapping`.
     """
     file = name_mapping_of(federation)
     return {} if file is None else read_name_mapping(file)

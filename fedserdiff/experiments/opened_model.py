@@ -1,4 +1,4 @@
-"""A model to segment with: a run's final student, or one that was exported, and a hospital's adapter before it."""
+"""Loading of models for segmentation: a run's final student or an exported one, with a hospital's adapter."""
 
 import json
 from collections.abc import Collection
@@ -27,32 +27,31 @@ def open_model(model: Path, site: str | None, allow: Collection[str] = ()) -> Se
     Parameters
     ----------
     model : Path
-        Either of them.
+        A run's directory or an exported file.
     site : str, optional
-        The hospital whose scans the model will see: its name in the run, or the folder of what it keeps, which a
-        deployed hospital has as ``records/NAME``.
+        The hospital whose scans the model will segment: its name in the run, or the folder with what it keeps; at a
+        deployed hospital that is ``records/NAME``.
     allow : collection of str, optional
-        As `load_model`'s, for a file.
+        As in `load_model`, for a file.
 
     Raises
     ------
     ConfigError
-        As `load_model`, and where it is neither, the hospital is none of the run's, or has to be named and is not, or
-        its adapter is elsewhere.
+        As in `load_model`, and if `model` is neither, if the run has no such hospital, if the hospital must be named
+        and is not, or if its adapter is stored elsewhere.
     DataError
-        As `load_model` and `convention_of`.
+        As in `load_model` and `convention_of`.
     RecordsError
-        As `load_adapter`.
+        As in `load_adapter`.
     """
     opened = open_run(model, site) if model.is_dir() else _of_file(model, site, allow)
     name = opened.about.get("site", "its hospital")
     if opened.adapter is None and opened.about.get("adapter") == _STAYS:
         raise ConfigError(
-            f"{model}: was trained behind an adapter that {name} keeps to itself: give its folder, --site "
-            f"records/{name}"
+            f"{model}: was trained with an adapter that stays at {name}; give its folder with --site records/{name}"
         )
     if opened.about.get("personal weights") == _STAYS:
-        raise ConfigError(f"{model}: lacks weights that {name} keeps to itself: give its folder, --site records/{name}")
+        raise ConfigError(f"{model}: lacks weights that stay at {name}; give its folder with --site records/{name}")
     return opened
 
 
@@ -62,17 +61,20 @@ def _of_file(file: Path, site: str | None, allow: Collection[str]) -> Segmenter:
         return model
     folder = Path(site)
     if not folder.is_dir():
-        raise ConfigError(f"--site: {site}: {file.name} is one hospital's already: give the folder of its records")
+        raise ConfigError(
+            f"--site: {site}: is not a folder; {file.name} belongs to one hospital already, so give the folder of its "
+            "records"
+        )
     personal = load_personal(model.student, folder, model.config, folder.name, _LAST)
     adapter = load_adapter(folder, model.config, folder.name, _LAST)
     if adapter is None and not personal:
-        raise ConfigError(f"--site: {folder}: holds no adapter, and no weights of its own")
+        raise ConfigError(f"--site: {folder}: contains neither an adapter nor personal weights")
     own = {"personal weights": _INCLUDED} if personal else {}
     return replace(model, adapter=adapter or model.adapter, about={**model.about, **own})
 
 
 def open_run(run: Path, site: str | None) -> Segmenter:
-    """Open a run's directory as `open_model`, but what a hospital keeps may stay elsewhere: ``about`` says so."""
+    """Open a run's directory as `open_model` does; parts that a hospital keeps may be missing, as ``about`` says."""
     config, data = _config(run)
     folder = None if site is None else Path(site)
     named = None if folder is None else _named(folder.name, config, run)
@@ -80,14 +82,15 @@ def open_run(run: Path, site: str | None) -> Segmenter:
         if get_method(config.method.name).knows_origin:
             names = ", ".join(one.name for one in config.sites)
             raise ConfigError(
-                f"--site: {label(config.method.name)} sees scans as their hospital does: say whose they are: {names}"
+                f"--site: {label(config.method.name)} needs to know the hospital that scans come from; give one of "
+                f"{names}"
             )
         named = config.sites[-1]
     own = run / f"student-{named.name}.pt"
     file = own if own.exists() else run / "student.pt"
     if not file.is_file():
-        raise ConfigError(f"{run}: holds no student.pt: is the run finished?")
-    of_hospitals = run / "hospitals"  # in a simulation's directory alone
+        raise ConfigError(f"{run}: has no student.pt; is the run finished?")
+    of_hospitals = run / "hospitals"  # only in a simulation's directory
     keeps = of_hospitals / named.name
     if folder is not None and folder.is_dir() and not (keeps.is_dir() and site == named.name):
         keeps = folder
@@ -112,26 +115,30 @@ def open_run(run: Path, site: str | None) -> Segmenter:
 
 
 def _config(run: Path) -> tuple[Settings, str]:
-    """Return a run's config, and in words whose scans it trained on."""
+    """Return a run's config and the name of its data."""
     file = run / "config.json"
     try:
         values: dict[str, Any] = json.loads(file.read_bytes())
         data = values[PROVENANCE].get("name", "of a deployed federation")
         return Settings.from_dict(values), str(data)
     except OSError as error:
-        raise ConfigError(f"{run}: is no run's directory: config.json cannot be read ({error.strerror})") from None
+        raise ConfigError(
+            f"{run}: is not the directory of a run: config.json cannot be read ({error.strerror})"
+        ) from None
     except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{file}: is not what a run of this version writes there ({error})") from None
+        raise ConfigError(f"{file}: was not written by a run of this version ({error})") from None
 
 
 def _named(name: str, config: Settings, run: Path) -> Site:
     for site in config.sites:
         if site.name == name:
             return site
-    raise ConfigError(f"--site: {name!r} is none of {run}'s: {', '.join(site.name for site in config.sites)}")
+    raise ConfigError(
+        f"--site: {name!r} is not a site of {run}; its sites: {', '.join(site.name for site in config.sites)}"
+    )
 
 
 def _stages_done(run: Path, config: Settings) -> int:
-    """Return the stage that a run's student is of, which need not be the last."""
+    """Return the stage of a run's student, which need not be the last."""
     numbers = [file.stem.removeprefix(_OF_STAGE) for file in run.glob(f"{_OF_STAGE}*.pt")]
     return max((int(number) for number in numbers if number.isdecimal()), default=config.most_stages)

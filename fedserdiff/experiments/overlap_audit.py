@@ -1,4 +1,4 @@
-"""Who is in a federation twice: ``audit.py overlap``."""
+"""Audit of patients who are in a federation more than once: ``fedserdiff audit overlap``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,26 +21,27 @@ from fedserdiff.settings.experiment import Settings, Site
 
 
 def show_overlap(console: Console, federation: Path, config: Settings, cache: Cache) -> None:
-    """Print which cases of a federation file's hospitals are of patients who are there already.
+    """Print the cases in a federation file that belong to patients who are there already.
 
     Parameters
     ----------
     console : Console
-        Where to.
+        Console to print to.
     federation : Path
         The TOML file.
     config : Settings
-        Whose working grid the cases are prepared for: what is found does not depend on it, only what can be reused.
+        Settings with the working grid that cases are prepared for. The grid does not affect what is found, only which
+        prepared cases can be reused.
     cache : Cache
-        Of prepared cases.
+        Cache of prepared cases.
 
     Raises
     ------
     ConfigError
-        As `read_federation` and `same_patient_of`.
+        As in `read_federation` and `same_patient_of`.
     DataError
-        As `site_cases` and `cached_cases`; the text begins with the site's name. Cases that cannot be used are listed
-        in a file where runs are made.
+        As in `site_cases` and `cached_cases`; the text begins with the site's name. Unusable cases are listed in a
+        file in the folder of runs.
     """
     sites = read_federation(federation)
     same_patient = same_patient_of(federation)
@@ -65,7 +66,7 @@ def show_overlap(console: Console, federation: Path, config: Settings, cache: Ca
 
 
 def _cases(site: Site, config: Settings, cache: Cache, progress: Callable[[int, int], None]) -> list[CachedCase]:
-    """Find and prepare a site's cases, of which an audit needs no split into training and test."""
+    """Find and prepare a site's cases; an audit needs no patient split."""
     bad: BadCases = {}
     try:
         cases = site_cases(site, config, bad)
@@ -78,7 +79,7 @@ def _cases(site: Site, config: Settings, cache: Cache, progress: Callable[[int, 
 
 def _table(overlaps: Sequence[Overlap]) -> Table:
     table = Table(title="Patients who are there already", title_justify="left", title_style="bold")
-    for column in ("site", "case", "is", "at site", "found by"):
+    for column in ("site", "case", "same as", "at site", "found by"):
         table.add_column(column, overflow="fold")
     for one in overlaps:
         table.add_row(*map(escape, (one.site, one.case, one.first_case, one.first_site, one.found_by)))
@@ -95,5 +96,5 @@ def _summary(overlaps: Sequence[Overlap], cases: int, sites: int) -> list[str]:
     if twice:
         sentences.append(f"{twice} case{' is' if twice == 1 else 's are'} at the same site under another name already")
     if overlaps:
-        sentences.append("A run leaves them out; --allow-overlap keeps them, and its results are stamped as leaking.")
+        sentences.append("A run leaves them out; --allow-overlap keeps them and marks the results as leaking.")
     return sentences

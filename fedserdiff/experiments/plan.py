@@ -1,4 +1,4 @@
-"""What an experiment will cost on this machine, before it begins: nothing is prepared, and nothing is written."""
+"""Cost estimate of an experiment on this machine, made before it starts, without preparing or writing anything."""
 
 import math
 import os
@@ -40,12 +40,12 @@ from strategies.first_stage import begins_with_first_stage
 from strategies.stage_runner import drawn_count
 from strategies.stream import make_stream
 
-_BLOCKS, _STEPS = 2, 2  # that are timed of a stage, and the steps of each
+_BLOCKS, _STEPS = 2, 2  # timed blocks of a stage, and steps in each
 
 
 @dataclass(frozen=True)
 class Cases:
-    """How many cases a site has, of how many patients, by the side they are on; `bad` cannot be used."""
+    """Number of a site's patients and of its cases in each split; `bad` cases cannot be used."""
 
     patients: int
     training: int
@@ -55,39 +55,39 @@ class Cases:
 
     @property
     def usable(self) -> int:
-        """All that can be used."""
+        """Number of usable cases."""
         return self.training + self.validation + self.test
 
     def of(self, side: Side) -> int:
-        """Return how many are on one side."""
+        """Return the number of cases in one split."""
         return {"training": self.training, "validation": self.validation, "test": self.test}[side]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of `config` will do, and what that takes.
+    """The work and the cost of a run of `config`.
 
     Attributes
     ----------
     config : Settings
-        With its sites.
+        Settings with their sites.
     cases : tuple of Cases
-        Of each site.
+        Cases of each site.
     steps : tuple of int
-        Of each stage and hospital; where a stage is counted in epochs of slices, no more than these.
+        Steps of one hospital in each stage; an upper bound if a stage is counted in epochs of slices.
     participants : tuple of int
-        Hospitals that train in a round of each stage.
+        Number of hospitals that train in a round of each stage.
     scored : int
-        Cases that are segmented and scored, or segmented to choose thresholds by, in all rows of R.
+        Number of cases segmented for scoring or for choosing thresholds, over all rows of R.
     disk : int
-        Bytes of prepared cases, at most.
+        Upper bound of the bytes of prepared cases.
     memory : int
-        Bytes that a process of a site took to train and to score.
+        Bytes that a site's process needed for training and scoring.
     gpu_memory : int
-        Bytes of a GPU's that a training step holds at most, computed from shapes.
+        Largest number of bytes that a training step holds on a GPU, computed from shapes.
     first_s, step_s, score_s : float
         Seconds of a step of stage 1, of a later step, and of segmenting and scoring one case, timed on random scans;
-        NaN where a step holds more than there is memory for.
+        NaN if a step needs more memory than there is.
     """
 
     config: Settings
@@ -104,12 +104,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether there is memory for a step."""
+        """Whether a step fits into memory."""
         return math.isfinite(self.seconds)
 
     @property
     def first_stage_s(self) -> float:
-        """Seconds of training stage 1."""
+        """Seconds of training in stage 1."""
         return self._one_after_another[0] * self.first_s
 
     @property
@@ -120,23 +120,23 @@ class Plan:
 
     @property
     def _side_by_side(self) -> int:
-        """Hospitals that work at a time."""
+        """Number of hospitals that work at the same time."""
         return max(1, int((os.cpu_count() or 1) // self.config.machine.cpus_per_site))
 
     @property
     def _one_after_another(self) -> list[int]:
-        """Steps of each stage that wait for each other: those of hospitals that work side by side do not."""
+        """Sequential steps of each stage; hospitals that work at the same time count once."""
         turns = (math.ceil(training / self._side_by_side) for training in self.participants)
         return [steps * times for steps, times in zip(self.steps, turns, strict=True)]
 
 
 def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Settings) -> tuple[list[Site], list[Cases]]:
-    """Return hospitals and how many cases each has, by the names of their files; of phantoms by the settings.
+    """Return the hospitals and their case counts, from file names or, for phantoms, from the settings.
 
     Raises
     ------
     FedSerDiffError
-        As `read_federation`, `site_cases` and `split_patients`.
+        As in `read_federation`, `site_cases` and `split_patients`.
     """
     if named is None:
         arriving = [phantom_hospital(config.data.phantom_stream, index) for index in range(phantoms)]
@@ -161,11 +161,11 @@ def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Setti
 
 
 def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -> Plan:
-    """Say what a run takes: a few steps, and the scoring of one case, are timed on random scans of its size."""
+    """Estimate the cost of a run by timing a few steps and the scoring of one case on random scans of its size."""
     config = config.replace(sites=tuple(sites))
     stages = make_stream(config).stages([site.name for site in sites])
     rows = plan_evaluation(config, stages).rows
-    choosing = config.scoring.least_from == "validation"  # thresholds, on patients that are segmented for it
+    choosing = config.scoring.least_from == "validation"  # thresholds are chosen on patients who are segmented for it
     scored = {
         site.name: one.of(config.scoring.patients) + (one.validation if choosing else 0)
         for site, one in zip(sites, cases, strict=True)
@@ -199,9 +199,9 @@ def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -
 
 
 def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel: int = 1) -> None:
-    """Print what runs take, one a method and seed: sites and cases once, then each method's steps and hours, and all.
+    """Print the cost of runs, one for each method and seed: sites and cases, each method's steps and hours, and totals.
 
-    Stage 1 is computed once a seed for all methods that begin with it, as ``compare`` does.
+    Stage 1 is counted once for each seed and all methods that share it, as ``compare`` computes it.
     """
     first = plans[0]
     table = Table(title="Hospitals", title_justify="left", title_style="bold")
@@ -214,7 +214,7 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
         table.add_row(escape(site.name), *map(str, (one.patients, *map(one.of, sides), one.bad)))
     print_table(console, table)
     table = Table(title="Runs", title_justify="left", title_style="bold")
-    for column in ("method", "stages", "steps", "cases scored", "s a step (stage 1, later)", "s a case", "time"):
+    for column in ("method", "stages", "steps", "cases scored", "s per step (stage 1, later)", "s per case", "time"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for plan in plans:
         timed = [f"{plan.first_s:.3g}, {plan.step_s:.3g}", f"{plan.score_s:.3g}", duration(plan.seconds)]
@@ -226,17 +226,17 @@ def show_plan(console: Console, plans: Sequence[Plan], seeds: int = 1, parallel:
     whole -= sum(plan.first_stage_s for plan in shared[1:])
     gpu_memory = max(plan.gpu_memory for plan in plans)
     runs, memory = len(plans) * seeds, max(plan.memory for plan in plans)
-    validating = "validation while training, " if first.config.training.validate_every else ""
+    validating = "validation during training, " if first.config.training.validate_every else ""
     takes = f"about {duration(whole * seeds / parallel)} of training and scoring on this machine"
     process = f", a process about {_size(memory)}"
     if not all(plan.fits for plan in plans):
-        takes, process = "not timed, since a training step holds more memory than this machine has free", ""
+        takes, process = "not timed, because a training step needs more memory than this machine has free", ""
     for sentence in (
         f"{runs} run{'s' if runs > 1 else ''}, {parallel} at a time: {takes}.",
         f"Prepared cases take at most {_size(first.disk)}{process}.",
-        f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve take up to a third more.",
-        f"Timed on random scans. Not counted: preparing cases, {validating}what a method does before a stage's first "
-        "step or hands over after it, and the start of Flower and Ray.",
+        f"On a GPU a training step holds {_size(gpu_memory)}; kernels and torch's reserve need up to a third more.",
+        f"Times were measured on random scans. They do not include preparing cases, {validating}a method's work "
+        "before a stage's first step and after its last, and the start of Flower and Ray.",
         "Nothing was prepared or written.",
     ):
         console.print(sentence, soft_wrap=True)
@@ -247,7 +247,7 @@ def _size(count: int) -> str:
 
 
 def _held_on(device: torch.device, config: Settings, stages: int) -> int:
-    """Return the bytes that a step holds on a device, in the precision in which it computes there."""
+    """Return the bytes that a step holds on a device, in the precision used on that device."""
     auto = config.network.precision == "auto" and not has_bf16(device.type)
     return step_memory(config.replace({"network.precision": "fp32"}) if auto else config, min(stages, 2))
 
@@ -261,26 +261,28 @@ def _timed(config: Settings, device: torch.device) -> tuple[float, float, float]
         float(np.median(step_seconds(student, order, hospital, config, _BLOCKS, _STEPS)))
         for order in random_orders(config, student)
     )
-    for _ in range(2):  # the first one sets things up
+    for _ in range(2):  # the first one warms up
         started = time.perf_counter()
-        score_case(student.eval(), hospital.test[0], config)  # what it scores is on the host: nothing is left to do
+        score_case(
+            student.eval(), hospital.test[0], config
+        )  # scoring is on the host, so no work is pending on the device
         score_s = time.perf_counter() - started
     return first_s, step_s, score_s
 
 
 def plan_of(console: Console, layers: Layers, experiment: Path | None, phantoms: int | None) -> Plan:
-    """Plan the run that ``simulate`` would begin; raises as `on_what_there_is`, `sites_of` and `hospitals_of`."""
+    """Plan the run that ``simulate`` would start; raise as `on_what_there_is`, `sites_of` and `hospitals_of` do."""
     return plans_of(console, on_what_there_is(console, layers.settings(), layers), experiment, phantoms, None)[0]
 
 
 def plans_of(
     console: Console, config: Settings, experiment: Path | None, phantoms: int | None, methods: Sequence[str] | None
 ) -> list[Plan]:
-    """Plan a run by each of several methods, or by the config's; raises as `sites_of` and `hospitals_of`."""
+    """Plan a run for each of several methods, or for the config's; raise as `sites_of` and `hospitals_of` do."""
     named = hospitals_of(experiment, phantoms)
     sites, cases = sites_of(named, (phantoms_of(experiment) or PHANTOM_SITES) if phantoms is None else phantoms, config)
     plans = []
-    with console.status("a few steps are timed"):
+    with console.status("timing a few steps"):
         for method in methods or [config.method.name]:
             plans.append(make_plan(config.replace(method=method) if methods else config, sites, cases))
     return plans

@@ -1,4 +1,4 @@
-"""A hospital of noise, of the size that an experiment's hospitals have: to time steps and scoring without a file."""
+"""A hospital with random scans of an experiment's size, for timing steps and scoring without files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +21,17 @@ from sites.hospital import Hospital
 from sites.training import Order
 
 LITTLE_BEFORE_STEPS = {"replay.conditional_maps": 2, "replay.map_steps": 1}
-"""Settings by which a method does little before a stage's first step. A step takes no less by them."""
+"""Settings that reduce a method's work before a stage's first step, without making a step faster."""
 
 
 def random_hospital(config: Settings) -> Hospital:
-    """Return a hospital of two cases of noise, whose brain fills most of the grid, with a lesion in it.
+    """Return a hospital with two random cases, whose brain fills most of the grid and contains a lesion.
 
     Parameters
     ----------
     config : Settings
-        With its sites: the hospital is the second, or the only one. One case is to train on, one to test on.
+        Settings with their sites; the hospital is the second site, or the only one. One case is for training, one for
+        testing.
     """
     site = _site(config)
     convention = convention_of(site, config)
@@ -50,7 +51,7 @@ def random_hospital(config: Settings) -> Hospital:
 
 
 def random_memory(config: Settings, student: Student) -> Memory:
-    """Return what the config's method might keep of a stage that ended with `student`: of the agreed shape, all 0."""
+    """Return what the config's method might keep from a stage that ended with `student`: zeros of the agreed shapes."""
     weights = wire.weights_to_record(student)
     memory = {}
     for part in get_method(config.method.name).parts:
@@ -65,9 +66,9 @@ def random_memory(config: Settings, student: Student) -> Memory:
 
 
 def random_orders(config: Settings, student: Student) -> tuple[Order, Order]:
-    """Return the orders of stage 1 and of a stage with a past, for a `random_hospital`.
+    """Return the orders for stage 1 and for a later stage, for a `random_hospital`.
 
-    The teacher is untrained, and so is the site's adapter, where it has one: a step costs the same.
+    Teacher and adapter, if there is one, are untrained, which does not change the cost of a step.
     """
     device = student.device
     parts = get_method(config.method.name).parts
@@ -92,7 +93,7 @@ def _three(numbers: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _ball(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return masks, each a ball of a quarter of the shape's width."""
+    """Return masks, each a ball with a quarter of the shape's width as its diameter."""
     axes = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape[1:])]
     ball = np.asarray(sum(axis**2 for axis in axes)) < 0.25**2
     return np.repeat(ball[None], shape[0], 0).astype(np.uint8)

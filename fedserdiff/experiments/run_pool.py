@@ -1,4 +1,4 @@
-"""Many runs, several at a time: those that are done are reused, and stage 1 is computed once for all methods."""
+"""A pool of runs, several at a time: finished runs are reused, and stage 1 is computed once for all methods."""
 
 import contextlib
 import itertools
@@ -40,7 +40,7 @@ _STATUS, _ERROR, _OUTPUT, _PARTIAL = "status.txt", "error.txt", "output.log", ".
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One run to do: its config and scans, its folder, and that of the stage 1 that it goes on from, where it does."""
+    """A run to do: its config and scans, its folder, and the folder of a shared stage 1 to continue from, if any."""
 
     config: Settings
     scans: Scans
@@ -50,23 +50,23 @@ class _Job:
 
 
 class RunPool:
-    """Finished runs under `root`, found by what they were made of, and processes that add the missing ones.
+    """Finished runs under `root`, found by their origin, and processes that add the missing ones.
 
-    A run's folder appears under its name when it is finished, so that whatever stops this process, the same call goes
-    on from the runs that had ended. A run that is of other scans or of other versions stays where it is, unused.
+    A run's folder gets its name when the run is finished. If this process is stopped, the same call therefore continues
+    from the finished runs. Runs from other scans or versions stay where they are, unused.
 
     Parameters
     ----------
     root : Path
         Folder of the runs (``runs/``) and of the shared stages 1 (``first-stages/``).
     cache : Path
-        Of prepared cases.
+        Folder of prepared cases.
     parallel : int
-        Runs at a time, each on a Ray of its own with `cpus_per_site` CPUs.
+        Number of runs at a time, each with its own Ray of `cpus_per_site` CPUs.
     console : Console
-        For progress.
+        Console for progress.
     data : str
-        Whose scans the runs are on, as results say it.
+        Name of the data, as in results.
     """
 
     def __init__(self, root: Path, cache: Path, parallel: int, console: Console, data: str) -> None:
@@ -80,14 +80,14 @@ class RunPool:
         self._scans: dict[Settings, Scans] = {}
 
     def complete(self, wanted: Mapping[Settings, Scans]) -> dict[Settings, Path]:
-        """Return the folder of a finished run of each config on its scans, doing those that are missing.
+        """Return the folder of a finished run for each config on its scans; do the missing runs.
 
         Raises
         ------
         ConfigError
-            Where another process is at work in the same folder.
+            If another process is working in the same folder.
         FederationError
-            Where a run fails, or scans change meanwhile; runs that had ended are kept.
+            If a run fails or scans change during it; finished runs are kept.
         """
         self._runs.mkdir(parents=True, exist_ok=True)
         self._firsts.mkdir(parents=True, exist_ok=True)
@@ -107,47 +107,50 @@ class RunPool:
     def _alone(self) -> Iterator[None]:
         with (self._runs.parent / ".lock").open("w") as file:
             if not try_lock(file.fileno()):
-                raise ConfigError(f"{self._runs.parent}: another comparison is at work here")
+                raise ConfigError(
+                    f"{self._runs.parent}: another comparison is running in this folder; wait for it or give another "
+                    "folder"
+                )
             yield
 
     def _made_of(self, folder: Path) -> dict[Path, Origin]:
-        """Return what each run in a folder was made of, begun ones (``.partial``) too; finished ones are read once."""
+        """Return the origin of each run in a folder, also of unfinished ones; read finished ones only once."""
         runs = sorted(folder.iterdir())
         for run in runs:
             if run not in self._origins or run.suffix == _PARTIAL:
                 try:
                     self._origins[run] = RunDirectory(run).read_origin() if RunDirectory(run).begun else None
-                except ConfigError:  # of another version of this software, or damaged
+                except ConfigError:  # from another version of this software, or damaged
                     self._origins[run] = None
         return {run: made for run in runs if (made := self._origins[run]) is not None}
 
     def _find(self, folder: Path, config: Settings) -> Path | None:
-        """Return the finished run of exactly this config, on its scans, by what is installed now."""
+        """Return the finished run of exactly this config, on its scans, with the versions installed now."""
         for run, made in self._made_of(folder).items():
             if run.suffix != _PARTIAL and not made.difference(config, self._scans[config]):
                 return run
         return None
 
     def _tell_of_unused(self, folder: Path, wanted: Iterable[Settings]) -> None:
-        """Say which runs would be used, were they not of other scans or versions."""
+        """Print the runs that are not used only because they come from other scans or versions."""
         wanted = list(wanted)
         for run, made in self._made_of(folder).items():
             different = [made.difference(config, self._scans[config]) for config in wanted]
             why = [one for one in different if not one.settings]
             if why and all(why):
                 name = escape(str(run.relative_to(self._runs.parent)))
-                self._console.print(f"{name} is kept, but not used: {escape(str(why[0]))}", soft_wrap=True)
+                self._console.print(f"{name} is kept but not used: {escape(str(why[0]))}", soft_wrap=True)
 
     def _found(self, config: Settings) -> Path:
         run = self._find(self._runs, config)
         if run is None:
-            raise FederationError(f"{self._runs}: scans have changed while runs were made of them: run this again")
+            raise FederationError(f"{self._runs}: scans have changed during the runs; run this again")
         return run
 
     def _folder(self, folder: Path, config: Settings, taken: set[Path]) -> Path:
-        """Return the folder that a run will have once it is finished: its own where it has begun, else an unused one.
+        """Return the folder that a run will have once it is finished: its own if it has begun, otherwise an unused one.
 
-        Other runs of the same method and seed are numbered.
+        Further runs of the same method and seed are numbered.
         """
         made_of = self._made_of(folder)
         begun = [run for run in sorted(folder.glob(f"*{_PARTIAL}")) if RunDirectory(run).can_go_on]
@@ -161,7 +164,7 @@ class RunPool:
         return found
 
     def _work(self, firsts: list[Settings], runs: list[Settings]) -> None:
-        """Do the jobs, shared stages 1 first, as many at a time as may be."""
+        """Do the jobs, several at a time, with shared stages 1 first."""
         taken: set[Path] = set()
         running: dict[_Job, ForkServerProcess] = {}
         failures: list[str] = []
@@ -175,7 +178,7 @@ class RunPool:
                         job = self._next(firsts, runs, taken)
                         if job is None and not running:
                             raise FederationError(
-                                f"{self._firsts}: scans have changed while a stage 1 was made of them: run this again"
+                                f"{self._firsts}: scans have changed during a stage 1; run this again"
                             )
                         if job is None:
                             break
@@ -197,7 +200,7 @@ class RunPool:
             raise FederationError("; ".join(failures))
 
     def _next(self, firsts: list[Settings], runs: list[Settings], taken: set[Path]) -> _Job | None:
-        """Take the next job that can begin: a stage 1, or a run whose stage 1 is there or is not shared."""
+        """Take the next job that can begin: a stage 1, or a run whose stage 1 is finished or not shared."""
         if firsts:
             config = firsts.pop(0)
             return _Job(config, self._scans[config], self._folder(self._firsts, config, taken), only_first=True)
@@ -213,14 +216,14 @@ class RunPool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             [__name__]
-        )  # runs are forked from one process that has imported torch and Flower
+        )  # runs are forked from one process that has already imported torch and Flower
         process = context.Process(target=_run, args=(job, self._data, self._cache))
-        with _alone_in_main():  # a job is ours: the script of a user's that asks for it need not run again in it
+        with _alone_in_main():  # the user's script must not run again in the job's process
             process.start()
         return process
 
     def _end(self, job: _Job, process: ForkServerProcess) -> list[str]:
-        """Give a finished run its name, or return what went wrong."""
+        """Rename the folder of a finished run, or return what went wrong."""
         partial = _partial(job.folder)
         if process.exitcode == 0:
             for name in (_STATUS, _OUTPUT, _ERROR):
@@ -240,7 +243,7 @@ class RunPool:
 
 @contextlib.contextmanager
 def _alone_in_main() -> Iterator[None]:
-    """Have a process that starts import no more than its function, and not the program's main module."""
+    """Let a new process import only its function, not the program's main module."""
     main = sys.modules["__main__"]
     kept: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
@@ -256,7 +259,7 @@ def _partial(folder: Path) -> Path:
 
 
 def _status(job: _Job) -> dict[str, Any]:
-    """Read how far a run is, from its folder."""
+    """Read a run's progress from its folder."""
     folder = _partial(job.folder)
     with contextlib.suppress(OSError, ValueError):
         site, about = (folder / _STATUS).read_text(encoding="utf-8").split("\n")
@@ -270,7 +273,7 @@ def _status(job: _Job) -> dict[str, Any]:
 
 
 def _kill(process: ForkServerProcess) -> None:
-    """End a run's process and all that it started."""
+    """Kill a run's process and everything that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.kill()
@@ -278,7 +281,7 @@ def _kill(process: ForkServerProcess) -> None:
 
 
 class _StatusFile(RunEvents):
-    """Write what a run is doing to a file that the pool's process reads: the site at work, and a line."""
+    """A listener that writes a run's state to a file for the pool's process: the working site, and a line."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -305,7 +308,7 @@ class _StatusFile(RunEvents):
 
 
 def _end_with_parent() -> None:
-    """Wait until the process that started this one has ended, however it did; then end this group, Ray included."""
+    """Wait until the parent process has ended for any reason; then kill this process group, including Ray."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -313,9 +316,9 @@ def _end_with_parent() -> None:
 
 
 def _run(job: _Job, data: str, cache: Path) -> None:
-    """Do one run, in a process and a process group of its own; its error, if any, is left in the folder.
+    """Do one run in its own process and process group; leave its error, if any, in the folder.
 
-    It ends with the process that started it, and holds the run's folder until it has ended.
+    The process ends with its parent, and keeps the run's folder until then.
     """
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -324,7 +327,7 @@ def _run(job: _Job, data: str, cache: Path) -> None:
     with (folder / _OUTPUT).open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
-    (folder / _ERROR).unlink(missing_ok=True)  # of an earlier try
+    (folder / _ERROR).unlink(missing_ok=True)  # from an earlier try
     try:
         run = RunDirectory.of_comparison(folder, config, job.scans)
         hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
@@ -338,7 +341,7 @@ def _run(job: _Job, data: str, cache: Path) -> None:
             only_first=job.only_first,
         )
     except (FedSerDiffError, OSError) as error:
-        folder.mkdir(exist_ok=True)  # a run that never began has removed it
+        folder.mkdir(exist_ok=True)  # a run that never began has removed the folder
         text = os_error_text(error) if isinstance(error, OSError) else str(error)
         (folder / _ERROR).write_text(readable(text), encoding="utf-8")
         sys.exit(1)

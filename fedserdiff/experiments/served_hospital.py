@@ -1,4 +1,4 @@
-"""One hospital of a real federation at work: what ``fedserdiff hospital`` runs."""
+"""The hospital process of a real federation, which ``fedserdiff hospital`` runs."""
 
 import time
 from functools import partial
@@ -23,20 +23,20 @@ from sites.node import serve
 
 
 def serve_hospital(console: Console, kit: Path) -> None:
-    """Prepare a hospital's cases, then answer the coordinator until the process is told to end.
+    """Prepare a hospital's cases, then answer the coordinator until the process is stopped.
 
     Parameters
     ----------
     console : Console
-        For progress, and a line for each message.
+        Console for progress and a line for each message.
     kit : Path
-        The folder that was provisioned for the hospital, or its ``site.toml``.
+        The folder provisioned for the hospital, or its ``site.toml``.
 
     Raises
     ------
     FedSerDiffError
-        As `HospitalKit.load`, `check_coarse`, `check_compiler`, `open_hospital` and `serve`, and where a GPU that is
-        asked for cannot be used.
+        As in `HospitalKit.load`, `check_coarse`, `check_compiler`, `open_hospital` and `serve`, and if a requested GPU
+        cannot be used.
     """
     own = HospitalKit.load(kit)
     check_coarse(own.config)
@@ -51,7 +51,7 @@ def serve_hospital(console: Console, kit: Path) -> None:
     console.print(f"{site.name}: {hospital.counted}")
     if note := passed_over_note(site):
         warn(console, note)
-    console.print(f"every answer is entered in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True)
+    console.print(f"every answer is recorded in {escape(str(own.records / site.name / LEDGER_FILE))}", soft_wrap=True)
 
     def tell(line: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
@@ -60,13 +60,13 @@ def serve_hospital(console: Console, kit: Path) -> None:
 
 
 def _tell_of_gpus(console: Console, gpus: float) -> None:
-    """See that a GPU that ``gpus`` asks for is one that torch can use, and say of one that nobody asked for.
+    """Check that torch can use the GPU that ``gpus`` asks for, and warn of a GPU that is not used.
 
     Raises
     ------
     ConfigError
-        Where it is not.
+        If torch cannot use it.
     """
     settle_gpus(gpus or None, "site.toml: gpus", partial(warn, console))
     if not gpus and torch.cuda.is_available():
-        warn(console, "this machine has a GPU, and is not to train on it: gpus = 1 in site.toml lets it")
+        warn(console, "this machine has a GPU but does not train on it; set gpus = 1 in site.toml to use it")

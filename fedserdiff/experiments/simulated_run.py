@@ -1,4 +1,4 @@
-"""A run as ``simulate.py`` has it: a new one or one that goes on, carried out, printed and drawn."""
+"""The work of ``fedserdiff simulate``: start or resume a run, carry it out, print its tables and draw cases."""
 
 import json
 import os
@@ -37,7 +37,7 @@ from fedserdiff.settings.sources import Layers
 from strategies.run_directory import RunDirectory
 
 _PICTURE = "examples.png"
-_FINISHED = "finished"  # the last file that a run writes
+_FINISHED = "finished"  # the last file written by a run
 
 
 def begin(
@@ -51,13 +51,13 @@ def begin(
     skip_bad: bool,
     show_cases: bool,
 ) -> tuple[Federation, RunDirectory]:
-    """Open the hospitals of a new run, by layers of settings, and make its directory.
+    """Open the hospitals of a new run with layered settings, and create its directory.
 
     Raises
     ------
     FedSerDiffError
-        As `on_what_there_is`, `open_named` and `RunDirectory.new`, and where a file names the hospitals and `sites` is
-        given, too.
+        As in `on_what_there_is`, `open_named` and `RunDirectory.new`, and if a file names the hospitals and `sites` is
+        given as well.
     """
     hospitals = hospitals_of(experiment, sites)
     config = on_what_there_is(console, layers.settings(), layers, ray_address is not None)
@@ -67,17 +67,18 @@ def begin(
 
 
 def new_folder(config: Settings, what: str = "") -> Path:
-    """Return a run's directory that nobody named: by the time, `what` it is, the method and the seed."""
+    """Return a default run directory named by time, `what` it is, method and seed."""
     method = config.method.name.replace(":", ".")
     return RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{what}{method}-seed{config.seed}"
 
 
 def on_what_there_is(console: Console, settings: Settings, layers: Layers, cluster: bool = False) -> Settings:
-    """Return settings with no more CPUs for a site than there are, and a GPU where there is one and nobody asks.
+    """Return settings adapted to this machine: no more CPUs for a site than there are, and a GPU by default if there is
+    one.
 
-    `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used is refused
-    here, before anything is prepared, and so is a method whose halves cannot be imported; raises as `check_coarse`,
-    `half_of`, `settle_gpus` and `check_compiler`.
+    `cluster` is for a Ray cluster, whose resources only Ray knows. A coarse network that cannot be used and a method
+    whose halves cannot be imported are rejected here, before anything is prepared. Raise as `check_coarse`, `half_of`,
+    `settle_gpus` and `check_compiler` do.
     """
     check_coarse(settings)
     method = get_method(settings.method.name)
@@ -97,7 +98,7 @@ def on_what_there_is(console: Console, settings: Settings, layers: Layers, clust
 
 
 def interrupted(path: Path) -> RunDirectory:
-    """Open the directory of a run to go on with; raises as `RunDirectory.of_interrupted`."""
+    """Open the directory of a run to resume; raise as `RunDirectory.of_interrupted` does."""
     return RunDirectory.of_interrupted(path)
 
 
@@ -111,29 +112,30 @@ def take_up(
     show_cases: bool,
     ray_address: str | None,
 ) -> Federation | None:
-    """Open the hospitals of a run that goes on, or of a finished one whose cases are to be shown; else None.
+    """Open the hospitals of a run to resume, or of a finished one whose cases should be shown; otherwise return None.
 
-    What decides its result, and whether cases are shown, is as it was. Where it runs, and what becomes of failures, is
-    as `given`, and else as it was, as far as this machine can. `federation` says where the scans of its sites are now.
+    Settings that decide the result, and whether cases are shown, stay the same. Settings of the machine and of failure
+    handling are as `given`, otherwise as before, as far as this machine allows. `federation` gives the current paths of
+    the sites' scans.
 
     Raises
     ------
     FedSerDiffError
-        As `RunDirectory.read_origin`, `read_federation` and `reopen`, and where a setting is `given` that would make it
-        another run.
+        As in `RunDirectory.read_origin`, `read_federation` and `reopen`, and if a `given` setting would make it another
+        run.
     """
     origin = run.read_origin()
     config = origin.config
     of_one_machine = {one.name for one in settings_of() if one.one_machine}
     names = {"method": "method.name"}
     differing = [
-        f"{name} was {was!r}, {value!r} is given"
+        f"{name} was {was!r}, but {value!r} is given"
         for name, value in given.items()
         if name not in of_one_machine
         and (was := config.value(names.get(name, name))) != (tuple(value) if isinstance(value, list) else value)
     ]
     if sites is not None and sites != len(config.sites):
-        differing.append(f"sites were {len(config.sites)}, {sites} is given")
+        differing.append(f"sites were {len(config.sites)}, but {sites} is given")
     if differing:
         raise ConfigError(f"{run.path}: belongs to another run: {'; '.join(differing)}")
     show_cases = show_cases or origin.show_cases
@@ -153,7 +155,7 @@ def take_up(
 
 
 def _on_this_machine(config: Settings) -> dict[str, float]:
-    """Return a config's CPUs and GPUs for a site at work, no more than this machine has."""
+    """Return a config's CPUs and GPUs for a working site, limited to what this machine has."""
     return {
         "machine.cpus_per_site": min(config.machine.cpus_per_site, os.cpu_count() or 1),
         "machine.gpus_per_site": min(config.machine.gpus_per_site, float(torch.cuda.is_available())),
@@ -161,22 +163,23 @@ def _on_this_machine(config: Settings) -> dict[str, float]:
 
 
 def _moved(sites: Sequence[Site], federation: Path) -> tuple[Site, ...]:
-    """Return a run's sites with the paths that a federation file has for them, by name.
+    """Return a run's sites with the paths from a federation file, matched by name.
 
     Raises
     ------
     ConfigError
-        As `read_federation`, and where the file lacks one of them, or has it with another release.
+        As in `read_federation`, and if the file lacks a site or has it with another release.
     """
     there = {site.name: site for site in read_federation(federation)}
     for site in sites:
         if site.name not in there:
             raise ConfigError(f"{federation}: has no site {site.name}, which the run has")
         if there[site.name].release == site.release and there[site.name].stated_release != site.stated_release:
-            raise ConfigError(f"{federation}: {site.name}: release: {site.release} was declared otherwise in the run")
+            raise ConfigError(f"{federation}: {site.name}: release: {site.release} was declared differently in the run")
         if there[site.name].release != site.release:
             raise ConfigError(
-                f"{federation}: {site.name}: release: {there[site.name].release} is given, {site.release} was the run's"
+                f"{federation}: {site.name}: release: {there[site.name].release} is given, but the run has "
+                f"{site.release}"
             )
     return tuple(replace(site, path=there[site.name].path) for site in sites)
 
@@ -184,7 +187,7 @@ def _moved(sites: Sequence[Site], federation: Path) -> tuple[Site, ...]:
 def carry_out(
     console: Console, opened: Federation, run: RunDirectory, cache: Cache, ray_address: str | None, tracker: str | None
 ) -> None:
-    """Run and print the tables, unless that is done; draw cases, where they are to be shown."""
+    """Do the run and print its tables, unless it is finished; draw cases if they should be shown."""
     config = opened.config
     files = ["results.json", "results.csv", "student.pt", "config.json"]
     if _finished(run):
@@ -204,15 +207,15 @@ def carry_out(
 
 
 def _tell_of_memory(console: Console, config: Settings) -> None:
-    """Say, where a hospital at work has a GPU, what a step will hold of it, before hours pass."""
+    """Print the GPU memory that a step will need, if hospitals use a GPU, and warn early if it does not fit."""
     gpus = config.machine.gpus_per_site
     if gpus == 0:
         return
     held, room = step_memory(config, min(len(config.sites), 2)), min(gpus, 1) * room_on(use_device(config.machine))
-    of_room = f", where a hospital has {room / 1e9:.1f} GB free"
+    of_room = f"; a hospital has {room / 1e9:.1f} GB free"
     console.print(f"A training step holds {held / 1e9:.1f} GB of a GPU{of_room}", soft_wrap=True)
     if held > room:
-        warn(console, f"a step does not fit the GPU: {what_to_lower(config, share=room / held)}")
+        warn(console, f"a step does not fit into the GPU's memory: {what_to_lower(config, share=room / held)}")
 
 
 def _finished(run: RunDirectory) -> bool:
@@ -228,5 +231,5 @@ def _draw(opened: Federation, run: RunDirectory, results: Mapping[str, Any]) -> 
     last = len(results["stages"]) - 1
     facts = f"{about}, profile {config.profile}, final student after stage {last} of {last}"
     write_volumes({label(config.method.name): shown}, facts, opened.data == PHANTOM, warning, run.path / VOLUMES)
-    title = f"{about}, final student; Dice of the whole volume, mean of regions"
+    title = f"{about}, final student; Dice of the whole volume, mean over regions"
     plot_examples(shown, title if warning is None else f"{title}\n{warning}", run.path / _PICTURE)

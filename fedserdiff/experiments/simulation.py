@@ -1,4 +1,4 @@
-"""A whole simulated run: both halves of the experiment joined on Flower's engine, on this machine's hospitals."""
+"""A whole simulated run: coordinator and hospitals on Flower's simulation engine, on this machine."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ from strategies.run_directory import FLOWER_LOG, RunDirectory
 from strategies.server_app import make_server_app
 from strategies.stream import make_stream
 
-_SHOWN = "flair"  # which shows the whole of a glioma; of other datasets their first modality
+_SHOWN = "flair"  # it shows the whole glioma; other datasets show their first modality
 _AROUND = "start and stop of Flower and Ray"
 
 
@@ -56,9 +56,9 @@ def run_simulation(
     first_stage: Path | None = None,
     only_first: bool = False,
 ) -> dict[str, Any]:
-    """Run the experiment on Flower and Ray, or go on with it; return the contents of its ``results.json``.
+    """Run or resume the experiment on Flower and Ray; return the contents of its ``results.json``.
 
-    `first_stage` is the directory of a run that ended after stage 1 (`only_first`), to go on from.
+    `first_stage` is the directory of a run that ended after stage 1 (`only_first`), to continue from.
     """
     config = federation.config
     started = time.time()
@@ -67,16 +67,16 @@ def run_simulation(
     scans = scans_of(federation.hospitals)
     shared = None if first_stage is None else FirstStage.load(first_stage, config, scans)
     going_on = run.begun
-    if first_stage is not None and not going_on:  # each hospital's own scores of rows 0 and 1
+    if first_stage is not None and not going_on:  # each hospital's scores of rows 0 and 1
         _hand_over(first_stage / "hospitals", run.hospitals)
-    # Of a run that goes on, too: where its scans are, and what it runs on, may be new.
+    # Also for a resumed run: the paths of its scans and its machine may have changed.
     made_of = Origin(
         config, installed_versions(config), federation.data, overlap, scans, skipped, show_cases=federation.show_cases
     )
     run.write_config(config, made_of.provenance)
     if skipped:
         run.write_file(SKIPPED, bad_cases_csv([row for case in skipped for row in SkippedCase(**case).rows]))
-    else:  # a start before, which came to nothing, may have left one
+    else:  # an earlier failed start may have left one
         (run.path / SKIPPED).unlink(missing_ok=True)
     try:
         simulate(
@@ -104,7 +104,7 @@ def run_simulation(
 
 
 def _hand_over(kept: Path, hospitals: Path) -> None:
-    """Give each hospital what it kept in the run of the shared stage 1, but for its log and its ledger."""
+    """Copy what each hospital kept in the run of the shared stage 1, except its log and its ledger."""
     for file in kept.rglob("*"):
         if file.is_file() and file.name not in ("hospital.log", LEDGER_FILE):
             target = hospitals / file.relative_to(kept)
@@ -115,10 +115,9 @@ def _hand_over(kept: Path, hospitals: Path) -> None:
 
 
 def _raw_bytes(federation: Federation) -> dict[str, int]:
-    """Return, by site, the bytes of the scans that a method trains on elsewhere: what would have to leave the site.
+    """Return, by site, the bytes of scans that a method trains on elsewhere and that would have to leave the site.
 
-    A method that respects privacy trains on none. A simulation only opens another site's folder, so that no message
-    carries them.
+    A method that respects privacy has none. A simulation opens another site's folder, so no message carries them.
     """
     config = federation.config
     by_site = {hospital.site: hospital for hospital in federation.hospitals}
@@ -128,7 +127,7 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
     for stage, plan in enumerate(make_stream(config).stages([site.name for site in config.sites]), 1):
         for participant in plan.participants:
             hospital = names[participant]
-            own = () if plan.pools else hospital.training  # what is in one place has left its hospital
+            own = () if plan.pools else hospital.training  # pooled scans have all left their hospital
             cases = {c.case for c in objective.training_cases(hospital, stage, by_site.__getitem__)}
             abroad |= cases - {c.case for c in own}
     sizes = {name: _on_disk([c for c in h.training if c.case in abroad]) for name, h in names.items()}
@@ -136,12 +135,12 @@ def _raw_bytes(federation: Federation) -> dict[str, int]:
 
 
 def _on_disk(cases: Iterable[CachedCase]) -> int:
-    """Return the bytes of cases' scans and segmentations as the hospital has them, compressed or not."""
+    """Return the bytes of cases' scans and segmentations as stored on disk, compressed or not."""
     return sum(file.stat().st_size for cached in cases for file in cached.case.files)
 
 
 def examples(federation: Federation, run: RunDirectory) -> list[Example]:
-    """Return, for the first scored case of every site to evaluate, what its last student and the teacher make of it."""
+    """Return the outputs of the final student and the teacher on the first scored case of every evaluated site."""
     config = federation.config
     use_cpus(config.machine.cpus_per_site)
     device = use_device(config.machine)
@@ -166,7 +165,7 @@ def _example(
     config: Settings,
     adapter: SiteAdapter | None,
 ) -> Example:
-    """Show the first of a site's cases whose scores the run reports."""
+    """Return an example of the first of a site's scored cases."""
     cached = min(hospital.scored(config), key=lambda c: c.case.name)
     prepared, convention = cached.prepared, cached.case.convention
     own = predict_case(student, cached, config, adapter)

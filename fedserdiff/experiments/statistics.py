@@ -1,4 +1,4 @@
-"""Statistics of a simulation's hospitals before anybody trains: asked for on Flower and Ray, written as three files."""
+"""Statistics of a simulation's hospitals before training, gathered on Flower and Ray and written as three files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,15 +20,16 @@ from strategies.statistics import STATISTICS, Answers, make_statistics_app, writ
 
 
 def tell_statistics(console: Console, federation: Federation, folder: Path, cache: Cache) -> Path:
-    """Ask every hospital once, each by its own guard and ledger, and return the page that is written into a new folder.
+    """Ask every hospital once, through its egress checks and ledger; write a page into a new folder and return its
+    path.
 
-    Figures stand beside it as JSON and CSV. What hospitals keep, their ledgers and logs, is in ``hospitals`` there, as
-    in a run that trains.
+    The values are written beside it as JSON and CSV. What hospitals keep, such as ledgers and logs, is in its folder
+    ``hospitals``, as in a training run.
 
     Raises
     ------
     FedSerDiffError
-        As `RunDirectory.new` and `simulate`, and where a site does not appear.
+        As in `RunDirectory.new` and `simulate`, and if a site does not appear.
     """
     run = RunDirectory.new(folder)
     summary = write_statistics(run, _gather(console, federation, run, cache), federation.config, federation.data)
@@ -76,6 +77,6 @@ def _gather(console: Console, federation: Federation, run: RunDirectory, cache: 
             timeout_s=config.machine.stage_timeout_s,
         )
     if not came:
-        raise FederationError(f"no hospital was asked: see {run.path / FLOWER_LOG}")
+        raise FederationError(f"no hospital was asked; see {run.path / FLOWER_LOG}")
     (answers,) = came
     return answers

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, counted on tensors that have shapes and no values: no GPU is needed."""
+"""Memory of a training step, counted on tensors with shapes but no values, so that no GPU is needed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,21 +26,22 @@ _CPU = torch.device("cpu")
 
 
 def step_memory(config: Settings, stage: int = 2) -> int:
-    """Return the most bytes that are alive while a hospital trains: weights, gradients, Adam's moments, activations.
+    """Return the peak bytes held while a hospital trains: weights, gradients, Adam's moments, activations.
 
-    Kernels' workspaces and what an allocator holds in reserve come on top: on one H100 a step of 14.0 GiB took 17.
+    Workspaces of kernels and the allocator's reserve are not included: on one H100 a step of 14.0 GiB took 17.
 
     Parameters
     ----------
     config : Settings
-        With its sites; convolutions are counted in bf16 where `network.precision` is ``auto``, as most GPUs have it.
+        Settings with their sites. If `network.precision` is ``auto``, convolutions are counted in bf16, which most GPUs
+        support.
     stage : {1, 2}
-        The first, or one with a teacher and what the method keeps of earlier stages.
+        1 for the first stage, 2 for a stage with a teacher and with what the method keeps from earlier stages.
     """
     precision = "bf16" if config.network.precision == "auto" else config.network.precision
     config = config.replace({**LITTLE_BEFORE_STEPS, "network.precision": precision, "machine.compile": False})
     memory = random_memory(config, new_student(config))
-    # There every mode of this thread holds, and nothing is begun in another.
+    # In that thread all of its modes apply, and nothing starts in another thread.
     return one_a_cpu(lambda _: _most_alive(config, memory, stage), [None], 1)[0]
 
 
@@ -61,14 +62,14 @@ def _most_alive(config: Settings, memory: Memory, stage: int) -> int:
         objective.begin(blank, site, stage, 1)
         learners = Learners(student.train(), objective, _CPU)
         noise = torch.Generator()
-        for step in range(2):  # Adam's moments are there from the second on
+        for step in range(2):  # Adam's moments exist from the second step on
             batch = blank.batch(torch.zeros(config.training.batch_size, dtype=torch.long))
             learners.take(objective.lessons(batch, noise), step, 1.0)()
     return int(alive.most)
 
 
 class _Blank(TrainingSet):
-    """Items of the right shape without a scan."""
+    """A training set with items of the right shape and no scans."""
 
     def __init__(self, config: Settings) -> None:
         super().__init__([], config, _CPU)
@@ -78,22 +79,22 @@ class _Blank(TrainingSet):
         return _ITEMS
 
     def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Return indices: there is nothing to draw from."""
+        """Return indices of 0: all items are the same."""
         return torch.zeros(size, dtype=torch.long)
 
     def batch(self, index: torch.Tensor, mirrored: bool = False, margin: Sequence[int] | None = None) -> Batch:
-        """Return items that show nothing."""
+        """Return items of zeros."""
         image, truth = (torch.zeros(len(index), *shape) for shape in self._shapes)
         return Batch(image, truth, index, mirrored)
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages that were made and are still held.
+    """A dispatch mode that counts the bytes of all storages created and still held.
 
     Attributes
     ----------
     most : int
-        The most there were at a time.
+        Peak number of bytes.
     """
 
     def __init__(self) -> None:
@@ -117,12 +118,12 @@ class _Alive(TorchDispatchMode):
         self.most = max(self.most, self._now)
 
     def release(self, size: int) -> None:
-        """Take away what is held no longer."""
+        """Subtract bytes that are no longer held."""
         self._now -= size
 
 
 class _Held:
-    """Goes with the storage that it is kept for."""
+    """A marker that is deleted together with its storage."""
 
     def __init__(self, alive: _Alive, size: int) -> None:
         self._alive, self._size = alive, size

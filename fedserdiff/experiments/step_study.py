@@ -1,4 +1,4 @@
-"""The study of K: how many sampling steps the refiner needs, on finished students. Nothing is trained for it."""
+"""The steps study: how many sampling steps K the refiner needs, measured on finished students without training."""
 
 import time
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _METHOD = "ser-diff"
 _COARSE = "0 (coarse mask)"
 
 _BySite = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Scores by name (``refined.dice``, …) and site, one of each scored case, by case name."""
+"""Scores by name (``refined.dice``, …) and site: one value for each scored case, ordered by case name."""
 
 
 def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
@@ -36,8 +36,8 @@ def _variants(config: Settings, first: FirstHospital) -> dict[str, Settings]:
 def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     """Score the final student of each seed's run on every site's validation cases, once for every K.
 
-    Seconds are those of predicting one volume, mean over cases; scoring is apart, and so is the first case of
-    each K, which warms up.
+    Seconds are the time to predict one volume, mean over cases. Scoring is not included, nor is the first case of each
+    K, which warms up.
     """
     dice: dict[str, dict[int, StreamScores]] = {_COARSE: {}, **{str(steps): {} for steps in _STEPS}}
     hd95: dict[str, list[float]] = {name: [] for name in dice}
@@ -56,14 +56,14 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
     threads = f"{config.machine.cpus_per_site:g} CPU{'s' if config.machine.cpus_per_site > 1 else ''}"
     computed_on = threads if use_device(config.machine).type == "cpu" else "a GPU"
     return {
-        "columns": ["K", "mean Dice % [95 %]", "HD95 mm", "seconds a volume"],
+        "columns": ["K", "mean Dice % [95 %]", "HD95 mm", "seconds per volume"],
         "rows": [
             [name, interval_text(scaled(final[name], 100)), float(np.mean(hd95[name])), _two_decimals(each[name])]
             for name in dice
         ],
         "plot": {
             "kind": "scatter",
-            "x_label": f"seconds a volume ({computed_on})",
+            "x_label": f"seconds per volume ({computed_on})",
             "y_label": "mean Dice % over sites",
             "log_x": False,
             "series": [
@@ -77,7 +77,7 @@ def _describe(runs: StudyRuns, phantom: bool) -> dict[str, Any]:
         },
         "sentences": [],
         "verdicts": [
-            compared(f"A mask that is refined in {name} step{'' if name == '1' else 's'}", "the coarse mask alone",
+            compared(f"A mask refined in {name} step{'' if name == '1' else 's'}", "the coarse mask",
                      final[name] - final[_COARSE])
             for name in shown
         ],
@@ -89,7 +89,7 @@ def _two_decimals(value: float | None) -> str | None:
 
 
 def _of_last_row(scores: _BySite, name: str, run: RunRecord) -> StreamScores:
-    """Return one score of the final student on every scored case, as a stream of that student alone."""
+    """Return one score of the final student on every scored case, as a stream with a single row."""
     return StreamScores(
         values={site: values[None] for site, values in scores[name].items()},
         patients=run.patients,
@@ -99,7 +99,7 @@ def _of_last_row(scores: _BySite, name: str, run: RunRecord) -> StreamScores:
 
 
 def _score(run: RunRecord, steps: int) -> tuple[_BySite, list[float]]:
-    """Return one student's scores of every scored case with K = `steps`, and seconds of each volume but the first."""
+    """Return a student's scores on every scored case with K = `steps`, and each volume's seconds except the first's."""
     config = run.config.replace({"scoring.sampling_steps": steps})
     use_cpus(config.machine.cpus_per_site)
     student = load_student(config, run.path / "student.pt").to(use_device(config.machine))

@@ -1,4 +1,4 @@
-"""How long a training step takes, on a CPU or on a GPU, which is given steps long before it has done them."""
+"""Duration of a training step on a CPU or a GPU; a GPU receives steps long before it executes them."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from sites.training import Order, run_round
 
 
 class _EnoughError(Exception):
-    """Ends a round whose time is up."""
+    """Raised to end a round whose time is up."""
 
 
 def step_seconds(
@@ -27,29 +27,31 @@ def step_seconds(
     warm_up: int = 1,
     limit_s: float = math.inf,
 ) -> list[float]:
-    """Return the seconds of a step, a figure for each block of steps of one round as any hospital trains.
+    """Return the seconds of a step, one value for each block of steps, in one round of normal training.
 
-    The clock is read between blocks alone, once the device has done all that it was given: within a block nothing waits
-    for it that would not wait in a run.
+    The clock is read only between blocks, after the device has finished its work. Within a block nothing waits for the
+    device that would not wait in a run.
 
     Parameters
     ----------
     student : Student
-        It learns.
+        The student to train.
     order : Order
-        Of a stage's only round.
+        The order for a stage's only round.
     hospital : Hospital
     config : Settings
     blocks, size : int
-        How many blocks, and the steps of each, an even number where all are to cost the same: every second step
-        perturbs P.
+        Number of blocks and steps in each. Use an even number of steps if all blocks should cost the same, because
+        every second step perturbs P.
     warm_up : int
-        Steps before the first block.
+        Number of steps before the first block.
     limit_s : float
-        Seconds after which no further block begins; one is timed in any case.
+        Seconds after which no further block begins; at least one is timed.
     """
     device = student.device
-    steps = warm_up + blocks * size + 1  # a step ends beside the next one's beginning: the last would be too short
+    steps = (
+        warm_up + blocks * size + 1
+    )  # a step overlaps with the start of the next one, so the last would be too short
     length = {"training.steps_per_stage": steps, "training.epochs_per_stage": 0}
     only = {**length, **one_round(config.training, config.method), **UNVALIDATED}
     ends: list[float] = []

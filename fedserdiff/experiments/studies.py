@@ -1,4 +1,4 @@
-"""The registry of studies: one line each, by which it is imported when it is wanted, and no sooner."""
+"""The registry of studies: one line for each, with the object to import when the study is needed."""
 
 import pkgutil
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ STUDIES: Mapping[str, str] = MappingProxyType(
         "steps": "fedserdiff.experiments.step_study:STEPS",
     }
 )
-"""In the order in which ``--study all`` does them."""
+"""Import paths by name, in the order of ``--study all``."""
 
 
 def check_study(name: str) -> None:
-    """See that there is a study called `name`.
+    """Check that a study called `name` exists.
 
     Raises
     ------
     ConfigError
-        Where there is none; the text lists those there are.
+        If there is none; the text lists the existing studies.
     """
     if name not in STUDIES:
-        raise ConfigError(f"--study: unknown study {name!r}: choose of {', '.join(STUDIES)}, or all")
+        raise ConfigError(f"--study: unknown study {name!r}: choose one of {', '.join(STUDIES)}, or all")
 
 
 def get_study(name: str) -> "Study":

@@ -1,4 +1,4 @@
-"""Cases that cannot be used, a row a fault: a table to read, and a CSV to work through."""
+"""Unusable cases, one row for each fault: a table to read and a CSV file to work through."""
 
 import csv
 import io
@@ -15,16 +15,16 @@ from fedserdiff.errors import BadCasesError, CaseFault, os_error_text
 from fedserdiff.text import SPELT_OUT
 
 SKIPPED = "skipped.csv"
-"""In a run's directory: the cases that it went on without."""
+"""File in a run's directory that lists the skipped cases."""
 
 _COLUMNS = tuple(field.name for field in fields(CaseFault))
 
 
 def bad_cases_table(found: Sequence[CaseFault]) -> Table:
-    """Return a table of all faults; the folder that all files are in is in its title, for paths break in no cell."""
+    """Return a table of all faults. The common folder is in the title, because long paths do not wrap in cells."""
     try:
         folder = os.path.commonpath([os.path.dirname(fault.file) for fault in found])
-    except ValueError:  # some are relative, others are not
+    except ValueError:  # some paths are relative, others absolute
         folder = ""
     title = f"Cases that cannot be used, in {folder}" if folder else "Cases that cannot be used"
     table = Table(title=escape(title), title_justify="left", title_style="bold")
@@ -37,21 +37,21 @@ def bad_cases_table(found: Sequence[CaseFault]) -> Table:
 
 
 def bad_cases_csv(found: Sequence[CaseFault]) -> bytes:
-    """Return all faults as CSV in UTF-8, below a header."""
+    """Return all faults as CSV in UTF-8, with a header."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([_COLUMNS, *map(astuple, found)])
     return text.getvalue().encode("utf-8", SPELT_OUT)
 
 
 def with_list(error: BadCasesError, folder: Path, advice: str = "") -> BadCasesError:
-    """Return the error with its faults written to a file in `folder`, which its advice names, and more `advice`.
+    """Write an error's faults to a file in `folder`; return the error with that file and `advice` in its advice.
 
-    The file is a new one each time: somebody may be at work in the last one.
+    Each call writes a new file, because somebody may be working in the last one.
     """
     try:
         listed = f"Listed in {_write_new(folder, bad_cases_csv(error.found))}"
     except OSError as refusal:
-        listed = f"No list of them is written: {os_error_text(refusal)}"
+        listed = f"The list of cases could not be written: {os_error_text(refusal)}"
     return BadCasesError(*error.found, others=error.others, advice="\n".join(filter(None, [listed, advice])))
 
 

@@ -1,4 +1,4 @@
-"""Charts of a comparison of methods, and of a study, from the plain values that the report's page is made of."""
+"""Charts for comparisons of methods and for studies, drawn from the values that the report's page is made from."""
 
 import base64
 import io
@@ -29,22 +29,22 @@ _STYLE: Any = {
     "svg.hashsalt": "fedserdiff",  # element ids repeat from run to run
     "svg.fonttype": "path",
 }
-_NAMED_STAGES = 5  # more than this are numbered, or their names run into each other
-_MANY_BARS = 11  # and more have names in small print, or those run into each other
-_WIDTH = 8.0  # inches; the page shows it one to one, and text stays readable on paper
+_NAMED_STAGES = 5  # from this many on, stages are numbered, because their names would overlap
+_MANY_BARS = 11  # from this many on, names are in small print, because they would overlap
+_WIDTH = 8.0  # inches; the page shows charts at this size, so text stays readable on paper
 _ARRIVAL = "#999999"
-_TOLD_APART = 8  # more lines than this have their names at their ends
+_TOLD_APART = 8  # with more lines than this, names stand at the ends of the lines
 
 
 @matplotlib.rc_context(_STYLE)
 def heat_maps(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Figure:
-    """Draw R, one panel a method: rows are stages, columns sites, Dice in % in each cell.
+    """Draw R in one panel for each method: stages as rows, sites as columns, Dice in % in each cell.
 
-    The cell of the student that a site uses in the end has a frame.
+    A frame marks the cell of the student that a site uses at the end.
     """
     few = len(sites) < _NAMED_STAGES
     cell = 0.56 if few else 0.36
-    panel = max(len(sites) * cell + (0.95 if few else 0.4), 2.6)  # a title needs its width
+    panel = max(len(sites) * cell + (0.95 if few else 0.4), 2.6)  # the title needs this width
     columns = max(1, min(len(methods), int(_WIDTH // panel)))
     lines = -(-len(methods) // columns)
     stages = max(len(method["stages"]) for method in methods)
@@ -80,7 +80,7 @@ def _heat_map(axis: Axes, method: Mapping[str, Any], sites: Sequence[str], stage
     axis.set_yticks([row + 0.5 for row in range(len(names))], rows)
     axis.tick_params(length=0, labelsize=8)
     axis.set_xlim(0, len(sites))
-    axis.set_ylim(stages, 0)  # of the same height in every panel, so that cells are of one size
+    axis.set_ylim(stages, 0)  # the same height in every panel, so that all cells have the same size
     axis.spines[:].set_visible(False)
     axis.xaxis.tick_top()
     axis.set_title(_with_warning(method), loc="left", fontweight="bold", fontsize=9)
@@ -88,9 +88,9 @@ def _heat_map(axis: Axes, method: Mapping[str, Any], sites: Sequence[str], stage
 
 @matplotlib.rc_context(_STYLE)
 def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Figure:
-    """Draw one panel a site: its Dice after each stage, one line a method.
+    """Draw each site's Dice after each stage: one panel for each site, one line for each method.
 
-    A method without a stage of its own for each site, such as ``pooled``, is a dashed line at its final value. A
+    A method without a separate stage for each site, such as ``pooled``, is a dashed line at its final value. A
     dotted line marks the stage at which the site arrives.
     """
     crowded = len(methods) > _TOLD_APART
@@ -144,9 +144,10 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
 
 @matplotlib.rc_context(_STYLE)
 def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Figure:
-    """Draw one panel a site that validated as it trained: mean refined Dice at steps, one line a method and seed.
+    """Draw mean refined Dice by training step: one panel for each site that validated, one line for each method and
+    seed.
 
-    A site that trains in several stages has them one after another; a mark stands at the best of each.
+    If a site trains in several stages, they follow one another; a marker shows the best value of each stage.
     """
     shown = [site for site in sites if any(curve["site"] == site for method in methods for curve in method["curves"])]
     columns = min(3, len(shown))
@@ -157,7 +158,7 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
     for axis, site in zip(panels, shown, strict=False):
         for method in methods:
             colour, marker = look(method["name"])
-            before: dict[int, int] = {}  # by seed, steps of the stages that came
+            before: dict[int, int] = {}  # by seed, steps of the stages before
             for curve in (curve for curve in method["curves"] if curve["site"] == site):
                 start = before.get(curve["seed"], 0)
                 before[curve["seed"]] = start + curve["steps"][-1]
@@ -222,7 +223,7 @@ def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
     axis = figure.add_axes((0.08, 0.92 / height, 0.9, 1 - 1.06 / height))
     sent = [sum(method["bytes_out"].values()) / 1e6 for method in methods]
     smallest = min((value for value in sent if value > 0), default=1.0)
-    places = [value or smallest / 10 for value in sent]  # a logarithm has no room for nothing: its text says so
+    places = [value or smallest / 10 for value in sent]  # 0 has no place on a log axis; the label says "no bytes"
     margin = max((max(places) / min(places)) ** 0.15, 2.0)
     left, right = min(places) / margin, max(places) * margin
     points = 72 * 0.9 * _WIDTH  # the axis' length
@@ -239,7 +240,7 @@ def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
         marks.append((place, value, low, high, text, colour))
     axis.set_xscale("log")
     axis.set_xlim(left, right)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # less than a decade still gets numbers
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # ticks with numbers even for less than a decade
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.xaxis.set_minor_formatter("")
     axis.margins(y=0.08)
@@ -261,16 +262,16 @@ def utility_against_bytes(methods: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _side_by_side(places: Sequence[float], point: float, apart: float = 6.0) -> list[float]:
-    """Move places on a logarithmic axis that are nearly the same a little away from each other, in their order.
+    """Move nearly equal positions on a logarithmic axis slightly apart, keeping their order.
 
     Parameters
     ----------
     places : sequence of float
-        Where marks belong.
+        The marks' positions.
     point : float
-        What a typographic point of the axis is, as a natural logarithm.
+        Length of one typographic point along the axis, as a natural logarithm.
     apart : float
-        Points between neighbours; intervals over each other would be read as one.
+        Distance between neighbours in points; intervals on top of each other would look like one.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(places)), key=lambda index: (places[index], index)):
@@ -295,14 +296,14 @@ def _mark(axis: Axes, x: float, y: float, colour: str, hollow: bool) -> None:
 
 
 def _interval(axis: Axes, x: float, low: float | None, high: float | None, colour: str) -> None:
-    """Draw an interval from low to high as it is: it need not hold the value, as an error bar would have to."""
+    """Draw an interval from low to high. Unlike an error bar, it need not contain the value."""
     if low is not None and high is not None:
         axis.plot([x, x], [low, high], color=colour, marker="_", markersize=7, linewidth=1.2, alpha=0.8, zorder=2)
 
 
 @matplotlib.rc_context(_STYLE)
 def study_plot(plot: Mapping[str, Any]) -> Figure:
-    """Draw a study's plot: lines, points with texts, or grouped bars; all with intervals where there are some."""
+    """Draw a study's plot: lines, points with texts, or grouped bars, with intervals if there are any."""
     figure = Figure(figsize=(6.6, 3.9))
     axis = figure.add_axes((0.11, 0.24, 0.86, 0.7))
     series = plot["series"]
@@ -324,7 +325,7 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
         lows, highs, texts = (one.get(key) or nothing for key in ("low", "high", "texts"))
         for x, y, low, high, text in zip(places, heights, lows, highs, texts, strict=True):
             _interval(axis, x, low, high, "#333333" if bars else colour)
-            if y == y:  # no mark at a value that is missing
+            if y == y:  # no mark for a missing value
                 marks.append((x, y, low, high, text or "", colour))
     if plot.get("log_x") and not categories:
         axis.set_xscale("log")
@@ -349,7 +350,7 @@ def study_plot(plot: Mapping[str, Any]) -> Figure:
 
 @matplotlib.rc_context(_STYLE)
 def svg(figure: Figure) -> str:
-    """Return a figure as the data URI of an SVG picture, the same text for the same figure."""
+    """Return a figure as the data URI of an SVG picture; the same figure gives the same text."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")

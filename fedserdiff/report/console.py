@@ -1,4 +1,4 @@
-"""Where commands print: whole figures and names, in a terminal of any width and in a log alike."""
+"""Console output: complete figures and names, in a terminal of any width and in a log file."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ from rich.text import Text
 from fedserdiff.text import spell_out
 
 PROGRAM = "fedserdiff"
-"""The command that all command lines are parts of, and the name of what is installed."""
+"""Name of the command and of the installed distribution."""
 
-_ENDLESS = 1_000_000  # columns: a file has no right edge
-_REFRESHES_A_S = 4  # the hospitals at work want the CPUs more
+_ENDLESS = 1_000_000  # columns: a file has no width limit
+_REFRESHES_A_S = 4  # few, to leave the CPUs to the training hospitals
 _LOG_EVERY_S = 60.0
-_PACED = "paced"  # a field of tasks whose steps are alike
+_PACED = "paced"  # marks tasks whose steps take similar time
 
 
 def open_console(stderr: bool = False, highlight: bool = True) -> Console:
     """Return a console on standard output, or on standard error.
 
-    It prints letters that the stream's encoding lacks spelt out, and breaks no line where the stream is no terminal.
+    It spells out letters that the stream's encoding lacks, and does not wrap lines unless the stream is a terminal.
     """
     spell_out(sys.stderr if stderr else sys.stdout)
     console = Console(stderr=stderr, highlight=highlight)
@@ -37,9 +37,9 @@ def open_console(stderr: bool = False, highlight: bool = True) -> Console:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table whose words and figures are whole: where the console is too narrow, cells break between words.
+    """Print a table without cutting words or figures: on a narrow console, cells wrap between words.
 
-    Where it is narrower still, the table's lines are longer than the console's, and the terminal breaks them.
+    If the console is narrower still, the table is wider than the console, and the terminal wraps its lines.
     """
     endless = console.options.update(max_width=_ENDLESS)
     widths, least = [], []
@@ -59,16 +59,16 @@ def print_table(console: Console, table: Table) -> None:
 
 
 class Bars(Progress):
-    """Progress bars in a terminal; in a log a plain line now and then of each task that goes on.
+    """Progress bars in a terminal; in a log, an occasional plain line for each running task.
 
     Parameters
     ----------
     console : Console
-        Where to.
+        Console to write to.
     *columns : ProgressColumn or str
-        As of rich's `Progress`.
+        As in rich's `Progress`.
     log_every_s : float
-        Seconds between two plain lines.
+        Seconds between two plain lines in a log.
     """
 
     def __init__(self, console: Console, *columns: ProgressColumn | str, log_every_s: float = _LOG_EVERY_S) -> None:
@@ -77,11 +77,11 @@ class Bars(Progress):
         self._logged = self.get_time()
 
     def stop(self) -> None:
-        """End the bars; rich's `Progress` would leave an empty line in a log."""
+        """Stop the bars; rich's `Progress` would leave an empty line in a log."""
         self.live.stop()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Change a task, as rich's `Progress.update` does."""
+        """Update a task, as rich's `Progress.update` does."""
         super().update(task_id, **changes)
         shown = self.console.is_terminal and not self.console.is_dumb_terminal
         if shown or self.get_time() - self._logged < self._log_every_s:
@@ -98,7 +98,7 @@ class Bars(Progress):
 def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (what, done, total) that shows a bar for each `what`, its pace and the time left.
 
-    The first call of each `what` is made as its work begins: the pace is that of the time since.
+    Make the first call for each `what` when its work begins: the pace is measured from then on.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _PaceColumn())
     with Bars(console, *columns) as progress:
@@ -113,14 +113,14 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
 
 
 class _PaceColumn(ProgressColumn):
-    """Shows the pace of a task."""
+    """A column with the pace of a task."""
 
     def render(self, task: Task) -> Text:
         return Text(_pace(task))
 
 
 def _pace(task: Task) -> str:
-    """Return a task's pace since it began, and the time left at that; "" before its first step and after its last."""
+    """Return a task's pace since it began and the time left; "" before the first step and after the last."""
     if task.finished or not task.completed or not task.elapsed or task.total is None:
         return ""
     left = (task.total - task.completed) * task.elapsed / task.completed
@@ -132,19 +132,19 @@ def _pace(task: Task) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in seconds, minutes or hours."""
+    """Return a duration as text in seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a line that the person who started the command should not miss."""
+    """Print a warning line in yellow."""
     console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def as_called(command: str) -> str:
-    """Return how to call one of the command lines, in the way in which the one that runs, if any, was called."""
+    """Return how to call a command, in the same way as the running command was called."""
     context = click.get_current_context(silent=True)
     called = PROGRAM if context is None else context.find_root().info_name
     return f"{PROGRAM} {command}" if called == PROGRAM else f"python scripts/{command}.py"

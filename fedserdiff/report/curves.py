@@ -1,4 +1,4 @@
-"""Curves of a hospital's training: a tidy table (CSV) in its own folder, one line a figure."""
+"""Training curves of a hospital: a tidy CSV table in its own folder, one row for each value."""
 
 import csv
 import io
@@ -11,22 +11,22 @@ from fedserdiff.errors import RecordsError
 from fedserdiff.files import write_whole
 
 CURVES_FILE = "curves.csv"
-"""In a hospital's folder, which it does not leave."""
+"""File in a hospital's folder; it does not leave the hospital."""
 
 COLUMNS = ("stage", "round", "step", "name", "value")
-"""Of the table: three numbers from 1, the step being the stage's."""
+"""Columns of the table. Stage, round and step count from 1; the step is counted within the stage."""
 
 RATE, SPEED = "rate", "steps_a_second"
-"""Names of figures: the learning rate of the last step, and the speed since the point before, validation left out.
+"""Names of values: the learning rate of the last step, and the speed since the last point, without validation time.
 
-Others are ``loss.TERM``, the mean of a weighted term since the point before, and ``{coarse,refined}.dice.REGION``, the
-mean Dice of validation cases, in [0, 1].
+Others are ``loss.TERM``, the mean of a weighted loss term since the last point, and ``{coarse,refined}.dice.REGION``,
+the mean Dice of validation cases, in [0, 1].
 """
 
 
 @dataclass(frozen=True)
 class Point:
-    """Figures by name at a step of a stage, in a round of it; all three are counted from 1."""
+    """Values by name at a stage, round and step; all three are counted from 1."""
 
     stage: int
     server_round: int
@@ -34,15 +34,15 @@ class Point:
     values: Mapping[str, float]
 
     def row(self, site: str) -> dict[str, str | int | float | None]:
-        """Return the point as a row of ``results.json``, which knows no infinity and no NaN: they are None."""
+        """Return the point as a row of ``results.json``; infinity and NaN become None, which JSON can hold."""
         finite = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
         return {"site": site, "stage": self.stage, "round": self.server_round, "step": self.step, **finite}
 
 
 class CurvesFile:
-    """The points of one round, entered in a hospital's table as they come; the file is at all times whole.
+    """Writer of one round's points into a hospital's table; the file is complete at all times.
 
-    Those of the same round that stand there are replaced: a round that is asked for again leaves its points once.
+    Existing points of the same round are replaced, so a repeated round appears only once.
     """
 
     def __init__(self, file: Path, stage: int, server_round: int) -> None:
@@ -50,7 +50,7 @@ class CurvesFile:
         self._points: list[Point] = []
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        """Enter the figures of a step."""
+        """Add the values of a step."""
         self._points.append(Point(self._stage, self._round, step, dict(values)))
         own = (self._stage, self._round)
         others = [point for point in read_curves(self._file) if (point.stage, point.server_round) != own]
@@ -64,12 +64,12 @@ class CurvesFile:
 
 
 def read_curves(file: Path) -> list[Point]:
-    """Return the points of a hospital's table in their order; none where there is no such file.
+    """Read the points of a hospital's table in order; return none if the file does not exist.
 
     Raises
     ------
     RecordsError
-        Where it is not what `CurvesFile` writes.
+        If the file is not a table that `CurvesFile` wrote.
     """
     if not file.is_file():
         return []
@@ -77,7 +77,7 @@ def read_curves(file: Path) -> list[Point]:
     with file.open(encoding="utf-8", newline="") as opened:
         for row in csv.DictReader(opened):
             if tuple(row) != COLUMNS or None in row.values():
-                raise RecordsError(f"{file}: is not a table of {', '.join(COLUMNS)}: move it away")
+                raise RecordsError(f"{file}: is not a table with the columns {', '.join(COLUMNS)}; move it away")
             place = (int(row["stage"]), int(row["round"]), int(row["step"]))
             points.setdefault(place, {})[row["name"]] = float(row["value"])
     return [Point(*place, values) for place, values in points.items()]

@@ -1,4 +1,4 @@
-"""What it means for a run that a hospital left."""
+"""Notes on hospitals that left during a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ def departure_notes(departures: Sequence[Mapping[str, Any]]) -> list[str]:
 def _note(one: Mapping[str, Any]) -> str:
     until = ", and its scores end there" if one["returns"] is None else f" until it returns in stage {one['returns']}"
     return (
-        f"{one['site']} leaves as stage {one['stage']} begins. Students learnt from its patients in "
-        f"{_stages(one['trained'])}, and later students build on them: leaving does not undo that. Nothing else that "
+        f"{one['site']} leaves as stage {one['stage']} begins. Students learned from its patients in "
+        f"{_stages(one['trained'])}, and later students build on them; leaving does not undo that. Nothing else that "
         f"it shared is replayed any more. It keeps the student of stage {one['stage'] - 1}{until}."
     )
 

@@ -1,4 +1,4 @@
-"""What a coordinator tells whoever watches its run."""
+"""Events that a coordinator reports while it runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,59 +7,59 @@ from fedserdiff.report.curves import Point
 
 
 class RunEvents:
-    """Receives the events of a run; this one ignores them all. `scores` are keyed ``refined.dice.tc`` and so on."""
+    """Listener for a run's events; this base class ignores them. Keys of `scores` look like ``refined.dice.tc``."""
 
     def waiting(self, sites: Sequence[str], timeout_s: float) -> None:
-        """The coordinator waits for sites that are not there."""
+        """Called when the coordinator waits for missing sites."""
 
     def preparing(self, sites: Sequence[str], connected: int) -> None:
-        """The coordinator waits for sites of which so many are connected and, it takes it, prepare their cases."""
+        """Called when the coordinator waits for sites of which `connected` have connected and prepare their cases."""
 
     def site_turned_away(self, who: str, why: str) -> None:
-        """A node is not taken for the site that it says it is, or could not introduce itself."""
+        """Called when a node is rejected as the site it claims to be, or could not introduce itself."""
 
     def sent_again(self, site: str, why: str) -> None:
-        """A site failed at a message for a reason that may pass, such as a restart, and is sent it again."""
+        """Called when a message is sent again because a site failed for a temporary reason, such as a restart."""
 
     def went_on(self, position: str, damaged: str, moved: str) -> None:
-        """A run whose coordinator had ended goes on after `position`.
+        """Called when an interrupted run resumes after `position`.
 
-        `damaged` is why not from a later one, or ""; `moved` says that it goes on on another kind of device, or "".
+        `damaged` says why it does not resume from a later state, or is ""; `moved` names a change of device, or is "".
         """
 
     def sites_left(self, stage: int, sites: Sequence[str]) -> None:
-        """`sites` leave the federation as a stage begins."""
+        """Called when `sites` leave the federation before a stage."""
 
     def stage_started(self, stage: int, stages: int, name: str, participants: Sequence[str]) -> None:
-        """A stage begins; `participants` train in it."""
+        """Called when a stage begins, in which `participants` train."""
 
     def round_started(self, server_round: int, rounds: int) -> None:
-        """A round's messages are about to leave."""
+        """Called before a round's messages are sent."""
 
     def round_finished(self, losses: Mapping[str, float]) -> None:
-        """A round's students have been aggregated; `losses` are the means of its terms."""
+        """Called after a round's students are aggregated; `losses` has the mean of each loss term."""
 
     def stage_validated(self, stage: int, curves: Mapping[str, Sequence[Point]]) -> None:
-        """In a simulation a stage has been trained whose participants, by site, validated as they trained."""
+        """Called in a simulation after a stage with validation during training; `curves` are by site."""
 
     def sites_failed(self, what: str) -> None:
-        """Some participants of a round failed; it goes on with the others."""
+        """Called when some participants of a round failed and the round continues with the others."""
 
     def lesions_forgotten(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A stage's student segments lesions of earlier sites much worse; `rows` of ``retention`` in results.json."""
+        """Called when a student segments earlier lesions much worse; `rows` are from ``retention`` in results.json."""
 
     def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
-        """`sites` are asked for what the method keeps of a stage that has ended."""
+        """Called when `sites` are asked for what the method keeps from a finished stage."""
 
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
-        """Row `stage` of R is being measured; 0 is the untrained student."""
+        """Called before row `stage` of R is measured; row 0 is the untrained student."""
 
     def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Row `stage` of R is known: scores by site."""
+        """Called when row `stage` of R is known; `scores` are by site."""
 
 
 class AllOf(RunEvents):
-    """Tells every event to several listeners, in their order."""
+    """A listener that passes every event on to several listeners, in order."""
 
     def __init__(self, *listeners: RunEvents) -> None:
         self._listeners = listeners

@@ -1,4 +1,4 @@
-"""A scored case to look at: a whole scan, what is true of it, and what a student and a teacher make of it."""
+"""An example case to look at: the whole scan, the truth, and the output of student and teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Example:
-    """One scored case on the working grid, in RAS order.
+    """One scored case on the working grid, in RAS orientation.
 
     Attributes
     ----------
     site, case : str
-        Whose scan it is, and its name.
+        Hospital and name of the case.
     modality : str
-        Which of its images `image` is, such as ``FLAIR``.
+        Modality of `image`, such as ``FLAIR``.
     regions : tuple of str
         Names of the R regions, in the order of the masks and maps.
     spacing_mm : tuple of float
-        Size of a voxel.
+        Voxel size in mm.
     image : ndarray of shape (X, Y, Z)
         The scan, 0 outside the brain.
     truth, coarse, refined : ndarray of shape (R, X, Y, Z), bool
-        What is true, and the student's masks.
+        The true masks and the student's masks.
     error_map : ndarray of shape (R, X, Y, Z)
-        The student's Ê, in [−1, 1]: what its refiner adds to the coarse probability, or takes from it.
+        The student's Ê, in [−1, 1]: what its refiner adds to or subtracts from the coarse probability.
     teacher_error_map : ndarray of shape (R, X, Y, Z), or None
-        The teacher's Ê; None where the run has no teacher.
+        The teacher's Ê; None if the run has no teacher.
     dice : dict of str to float
-        By mask (``coarse``, ``refined``), the mean of the regions' Dice over the whole volume.
+        Mean Dice over regions on the whole volume, by mask (``coarse``, ``refined``).
     """
 
     site: str
@@ -48,7 +48,7 @@ class Example:
 
     @property
     def centre(self) -> tuple[int, int, int]:
-        """The sagittal, coronal and axial slice in which most is true; the middle ones where nothing is."""
+        """Indices of the sagittal, coronal and axial slices with the most true voxels, or else of the middle slices."""
         shown = self.truth.any(0)
         if not shown.any():
             return shown.shape[0] // 2, shown.shape[1] // 2, shown.shape[2] // 2
@@ -57,6 +57,6 @@ class Example:
 
 
 def large_before_small(examples: Sequence[Example]) -> list[int]:
-    """Return the regions' places by the size of their truth: one that is inside another is painted after it."""
+    """Return the regions' indices, largest truth first, so that a region inside another is painted after it."""
     sizes = np.sum([example.truth.sum((1, 2, 3)) for example in examples], axis=0)
     return [int(place) for place in np.argsort(-sizes, kind="stable")] if examples else []

@@ -1,4 +1,4 @@
-"""Texts beside the points of a chart, where they cover neither a point nor each other."""
+"""Placement of labels in charts so that they cover neither points nor each other."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from matplotlib.textpath import TextPath
 from scipy.optimize import isotonic_regression
 
 _SIZE = 8.5
-_SMALL = 7.0  # at the ends of lines
+_SMALL = 7.0  # labels at the ends of lines
 _LINE = 11.0  # points from one line of text to the next
-_AROUND = 4.0  # points at either end of a text: a renderer sets it a little wider than its outlines
+_AROUND = 4.0  # points at each end of a text: renderers set it slightly wider than its outlines
 _Box = tuple[float, float, float, float]  # left, bottom, right, top in points
-# Where a text may stand, measured from its point: near places first, right before left, above before below.
+# Candidate offsets of a text from its point: near ones first, right before left, above before below.
 _OFFSETS = sorted(
     ((side * across, up * 0.5 * _LINE) for across in (9, 26, 45, 80, 120) for side in (1, -1) for up in range(-24, 25)),
     key=lambda offset: (abs(offset[1]) + 0.7 * abs(offset[0]), offset[0] < 0, offset[1] < 0),
@@ -21,14 +21,14 @@ _OFFSETS = sorted(
 
 
 def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, float | None, str, str]]) -> None:
-    """Write the text of each mark beside it; one that has to stand away from its point gets a line to it.
+    """Write the text of each mark beside it, with a line to the mark if the text is far away.
 
     Parameters
     ----------
     axis : Axes
-        Where the marks are drawn; its limits and its place in the figure must be final.
+        Axes with the marks; its limits and its position in the figure must be final.
     marks : sequence of tuple
-        For each: x, y, the interval's low and high (or None), text (empty for none) and colour of the line.
+        For each mark: x, y, low and high end of the interval (or None), text (may be empty) and colour of the line.
     """
     axis.autoscale_view()
     to_points = 72 / axis.figure.dpi
@@ -78,14 +78,14 @@ def label_points(axis: Axes, marks: Sequence[tuple[float, float, float | None, f
 
 
 def label_ends(figure: Figure, panels: Sequence[tuple[Axes, Sequence[tuple[float, str, str]]]]) -> None:
-    """Write the name of each line at the right of its end, as near as names that do not cover each other can be.
+    """Write each line's name to the right of its end, as near as possible without overlapping names.
 
     Parameters
     ----------
     figure : Figure
-        One whose layout makes room for the names.
+        Figure with a layout engine that makes room for the names.
     panels : sequence of tuple
-        All its panels: where lines are drawn, and of each the y of its end, its name and colour.
+        All its panels: the axes and, for each line, the y of its end, its name and its colour.
     """
     written = []
     for axis, ends in panels:
@@ -113,11 +113,11 @@ def label_ends(figure: Figure, panels: Sequence[tuple[Axes, Sequence[tuple[float
             for y, name, colour in ends
         ]
         written.append((axis, np.array([y for y, _, _ in ends]), names))
-    figure.draw_without_rendering()  # lays it out
+    figure.draw_without_rendering()  # computes the layout
     for axis, wanted, names in written:
         low, high = axis.get_ylim()
         line = 1.15 * _SMALL * figure.dpi / 72 / axis.bbox.height * (high - low)
-        before = line * np.arange(len(names))  # the least that the names below one take
+        before = line * np.arange(len(names))  # the least height of the names below each one
         apart = isotonic_regression(wanted - before).x.clip(low, max(low, high - before[-1])) + before
         for name, y in zip(names, apart.tolist(), strict=True):
             name.set_position((1.06, y))
@@ -130,7 +130,7 @@ def _box(point: tuple[float, float], offset: tuple[float, float], width: float) 
 
 
 def _steps(point: tuple[float, float], offset: tuple[float, float]) -> list[_Box]:
-    """Return places along the line from a point to its text, which touches neither others' marks nor their texts."""
+    """Return boxes along the line from a point to its text, which must not touch other marks or texts."""
     shares = (step / 12 for step in range(1, 13))
     return [_around((point[0] + share * offset[0], point[1] + share * offset[1]), 0.5) for share in shares]
 
@@ -148,5 +148,5 @@ def _meet(one: _Box, other: _Box) -> bool:
 
 
 def in_capitals(name: str) -> str:
-    """Return the name of a region or modality as people write it: ``wt`` as WT, longer words as they are."""
+    """Return a region's or modality's usual spelling: ``wt`` as WT, longer words unchanged."""
     return name.upper() if len(name) <= 2 or name == "flair" else name

@@ -22,14 +22,14 @@ _PREPARING = ("prepares its cases", "prepare their cases")
 
 
 class LiveView(RunEvents):
-    """One line of progress for what goes on now, and a printed line for each round and stage that is done.
+    """A progress line for the current work, and a printed line for each finished round and stage.
 
     Parameters
     ----------
     console : Console
-        Where to write.
+        Console to write to.
     progress_files : Path
-        Folder of the hospitals' own folders: in a simulation their progress can be read step by step.
+        Parent folder of the hospitals' folders. In a simulation, progress files in it are read step by step.
     """
 
     def __init__(self, console: Console, progress_files: Path) -> None:
@@ -72,13 +72,13 @@ class LiveView(RunEvents):
         self._console.print(f"  [yellow]turned away:[/yellow] {escape(who)} {escape(why)}")
 
     def sent_again(self, site: str, why: str) -> None:
-        self._console.print(f"  [yellow]{site} {escape(why)}:[/yellow] it gets its message again")
+        self._console.print(f"  [yellow]{site} {escape(why)}:[/yellow] the message is sent again")
 
     def went_on(self, position: str, damaged: str, moved: str) -> None:
         if damaged:
-            self._console.print(f"[yellow]{escape(damaged)}:[/yellow] the state before it is taken", soft_wrap=True)
-        elsewhere = f", {moved}: last digits differ from a run that stayed" if moved else ""
-        self._console.print(f"[bold]going on[/bold] after {position}{elsewhere}")
+            self._console.print(f"[yellow]{escape(damaged)}:[/yellow] the state before it is used", soft_wrap=True)
+        elsewhere = f", {moved}: last digits differ from a run that stayed on one device" if moved else ""
+        self._console.print(f"[bold]resuming[/bold] after {position}{elsewhere}")
 
     def sites_left(self, stage: int, sites: Sequence[str]) -> None:
         self._console.print(f"{', '.join(sites)} left before stage {stage}")
@@ -101,12 +101,12 @@ class LiveView(RunEvents):
             dice = [100 * mean_over_regions(point.values, "refined", "dice") for point in points]
             best = max(range(len(dice)), key=dice.__getitem__)
             self._console.print(
-                f"  validated at {site}: Dice % {dice[-1]:.1f} at step {points[-1].step}, the best {dice[best]:.1f} "
-                f"at step {points[best].step}"
+                f"  validated at {site}: Dice % {dice[-1]:.1f} at step {points[-1].step}, best {dice[best]:.1f} at "
+                f"step {points[best].step}"
             )
 
     def sites_failed(self, what: str) -> None:
-        self._console.print(f"  [yellow]went on without:[/yellow] {what}")
+        self._console.print(f"  [yellow]continued without:[/yellow] {what}")
 
     def lesions_forgotten(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for text in alarms(rows):
@@ -114,7 +114,7 @@ class LiveView(RunEvents):
 
     def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
         self._watched = ()
-        self._show(f"stage {stage}: {', '.join(sites)} hand over what the method keeps of it")
+        self._show(f"stage {stage}: {', '.join(sites)} hand over what the method keeps")
 
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         what = "the untrained student" if stage == 0 else f"after stage {stage}"
@@ -135,7 +135,7 @@ class LiveView(RunEvents):
         self._task = self._progress.add_task(description, total=None)
 
     def _watch(self) -> None:
-        """Read the progress of the site that trains, from its own folder."""
+        """Read the progress of the training sites from their folders."""
         while not self._done.wait(_POLL_S):
             for site in self._watched:
                 file = self._folder / site / "progress.json"

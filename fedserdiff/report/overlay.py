@@ -1,4 +1,4 @@
-"""A picture of one segmentation over its scan."""
+"""Picture of a segmentation over its scan."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ _VIEWS = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 
 
 def plot_overlay(segmentation: Segmentation, name: str, file: Path) -> None:
-    """Draw three slices, each the one with most of the regions in it, or the middle where there is none.
+    """Draw three orthogonal slices, each with the largest area of the regions, or the middle slices if all are empty.
 
     Raises
     ------
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     scan, convention = segmentation.scan, segmentation.convention
     masks = convention.written(segmentation.probabilities)

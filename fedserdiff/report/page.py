@@ -1,4 +1,4 @@
-"""The page that shows a comparison of methods and its studies: one HTML file that needs nothing beside it."""
+"""Page for a comparison of methods and for studies: one self-contained HTML file."""
 
 import math
 import re
@@ -23,11 +23,11 @@ from fedserdiff.report.charts import (
 from fedserdiff.report.labels import in_capitals
 
 _NOTHING = "–"
-_SHEET = 9.5  # inches of height that a picture may have
-_WORDS = 24  # a longer text in a table's cell is words, not a figure
+_SHEET = 9.5  # largest height of a picture in inches
+_WORDS = 24  # a cell with a longer text is left-aligned as words
 _KINDS = ("raw-scans", "arrays", "error-maps", "metrics", "scan-hashes", "site")  # others follow by name
 _STREAM_SCORES = (("bwt", "BWT"), ("fwt", "FWT"), ("forgetting", "Forgetting"))
-_SIDES = ("training", "validation", "test")  # of a site's cases
+_SIDES = ("training", "validation", "test")  # splits of a site's cases
 _GROUPS: Mapping[GroupName, str] = {
     "alone": "Alone: each hospital by itself",
     "together": "Together: all hospitals train from the start",
@@ -43,25 +43,25 @@ def render_page(
     cases: bytes | None,
     volumes: str | None = None,
 ) -> str:
-    """Return the page; the same input gives the same text.
+    """Return the page as HTML; equal input gives equal text.
 
     Parameters
     ----------
     comparison : mapping or None
-        Data, methods with their scores, sentences that answer, notes and versions; None where only studies ran.
+        Data, methods with their scores, the answer's sentences, notes and versions; None if only studies ran.
     studies : sequence of mapping
-        For each: title, question, data, columns, rows, plot and sentences.
+        For each study: title, question, data, columns, rows, plot and sentences.
     cases : bytes or None
         A PNG picture of example cases.
     volumes : str, optional
-        Name of the file beside this one that shows the same cases slice by slice.
+        Name of a file in the same folder that shows the same cases slice by slice.
     """
     mark = _Marker(comparison["methods"] if comparison else [])
     picture = None
     if cases is not None:
-        about = f"{_facts(comparison)}." if comparison else "Its title says of which data."
+        about = f"{_facts(comparison)}." if comparison else "The picture's title names the data."
         kind = f"{_capital(comparison['scored'])} cases" if comparison else "Cases"
-        caption = f"{kind} as examples: the scan, the truth and the masks that were predicted. {about}"
+        caption = f"{kind} as examples: the scan, the truth and the predicted masks. {about}"
         picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
     return (
         template("comparison.html")
@@ -72,11 +72,11 @@ def render_page(
             volumes=volumes,
         )
         .lstrip()
-    )  # a page begins with its document type
+    )  # a page must begin with its doctype
 
 
 def template(name: str) -> Template:
-    """Return one of the report's templates; what is put into it is text, never tags."""
+    """Return one of the report's templates; inserted values are escaped."""
     environment = Environment(
         loader=PackageLoader("fedserdiff.report"),
         autoescape=True,
@@ -88,7 +88,7 @@ def template(name: str) -> Template:
 
 
 class _Marker:
-    """Puts the badge beside the name of each method that breaks privacy."""
+    """A function that puts a badge beside the name of each method that breaks privacy."""
 
     def __init__(self, methods: Sequence[Mapping[str, Any]]) -> None:
         known = {name: method.breaks_privacy for name, method in METHODS.items()}
@@ -97,7 +97,7 @@ class _Marker:
         self._pattern = re.compile(rf"(?<![\w-])({'|'.join(names)})(?![\w-])" if names else r"(?!)")
 
     def __call__(self, text: str) -> Markup:
-        """Return `text` escaped, with a badge after each such name."""
+        """Return `text` escaped, with a badge after each of these names."""
         parts = self._pattern.split(text)
         marked = (escape(part) + (Markup(" ") + _BADGE if place % 2 else "") for place, part in enumerate(parts))
         return Markup("").join(marked)
@@ -137,7 +137,7 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
 
 
 def _grouped(methods: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Return methods by what they are compared with first, under a title each."""
+    """Return the methods by group, each group with a title."""
     groups = ((title, [m for m in methods if m["group"] == name]) for name, title in _GROUPS.items())
     return [(title, found) for title, found in groups if found]
 
@@ -171,7 +171,7 @@ def _kinds(sent: Mapping[str, float]) -> list[str]:
 
 
 def _facts(comparison: Mapping[str, Any]) -> str:
-    """Return which data, seeds and cases figures come from: it stands under every one of them."""
+    """Return the sentence on data, seeds and cases that stands under every figure."""
     data, scored = comparison["data"], comparison["scored"]
     cases = [data["cases"][site][scored] for site in data["sites"]]
     counts = " + ".join(map(str, cases)) + (f" = {sum(cases)}" if len(cases) > 1 else "")
@@ -193,10 +193,13 @@ def _figures(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]
     sent = _figure(
         svg(utility_against_bytes(methods)),
         f"Final mean Dice against bytes that left the hospitals: {ends}.",
-        "Final mean Dice over sites, with 95 % intervals, against what left the hospitals in a run. Marks of nearly "
-        f"the same bytes stand side by side. Hollow: methods that move raw scans, which breaks privacy. {facts}",
+        "Final mean Dice over sites, with 95 % intervals, against the data that left the hospitals in a run. Marks "
+        "with nearly the same number of bytes are drawn side by side. Hollow marks: methods that move raw scans, "
+        f"which breaks privacy. {facts}",
     )
-    staged = [method for method in methods if len(method["stages"]) > 2]  # beside the untrained student
+    staged = [
+        method for method in methods if len(method["stages"]) > 2
+    ]  # more than the untrained student and one stage
     return {
         "heat": _heat_maps(data["sites"], staged, facts),
         "stages": [_across_stages(data["sites"], methods, facts)] if staged else [],
@@ -208,14 +211,15 @@ def _figures(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]
 def _across_stages(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> dict[str, str]:
     return _figure(
         svg(dice_across_stages(methods, sites)),
-        f"Dice of each site ({', '.join(sites)}) after each stage, one line a method; the values are in the heat maps.",
-        "Dice % of each site across the stages; the dotted line is the stage at which it arrives. A dashed line is a "
-        f"method that has one stage: its final value. {facts}",
+        f"Dice of each site ({', '.join(sites)}) after each stage, one line for each method; the heat maps show the "
+        "values.",
+        "Dice % of each site across the stages. The dotted line marks the stage at which the site arrives. A dashed "
+        f"line is the final value of a method with a single stage. {facts}",
     )
 
 
 def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the picture of validations while training, where there were any: no test patient is in it."""
+    """Return the chart of validation during training, if there was any; it contains no test patient."""
     found = [(method["name"], curve) for method in methods for curve in method["curves"]]
     if not found:
         return []
@@ -227,15 +231,16 @@ def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> li
     picture = _figure(
         svg(validation_curves(methods, data["sites"])),
         f"Dice on validation cases by training step; the best: {best}.",
-        "Refined Dice % on each hospital's own validation cases while it trains, mean over regions, one line a seed; "
-        f"marked is the best of each line. {_capital(data['name'])} data, profile {data['profile']}, {counts} "
-        f"validation cases, seed{'' if len(data['seeds']) == 1 else 's'} {', '.join(map(str, data['seeds']))}.",
+        "Refined Dice % on each hospital's own validation cases during training, mean over regions, one line for "
+        f"each seed; a marker shows the best value of each line. {_capital(data['name'])} data, profile "
+        f"{data['profile']}, {counts} validation cases, seed{'' if len(data['seeds']) == 1 else 's'} "
+        f"{', '.join(map(str, data['seeds']))}.",
     )
     return [picture]
 
 
 def _heat_maps(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts: str) -> list[dict[str, str]]:
-    """Return R in as many figures as it takes for each to fit a sheet of paper with its text still readable."""
+    """Return R in as many figures as needed for each to fit on a sheet of paper with readable text."""
     size = max(len(methods), 1)
     while size > 1 and heat_maps(methods[:size], sites).get_figheight() > _SHEET:
         size = -(-size // 2)
@@ -244,10 +249,11 @@ def _heat_maps(sites: Sequence[str], methods: Sequence[Mapping[str, Any]], facts
     return [
         _figure(
             svg(heat_maps(part, sites)),
-            f"Heat maps of R, one a method ({', '.join(m['name'] for m in part)}), with the values in their cells.",
+            f"Heat maps of R, one for each method ({', '.join(m['name'] for m in part)}), with the values in their "
+            "cells.",
             f"R{f' ({number} of {len(parts)})' if len(parts) > 1 else ''}: Dice % on each site (column) after each "
-            f"stage (row); one colour scale, 0 to 100 %. Framed: the student that the site uses in the end. Sites in "
-            f"order of arrival: {numbers}. {facts}",
+            "stage (row); one colour scale, 0 to 100 %. Frames mark the student that the site uses at the end. Sites "
+            f"in order of arrival: {numbers}. {facts}",
         )
         for number, part in enumerate(parts, 1)
     ]
@@ -265,7 +271,7 @@ def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
         for column in zip(*study["rows"], strict=True)
     ]
     classes = ["text" if words or not place else "number" for place, words in enumerate(wordy)]
-    classes += ["number"] * (len(study["columns"]) - len(classes))  # of a table without rows
+    classes += ["number"] * (len(study["columns"]) - len(classes))  # for a table without rows
     return {
         "name": study["name"],
         "title": study["title"],
@@ -294,7 +300,7 @@ def _figure(source: str, alt: str, caption: str) -> dict[str, str]:
 
 
 def _cell(value: object) -> str:
-    """Return a study's value: integers as they are, other numbers with one decimal."""
+    """Return a study's value as text: integers unchanged, other numbers with one decimal."""
     if isinstance(value, float):
         return _number(value)
     return _NOTHING if value is None else str(value).replace("-", "−") if isinstance(value, int) else str(value)
@@ -308,7 +314,7 @@ def _number(value: float | None, scale: float = 1, signed: bool = False) -> str:
 
 
 def _interval(score: Mapping[str, float | None] | None, scale: float, signed: bool = False) -> tuple[str, str]:
-    """Return a score and its interval, each as text; the interval is empty where there is none."""
+    """Return a score and its interval, each as text; the interval is empty if there is none."""
     if score is None or score["value"] is None:
         return _NOTHING, ""
     value, low, high = (_number(score[key], scale, signed) for key in ("value", "low", "high"))
@@ -316,7 +322,7 @@ def _interval(score: Mapping[str, float | None] | None, scale: float, signed: bo
 
 
 def _bytes(count: float) -> str:
-    """Return a number of bytes as people read it, in powers of 1000."""
+    """Return a number of bytes in readable form, in powers of 1000."""
     amount, unit, decimals = float(count), "B", 0
     for larger in ("kB", "MB", "GB"):
         if round(amount, decimals) < 1000:

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Pictures of example cases from a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +14,10 @@ from fedserdiff.report.examples import Example, large_before_small
 
 
 def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
-    """Draw one row a site: scan, truth, coarse and refined mask, and the teacher's error map of the largest region.
+    """Draw one row for each site: scan, truth, coarse and refined mask, and the teacher's error map of the largest
+    region.
 
-    Each row shows the axial slice in which most is true.
+    Each row shows the axial slice with the most true voxels.
     """
     order = large_before_small(examples)
     largest = examples[0].regions[order[0]]
@@ -46,12 +47,12 @@ def plot_examples(examples: Sequence[Example], title: str, file: Path) -> None:
 
 
 def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Path) -> None:
-    """Draw one row a site: scan, truth, and the refined mask of every method's student, as `plot_examples` does.
+    """Draw one row for each site, as `plot_examples`: scan, truth, and the refined mask of every method's student.
 
     Parameters
     ----------
     methods : mapping of str to sequence of Example
-        By method, the same cases in the same order.
+        Examples by method: the same cases in the same order.
     """
     cases = next(iter(methods.values()))
     order = large_before_small(cases)
@@ -74,7 +75,7 @@ def plot_methods(methods: Mapping[str, Sequence[Example]], title: str, file: Pat
 
 def _draw_brain(axis: "matplotlib.axes.Axes", example: Example) -> None:
     image = example.image[..., example.centre[2]]
-    brain = np.where(image == 0, image.min(), image)  # black around the brain
+    brain = np.where(image == 0, image.min(), image)  # black outside the brain
     axis.imshow(brain.T, cmap="gray", origin="lower", interpolation="nearest")
 
 
@@ -108,7 +109,7 @@ def draw_masks(
     opacity: float = 0.75,
     aspect: float = 1.0,
 ) -> None:
-    """Fill the regions of masks of shape (regions, X, Y) in this order."""
+    """Fill the regions of masks of shape (regions, X, Y) in the given order."""
     for region in order:
         colour = matplotlib.colors.to_rgba(REGION_COLOURS[region], opacity)
         filled = np.where(masks[region].T[..., None], colour, (0, 0, 0, 0))

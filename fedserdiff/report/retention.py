@@ -1,4 +1,4 @@
-"""What a report says where a student has forgotten an earlier hospital's lesions."""
+"""Warnings about a student that has forgotten an earlier hospital's lesions."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from fedserdiff.report.labels import in_capitals
 
 
 def alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a warning, and what to do, for each stage, site and earlier site of ``retention`` in ``results.json``."""
+    """Return a warning with advice for each stage, site and earlier site in ``retention`` of ``results.json``."""
     warning = [row for row in rows if row["alarm"]]
     found = itertools.groupby(warning, lambda row: (row["stage"], row["at"], row["site"]))
     return [_alarm(*of, list(regions)) for of, regions in found]
@@ -17,7 +17,7 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _alarm(stage: int, at: str, site: str, regions: Sequence[Mapping[str, Any]]) -> str:
     dice = ", ".join(f"{in_capitals(r['region'])} {100 * r['before']:.0f} → {100 * r['after']:.0f}" for r in regions)
     return (
-        f"stage {stage} at {at} may have cost what the student knew of {site}'s patients: Dice % on their lesions, "
-        f"painted, {dice}. Deploy student-of-stage-{stage - 1}.pt, or train anew with more method.painted_share or "
+        f"stage {stage} at {at} may have made the student forget {site}'s patients: Dice % on their painted lesions "
+        f"{dice}. Deploy student-of-stage-{stage - 1}.pt, or train again with more method.painted_share or "
         "aggregation.inertia"
     )

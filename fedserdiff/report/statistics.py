@@ -1,4 +1,4 @@
-"""The page of hospitals' statistics: one HTML file that needs nothing beside it."""
+"""Page of hospitals' statistics: one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.page import template
 
 _HEIGHT = 36
-_WIDTH = 112  # of a histogram, in CSS pixels
+_WIDTH = 112  # size of a histogram in CSS pixels
 _NOTHING = "–"
 
 
 def render_statistics(summary: Mapping[str, Any]) -> str:
-    """Return the page of what `fedserdiff.statistics.summary.summarised` returned; the same input, the same text."""
+    """Return the page for a result of `fedserdiff.statistics.summary.summarised`; equal input gives equal text."""
     shifts = {(one["site"], one["quantity"], one["row"]): one for one in summary["shifts"]}
     sites, refused, too_few = summary["sites"], summary["refused"], summary["too_few"]
     return (
@@ -23,7 +23,7 @@ def render_statistics(summary: Mapping[str, Any]) -> str:
             regions=[in_capitals(row) for row in _quantity(summary, "volumes")["rows"]],
             hospitals=[_hospital(summary, site) for site in sites],
             silent=[(site, f"fewer than {summary['least_patients']} training patients") for site in too_few]
-            + [(site, f"told nothing: it {why}") for site, why in refused.items()],
+            + [(site, f"no statistics: it {why}") for site, why in refused.items()],
             sections=[_section(summary, quantity, shifts) for quantity in summary["quantities"]] if sites else [],
         )
         .lstrip()
@@ -45,7 +45,7 @@ def _quantity(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _hospital(summary: Mapping[str, Any], site: str) -> dict[str, Any]:
-    """Return a site's row of the table: patients, how many show each region, and in what it differs most."""
+    """Return a site's table row: patients, patients with each region, and the quantity that differs most."""
     told = summary["sites"][site]
     volumes = [told["volumes"][row] for row in _quantity(summary, "volumes")["rows"]]
     titles = {one["name"]: one["title"] for one in summary["quantities"]}
@@ -63,7 +63,7 @@ def _hospital(summary: Mapping[str, Any], site: str) -> dict[str, Any]:
 def _section(
     summary: Mapping[str, Any], quantity: Mapping[str, Any], shifts: Mapping[tuple[str, str, str], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return a quantity's table of histograms: a row a site, a column each region, modality or side of a voxel."""
+    """Return a quantity's histograms: a row for each site, a column for each region, modality or voxel side."""
     name, rows = quantity["name"], quantity["rows"]
     labels = [_label(low, high) for low, high in quantity["cells"]]
     whole = {row: _shares(summary["pooled"][name][row]) for row in rows}
@@ -87,12 +87,12 @@ def _section(
 def _axis(quantity: Mapping[str, Any], labels: Sequence[str]) -> str:
     if quantity["counts"]:
         cells = f"{', '.join(labels)} {quantity['unit']}"
-        return f"Bars from left to right: {cells}; their height is the share of patients."
+        return f"Bars from left to right: {cells}. Their height is the share of patients."
     low, high = quantity["cells"][0][0], quantity["cells"][-1][1]
     width = quantity["cells"][0][1] - low
     return (
-        f"Bars from left to right: from {low:g} to {high:g} standard deviations about the brain's mean, each {width:g} "
-        "wide; their height is the share of voxels, mean over patients."
+        f"Bars from left to right: {low:g} to {high:g} standard deviations from the brain's mean, each {width:g} wide. "
+        "Their height is the share of voxels, mean over patients."
     ).replace("-", "−")
 
 
@@ -110,7 +110,7 @@ def _shares(cells: Sequence[float]) -> list[float]:
 def _drawn(
     shares: Sequence[float], shift: Mapping[str, Any] | None, top: float, labels: Sequence[str], site: str | None
 ) -> dict[str, Any]:
-    """Return a histogram as paths of an SVG picture, what it says in words, and its distance; empty where not told."""
+    """Return a histogram as SVG paths, its description in words and its distance; empty if it was not reported."""
     told = any(shares)
     words = "; ".join(f"{label}: {100 * share:.0f} %" for label, share in zip(labels, shares, strict=True) if share)
     return {
@@ -125,7 +125,7 @@ def _drawn(
 
 
 def _stands(shift: Mapping[str, Any]) -> bool:
-    """Say whether a distance is more than chance explains, or nobody can tell, as of intensities."""
+    """Return whether a distance is beyond chance, or cannot be tested for it, as with intensities."""
     return bool(shift["beyond_chance"] or shift["by_chance"] is None)
 
 
@@ -145,5 +145,5 @@ def _line(shares: Sequence[float], top: float) -> str:
 
 
 def _up(share: float, top: float) -> str:
-    """Return how far from the picture's upper edge a bar ends; the others' may be higher than any that is drawn."""
+    """Return a bar's distance from the upper edge of the picture; the line of the others may exceed the picture."""
     return f"{_HEIGHT * (1 - min(share / top, 1)):.1f}"

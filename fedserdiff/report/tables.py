@@ -1,4 +1,4 @@
-"""The tables that end a run, from the values of its ``results.json``."""
+"""Tables printed at the end of a run, from its ``results.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms
 
-_SMALL = ("metrics", "scan-hashes", "site")  # a few kB, left to the page
+_SMALL = ("metrics", "scan-hashes", "site")  # a few kB; only the page shows them
 _ALWAYS = ("dice", "hd95")
 _MORE = {
     "sensitivity": "sensitivity",
@@ -23,10 +23,10 @@ _MORE = {
     "nsd": "NSD at 1 mm",
     "lesion_dice": "lesion-wise\nDice",
 }
-_NAMED_COLUMNS = 6  # more sites than this are columns by their number: their names are wider than a terminal
-_MOST_COLUMNS = 12  # more than this a terminal does not show
-_PROMISES = 20  # an ε above it lets an attacker be as good as certain
-_MOST_TIMES = 10  # stages whose seconds are told one by one
+_NAMED_COLUMNS = 6  # with more sites, columns have numbers, because names would be wider than a terminal
+_MOST_COLUMNS = 12  # a terminal does not show more
+_PROMISES = 20  # above this ε an attacker can be practically certain
+_MOST_TIMES = 10  # with more stages, seconds are summed over stages
 
 
 def print_results(console: Console, results: Mapping[str, Any], data: str) -> None:
@@ -35,28 +35,31 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     Parameters
     ----------
     console : Console
-        Where to.
+        Console to print to.
     results : mapping
         The contents of ``results.json``.
     data : str
-        What the scores were measured on, such as ``phantom``; it stands in every title.
+        Data that the scores were measured on, such as ``phantom``; shown in the first title.
     """
     _print_warnings(console, results)
     scored = results["scored"]
     counts = " + ".join(str(results["cases"][site][scored]) for site in _scored_at_end(results))
     about = f"{label(results['method'])}, seed {results['seed']}, {escape(data)} data, {counts} {scored} cases"
-    print_table(console, _site_table(results, f"At the end of the stream, by site ({about})"))
+    print_table(console, _site_table(results, f"Final scores by site ({about})"))
     if note := _worst_note(results):
         console.print(escape(note), highlight=False)
     if len(results["R"]) > len(_ALWAYS):
-        print_table(console, _more_table(results, "Other scores of the refined mask then, %, means over regions"))
+        print_table(
+            console,
+            _more_table(results, "Other final metrics of the refined mask, %, means over regions"),
+        )
     if len(results["evaluation"]["sites"]) > _MOST_COLUMNS:
-        console.print(f"R has {len(results['sites'])} columns, too many to show: it is in results.csv")
+        console.print(f"R has {len(results['sites'])} columns, too many to show here; see results.csv")
     else:
         print_table(console, _matrix_table(results, "R: mean Dice % on each site after each stage"))
     if note := _partial_note(results):
         console.print(escape(note), highlight=False)
-    print_table(console, _stream_table(results, "The stream"))
+    print_table(console, _stream_table(results, "Continual learning over the stream"))
     if note := origin_note([results["method"]]):
         console.print(note, highlight=False)
     print_table(console, _bytes_table(results, "Bytes that left each hospital, by kind of record"))
@@ -70,7 +73,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
 
 
 def _worst_note(results: Mapping[str, Any]) -> str | None:
-    """Name the worst hospital, where several were scored at the end."""
+    """Return a sentence on the worst hospital if several were scored at the end."""
     if len(_scored_at_end(results)) < 2:
         return None
     of_mean = results["fairness"]["dice"]["mean"]
@@ -81,24 +84,24 @@ def _worst_note(results: Mapping[str, Any]) -> str | None:
 
 
 def _noise_note(results: Mapping[str, Any]) -> str | None:
-    """Say what noise on changes of weights promises, where there is any."""
+    """Return a sentence on the privacy guarantee of noise on weight changes, if there is noise."""
     spent = results.get("differential_privacy")
     if spent is None:
         return None
     most = max(spent["epsilon"].values())
     return (
-        f"Local differential privacy of {spent['unit']}: noise {spent['noise']:g}, clipped to {spent['clip']:g}: "
-        f"ε = {most:.3g} at δ = {spent['delta']:g}{', which promises nothing' if most > _PROMISES else ''}"
+        f"Local differential privacy of {spent['unit']}: noise {spent['noise']:g}, clipped to {spent['clip']:g}: ε = "
+        f"{most:.3g} at δ = {spent['delta']:g}{', which guarantees nothing' if most > _PROMISES else ''}"
     )
 
 
 def _print_warnings(console: Console, results: Mapping[str, Any]) -> None:
-    """Print what makes a run's scores other than they seem."""
+    """Print warnings that limit what a run's scores mean."""
     _print_warning(console, leak_warning(results.get("overlap")))
     without = [
         f"{a['site']} in stage {a['stage']}, round {a['round']} ({a['why']})" for a in results.get("absences", ())
     ]
-    _print_warning(console, f"Went on without {'; '.join(without)}" if without else None)
+    _print_warning(console, f"Continued without {'; '.join(without)}" if without else None)
     for text in alarms(results.get("retention", ())):
         _print_warning(console, f"Alarm: {text}")
 
@@ -135,7 +138,7 @@ def _site_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _more_table(results: Mapping[str, Any], title: str) -> Table:
-    """Tabulate what the settings ask for beside Dice and HD95, by site at the end."""
+    """Tabulate the metrics other than Dice and HD95, by site, at the end of the stream."""
     more = [metric for metric in results["R"] if metric not in _ALWAYS]
     table = _table(title, "site", *(_MORE[metric] for metric in more))
     for site in _scored_at_end(results):
@@ -146,7 +149,7 @@ def _more_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
-    """Tabulate R at the sites that score whole rows."""
+    """Tabulate R for the sites that score every row."""
     shown = [results["sites"].index(site) for site in results["evaluation"]["sites"]]
     named = len(shown) <= _NAMED_COLUMNS
     table = _table(title, "after stage", *(results["sites"][c] if named else str(c + 1) for c in shown))
@@ -157,7 +160,7 @@ def _matrix_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _seconds(results: Mapping[str, Any]) -> str:
-    """Tell seconds one by one, or, of a long stream, their sums over all stages."""
+    """Return the seconds of each stage or, for a long stream, their sums over all stages."""
     sums: dict[str, float] = {}
     for name, value in results["seconds"].items():
         what = name if len(results["stages"]) <= _MOST_TIMES else name.rstrip(" 0123456789")
@@ -166,22 +169,23 @@ def _seconds(results: Mapping[str, Any]) -> str:
 
 
 def _scored_at_end(results: Mapping[str, Any]) -> list[str]:
-    """Return the sites that scored the student that they use in the end."""
+    """Return the sites that scored the student they use at the end."""
     dice = results["R"]["dice"]["mean"]
     at_end = zip(results["sites"], results["deployed"], strict=True)
     return [site for column, (site, row) in enumerate(at_end) if dice[row][column] is not None]
 
 
 def _partial_note(results: Mapping[str, Any]) -> str | None:
-    """Say which entries of R were measured, where not all were."""
+    """Return a sentence on which entries of R were measured, if not all were."""
     about = results["evaluation"]
     if len(about["rows"]) == len(results["stages"]) and len(about["sites"]) == len(results["sites"]):
         return None
     sites = "all sites" if len(about["sites"]) == len(results["sites"]) else ", ".join(about["sites"])
     return (
         f"R was measured in part: after stages {', '.join(map(str, about['rows']))} on {sites}; after every stage on "
-        "the site whose stage it was; after the others also on the next to arrive, if it is one of the former. The "
-        "stream's scores are means over the sites that have what they need; forgetting is from the best score measured."
+        "the site that trained; after the other stages also on the next site, if it is one of those. BWT, FWT and "
+        "forgetting are means over the sites with the entries they need; forgetting is measured from the best "
+        "measured score."
     )
 
 
@@ -196,13 +200,14 @@ def _stream_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
-    """Show bytes by kind; where the scans are known, also all but weights as a share of the site's own scans on disk.
+    """Tabulate bytes by kind and, if the scans are known, everything except weights as a share of the site's scans on
+    disk.
 
-    The share is of the whole run, so no stage's is larger; in the default plan a site trains in one stage.
+    The share covers the whole run, so no single stage has a larger one. By default a site trains in one stage.
     """
     kinds = sorted({kind for sent in results["bytes_out"].values() for kind in sent})
-    raw = results.get("raw_nifti_bytes")  # a deployment's coordinator does not know
-    table = _table(title, "site", *kinds, "total", *(("beyond weights,\n% of raw scans",) if raw else ()))
+    raw = results.get("raw_nifti_bytes")  # a deployment's coordinator does not know it
+    table = _table(title, "site", *kinds, "total", *(("excluding weights,\n% of raw scans",) if raw else ()))
     for site, sent in results["bytes_out"].items():
         share = (f"{100 * (sum(sent.values()) - sent.get('arrays', 0)) / raw[site]:.2f}",) if raw else ()
         table.add_row(site, *(f"{sent.get(kind, 0):,}" for kind in kinds), f"{sum(sent.values()):,}", *share)
@@ -210,20 +215,20 @@ def _bytes_table(results: Mapping[str, Any], title: str) -> Table:
 
 
 def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
-    """Print methods side by side and the answer, from the contents of ``comparison.json``."""
+    """Print the methods side by side and the answer, from the contents of ``comparison.json``."""
     data = comparison["data"]
     _print_warning(console, data.get("leak"))
     scored = comparison["scored"]
     count = sum(cases[scored] for cases in data["cases"].values())
     about = (
-        f"{escape(data['name'])} data, {len(data['sites'])} sites, {count} {scored} cases a seed, "
-        f"seeds {', '.join(map(str, data['seeds']))}"
+        f"{escape(data['name'])} data, {len(data['sites'])} sites, {count} {scored} cases for each seed, seeds "
+        f"{', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]
     named = {m["name"]: f"{m['name']}\n(breaks privacy)" if m["breaks_privacy"] else m["name"] for m in methods}
     scores = _table(
-        f"At the end of the stream, with 95 % intervals ({about})",
-        "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgotten",
+        f"Final scores with 95 % intervals ({about})",
+        "method", "Dice %", "HD95 mm", "BWT", "FWT", "forgetting",
     )  # fmt: skip
     for method in methods:
         keys = ("dice", "hd95", "bwt", "fwt", "forgetting")
@@ -232,7 +237,9 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     print_table(console, scores)
     print_table(console, _hospital_table(methods, named))
     kinds = list(dict.fromkeys(kind for m in methods for kind in m["bytes_out"] if kind not in _SMALL))
-    costs = _table("What it cost: MB out of all hospitals by kind, minutes of computation", "method", *kinds, "minutes")
+    costs = _table(
+        "Costs: MB sent by all hospitals, by kind of record, and minutes of computation", "method", *kinds, "minutes"
+    )
     for method in methods:
         sent = [f"{method['bytes_out'][kind] / 1e6:.2f}" if kind in method["bytes_out"] else "–" for kind in kinds]
         costs.add_row(named[method["name"]], *sent, f"{method['minutes']:.1f}")
@@ -245,7 +252,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
 def _hospital_table(methods: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> Table:
     regions = list(methods[0]["dice_by_region"])
     table = _table(
-        "Who lost: the worst hospital, the spread over hospitals, and Dice by region",
+        "Fairness: worst hospital, spread over hospitals, and Dice by region",
         "method", "worst\nhospital", "its\nDice %", "spread\n(pts)", *(f"{in_capitals(r)}\nDice %" for r in regions),
     )  # fmt: skip
     for method in methods:
@@ -275,7 +282,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
-    return escape(text.replace(" [", "\n["))  # an interval on a line of its own
+    return escape(text.replace(" [", "\n["))  # the interval on a separate line
 
 
 def _interval(score: Mapping[str, float | None] | None, factor: float) -> str:

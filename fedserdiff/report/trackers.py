@@ -1,4 +1,4 @@
-"""A run's numbers for those who follow them in TensorBoard or MLflow: files in the run's own folder, and no more."""
+"""Metrics of a run for TensorBoard or MLflow, written only as files in the run's own folder."""
 
 import importlib.util
 import logging
@@ -18,31 +18,31 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.text import readable
 
 TRACKERS: Mapping[str, str] = MappingProxyType({"tensorboard": "tensorboard", "mlflow": "mlflow"})
-"""By name, as it is also the name of the extra that installs it, the package that has to be there."""
+"""Required package by tracker name; the name is also that of the extra that installs it."""
 
 _OF_THE_STREAM = ("bwt", "fwt", "forgetting", "forgetting_rate")
 
 
 class Tracker:
-    """Takes numbers by name and step; this one ignores them all."""
+    """Receiver of values by name and step; this base class ignores them."""
 
     def settings(self, values: Mapping[str, str]) -> None:
-        """What the run was asked for; a run that goes on has told it already."""
+        """Record the run's settings; a resumed run has recorded them already."""
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of one round or stage, safe on disk when this returns."""
+        """Record the values of one round or stage; they are on disk when this returns."""
 
     def close(self, finished: bool) -> None:
-        """The run has ended, by itself or not."""
+        """Close the tracker after the run; `finished` is false if it was interrupted or failed."""
 
 
 def check_tracker(name: str | None, run: Path | None = None) -> None:
-    """See that a tracker is known, its package installed, and a run's folder one that it can name.
+    """Check that a tracker is known, its package is installed, and it can write into the run's folder.
 
     Raises
     ------
     ConfigError
-        Where it is not; the text says how to install it.
+        If one of these does not hold; the text says what to do.
     """
     if name is None:
         return
@@ -51,11 +51,13 @@ def check_tracker(name: str | None, run: Path | None = None) -> None:
     if importlib.util.find_spec(TRACKERS[name]) is None:
         raise ConfigError(f"--tracker: {name} is not installed: pip install 'fedserdiff[{name}]'")
     if run is not None and readable(str(run)) != str(run):
-        raise ConfigError(f"--tracker: {run}: {name} cannot write where a name is not UTF-8: give another --out")
+        raise ConfigError(
+            f"--tracker: {run}: {name} cannot write into a folder whose name is not UTF-8; give another --out"
+        )
 
 
 def open_tracker(name: str | None, run: Path) -> Tracker:
-    """Return the tracker of this name, which writes into the run's folder; one that ignores everything for None."""
+    """Return the named tracker, which writes into the run's folder; without a name, one that ignores everything."""
     check_tracker(name, run)
     if name == "tensorboard":
         return _TensorBoard(run / "tensorboard")
@@ -65,7 +67,7 @@ def open_tracker(name: str | None, run: Path) -> Tracker:
 
 
 class _TensorBoard(Tracker):
-    """Event files, as ``tensorboard --logdir`` reads them."""
+    """Writer of event files for ``tensorboard --logdir``."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -86,14 +88,14 @@ class _TensorBoard(Tracker):
 
 
 class _MlFlow(Tracker):
-    """One MLflow run in an SQLite database: MLflow no longer writes plain files unless it is told to."""
+    """Writer of one MLflow run into an SQLite database; MLflow no longer writes plain files by default."""
 
     def __init__(self, folder: Path, run_name: str) -> None:
         from mlflow.tracking import MlflowClient
 
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        for talkative in ("mlflow", "alembic"):  # of the tables that they make
+        for talkative in ("mlflow", "alembic"):  # they log every table that they create
             logging.getLogger(talkative).setLevel(logging.WARNING)
         with self._clear_errors():
             self._client = MlflowClient(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
@@ -132,25 +134,25 @@ class _MlFlow(Tracker):
         try:
             yield
         except MlflowException as error:
-            raise StorageError(f"{self._folder}: MLflow cannot write there: {error}") from None
+            raise StorageError(f"{self._folder}: MLflow cannot write into this folder: {error}") from None
 
 
 class TrackedRun(RunEvents):
-    """Tells a tracker each round's losses and each row of R as they are known, and at the end what the stream gave.
+    """A listener that records each round's losses, each row of R and, at the end, the scores of the stream.
 
-    Names are ``loss/TERM`` by round, counted over all stages, ``R.METRIC.REGION/SITE`` by stage, and at the end, by the
-    number of stages, ``stream/SCORE.METRIC`` and ``bytes out/SITE``. Where hospitals validate as they train there are
-    ``curves/stage K/FIGURE/SITE`` by step of the stage, figures as `fedserdiff.report.curves` names them. Units are
-    those of ``results.json``: Dice in [0, 1], HD95 in mm.
+    Names are ``loss/TERM`` by round, counted over all stages, and ``R.METRIC.REGION/SITE`` by stage. At the end
+    ``stream/SCORE.METRIC`` and ``bytes out/SITE`` follow, at the number of stages. If hospitals validate during
+    training, there is ``curves/stage K/VALUE/SITE`` by step of the stage, with the names of
+    `fedserdiff.report.curves`. Units are those of ``results.json``: Dice in [0, 1], HD95 in mm.
 
     Parameters
     ----------
     tracker : Tracker
         Closed at the end of the context.
     config : Settings
-        Its settings are told at the beginning, its sites by name and release alone: no path and no case.
+        Settings to record at the beginning. Of the sites only name and release are recorded, no path and no case.
     data : str
-        Whose scans they are, in words.
+        Description of the data, such as ``phantom``.
     """
 
     def __init__(self, tracker: Tracker, config: Settings, data: str) -> None:
@@ -194,7 +196,7 @@ class TrackedRun(RunEvents):
         self._tracker.numbers(row, stage)
 
     def finished(self, results: Mapping[str, Any]) -> None:
-        """Tell what stands in ``results.json`` at the end: the stream's scores, where it has them, and bytes."""
+        """Record the final values of ``results.json``: the stream's scores, if there are any, and the bytes sent."""
         scores = {
             f"stream/{name}.{metric}": results[name][metric]["mean"]
             for name in _OF_THE_STREAM

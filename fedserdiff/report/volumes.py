@@ -1,6 +1,6 @@
-"""The page on which to scroll through example cases, slice by slice: one HTML file that needs nothing beside it.
+"""Page for scrolling through example cases slice by slice: one self-contained HTML file.
 
-NiiVue draws it (`assets/niivue.LICENSE.txt`), and stands in the page with the volumes.
+NiiVue (`assets/niivue.LICENSE.txt`) draws the volumes; the page contains NiiVue and the volumes.
 """
 
 import base64
@@ -23,13 +23,13 @@ from fedserdiff.report.examples import Example, large_before_small
 from fedserdiff.report.page import template
 
 VOLUMES = "volumes.html"
-"""What the page is called."""
+"""File name of the page."""
 
 _MOST_VOXELS = 2**20
-"""Of a case; of a finer grid every second voxel of each axis is shown, or every third, so that a page stays small."""
+"""Largest number of voxels of a case. On a finer grid, only every second or third voxel along each axis is shown."""
 
-_BRIGHTEST = 99.5  # percentile of the brain's voxels that is shown white: vessels would darken all else
-_ERROR_STEPS = 127  # of an error map, from 0 to 1
+_BRIGHTEST = 99.5  # percentile of the brain's voxels shown as white; bright vessels would darken everything else
+_ERROR_STEPS = 127  # steps of an error map from 0 to 1
 
 
 def write_volumes(
@@ -40,40 +40,40 @@ def write_volumes(
     Raises
     ------
     ValueError
-        As `render_volumes`.
+        As in `render_volumes`.
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     page = render_volumes(methods, facts, phantom, leak)
     write_whole(file, lambda opened: opened.write(page.encode()))
 
 
 def render_volumes(methods: Mapping[str, Sequence[Example]], facts: str, phantom: bool, leak: str | None) -> str:
-    """Return the page; the same input gives the same text.
+    """Return the page as HTML; equal input gives equal text.
 
-    A scan is shown in 256 greys. Masks are whole numbers, of which bit r is region r; error maps are in steps of 1/127.
+    A scan is shown in 256 greys. Masks are integers in which bit r is region r; error maps have steps of 1/127.
 
     Parameters
     ----------
     methods : mapping of str to sequence of Example
-        By method, the same cases in the same order, all with the same regions.
+        Examples by method: the same cases in the same order, all with the same regions.
     facts : str
-        Which data, seed and stage.
+        Data, seed and stage in words.
     phantom : bool
         Whether the scans are synthetic.
     leak : str or None
-        The warning where scored patients were trained on.
+        Warning to show if scored patients were trained on.
 
     Raises
     ------
     ValueError
-        Where there are more regions than colours that can be told apart.
+        If there are more regions than distinct colours.
     """
     thin = {name: [_thinned(example) for example in examples] for name, examples in methods.items()}
     shown = next(iter(thin.values()), [])
     regions = shown[0].regions if shown else ()
     if len(regions) > len(REGION_COLOURS):
-        raise ValueError(f"{len(regions)} regions: at most {len(REGION_COLOURS)} can be told apart by colour")
+        raise ValueError(f"{len(regions)} regions, but only {len(REGION_COLOURS)} can be told apart by colour")
     taught = any(_of_teacher(example) is not None for examples in thin.values() for example in examples)
     volumes = _Volumes()
     layers = {name: [_layers(example, taught, volumes) for example in examples] for name, examples in thin.items()}
@@ -94,18 +94,18 @@ def render_volumes(methods: Mapping[str, Sequence[Example]], facts: str, phantom
         niivue=Markup(_asset("niivue.umd.js")),
         licence=_asset("niivue.LICENSE.txt"),
     )
-    return page.lstrip()  # a page begins with its document type
+    return page.lstrip()  # a page must begin with its doctype
 
 
 class _Volumes:
-    """Volumes as base64 of gzip-compressed NIfTI, each once."""
+    """Volumes as base64 of gzip-compressed NIfTI, without duplicates."""
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
         self._places: dict[str, int] = {}
 
     def add(self, voxels: NDArray[Any], example: Example, slope: float = 1.0, least: float = 0.0) -> int:
-        """Keep whole numbers that stand for `slope` × number + `least`; return their place among the volumes."""
+        """Store integers that represent `slope` × integer + `least`; return their index among the volumes."""
         image = nib.Nifti1Image(voxels, np.diag([*example.spacing_mm, 1.0]))
         image.header.set_slope_inter(slope, least)
         image.header.set_xyzt_units("mm")
@@ -117,7 +117,7 @@ class _Volumes:
 
 
 def _thinned(example: Example) -> Example:
-    """Return the case with as few of its voxels as a page may have."""
+    """Return the case, downsampled by striding if it has more voxels than a page may hold."""
     step = next(step for step in itertools.count(1) if example.image[::step, ::step, ::step].size <= _MOST_VOXELS)
     every: Any = (..., *[slice(None, None, step)] * 3)
     x, y, z = (step * mm for mm in example.spacing_mm)
@@ -139,7 +139,7 @@ def _case(example: Example, volumes: _Volumes) -> dict[str, Any]:
     brain = image[image != 0] if image.any() else np.zeros(1, np.float32)
     least, most, bright = (float(value) for value in np.percentile(brain, (0, 100, _BRIGHTEST)))
     slope = (most - least) / 255 or 1.0
-    greys = np.where(image == 0, 0, np.rint((image - least) / slope)).astype(np.uint8)  # black around the brain
+    greys = np.where(image == 0, 0, np.rint((image - least) / slope)).astype(np.uint8)  # black outside the brain
     spacing = " × ".join(f"{mm:.3g}" for mm in example.spacing_mm)
     return {
         "site": example.site,
@@ -155,7 +155,7 @@ def _case(example: Example, volumes: _Volumes) -> dict[str, Any]:
 
 
 def _layers(example: Example, taught: bool, volumes: _Volumes) -> list[dict[str, Any]]:
-    """Return what can be laid over the scan, in order."""
+    """Return the layers that can be shown over the scan, in order."""
     layers = [
         {"name": name, "kind": "masks", "note": note, "volumes": [volumes.add(_bits(masks), example)]}
         for name, masks, note in (
@@ -174,7 +174,7 @@ def _layers(example: Example, taught: bool, volumes: _Volumes) -> list[dict[str,
 
 
 def _of_teacher(example: Example) -> NDArray[np.floating] | None:
-    """Return the teacher's error map; None where there is no teacher, or it was frozen from the student shown."""
+    """Return the teacher's error map, or None if there is no teacher or it equals the student shown."""
     maps = example.teacher_error_map
     return None if maps is None or np.array_equal(maps, example.error_map) else maps
 
@@ -186,7 +186,7 @@ def _errors(name: str, example: Example, maps: NDArray[np.floating], volumes: _V
 
 
 def _bits(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return masks (R, X, Y, Z) as whole numbers (X, Y, Z), of which bit r is region r."""
+    """Return masks (R, X, Y, Z) as integers (X, Y, Z) in which bit r is region r."""
     bits = np.zeros(masks.shape[1:], np.uint8)
     for place, mask in enumerate(masks):
         bits |= mask.astype(np.uint8) << place

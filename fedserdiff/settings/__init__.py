@@ -1,1 +1,1 @@
-"""An experiment's settings: each is declared once, in its group's class, and known everywhere from there."""
+"""The settings of an experiment. Each one is declared once, as a field of its group's class."""

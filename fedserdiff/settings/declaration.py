@@ -1,4 +1,4 @@
-"""How a setting is declared: name, type, default, range and one sentence at one field of a group's class."""
+"""Declaration of settings: name, type, default, range and one sentence, all at one field of a group's class."""
 
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 _BOUNDS = (("ge", "at least {:g}"), ("gt", "more than {:g}"), ("le", "at most {:g}"), ("lt", "less than {:g}"))
-_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def setting(
@@ -29,23 +29,23 @@ def setting(
     Parameters
     ----------
     default : object
-        What holds where neither profile nor user says otherwise.
+        Value used if neither the profile nor the user sets one.
     sentence : str
         What the setting does, for help texts and the reference page.
     ge, gt, le, lt : float, optional
-        Its range.
+        Bounds of the value: at least, more than, at most, less than.
     one_machine : bool
-        Whether it may differ between the coordinator and the hospitals of one experiment, since it decides where or
-        for how long something runs and no figure of the result.
+        Whether the coordinator and each hospital may use different values. True for a setting that decides where or for
+        how long something runs and does not change any result.
     after_first_stage : bool
-        Whether it comes into play only once there is a past to keep, so that stage 1 does not depend on it.
+        Whether the setting has no effect in stage 1, because it concerns keeping what earlier stages learned.
     """
     marks: JsonDict = {"one_machine": one_machine, "after_first_stage": after_first_stage}
     return Field(default, description=sentence, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=marks)
 
 
 class Group(BaseModel):
-    """Settings of one subject, frozen. Lists are taken as tuples; nothing else is converted but 1 to 1.0."""
+    """A frozen group of settings on one subject. Lists become tuples and 1 becomes 1.0; no other value is converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -59,18 +59,18 @@ class Group(BaseModel):
 
 @dataclass(frozen=True)
 class Declared:
-    """What is declared of one setting.
+    """The declaration of one setting.
 
     Attributes
     ----------
     name : str
-        ``group.name``, or a bare name of an experiment's own such as ``seed``.
+        ``group.name``, or a name without a group, such as ``seed``.
     default : object
     sentence : str
     allowed : str
-        Its range in words.
+        The allowed values in words.
     one_machine, after_first_stage : bool
-        As `setting` has them.
+        As in `setting`.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Declared:
 
 
 def declared(group: type[BaseModel], prefix: str) -> Iterator[Declared]:
-    """Yield what a group declares, in its order, each name behind a prefix such as ``training.``."""
+    """Yield a group's declarations in order, each name with a prefix such as ``training.``."""
     for name, field in group.model_fields.items():
         marks = field.json_schema_extra
         if isinstance(marks, dict):  # other fields are not settings, such as a method's name
@@ -97,7 +97,7 @@ def declared(group: type[BaseModel], prefix: str) -> Iterator[Declared]:
 
 
 def allowed(field: FieldInfo) -> str:
-    """Return in words what a field takes, such as "a whole number of at least 1"."""
+    """Return the values a field accepts in words, such as "a whole number of at least 1"."""
     return _kind(field.annotation) + _range(field.metadata)
 
 

@@ -1,4 +1,4 @@
-"""All settings of one experiment: everything that determines a run's result, and where it runs."""
+"""All settings of an experiment: everything that determines a run's result, and where the run takes place."""
 
 import hashlib
 import json
@@ -45,28 +45,28 @@ GROUPS: Mapping[str, type[Group]] = {
     "scoring": Scoring,
     "machine": Machine,
 }
-"""The groups that every experiment has, by name; ``method`` is one of its method's own."""
+"""The groups of every experiment, by name. The group ``method`` is declared by the experiment's method."""
 
 DEFAULT_METHOD = "ser-diff-plus"
-"""Keeps most without a raw scan: docs/explanation/retention.md."""
+"""The method that retains most without raw scans: docs/explanation/retention.md."""
 
 CASE_FIELDS = ("cases", "test_cases", "validation_cases")
-"""The fields of a `Site` that name cases."""
+"""Fields of a `Site` that list cases."""
 
 PROVENANCE = "provenance"
-"""The table of a run's ``config.json`` that says, beside its settings, what the run was made of."""
+"""Key of the table in a run's ``config.json`` that records what the run was made from."""
 
 PLAIN_METHOD = "fine-tune"
-"""Has no settings of its own, and does nothing but what stage 1 of every method does."""
+"""A method without settings, which does only what every method does in stage 1."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital: `name`, the `release` its data follow, the `path` of its data and, optionally, its cases by name.
+    """One hospital: its `name`, the `release` of its data, the `path` to them and, optionally, its cases by name.
 
-    An empty `cases` means every case of the release found under `path`. An empty `test_cases` means that patients are
-    held out by `data.test_share`; otherwise these of the `cases` are, and no other. So it is with `validation_cases`
-    and `data.validation_share`. `declared` is the release where the experiment itself declares it.
+    If `cases` is empty, every case of the release under `path` is used. If `test_cases` is empty, `data.test_share`
+    decides which patients are held out; otherwise exactly these cases are. The same holds for `validation_cases` and
+    `data.validation_share`. `declared` is the release if the experiment itself declares it.
     """
 
     name: str
@@ -79,35 +79,35 @@ class Site:
 
     @property
     def stated_release(self) -> str | dict[str, Any]:
-        """The release by its name or, where the experiment declares it, as the table that does; JSON-ready."""
+        """The release's name or, if the experiment declares the release, its table; JSON-ready."""
         return self.release if self.declared is None else self.declared.table
 
 
 class Settings(Group):
-    """All settings of an experiment, by group, and its hospitals in order of arrival; frozen.
+    """All settings of an experiment by group, and its hospitals in order of arrival; frozen.
 
-    `make_settings` makes one from a profile. Every value is checked; all that are wrong are named in one `ConfigError`.
+    `make_settings` creates them from a profile. Every value is checked; one `ConfigError` names all that are wrong.
 
     Attributes
     ----------
     profile : str
-        Name of the profile that the defaults came from.
+        Name of the profile that provided the defaults.
     seed : int
-        Seeds every generator of the run: phantom patients, weights, batches, noise.
+        Seed of every random generator in the run: phantom patients, weights, batches, noise.
     sites : tuple of Site
         The hospitals in order of arrival.
     stages : tuple of StageMoves
-        Who arrives, leaves and returns at each stage; empty if each hospital has a stage of its own.
+        The hospitals that arrive, leave and return at each stage; empty if each hospital has its own stage.
     method : MethodSettings
         The method's name and its own settings.
     methods : mapping
-        Values for methods' own settings by name of method, which hold where that method is chosen: a profile's.
+        Values of methods' own settings by method name. They apply if that method is chosen; a profile sets them.
     data, network, training, augmentation, aggregation, replay, privacy, scoring, machine
-        The groups of `fedserdiff.settings.groups` and of files of their own beside it.
+        The groups, declared in `fedserdiff.settings.groups` and the modules beside it.
     """
 
     profile: str = "laptop"
-    seed: int = setting(0, "Seeds every generator: phantom patients, weights, batches, noise.", ge=0)
+    seed: int = setting(0, "Seed of every random generator: phantom patients, weights, batches, noise.", ge=0)
     sites: tuple[Site, ...] = ()
     stages: tuple[StageMoves, ...] = ()
     methods: Mapping[str, Mapping[str, Any]] = {}
@@ -127,7 +127,7 @@ class Settings(Group):
             super().__init__(**values)
         except ValidationError as error:
             lines = [line for fault in error.errors() for line in _in_words(fault).splitlines()]
-            raise ConfigError(*dict.fromkeys(lines)) from None  # what fits no kind of several is one fault
+            raise ConfigError(*dict.fromkeys(lines)) from None  # a value that fits none of several types is one fault
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -149,7 +149,7 @@ class Settings(Group):
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, method: Any, info: ValidationInfo) -> Any:
-        """Take a method by name, or as a table of its name and settings, for the class that declares them."""
+        """Convert a method's name, or a table of its name and settings, to the class that declares the settings."""
         if isinstance(method, MethodSettings):
             return method
         own = {"name": method} if isinstance(method, str) else method
@@ -157,7 +157,7 @@ class Settings(Group):
             raise TypeError(f"method: {method!r} is neither a name nor a table")
         name = own.get("name")
         if not isinstance(name, str):
-            raise ValueError("method.name: name a method")
+            raise ValueError("method.name: is missing; name a method")
         try:
             about = get_method(name)
         except ConfigError as error:
@@ -193,35 +193,35 @@ class Settings(Group):
         return hash(tuple(getattr(self, name) for name in type(self).model_fields if name != "methods"))
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **own: Any) -> "Settings":
-        """Return a copy with settings changed, checked like a new one.
+        """Return a copy with changed settings, checked like new ones.
 
         Parameters
         ----------
         changes : mapping, optional
             By ``group.name``, such as ``{"training.batch_size": 2, "method.lambda_kd": 0.3}``.
         **own
-            What belongs to no group: ``seed``, ``sites``, ``profile``, ``method`` by name. Another method has the
-            settings that its profile gives it, and else its defaults.
+            Settings without a group: ``seed``, ``sites``, ``profile``, ``method`` by name. A new method takes the
+            settings that the profile gives it, otherwise its defaults.
 
         Raises
         ------
         ConfigError
-            Naming every setting that is unknown, with those that are called alike, and every value out of its range.
+            Names every unknown setting, with similar names, and every value out of its range.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return Settings(**changed(values, {**own, **(changes or {})}))
 
     def of_first_stage(self) -> "Settings":
-        """Return what stage 1 depends on, everything else at its default.
+        """Return settings with everything that does not affect stage 1 at its default.
 
-        Runs for which this is equal train the same student in stage 1, unless their method plans it otherwise.
+        Runs with equal results here train the same student in stage 1, unless their method plans it differently.
         """
         return self.replace(
             {one.name: one.default for one in settings_of() if one.after_first_stage}, method=PLAIN_METHOD, methods={}
         )
 
     def value(self, name: str) -> Any:
-        """Return a setting by its full name, such as ``training.batch_size``; `ConfigError` where there is none."""
+        """Return a setting by its full name, such as ``training.batch_size``; raise `ConfigError` if it is unknown."""
         found: Any = self
         for part in name.split("."):
             if not hasattr(found, part):
@@ -231,7 +231,7 @@ class Settings(Group):
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """All settings by full name, but for the sites."""
+        """All settings by full name, except the sites."""
         found = {"profile": self.profile, "seed": self.seed}
         for group in ("method", *GROUPS):
             found |= {f"{group}.{name}": value for name, value in getattr(self, group)}
@@ -239,32 +239,32 @@ class Settings(Group):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide a run's result by full name, but for its sites: all but those of one machine."""
+        """The settings that decide a run's result, by full name, without its sites and those of one machine."""
         of_one_machine = {one.name for one in settings_of() if one.one_machine}
         return {name: value for name, value in self.by_name.items() if name not in of_one_machine}
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Voxels of what the networks see at a time: of a patch, or of a whole slice (X, Y) or volume (X, Y, Z)."""
+        """Shape of the networks' input in voxels: a patch, or a whole slice (X, Y) or volume (X, Y, Z)."""
         return self.training.patch or self.data.grid[: self.data.spatial_dims]
 
     @property
     def rounds(self) -> int:
-        """Rounds of a stage."""
+        """Number of rounds in a stage."""
         return rounds_of(self.training, self.method)[1]
 
     @property
     def timetable(self) -> Timetable:
-        """Who is in the federation at each stage."""
+        """The hospitals in the federation at each stage."""
         return self.timetable_of([site.name for site in self.sites])
 
     @property
     def most_stages(self) -> int:
-        """The most stages that a method may have: those of the timetable, or, without federation, one a hospital."""
+        """Largest number of stages of a method: those of the timetable or, without a federation, one per hospital."""
         return max(len(self.timetable), len(self.sites))
 
     def timetable_of(self, sites: Sequence[str]) -> Timetable:
-        """Return the timetable that hospitals of these names, in order of arrival, would have."""
+        """Return the timetable for hospitals of these names, in order of arrival."""
         return make_timetable(sites, self.stages, self.training.participation, self.arrival == "together")
 
     @property
@@ -274,12 +274,12 @@ class Settings(Group):
 
     @property
     def strategy(self) -> Strategy:
-        """Flower's strategy by which a round's students become one."""
+        """Name of the Flower strategy that aggregates a round's students."""
         return get_method(self.method.name).aggregation if (own := self.aggregation.strategy) == "method" else own
 
     @property
     def inertia(self) -> float:
-        """The most that a stage keeps of the student that it began with."""
+        """Largest share that a stage keeps of the student it began with."""
         return get_method(self.method.name).inertia if (own := self.aggregation.inertia) == "method" else own
 
     @property
@@ -289,15 +289,15 @@ class Settings(Group):
 
     @property
     def agreed(self) -> dict[str, Any]:
-        """What coordinator and hospitals of one experiment agree on: all that determines the result, JSON-ready.
+        """Everything that coordinator and hospitals must agree on because it determines the result; JSON-ready.
 
-        Paths, devices, time-outs, what happens on failures and a hospital's own limits on what leaves it do not count.
+        Paths, devices, time-outs, failure handling and a hospital's own limits on egress are left out.
         """
         return {**self.deciding, "sites": [[site.name, site.stated_release] for site in self.sites]}
 
     @property
     def fingerprint(self) -> int:
-        """A number that tells experiments apart: 63 bits of a SHA-256 of what was `agreed`, and of the software."""
+        """A number that identifies an experiment: 63 bits of a SHA-256 over `agreed` and the software versions."""
         others = packages(self.to_dict())
         text = json.dumps([version("fedserdiff"), self.agreed, *([others] if others else [])], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -308,18 +308,18 @@ class Settings(Group):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """Rebuild settings that `to_dict` wrote; what a run's ``config.json`` says beside them is passed over.
+        """Rebuild settings that `to_dict` wrote; other entries of a run's ``config.json`` are ignored.
 
         Raises
         ------
         ConfigError
-            Where a setting is unknown or its value is not allowed.
+            If a setting is unknown or a value is not allowed.
         """
         return cls(**{name: value for name, value in values.items() if name != PROVENANCE})
 
 
 def settings_of(method: str | None = None) -> Iterator[Declared]:
-    """Yield every setting that is declared: an experiment's own, the groups', and one method's or none's."""
+    """Yield every declared setting: those without a group, those of the groups and, if given, those of one method."""
     yield from declared(Settings, "")
     for name, group in GROUPS.items():
         yield from declared(group, f"{name}.")
@@ -328,12 +328,12 @@ def settings_of(method: str | None = None) -> Iterator[Declared]:
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an experiment's values by group with `changes` by ``group.name`` made in them, yet unchecked.
+    """Return an experiment's values by group with `changes` (by ``group.name``) applied, without checking them.
 
     Raises
     ------
     ConfigError
-        Where a change is of no setting: it names those that are called alike.
+        If a change names an unknown setting; the text suggests similar names.
     """
     made = dict(values)
     faults = Faults(ConfigError)
@@ -354,14 +354,14 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _name_of(method: Any) -> Any:
-    """Return the name of a method that is given by it, by a table, or by its settings."""
+    """Return the name of a method given as a name, a table or its settings."""
     if isinstance(method, MethodSettings):
         return method.name
     return method.get("name") if isinstance(method, Mapping) else method
 
 
 def _foreign(name: str, method: Method) -> str:
-    """Say that a method has no such setting, and which it has."""
+    """Return the message for a setting that the method does not have, with those it has."""
     full = f"method.{name}"
     own = [one.name.partition(".")[2] for one in declared(method.settings, "method.")]
     return not_of_method(full, method.name, own) if full in _every_name() else unknown(full, _every_name())
@@ -375,7 +375,7 @@ def _every_name() -> tuple[str, ...]:
 
 
 def _in_words(fault: ErrorDetails, method: str | None = None) -> str:
-    """Say what is wrong with a value; of a method's own settings where one is named."""
+    """Return the message for a wrong value; `method` is given if its own settings are checked."""
     placed = fault if method is None else {**fault, "loc": ("method", *fault["loc"])}
     ranges = {one.name: one.allowed for one in settings_of(method)}
     return in_words(placed, (*GROUPS, "method"), ranges, _every_name())

@@ -1,6 +1,6 @@
-"""Code of others that an experiment names: who runs it on a file from elsewhere allows it by name.
+"""Third-party code that an experiment names. To run it from a file of someone else's, you must allow it by name.
 
-The names are read from the file's values before any settings are made of them, since that imports a method.
+The names are read from the file's raw values, before settings are created: creating settings imports a method.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -12,12 +12,12 @@ from fedserdiff.plugins import package_of
 
 
 def foreign(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what an experiment names of code of others: ``method``, ``network`` or ``release``, and its name.
+    """Yield the third-party code that an experiment names: ``method``, ``network`` or ``release``, and its name.
 
     Parameters
     ----------
     values : mapping
-        As `Settings.to_dict` writes them, unread: they may hold anything.
+        As `Settings.to_dict` writes them, but not validated: they may contain anything.
     """
     method, network = values.get("method"), values.get("network")
     method = method.get("name") if isinstance(method, Mapping) else method
@@ -39,14 +39,14 @@ def _release(site: Any) -> str | None:
 
 
 def packages(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of the installed packages that an experiment's code of others is of, by their names."""
+    """Return the versions, by name, of the installed packages that provide an experiment's third-party code."""
     groups = {"method": methods.ENTRY_POINTS, "network": networks.ENTRY_POINTS, "release": releases.ENTRY_POINTS}
     found = (package_of(name, groups[what]) for what, name in foreign(values))
     return dict(sorted(package for package in found if package is not None))
 
 
 def not_allowed(values: Mapping[str, Any], allow: Collection[str]) -> str | None:
-    """Return, in words, the first that an experiment names of code of others and `allow` does not."""
+    """Return a message about the first third-party code that `allow` does not name, or None."""
     for what, name in foreign(values):
         if name not in allow:
             return f"the {what} {name} does not come with fedserdiff, and its code would run here"

@@ -1,4 +1,4 @@
-"""The settings that every experiment has, by subject. A method's own are declared beside the method."""
+"""The settings of every experiment, by subject. A method's own settings are declared beside the method."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from fedserdiff.networks import NETWORKS, UNET, is_foreign, names
 from fedserdiff.settings.declaration import Group, setting
 
 MOST_REGIONS = 8
-"""More regions than that no picture tells apart."""
+"""The number of regions that pictures can show in distinct colours."""
 
 PhantomStream = Literal["contrast", "patients"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -21,13 +21,13 @@ SiteFailure = Literal["fail", "go-on"]
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values or not all(values) or len(set(values)) < len(values):
-        raise ValueError("a list of names, at least one, each once")
+        raise ValueError("a list of at least one name, without repeats")
     return values
 
 
 def _regions(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) > MOST_REGIONS:
-        raise ValueError(f"a list of at most the {MOST_REGIONS} that pictures tell apart")
+        raise ValueError(f"a list of at most {MOST_REGIONS} names, the number that pictures can tell apart")
     return _names(values)
 
 
@@ -40,16 +40,16 @@ def _network(name: str) -> str:
 
 
 def _arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments as a JSON file would bring them back, a copy."""
+    """Return a copy of the arguments as they come back from a JSON file."""
     try:
         return dict(json.loads(json.dumps(values, allow_nan=False)))
     except (TypeError, ValueError):
-        raise ValueError("a table of numbers, texts, lists and tables") from None
+        raise ValueError("a table of numbers, strings, lists and tables") from None
 
 
 def _widths(values: tuple[int, ...]) -> tuple[int, ...]:
     if not values or any(value < 8 or value % 8 for value in values):
-        raise ValueError("a list of multiples of 8, one a level")
+        raise ValueError("a list of multiples of 8, one for each level")
     return values
 
 
@@ -58,70 +58,75 @@ Widths = Annotated[tuple[int, ...], AfterValidator(_widths)]
 
 
 class Data(Group):
-    """Scans, and how they are prepared."""
+    """Scans and their preparation."""
 
     modalities: Annotated[tuple[str, ...], AfterValidator(_names)] = setting(
-        BRATS_MODALITIES, "Image channels, the same at every hospital, in the order in which networks have them."
+        BRATS_MODALITIES, "Image channels, the same at every hospital, in the order of the networks' input channels."
     )
     regions: Annotated[tuple[str, ...], AfterValidator(_regions)] = setting(
-        BRATS_REGIONS, "Regions to segment, the same at every hospital, in the order in which networks have them."
+        BRATS_REGIONS, "Regions to segment, the same at every hospital, in the order of the networks' output channels."
     )
-    spatial_dims: Literal[2, 3] = setting(2, "2 trains on axial slices, 3 on whole volumes.")
+    spatial_dims: Literal[2, 3] = setting(2, "2 trains on axial slices, 3 on volumes.")
     grid: tuple[Positive, Positive, Positive] = setting(
         (48, 64, 48),
-        "Voxels of the working grid (X, Y, Z): of the axes that are convolved a multiple of "
+        "Voxels of the working grid (X, Y, Z). Along the convolved axes they must be a multiple of "
         "`network.stem_factor` × 2^(levels − 1).",
     )
     spacing_mm: float = setting(
         3.0,
-        "Voxel size of the working grid. A brain too large for the grid is sampled more coarsely, by one "
-        "factor for all axes, never cut.",
+        "Voxel size of the working grid in mm. A brain too large for the grid is never cropped: it is sampled more "
+        "coarsely, by one factor for all axes.",
         gt=0,
     )
     test_share: float = setting(0.2, "Share of patients held out for testing; at least one patient.", gt=0, lt=1)
     validation_share: float = setting(
         0.0,
-        "Share of patients held out to choose settings by, beside those to test on; at least one patient where it is "
+        "Share of patients held out for choosing settings, in addition to the test patients; at least one patient if "
         "above 0.",
         ge=0,
         lt=1,
     )
     phantom_stream: PhantomStream = setting(
         "contrast",
-        "Which phantom hospitals arrive: `contrast`, whose scanners differ more than real ones, or `patients`, whose "
-        "patients differ as those of BraTS' hospitals do.",
+        "Which phantom hospitals arrive: in `contrast` their scanners differ more than real ones, in `patients` "
+        "their patients differ as those of the BraTS hospitals do.",
     )
     phantom_patients: int = setting(
         20,
-        "Patients of each phantom hospital, those held out included; in the stream `patients` of a hospital of "
-        "middling size.",
+        "Patients of each phantom hospital, including those held out; in the stream `patients`, those of a "
+        "medium-sized hospital.",
         ge=2,
     )
     allow_overlap: bool = setting(
-        False, "Keep patients that an earlier site brought: a leak into the test set, and the results say so."
+        False,
+        "Keep patients that an earlier site already brought. This leaks into the test set, and the results say so.",
     )
 
 
 class Network(Group):
     """The student's two networks."""
 
-    stem_factor: int = setting(2, "Space-to-depth factor in front of the residual diffusion and of `unet`.", ge=1)
+    stem_factor: int = setting(
+        2, "Space-to-depth factor at the input of the residual diffusion network and of `unet`.", ge=1
+    )
     coarse: Annotated[str, AfterValidator(_network)] = setting(
         UNET,
-        f"The coarse network: {', '.join(f'`{name}`' for name in NETWORKS)}, one that an installed package brings, or "
+        f"The coarse network: {', '.join(f'`{name}`' for name in NETWORKS)}, one from an installed package, or "
         "`module:object`.",
     )
     coarse_arguments: Annotated[dict[str, Any], AfterValidator(_arguments)] = setting(
-        {}, "Arguments of a coarse network other than `unet`, by name."
+        {}, "Keyword arguments of a coarse network other than `unet`."
     )
     coarse_channels: Widths = setting(
-        (16, 16, 32), "Features a level of the coarse network where it is `unet`, multiples of 8."
+        (16, 16, 32), "Feature channels at each level of the coarse network if it is `unet`; multiples of 8."
     )
-    refiner_channels: Widths = setting((16, 16, 32), "Features a level of the residual diffusion, multiples of 8.")
+    refiner_channels: Widths = setting(
+        (16, 16, 32), "Feature channels at each level of the residual diffusion network; multiples of 8."
+    )
     precision: Precision = setting(
         "auto",
-        "Precision of the convolutions; losses and weights stay fp32. `auto` is bf16 where the hardware computes in "
-        "it, fp16 on older GPUs that have tensor cores, else fp32.",
+        "Precision of the convolutions; losses and weights stay in fp32. `auto` is bf16 if the hardware supports it, "
+        "fp16 on older GPUs with tensor cores, otherwise fp32.",
     )
 
     def __hash__(self) -> int:
@@ -129,110 +134,113 @@ class Network(Group):
 
 
 class Aggregation(Group):
-    """How one student is made of those that a round's participants send back."""
+    """How the students that a round's participants return are aggregated into one."""
 
     strategy: Literal["method", Strategy] = setting(
         "method",
-        "Flower's strategy of that name. All weigh hospitals by their cases but `FedMedian` and `FedTrimmedAvg`, to "
-        "which each counts the same. `method` is `FedAvg`, but for methods named after another.",
+        "The Flower strategy of that name. `FedMedian` and `FedTrimmedAvg` count all hospitals equally; the others "
+        "weight them by their cases. `method` is `FedAvg`, except for methods named after another strategy.",
     )
     fraction_train: float = setting(
         1.0,
-        "Share of a stage's hospitals that train in a round, at least one, drawn anew each round.",
+        "Share of a stage's hospitals that train in a round, at least one; drawn again each round.",
         gt=0,
         le=1,
     )
     inertia: Annotated[float, Field(ge=0, lt=1)] | Literal["method"] = setting(
         "method",
-        "The most that a stage, from the second on, keeps of the student that it began with: weights are interpolated "
-        "by the training cases of the hospitals before and of its own. `method` is 0.5 by `lesion-replay`, else 0.",
+        "Largest share that a stage, from the second on, keeps of the student it began with. Weights are "
+        "interpolated by the training cases of earlier hospitals and of its own. `method` is 0.5 for "
+        "`lesion-replay`, otherwise 0.",
         after_first_stage=True,
     )
     server_learning_rate: float = setting(
-        1.0, "`FedAvgM` alone: the share of the mean change, with its momentum, that is made.", gt=0
+        1.0, "Only `FedAvgM`: factor on the mean change, momentum included, that is applied.", gt=0
     )
     server_momentum: float = setting(
-        0.9, "`FedAvgM` alone: the share of the last round's momentum that the next one keeps.", ge=0, lt=1
+        0.9, "Only `FedAvgM`: share of the last round's momentum that the next round keeps.", ge=0, lt=1
     )
     eta: float = setting(
         0.01,
-        "`FedAdagrad`, `FedAdam` and `FedYogi` alone: η, the coordinator's learning rate, and roughly what a round "
-        "moves a weight by.",
+        "Only `FedAdagrad`, `FedAdam` and `FedYogi`: η, the coordinator's learning rate; roughly the change of a "
+        "weight in a round.",
         gt=0,
     )
-    beta_1: float = setting(0.9, "`FedAdam` and `FedYogi` alone: β₁, the decay of the first moment.", ge=0, lt=1)
-    beta_2: float = setting(0.99, "`FedAdam` and `FedYogi` alone: β₂, the decay of the second moment.", ge=0, lt=1)
+    beta_1: float = setting(0.9, "Only `FedAdam` and `FedYogi`: β₁, the decay of the first moment.", ge=0, lt=1)
+    beta_2: float = setting(0.99, "Only `FedAdam` and `FedYogi`: β₂, the decay of the second moment.", ge=0, lt=1)
     tau: float = setting(
         1e-3,
-        "`FedAdagrad`, `FedAdam` and `FedYogi` alone: τ, added to the root of the second moment: a weight that changes "
-        "by much less hardly moves.",
+        "Only `FedAdagrad`, `FedAdam` and `FedYogi`: τ, added to the root of the second moment; a weight whose "
+        "changes are much smaller hardly moves.",
         gt=0,
     )
     beta: float = setting(
         0.2,
-        "`FedTrimmedAvg` alone: the share of hospitals left out at either end, weight by weight, rounded down.",
+        "Only `FedTrimmedAvg`: share of hospitals trimmed at each end, weight by weight, rounded down.",
         ge=0,
         lt=0.5,
     )
 
 
 class Replay(Group):
-    """What methods that replay draw and share."""
+    """What replay methods draw and share."""
 
     batch_size: int = setting(
         8,
-        "Replayed samples a step. Of error maps half are the hospital's conditional ones, half the bank's, where both "
-        "exist.",
+        "Replayed samples in each step. For error maps, half come from the hospital's conditional maps and half from "
+        "the bank, if both exist.",
         ge=0,
         after_first_stage=True,
     )
     conditional_maps: int = setting(
         192,
-        "Training items whose conditional teacher map is made for a stage: the pool that replay draws from.",
+        "Training items for which a stage makes a conditional teacher map: the pool that replay draws from.",
         ge=1,
         after_first_stage=True,
     )
     shared_maps: int = setting(
         64,
-        "Synthetic samples (error maps, or images with masks) that a hospital shares when a teacher is made.",
+        "Synthetic samples (error maps, or images with masks) that a hospital shares when a teacher is frozen.",
         ge=1,
         after_first_stage=True,
     )
     map_steps: int = setting(
         4,
-        "DDIM steps of every error map that is replayed or shared; one step would give their mean alone.",
+        "DDIM steps for each error map that is replayed or shared; a single step would give only the mean of the maps.",
         ge=1,
         le=1000,
         after_first_stage=True,
     )
     map_noise: float = setting(
         0.0,
-        "Standard deviation of Gaussian noise added to every error map that is replayed, to study it.",
+        "Standard deviation of Gaussian noise added to every replayed error map, for studies of replay.",
         ge=0,
         after_first_stage=True,
     )
 
 
 class Privacy(Group):
-    """Noise on what leaves a hospital, and limits of it."""
+    """Noise on what leaves a hospital, and limits on its size."""
 
     dp_noise: float = setting(
         0.0,
-        "Local differential privacy: Gaussian noise on what a round changes, as a multiple of its sensitivity; 0 is "
-        "off.",
+        "Local differential privacy: standard deviation of the Gaussian noise on a round's weight change, as a "
+        "multiple of its sensitivity; 0 is off.",
         ge=0,
     )
-    dp_clip: float = setting(10.0, "L2 norm to which a round's change is clipped before that noise.", gt=0)
+    dp_clip: float = setting(
+        10.0, "L2 norm to which a round's weight change is clipped before that noise is added.", gt=0
+    )
     max_update_rms: float = setting(
         0.1,
-        "The most that a round may change a student's weights, as root mean square over all of them: a hospital sends "
-        "no other change, and the coordinator takes no other.",
+        "Largest change of a student's weights in a round, as the root mean square over all weights. A hospital does "
+        "not send a larger change, and the coordinator does not accept one.",
         gt=0,
         one_machine=True,
     )
     egress_quota_mb: float = setting(
         1000.0,
-        "Most megabytes (10⁶ bytes) that may leave one hospital in a federation, all messages together.",
+        "Limit in megabytes (10⁶ bytes) on what may leave one hospital in a federation, all messages together.",
         gt=0,
         one_machine=True,
     )
@@ -244,44 +252,44 @@ class Privacy(Group):
 
 
 class Machine(Group):
-    """Where an experiment runs, how long it waits, and what becomes of failures."""
+    """Where an experiment runs, how long it waits, and how it handles failures."""
 
     cpus_per_site: float = setting(
-        2.0, "CPUs that Ray reserves for a site at work; torch uses as many threads.", ge=1, one_machine=True
+        2.0, "CPUs that Ray reserves for a working site; torch uses as many threads.", ge=1, one_machine=True
     )
-    gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a site at work.", ge=0, one_machine=True)
+    gpus_per_site: float = setting(0.0, "GPUs that Ray reserves for a working site.", ge=0, one_machine=True)
     repeatable: bool = setting(
         True,
-        "Have a GPU sum in the same order each time, which costs time; false lets it choose its kernels.",
+        "Whether a GPU adds in the same order each time, which costs time; false lets it choose its kernels.",
         one_machine=True,
     )
     compile: bool = setting(
         False,
-        "Have torch compile a training step, which takes minutes at the start, and a C++ compiler. Not measured on a "
-        "GPU yet; on a CPU it does not pay.",
+        "Whether torch compiles the training step. This needs a C++ compiler and takes minutes at the start. It is "
+        "not yet measured on a GPU, and does not pay off on a CPU.",
         one_machine=True,
     )
     site_timeout_s: float = setting(
         120.0,
-        "Seconds that the coordinator waits for a site to appear; those in which it is connected and prepares its "
-        "cases do not count, up to `stage_timeout_s`.",
+        "Seconds that the coordinator waits for a site to appear. Time in which the site is connected and prepares "
+        "its cases does not count, up to `stage_timeout_s`.",
         gt=0,
         one_machine=True,
     )
     stage_timeout_s: float = setting(
         7.0 * 24 * 3600,
-        "Seconds that the coordinator waits for a round or an evaluation to end.",
+        "Seconds that the coordinator waits for a round or an evaluation to finish.",
         gt=0,
         one_machine=True,
     )
     retries: int = setting(
         2,
-        "How often a site is asked again where its worker dies or runs out of memory, not a GPU's.",
+        "How often a site is asked again if its worker dies or runs out of main memory (not GPU memory).",
         ge=0,
         one_machine=True,
     )
     site_failure: SiteFailure = setting(
         "fail",
-        "What a stage does where a site has failed for good: `fail`, or `go-on` with the others.",
+        "What a stage does once a site has failed for good: `fail`, or `go-on` with the other sites.",
         one_machine=True,
     )

@@ -1,4 +1,4 @@
-"""Where settings come from: defaults, a profile, an experiment's file, and what a user sets on top, in this order."""
+"""Sources of settings: defaults, a profile, an experiment file and what the user sets on top, in this order."""
 
 import difflib
 import json
@@ -21,27 +21,27 @@ DEFAULT_PROFILE = "laptop"
 """The profile that leaves every default as it is."""
 
 DEFAULT_SOURCE, COMMAND_LINE = "default", "command line"
-"""Where a setting is from that no layer sets, and what the layer of a command's options is called."""
+"""Source name of a setting that no layer sets, and name of the layer of command-line options."""
 
 _SUFFIX = ".toml"
 _OWN = ("profile", "seed", "method", "methods", "stages")
 _NOT_SET = {
-    "profile": "name it by --profile",
-    "sites": "name hospitals in an experiment's file",
-    "stages": "write [[stage]] tables in an experiment's file",
-    "methods": "name one method's setting, as method.NAME",
+    "profile": "choose it with --profile",
+    "sites": "name the hospitals in an experiment file",
+    "stages": "write [[stage]] tables in an experiment file",
+    "methods": "set one method's setting as method.NAME",
 }
-"""What an experiment has beside its settings, by how it is given."""
+"""Parts of an experiment that ``--set`` does not set, and how to set them instead."""
 
 _ABOUT = "summary"
-"""A profile's sentence about itself."""
+"""Key of a profile's one-sentence description."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One layer of settings: where it comes from in words, and its values by ``group.name``.
+    """One layer of settings: its source in words, and its values by ``group.name``.
 
-    `methods` has values of methods' own settings by name of method, which hold where that method is chosen.
+    `methods` has values of methods' own settings by method name. They apply if that method is chosen.
     """
 
     name: str
@@ -52,28 +52,28 @@ class Source:
 
 @dataclass(frozen=True)
 class Layers:
-    """Sources of settings, each on top of the one before, and the name of the profile among them."""
+    """Sources of settings, each overriding the one before, and the name of the profile among them."""
 
     profile: str
     sources: tuple[Source, ...]
 
     def on_top(self, name: str, values: Mapping[str, Any]) -> "Layers":
-        """Return the layers with one more."""
+        """Return the layers with one more on top."""
         return Layers(self.profile, (*self.sources, Source(name, values))) if values else self
 
     @property
     def method(self) -> str:
-        """Name of the method that they choose."""
+        """Name of the method that the layers choose."""
         named = [source.values["method"] for source in self.sources if "method" in source.values]
         return str(named[-1]) if named else DEFAULT_METHOD
 
     def settings(self, **own: Any) -> Settings:
-        """Return the settings that come of all layers; `own` is as `Settings.replace` has it.
+        """Return the settings that all layers together give; `own` is as in `Settings.replace`.
 
         Raises
         ------
         ConfigError
-            Naming every setting that is unknown and every value out of its range.
+            Names every unknown setting and every value out of its range.
         """
         values: dict[str, Any] = {"profile": self.profile, "method": DEFAULT_METHOD, "methods": self._methods()}
         for source in self.sources:
@@ -87,20 +87,20 @@ class Layers:
             raise ConfigError(*map(self._told_of_file, error.faults)) from None
 
     def _told_of_file(self, fault: str) -> str:
-        """Return a fault behind the name of the source that the setting it begins with comes from."""
+        """Return a fault prefixed with the source of the setting that it names first."""
         name = fault.partition(":")[0]
         source = self.came_from(name)
         return fault if source in (DEFAULT_SOURCE, COMMAND_LINE) else f"{source}: {fault}"
 
     def for_methods(self, names: Iterable[str]) -> Settings:
-        """Return the settings of several methods: `Settings.replace` with one's name gives its own.
+        """Return settings for several methods; `Settings.replace` with a method's name gives that method's.
 
-        What the layers set of a method holds for each of those that have such a setting.
+        A method setting in the layers applies to every method that has such a setting.
 
         Raises
         ------
         ConfigError
-            As `settings`, and where a layer sets what none of the methods has.
+            As in `settings`, and if a layer sets something that none of the methods has.
         """
         own = {
             name: {one.name.partition(".")[2] for one in declared(get_method(name).settings, "method.")}
@@ -113,7 +113,7 @@ class Layers:
                 group, _, leaf = key.partition(".")
                 having = [name for name in own if group == "method" and leaf in own[name]]
                 if group == "method" and leaf and not having:
-                    faults.add(f"{key}: is a setting of none of {', '.join(own)}")
+                    faults.add(f"{key}: none of the methods {', '.join(own)} has this setting")
                 for name in having:
                     methods.setdefault(name, {})[leaf] = value
         faults.check()
@@ -126,12 +126,12 @@ class Layers:
         return settings
 
     def sets(self, name: str, by_profile: bool = True) -> bool:
-        """Say whether a layer sets a value, one of the user's or the profile, too."""
+        """Return whether a layer sets a value; the profile's layer counts only with `by_profile`."""
         layers = self.sources if by_profile else [s for s in self.sources if not s.is_profile]
         return any(name in source.values for source in layers)
 
     def without_method(self) -> "Layers":
-        """Return the layers without what they say of a method."""
+        """Return the layers without the method and its settings."""
         sources = (
             replace(source, values={n: v for n, v in source.values.items() if n.partition(".")[0] != "method"})
             for source in self.sources
@@ -139,7 +139,7 @@ class Layers:
         return Layers(self.profile, tuple(sources))
 
     def came_from(self, name: str) -> str:
-        """Say which layer a setting has its value from, for the method that is chosen."""
+        """Return the name of the layer that gives a setting its value, for the chosen method."""
         group, _, leaf = name.partition(".")
         found = DEFAULT_SOURCE
         for source in self.sources:
@@ -157,22 +157,22 @@ class Layers:
 
 
 def profile_names() -> list[str]:
-    """Return the names of the profiles that come with the package, those with smaller images first."""
+    """Return the names of the profiles that come with the package, those with the smallest images first."""
     return sorted(_packaged(), key=lambda name: (_image_size(name), name))
 
 
 def profile_summary(name: str) -> str:
-    """Return a profile's sentence about itself."""
+    """Return a profile's one-sentence description."""
     return str(_packaged()[name][_ABOUT])
 
 
 def layers_of(profile: str = DEFAULT_PROFILE) -> Layers:
-    """Return the layers of a profile: one that comes with the package, by name, or a file of the user's, by path.
+    """Return the layers of a profile, given by the name of a packaged profile or by the path of your own file.
 
     Raises
     ------
     ConfigError
-        Where there is no such profile, or the file is no settings file.
+        If there is no such profile, or the file is not a settings file.
     """
     if profile in _packaged():
         return Layers(profile, (replace(source_of(_packaged()[profile], f"profile {profile}"), is_profile=True),))
@@ -188,7 +188,7 @@ def layers_of(profile: str = DEFAULT_PROFILE) -> Layers:
 
 
 def layers_of_settings(settings: Settings) -> Layers:
-    """Return settings as one layer; of the method's own, those that are neither its defaults nor its profile's."""
+    """Return settings as one layer, with those method settings that differ from the defaults and the profile."""
     of_profile = {f"method.{name}": value for name, value in settings.methods.get(settings.method.name, {}).items()}
     declares = {one.name: one.default for one in declared(type(settings.method), "method.")} | of_profile
     own = {name: value for name, value in declares.items() if settings.value(name) != value}
@@ -201,28 +201,28 @@ def layers_of_settings(settings: Settings) -> Layers:
 
 
 def make_settings(profile: str = DEFAULT_PROFILE, changes: Mapping[str, Any] | None = None, /, **own: Any) -> Settings:
-    """Return the settings of a profile with `changes` on top.
+    """Create settings from a profile, with `changes` on top.
 
     Parameters
     ----------
     profile : str
-        As `layers_of`.
+        As in `layers_of`.
     changes : mapping, optional
         By ``group.name``, such as ``{"training.batch_size": 2, "method.lambda_kd": 0.3}``.
     **own
-        What belongs to no group: ``seed``, ``method`` by name, ``sites``.
+        Settings without a group: ``seed``, ``method`` by name, ``sites``.
 
     Raises
     ------
     ConfigError
-        Naming every setting that is unknown and every value out of its range.
+        Names every unknown setting and every value out of its range.
     """
     settings = layers_of(profile).settings(**own)
     return settings.replace(changes) if changes else settings
 
 
 def source_of(tables: Mapping[str, Any], name: str) -> Source:
-    """Return what a settings file's tables set; raises `ConfigError` where there is a table of no group."""
+    """Return what a settings file's tables set; raise `ConfigError` for a table that is not a group."""
     values: dict[str, Any] = {}
     methods: dict[str, Mapping[str, Any]] = {}
     for key, value in tables.items():
@@ -249,12 +249,12 @@ def source_of(tables: Mapping[str, Any], name: str) -> Source:
 
 
 def parsed(assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
-    """Return by name what ``group.name=value`` assigns; a value is written as in TOML, texts without quotes as well.
+    """Parse ``group.name=value`` assignments into values by name. Values are TOML; strings may omit their quotes.
 
     Raises
     ------
     ConfigError
-        Where an assignment has no name or no value.
+        If an assignment lacks a name or a value, or names something that cannot be set this way.
     """
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -268,7 +268,7 @@ def parsed(assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
 
 
 def parsed_value(text: str) -> Any:
-    """Return what a value's text stands for: TOML, or ``True``, ``.5`` and ``a,b``; else the text itself."""
+    """Parse a value's text as TOML, also as ``True``, ``.5`` or ``a,b``; otherwise return the text itself."""
     for written in (text, text.lower(), f"[{text}]" if "," in text else text, f"0{text}"):
         try:
             return tomllib.loads(f"value = {written}")["value"]
@@ -278,7 +278,7 @@ def parsed_value(text: str) -> Any:
 
 
 def as_toml(value: Any) -> str:
-    """Return a setting's value as a file has it."""
+    """Return a setting's value as TOML text."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(name)} = {as_toml(own)}' for name, own in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -292,7 +292,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read or is not valid TOML.
+        As in `read_text`, and if the file cannot be read or is not valid TOML.
     """
     try:
         return tomllib.loads(read_text(file))

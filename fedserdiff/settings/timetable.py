@@ -21,7 +21,7 @@ class StageMoves:
     Attributes
     ----------
     name : str
-        As reports call the stage.
+        Name of the stage in reports.
     arrive : tuple of str
         Hospitals that join for the first time. They train in this stage.
     leave : tuple of str
@@ -37,7 +37,7 @@ class StageMoves:
 
     @property
     def table(self) -> dict[str, Any]:
-        """The stage as a file has it, JSON-ready; empty entries are left out."""
+        """The stage as in a file, JSON-ready and without empty entries."""
         moves = dict(zip(_MOVES, (self.arrive, self.leave, self.back), strict=True))
         return {"name": self.name, **{name: list(sites) for name, sites in moves.items() if sites}}
 
@@ -89,9 +89,9 @@ def make_timetable(
     ----------
     sites : sequence of str
     moves : sequence of StageMoves
-        Checked by `check_moves`. If empty, each hospital has a stage of its own.
+        Moves checked by `check_moves`. If there are none, each hospital has its own stage.
     participation : str
-        ``arriving`` if the hospitals that arrive or return train in a stage, ``cumulative`` if all that are there do.
+        ``arriving`` if only hospitals that arrive or return train in a stage, ``cumulative`` if all present ones do.
     together : bool
         Whether all hospitals arrive in one stage; `moves` are then ignored.
     """
@@ -111,14 +111,14 @@ def make_timetable(
 
 
 def moves_from(tables: Any) -> tuple[StageMoves, ...]:
-    """Read the ``[[stage]]`` tables of an experiment, as a file or `StageMoves.table` has them.
+    """Read the ``[[stage]]`` tables of an experiment, from a file or from `StageMoves.table`.
 
-    A stage without a name is called after the hospitals that arrive or return in it.
+    A stage without a name is named after the hospitals that arrive or return in it.
 
     Raises
     ------
     ConfigError
-        Naming the stage and field of each mistake.
+        Names the stage and field of each mistake.
     """
     if not isinstance(tables, list | tuple):
         raise ConfigError("stages: write each stage as a [[stage]] table")
@@ -143,7 +143,7 @@ def moves_from(tables: Any) -> tuple[StageMoves, ...]:
             named[field] = tuple(sites)
         name = table.get("name") or _called(named["arrive"], named["return"])
         if not isinstance(name, str):
-            faults.add(f"{where}: name: {name!r} is not a text")
+            faults.add(f"{where}: name: {name!r} is not a string")
             name = ""
         stages.append(StageMoves(name, named["arrive"], named["leave"], named["return"]))
     faults.check()
@@ -157,8 +157,8 @@ def check_moves(sites: Sequence[str], moves: Sequence[StageMoves], participation
     ------
     ValueError
         If a stage names an unknown hospital, a hospital leaves or returns when it cannot, a hospital never arrives or
-        arrives twice, hospitals stand in another order than they arrive in, a stage trains nobody, or two stages have
-        one name.
+        arrives twice, hospitals are not listed in order of arrival, a stage trains no hospital, or two stages have the
+        same name.
     """
     there, gone, came = list[str](), list[str](), list[str]()
     for number, stage in enumerate(moves, 1):
@@ -171,22 +171,22 @@ def check_moves(sites: Sequence[str], moves: Sequence[StageMoves], participation
         for field, named, possible, why in allowed:
             for site in named:
                 if site not in sites:
-                    raise ValueError(f"{where}: {field}: {site!r} is none of the hospitals: {', '.join(sites)}")
+                    raise ValueError(f"{where}: {field}: {site!r} is not one of the hospitals: {', '.join(sites)}")
                 if site not in possible or named.count(site) > 1:
                     raise ValueError(f"{where}: {field}: {site!r} {'is named twice' if site in possible else why}")
         came += stage.arrive
         there = [site for site in (*there, *stage.arrive, *stage.back) if site not in stage.leave]
         gone = [site for site in (*gone, *stage.leave) if site not in stage.back]
         if not (there if participation == "cumulative" else (*stage.arrive, *stage.back)):
-            raise ValueError(f"{where}: no hospital trains in it: name one that arrives or returns")
+            raise ValueError(f"{where}: no hospital trains in it; name one that arrives or returns")
         if stage.name in [earlier.name for earlier in moves[: number - 1]]:
-            raise ValueError(f"{where}: name: {stage.name!r} is an earlier stage's name, too")
+            raise ValueError(f"{where}: name: {stage.name!r} is already the name of an earlier stage")
     if missing := [site for site in sites if site not in came]:
-        raise ValueError(f"stages: {', '.join(missing)}: never arrives: name it in one stage's arrive")
+        raise ValueError(f"stages: {', '.join(missing)}: never arrives; name it in the arrive of one stage")
     ranks = {site: number for number, stage in enumerate(moves) for site in stage.arrive}
     for one, other in itertools.pairwise(sites):
         if ranks[one] > ranks[other]:
-            raise ValueError(f"stages: {other!r} arrives before {one!r}: write the hospitals in order of arrival")
+            raise ValueError(f"stages: {other!r} arrives before {one!r}; list the hospitals in order of arrival")
 
 
 def _called(arriving: Sequence[str], returning: Sequence[str]) -> str:

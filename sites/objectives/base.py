@@ -1,4 +1,4 @@
-"""What a method does inside a hospital."""
+"""Base class of objectives: the part of a method that runs inside a hospital."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -22,30 +22,30 @@ SEGMENTATION, DISTILLATION = "segmentation", "distillation"
 
 
 class Objective:
-    """The hospital's half of a method: which cases it trains on, what it learns from, what it hands over of a stage.
+    """The hospital's half of a method: the cases it trains on, the lessons it learns from, the records it hands over.
 
     Parameters
     ----------
     config : Settings
-        The experiment.
+        Settings of the experiment.
     teacher : Student, optional
-        The frozen teacher, where the coordinator has sent one.
+        The frozen teacher, if the coordinator has sent one.
     memory : Memory
-        What the coordinator keeps of earlier hospitals and replays here, by name of record.
+        What the coordinator keeps from earlier hospitals and replays here, by record name.
     adapter : SiteAdapter, optional
-        The hospital's own, where it has learnt one: it stays in front of the student there, and never leaves.
+        The hospital's own adapter, if it has learned one. Images pass through it before the student; it never leaves.
 
     Attributes
     ----------
     remarks : list of str
-        What the hospital's own log is to say of what it did.
+        Remarks for the hospital's own log.
     own : dict of torch.Tensor
-        What the hospital kept for itself after the last round that it trained in, and, once a round has ended, what it
-        is to keep of that one. None of it leaves.
+        What the hospital kept for itself after its last round and, once a round has ended, what it keeps from that
+        round. None of it leaves.
     """
 
     corrects = False
-    """Whether gradients are changed before a step is taken."""
+    """Whether `correct` changes gradients before each step."""
 
     def __init__(
         self,
@@ -64,74 +64,76 @@ class Objective:
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
     ) -> Sequence[CachedCase]:
-        """Return the cases to train on: the hospital's own. `open_site` opens another, in a simulation only."""
+        """Return the cases to train on, by default the hospital's own. In simulations `open_site` opens another
+        site."""
         return hospital.training
 
     def validation_cases(self, hospital: Hospital, open_site: Callable[[Site], Hospital]) -> Sequence[CachedCase]:
-        """Return the cases to validate on while training: the hospital's own; of who trains on others, theirs, too."""
+        """Return the cases for validation during training, by default the hospital's own; pooling adds other sites'."""
         return hospital.validation
 
     @staticmethod
     def personal(student: Student) -> tuple[str, ...]:
-        """Return the names of the weights that stay at the hospital, which has its own of them: none by default."""
+        """Return the names of the personal weights, which stay at the hospital; none by default."""
         return ()
 
     @staticmethod
     def kept_of(student: Student) -> Mapping[str, torch.Tensor]:
-        """Return tensors of the names and shapes of those that a hospital keeps as `own`: none by default."""
+        """Return tensors with the names and shapes of those kept as `own`; none by default."""
         return {}
 
     def received(self, student: Student) -> None:
-        """Take note of the student that a round begins with; by default there is nothing to note."""
+        """Process the student at the start of a round; does nothing by default."""
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Make ready for a round, before its first step; by default there is nothing to do."""
+        """Prepare a round before its first step; does nothing by default."""
 
     def seen(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images of the hospital as its networks see them: through the adapter, where there is one."""
+        """Return the hospital's images as its networks see them: through the adapter, if there is one."""
         if self.adapter is None:
             return image
         translated: torch.Tensor = self.adapter(image)
         return translated
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return what a step learns from, by the name that the lesson's L_seg has among the loss's terms.
+        """Return a step's lessons, by the name of their L_seg among the loss terms.
 
-        By default it is the batch. What is drawn for anything else comes from generators of the objective's own.
+        By default there is one lesson, the batch. Other random draws use separate generators of the objective.
         """
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise)}
 
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
-        """Return groups of weights, with their rate ``lr``, that learn beside one network's at a rate: none."""
+        """Return optimiser groups of further weights to train with one network, with rates ``lr``; none by default."""
         return []
 
     def weight(self, term: str) -> float:
-        """Return the weight of a term in the loss: λ for all but the batch's own L_seg."""
+        """Return the weight of a loss term: 1 for L_seg of the batch, λ for all others."""
         return 1.0 if term == SEGMENTATION else float(getattr(self.config.method, "lambda_kd", 1.0))
 
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:
-        """Return further terms, already weighted, on the weights of one network, ``coarse`` or ``refiner``: none."""
+        """Return weighted penalty terms on the weights of one network, ``coarse`` or ``refiner``; none by default."""
         return {}
 
     def correct(self, network: str, student: Student) -> None:
-        """Change the gradients of one network in place, where it `corrects`; both networks may be at it at a time."""
+        """Change the gradients of one network in place, if `corrects` is set; both networks may call this at once."""
 
     def hand_over(self) -> Memory:
-        """Return what goes to the coordinator beside a round's change of weights, by name of record: nothing.
+        """Return the records that go to the coordinator with a round's weight change, by name; none by default.
 
         All of it leaves the hospital.
         """
         return NOTHING_KEPT
 
     def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
-        """Return what a stage's last round tells of what `student`, which it trained, keeps of earlier hospitals.
+        """Return how well the trained `student` retains earlier hospitals, for the last round of a stage; nothing by
+        default.
 
-        Nothing by default. All of it leaves the hospital.
+        All of it leaves the hospital.
         """
         return {}
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
-        """Return what the coordinator is to keep of a stage that ended with `student`: nothing by default.
+        """Return the records that the coordinator keeps from a stage that ended with `student`; none by default.
 
         All of it leaves the hospital.
         """

@@ -1,4 +1,4 @@
-"""Several methods' halves as one: a loss is a list of terms, and each of them brings some."""
+"""Combination of several methods' objectives: the loss is a list of terms, and each method adds some."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,13 +17,13 @@ from sites.training_set import Batch, TrainingSet
 
 
 class CombinedObjective(Objective):
-    """L = L_seg + the terms of every part. The first part says on what cases, and through what adapter.
+    """L = L_seg + the terms of every part. The first part determines the cases and the adapter.
 
     Parameters
     ----------
     parts : sequence of Objective
     terms : sequence of collections of str
-        Names of the terms that each part reports. No two parts share any but L_seg, which is the first one's.
+        Names of the terms that each part reports. Parts share only L_seg, which belongs to the first one.
     """
 
     def __init__(self, parts: Sequence[Objective], terms: Sequence[Collection[str]]) -> None:
@@ -44,19 +44,19 @@ class CombinedObjective(Objective):
         return self._parts[0].validation_cases(hospital, open_site)
 
     def received(self, student: Student) -> None:
-        """Have every part take note. What the hospital kept for itself is the first part's."""
+        """Let every part process the student. What the hospital kept for itself belongs to the first part."""
         self._parts[0].own = self.own
         for part in self._parts:
             part.received(student)
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Make every part ready."""
+        """Prepare every part."""
         for part in self._parts:
             part.begin(training_set, site, stage, server_round)
         self.adapter = self._parts[0].adapter
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the lessons of all parts; what each adds to the batch's own is in that one."""
+        """Return the lessons of all parts; their additions to the batch's lesson are merged into one."""
         first, *others = self._parts
         lessons = first.lessons(batch, noise)
         own = lessons[SEGMENTATION]
@@ -73,11 +73,11 @@ class CombinedObjective(Objective):
         return lessons | {SEGMENTATION: own}
 
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
-        """Return what learns beside a network by any part."""
+        """Return the weight groups that any part trains with a network."""
         return [group for part in self._parts for group in part.learns_beside(network, learning_rate)]
 
     def correct(self, network: str, student: Student) -> None:
-        """Have every part that does so change the gradients."""
+        """Let every part that corrects gradients change them."""
         for part in self._parts:
             if part.corrects:
                 part.correct(network, student)
@@ -89,11 +89,11 @@ class CombinedObjective(Objective):
         return handed
 
     def weight(self, term: str) -> float:
-        """Return the weight that the part which reports the term gives it."""
+        """Return a term's weight, as given by the part that reports it."""
         return self._part_of[term].weight(term)
 
     def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
-        """Return what all parts tell."""
+        """Return the retention values of all parts."""
         return {name: value for part in self._parts for name, value in part.retained(student, hospital, stage).items()}
 
     def penalties(self, network: str, student: Student) -> Mapping[str, torch.Tensor]:

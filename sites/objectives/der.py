@@ -1,4 +1,4 @@
-"""DER++ on synthetic scans: masks, and outputs that a teacher has on them, are replayed (arXiv 2004.07211)."""
+"""DER++ on synthetic scans: masks and a teacher's outputs on the scans are replayed (arXiv 2004.07211)."""
 
 from dataclasses import replace
 
@@ -10,10 +10,10 @@ from sites.training_set import Batch
 
 
 class DerObjective(ImageReplayObjective):
-    """L = L_seg + λ · (L_seg + BCE(P, P_T) + ‖Ê − Ê_T‖²), the bracket on synthetic images.
+    """L = L_seg + λ · (L_seg + BCE(P, P_T) + ‖Ê − Ê_T‖²), with the bracket on synthetic images.
 
-    DER keeps what a network said of samples when they were put into the memory. The teacher is that network, so its
-    outputs are computed where they are needed and need not travel.
+    DER stores a network's outputs on samples when they enter the memory. The teacher is that network, so its outputs
+    are computed at the hospital and need not be sent.
     """
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:

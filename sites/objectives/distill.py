@@ -1,4 +1,4 @@
-"""Feature distillation on the hospital's own data: no error map is generated, none is replayed."""
+"""Feature distillation on the hospital's own data, without generated or replayed error maps."""
 
 import torch
 
@@ -14,8 +14,8 @@ from sites.training_set import Batch, TrainingSet
 class DistillObjective(Objective):
     """L = L_seg + λ · L_KD, with L_KD at the true errors of the teacher's own P on the batch.
 
-    SER-Diff without its error maps: the same features, weight and number of samples a step; it is what the maps have
-    to beat. Without a teacher (stage 1), or with λ = 0, it is L_seg to the last digit.
+    This is SER-Diff without its error maps, with the same features, weight and number of samples in each step: the
+    baseline for the maps. Without a teacher (stage 1), or with λ = 0, it is exactly L_seg.
     """
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
@@ -24,7 +24,7 @@ class DistillObjective(Objective):
         self._replay = generator(self.config.seed, "replay-noise", site, stage, server_round, device=device)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the batch's lesson, with the teacher's true errors on it where there is a teacher."""
+        """Return the batch's lesson, with the teacher's true errors on it if there is a teacher."""
         replays = Distilling.of(self.config.method).lambda_kd > 0 and self.config.replay.batch_size > 0
         replay = self._true_errors(self.teacher, batch) if self.teacher is not None and replays else None
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, replay=replay)}

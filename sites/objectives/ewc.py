@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: weights that earlier hospitals need are held where they are (arXiv 1612.00796)."""
+"""Elastic weight consolidation: weights that matter to earlier hospitals stay near their values (arXiv 1612.00796)."""
 
 import torch
 
@@ -14,14 +14,14 @@ from sites.objectives.base import NOTHING_KEPT, Objective
 from sites.training_set import TrainingSet
 
 _FISHER_BATCHES = 64  # our choice
-_SCALE = 2.0**10  # keeps gradients within the range of fp16; a power of two changes no digit in others
+_SCALE = 2.0**10  # keeps gradients within the range of fp16; a power of two changes no digits in other types
 
 
 class EwcObjective(Objective):
-    """L = L_seg + (weight / 2) · Σ_i F_i (θ_i − θ*_i)², θ* the student that the last stage ended with.
+    """L = L_seg + (weight / 2) · Σ_i F_i (θ_i − θ*_i)², with θ* the final student of the last stage.
 
-    F is the sum over earlier stages of their diagonal empirical Fisher (the online variant, arXiv 1805.06370, with no
-    decay). Without a past, or with weight 0, it is L_seg to the last digit.
+    F is the sum over earlier stages of their diagonal empirical Fisher (the online variant, arXiv 1805.06370, without
+    decay). In stage 1, or with weight 0, it is exactly L_seg.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EwcObjective(Objective):
             self._fisher = {name: values.to(teacher.device) for name, values in memory[FISHER].items()}
 
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
-        """Return, with a past, ``consolidation``, the weighted penalty on a network's weights."""
+        """Return ``consolidation``, the weighted penalty on a network's weights, from stage 2 on."""
         if not self._fisher or self.teacher is None or EwcSettings.of(self.config.method).weight == 0:
             return {}
         anchor = dict(self.teacher.named_parameters())
@@ -69,5 +69,5 @@ class EwcObjective(Objective):
         return segmentation_loss(student, lesson, perturb)
 
     def importance(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return a batch's share of importance: the squared gradient, hence the diagonal empirical Fisher."""
+        """Return a batch's share of importance: the squared gradient, for the diagonal empirical Fisher."""
         return gradient.square()

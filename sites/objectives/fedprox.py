@@ -1,4 +1,4 @@
-"""FedProx: a round's weights are held near the student that it began with (arXiv 1812.06127)."""
+"""FedProx: a round's weights are kept near the student at its start (arXiv 1812.06127)."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,17 @@ from sites.objectives.base import Objective
 
 
 class FedProxObjective(Objective):
-    """L = L_seg + (μ / 2) · ‖θ − θ*‖², θ* the student that the round began with. With μ = 0 it is L_seg."""
+    """L = L_seg + (μ / 2) · ‖θ − θ*‖², with θ* the student at the start of the round. With μ = 0 it is L_seg."""
 
     _anchor: Mapping[str, torch.Tensor] | None = None
 
     def received(self, student: Student) -> None:
-        """Keep the weights that the round begins with."""
+        """Keep the weights at the start of the round."""
         if FedProxSettings.of(self.config.method).mu > 0:
             self._anchor = {name: weight.detach().clone() for name, weight in student.named_parameters()}
 
     def penalties(self, network: str, student: Student) -> dict[str, torch.Tensor]:
-        """Return ``proximity``, the weighted penalty on how far a network's weights have moved."""
+        """Return ``proximity``, the weighted penalty on the change of a network's weights."""
         if self._anchor is None:
             return {}
         moved = [

@@ -1,4 +1,4 @@
-"""Fine-tuning: L_seg on the hospital's own data, and nothing else."""
+"""Fine-tuning: only L_seg on the hospital's own data."""
 
 from sites.objectives.base import Objective
 

@@ -1,7 +1,7 @@
-"""Image replay: whole synthetic scans with masks, from a diffusion model of the hospital's images, train the student.
+"""Image replay: the student trains on synthetic scans with masks from a diffusion model of a hospital's images.
 
-What it is compared for: the usual generative replay (such as arXiv 2406.19796 and 2406.18037) shares pictures of brains
-where SER-Diff shares error maps.
+It is the baseline of usual generative replay (such as arXiv 2406.19796 and 2406.18037), which shares pictures of brains
+instead of SER-Diff's error maps.
 """
 
 import torch
@@ -20,19 +20,19 @@ from sites.training_set import Batch, TrainingSet
 
 
 class ImageReplayObjective(Objective):
-    """L = L_seg on the hospital's own batch + λ · L_seg on synthetic images; with λ = 0 it is L_seg to the last digit.
+    """L = L_seg on the hospital's own batch + λ · L_seg on synthetic images. With λ = 0 it is exactly L_seg.
 
-    The image model is trained in the hospital, for as many steps as a stage has, and stays there.
+    The image model is trained in the hospital for as many steps as a stage has, and stays there.
     """
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Seed the draws from the synthetic images, and the noise on them."""
+        """Seed the draws of synthetic images and their noise."""
         self._replay = generator(self.config.seed, "replay", site, stage, server_round)
         device = training_set.device
         self._noise = generator(self.config.seed, "replay-noise", site, stage, server_round, device=device)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the batch's and, with synthetic images, ``replay``: a draw of them."""
+        """Return the batch's lesson and, if there are synthetic images, ``replay`` with a random draw of them."""
         lessons = super().lessons(batch, noise)
         kept, samples = self.memory.get(SYNTHETIC_IMAGES), self.config.replay.batch_size
         if kept is not None and ImageReplaySettings.of(self.config.method).lambda_kd > 0 and samples > 0:

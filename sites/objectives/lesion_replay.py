@@ -1,4 +1,4 @@
-"""Lesion replay: earlier hospitals' lesions painted into the hospital's own scans, from moments over patients."""
+"""Lesion replay: earlier hospitals' lesions are painted into a hospital's scans, from moments over patients."""
 
 import math
 from collections.abc import Mapping
@@ -21,28 +21,28 @@ from sites.retention import interpolated, painted_dice
 from sites.training_set import Batch, TrainingSet
 
 _SLICES, _VOLUMES = 64, 8
-"""How many samples an earlier hospital's lesions are painted into to score students (our choice)."""
+"""Number of samples to paint an earlier hospital's lesions into for scoring students (our choice)."""
 
 
 class LesionReplayObjective(Objective):
-    """L = L_seg + δ · λ · P / (P + n) · L_KD on batches of which some samples show lesions of earlier hospitals.
+    """L = L_seg + δ · λ · P / (P + n) · L_KD on batches in which some samples show lesions of earlier hospitals.
 
-    δ is the setting `distillation`, P the number of their patients and n that of the hospital's own (our choice). What
-    a student forgets is a population of patients: of a hospital whose patients have no enhancing tumour it learns that
-    there is none. Painted samples show it the earlier ones' lesions, whose labels are known; the latest student is
-    distilled on them alone, where it is right. How much both weigh goes by patients: a large hospital learns of its own
-    scans above all, and the scans of a small one are not learnt by heart. Without a past it is L_seg to the last digit.
+    δ is the setting `distillation`, P the number of earlier hospitals' patients and n that of the hospital's own (our
+    choice). A student forgets a population of patients: a hospital whose patients have no enhancing tumour teaches it
+    that there is none. Painted samples show earlier hospitals' lesions, whose labels are known. The latest student is
+    distilled only on them, where it is right. Both weights follow the numbers of patients: a large hospital learns
+    mostly from its own scans, and a small hospital's scans are not memorised. In stage 1 it is exactly L_seg.
     """
 
     _painter: Painter | None = None
-    _share = _past = 0.0  # of a batch that is painted, and of all patients so far that are of earlier hospitals
+    _share = _past = 0.0  # painted share of a batch, and earlier hospitals' share of all patients so far
 
     @property
     def _own(self) -> LesionReplaySettings:
         return LesionReplaySettings.of(self.config.method)
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Take the earlier hospitals' moments, and the texture of the hospital's own lesions."""
+        """Prepare the earlier hospitals' moments and the texture of the hospital's own lesions."""
         kept = self.memory.get(LESION_MOMENTS)
         if kept is None or not (painter := Painter(kept, self.config.data.spacing_mm)).earlier_patients:
             return
@@ -58,12 +58,15 @@ class LesionReplayObjective(Objective):
         self._painter = painter
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the lesson of the batch, some of it painted, where there is a past."""
+        """Return the lesson of the batch, partly painted if there are earlier hospitals."""
         count = 0 if self._painter is None else self._drawn_count(len(batch.image))
         if self._painter is None or count == 0:
             return super().lessons(batch, noise)
         order = to_device(torch.randperm(len(batch.image), generator=self._draws), batch.image.device)
-        image, truth = batch.image[order], batch.truth[order]  # those with tumour come first in a batch
+        image, truth = (
+            batch.image[order],
+            batch.truth[order],
+        )  # shuffled, because samples with tumour come first in a batch
         brush = self._painter.draw(image[:count].shape, self._draws, self._noise)
         painted, mask = paint(image[:count], truth[:count], brush, self._whitening)
         image, truth = torch.cat([painted, image[count:]]), torch.cat([mask, truth[count:]])
@@ -72,19 +75,19 @@ class LesionReplayObjective(Objective):
         return {SEGMENTATION: Lesson(image, truth, noise, teacher=teacher, taught=count, gamma=self._own.gamma)}
 
     def _drawn_count(self, size: int) -> int:
-        """Return how many samples of a batch are painted: chance decides what is left over of the share."""
+        """Return the number of painted samples in a batch; the fraction is rounded up or down by chance."""
         return math.floor(self._share * size + float(torch.rand(1, generator=self._draws)))
 
     def weight(self, term: str) -> float:
-        """Return δ · λ for distillation, and of that the share of earlier hospitals' patients among all so far."""
+        """Return, for distillation, δ · λ times the earlier hospitals' share of all patients so far."""
         own = self._own
         return own.distillation * own.lambda_kd * self._past if term == DISTILLATION else super().weight(term)
 
     def retained(self, student: Student, hospital: Hospital, stage: int) -> Mapping[str, int]:
-        """Return, by earlier hospital and region, the Dice of teacher and of student on its lesions, in percent.
+        """Return the Dice of teacher and student on earlier hospitals' lesions, by hospital and region, in per cent.
 
-        Scans of validation patients are painted, where there are some, else those of training patients. The student is
-        the one that the stage ends with, as far as patients tell how much it keeps of the teacher.
+        Scans of validation patients are painted if there are any, otherwise those of training patients. The student is
+        the stage's final student, interpolated with the teacher by the numbers of patients.
         """
         config, kept = self.config, self.memory.get(LESION_MOMENTS)
         if kept is None or self._painter is None or self.teacher is None:
@@ -121,7 +124,7 @@ class LesionReplayObjective(Objective):
         moments = moments_of(training_set.cases, self.config.data.spacing_mm, least)
         if not moments.patients.any():
             self.remarks.append(
-                "shares no moments of its lesions, so that later hospitals paint none of them: fewer than "
+                "shares no moments of its lesions, so later hospitals cannot paint them: fewer than "
                 f"method.least_patients = {least} of its training patients have a lesion"
             )
         return {LESION_MOMENTS: {name: torch.from_numpy(getattr(moments, name))[None] for name in moments.names()}}

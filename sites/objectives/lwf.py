@@ -1,4 +1,4 @@
-"""Learning without Forgetting: the student is held to the last stage's outputs on new scans (arXiv 1606.09282)."""
+"""Learning without Forgetting: distillation of the last stage's outputs on new scans (arXiv 1606.09282)."""
 
 import torch
 
@@ -9,14 +9,14 @@ from sites.training_set import Batch
 
 
 class LwfObjective(Objective):
-    """L = L_seg + λ · (BCE(P, P_T) + ‖Ê − Ê_T‖²), the teacher's outputs on the hospital's own batch.
+    """L = L_seg + λ · (BCE(P, P_T) + ‖Ê − Ê_T‖²), with the teacher's outputs on the hospital's own batch.
 
-    The paper's networks have a head a task and hold the old heads to what they said before. Here all hospitals have the
-    same regions and one head, which learns from the truth as well. Without a teacher (stage 1), or with λ = 0, it is
-    L_seg to the last digit.
+    The paper's networks have one head for each task and keep the old heads' outputs. Here all hospitals have the same
+    regions and one head, which also learns from the truth. Without a teacher (stage 1), or with λ = 0, it is exactly
+    L_seg.
     """
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the batch's lesson, with the teacher where there is one."""
+        """Return the batch's lesson, with the teacher if there is one."""
         teacher = self.teacher if LwfSettings.of(self.config.method).lambda_kd > 0 else None
         return {SEGMENTATION: Lesson(batch.image, batch.truth, noise, teacher=teacher, outputs_alone=True)}

@@ -1,4 +1,4 @@
-"""Memory aware synapses: EWC with another importance, which needs no truth (arXiv 1711.09601)."""
+"""Memory aware synapses: EWC with an importance that needs no labels (arXiv 1711.09601)."""
 
 import torch
 
@@ -9,10 +9,10 @@ from sites.objectives.ewc import EwcObjective
 
 
 class MasObjective(EwcObjective):
-    """L = L_seg + (weight / 2) · Σ_i Ω_i (θ_i − θ*_i)², θ* the student that the last stage ended with.
+    """L = L_seg + (weight / 2) · Σ_i Ω_i (θ_i − θ*_i)², with θ* the final student of the last stage.
 
     Ω is the mean absolute gradient of the squared outputs: how much an output changes with a weight. It is summed over
-    earlier stages. The paper has a gradient for each sample; here one is of a batch (our choice).
+    earlier stages. The paper uses one gradient for each sample; here there is one for each batch (our choice).
     """
 
     def measured(self, student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Methods by which a hospital has some of the student's weights for itself."""
+"""Objectives of methods with personal weights, which stay at a hospital."""
 
 from torch import nn
 
@@ -11,13 +11,13 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
 class FedBNObjective(Objective):
     """L = L_seg; scales and biases of normalisation stay at the hospital (arXiv 2102.07623).
 
-    The paper's networks have batch normalisation; it is group normalisation here, which keeps no statistics, so that
-    its scales and biases are all there is to keep.
+    The paper's networks use batch normalisation. Group normalisation, which is used here, has no running statistics, so
+    only its scales and biases are kept.
     """
 
     @staticmethod
     def personal(student: Student) -> tuple[str, ...]:
-        """Return the weights of every normalisation; none where the networks' have none."""
+        """Return the names of the weights of all normalisation layers."""
         norms = [name for name, module in student.named_modules() if isinstance(module, _NORMS)]
         return tuple(name for name, _ in student.named_parameters() if name.rpartition(".")[0] in norms)
 
@@ -27,7 +27,7 @@ class FedPerObjective(Objective):
 
     @staticmethod
     def personal(student: Student) -> tuple[str, ...]:
-        """Return the weights of the last module of each network that has any, in the order of its modules."""
+        """Return the names of the weights in each network's last module that has weights."""
         last: list[str] = []
         for network in ("coarse", "refiner"):
             names = [f"{network}.{name}" for name, _ in student.get_submodule(network).named_parameters()]

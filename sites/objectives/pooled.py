@@ -1,4 +1,4 @@
-"""Raw-data pooling: the loss of fine-tuning on every hospital's training cases. Breaks privacy."""
+"""Raw-data pooling: the loss of fine-tuning on all hospitals' training cases. Breaks privacy."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Rehearsal: raw cases of every earlier hospital, kept and trained on again. Breaks privacy."""
+"""Rehearsal: raw cases of every earlier hospital are kept and trained on again. Breaks privacy."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from sites.objectives.fine_tune import FineTuneObjective
 
 
 class RehearsalObjective(FineTuneObjective):
-    """L = L_seg on the hospital's own training cases and the buffer, drawn from alike."""
+    """L = L_seg on the hospital's own training cases and the replay buffer, drawn with equal probability."""
 
     def training_cases(
         self, hospital: Hospital, stage: int, open_site: Callable[[Site], Hospital]
@@ -25,9 +25,9 @@ class RehearsalObjective(FineTuneObjective):
 
 
 def buffer(hospital: Hospital, config: Settings) -> list[CachedCase]:
-    """Return the training cases that a site leaves behind: all of `rehearsal_share` of its patients, at least one's.
+    """Return the training cases that a site leaves in the buffer: those of a share of its patients, at least one.
 
-    The draw follows from seed and site, so that a site leaves the same patients whenever it is asked.
+    The draw depends on seed and site, so a site always leaves the same patients.
     """
     patients = sorted({cached.case.patient for cached in hospital.training})
     count = max(1, round(RehearsalSettings.of(config.method).share * len(patients)))

@@ -1,4 +1,4 @@
-"""SCAFFOLD: what pulls one hospital elsewhere than all together is taken out of its gradients (arXiv 1910.06378)."""
+"""SCAFFOLD: a hospital's gradients are corrected by its drift from all hospitals together (arXiv 1910.06378)."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from sites.objectives.base import Objective
 class ScaffoldObjective(Objective):
     """L = L_seg; each step's gradient g becomes g − cᵢ + c before Adam takes it.
 
-    c is the coordinator's control variate and cᵢ the hospital's, which it keeps. Its next one is the mean of its own
-    gradients g over the round's steps. By gradient descent that is the paper's option II, cᵢ − c + (x − yᵢ) / (K η),
-    because yᵢ moves by η (g − cᵢ + c) a step; Adam's steps are no multiple of gradients, and the mean still is one of
-    gradients. In a hospital's first round cᵢ is 0, as in the paper.
+    c is the coordinator's control variate and cᵢ the hospital's, which it keeps. The next cᵢ is the mean of the
+    hospital's gradients g over the round's steps. With gradient descent that is the paper's option II, cᵢ − c + (x −
+    yᵢ) / (K η), because yᵢ moves by η (g − cᵢ + c) in each step. Adam's steps are not multiples of gradients, but the
+    mean of gradients is still defined. In a hospital's first round cᵢ is 0, as in the paper.
     """
 
     corrects = True
@@ -27,7 +27,7 @@ class ScaffoldObjective(Objective):
         return dict(student.named_parameters())
 
     def received(self, student: Student) -> None:
-        """Begin a round with c − cᵢ, and with no gradient seen."""
+        """Compute c − cᵢ for the round, and reset the sums of gradients."""
         nothing = {name: torch.zeros_like(weight) for name, weight in student.named_parameters()}
         self._before = {name: self.own.get(name, none).to(none.device) for name, none in nothing.items()}
         share = ScaffoldSettings.of(self.config.method).correction
@@ -37,17 +37,17 @@ class ScaffoldObjective(Objective):
         self._steps = {"coarse": 0, "refiner": 0}
 
     def correct(self, network: str, student: Student) -> None:
-        """Add a step's gradients to the round's, and c − cᵢ to them."""
+        """Add a step's gradients to the round's sum, and add c − cᵢ to the gradients."""
         self._steps[network] += 1
         for name, weight in student.named_parameters():
             if weight.grad is None or not name.startswith(f"{network}."):
                 continue
-            self._sums[name] += weight.grad.nan_to_num(0, 0, 0)  # fp16 overflows now and then: Adam skips those steps
+            self._sums[name] += weight.grad.nan_to_num(0, 0, 0)  # fp16 sometimes overflows; Adam skips those steps
             if self._drift:
                 weight.grad += self._drift[name]
 
     def hand_over(self) -> Memory:
-        """Return by how much the hospital's control variate has changed, and keep the new one."""
+        """Return the change of the hospital's control variate, and keep the new one."""
         steps = {name: max(self._steps[name.partition(".")[0]], 1) for name in self._sums}
         self.own = {name: total / steps[name] for name, total in self._sums.items()}
         return {CONTROL: {name: value - self._before[name] for name, value in self.own.items()}}

@@ -1,4 +1,4 @@
-"""SER-Diff: L = L_seg + λ · L_KD, features distilled at replayed error maps (arXiv 2510.06283)."""
+"""SER-Diff: L = L_seg + λ · L_KD, with features distilled at replayed error maps (arXiv 2510.06283)."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,12 @@ from sites.training_set import Batch, TrainingSet
 
 
 class SerDiffObjective(Objective):
-    """The paper's dual loss; without a teacher (stage 1), or with λ = 0, it is L_seg to the last digit.
+    """The paper's dual loss. Without a teacher (stage 1), or with λ = 0, it is exactly L_seg.
 
-    The teacher's conditional maps are made once a round for a pool of training items. They serve twice: as Ê_old in
-    the context of the hospital's own batches, and as replayed maps in distillation. They never leave the hospital.
-    Patches of a batch lie elsewhere than those of the pool: they have no Ê_old, and maps serve distillation alone.
+    The teacher's conditional maps are made once in each round for a pool of training items. They are used twice: as
+    Ê_old in the context of the hospital's own batches, and as replayed maps in distillation. They never leave the
+    hospital. Patches of a batch have other positions than those of the pool, so they have no Ê_old, and the maps are
+    only used for distillation.
     """
 
     _bank: torch.Tensor | None
@@ -34,11 +35,11 @@ class SerDiffObjective(Objective):
 
     @property
     def distilled(self) -> Student | None:
-        """The teacher that the student is held to: none in stage 1, and none where λ = 0."""
+        """The teacher to distil from: None in stage 1 and with λ = 0."""
         return self.teacher if Distilling.of(self.config.method).lambda_kd > 0 else None
 
     def begin(self, training_set: TrainingSet, site: str, stage: int, server_round: int) -> None:
-        """Draw the pool, sample the teacher's conditional map of each of its items, and take the bank's maps."""
+        """Draw the pool, sample the teacher's conditional map of each of its items, and load the bank's maps."""
         if self.distilled is None:
             return
         config = self.config
@@ -60,12 +61,12 @@ class SerDiffObjective(Objective):
         self._bank = None if kept is None else self._noisy(from_levels(kept["maps"]), items)
 
     def _noisy(self, maps: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
-        """Add the noise by which a study spoils the maps that are replayed; none by default."""
+        """Add the noise with which a study degrades replayed maps; none by default."""
         spoilt = self.config.replay.map_noise
         return maps if spoilt == 0 else (maps + spoilt * torch.randn(maps.shape, generator=draws)).clamp(-1, 1)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the batch's lesson, with the teacher's maps of it and a replay where there is a teacher."""
+        """Return the batch's lesson, with the teacher's maps and a replay if there is a teacher."""
         if self.distilled is None:
             return super().lessons(batch, noise)
         replay = self._replayed(self.distilled) if self.config.replay.batch_size > 0 else None
@@ -79,7 +80,7 @@ class SerDiffObjective(Objective):
         return batch.follow(to_device(maps, batch.image.device))
 
     def _replayed(self, teacher: Student) -> Replay:
-        """Return a draw of conditional maps with their context and, where there are any, maps of the bank."""
+        """Return randomly drawn conditional maps with their context and, if there are any, maps from the bank."""
         config = self.config
         from_bank = 0 if self._bank is None else config.replay.batch_size // 2
         rows = torch.randint(0, len(self._pool), (config.replay.batch_size - from_bank,), generator=self._rows)
@@ -94,10 +95,10 @@ class SerDiffObjective(Objective):
         return Replay(image, teacher, Distilling.of(config.method).gamma, t, noise, maps, bank=bank)
 
     def consolidate(self, student: Student, training_set: TrainingSet, site: str, stage: int) -> Memory:
-        """Return maps of the student, from the branch that the config allows, as int8.
+        """Return error maps of the student as int8, from the branch that the config allows.
 
-        ``null`` starts from noise with an empty context: no patient's data reach it but through the weights.
-        ``mri`` is conditioned on the hospital's scans: a map then shows its patient's contour.
+        ``null`` starts from noise with an empty context: patients' data reach the maps only through the weights.
+        ``mri`` is conditioned on the hospital's scans, so a map shows its patient's contour.
         """
         config = self.config
         if config.shared_error_maps == "none":
@@ -114,7 +115,7 @@ class SerDiffObjective(Objective):
     def _conditional_maps(
         self, student: Student, training_set: TrainingSet, index: torch.Tensor, noise: torch.Generator
     ) -> torch.Tensor:
-        """Return, on the host, a student's error map of each of the hospital's training items at `index`."""
+        """Return, on the host, a student's error map for each of the hospital's training items at `index`."""
         maps = torch.empty(len(index), len(self.config.data.regions), *student.spatial_shape)
 
         @torch.no_grad()  # in each thread
@@ -128,7 +129,7 @@ class SerDiffObjective(Objective):
 
 
 def _unconditional_maps(student: Student, config: Settings, noise: torch.Generator) -> torch.Tensor:
-    """Return, on the host, `shared_maps` error maps that a student generates from noise alone: (N, 3, *grid)."""
+    """Return, on the host, `shared_maps` error maps that a student generates only from noise: (N, 3, *grid)."""
     maps = torch.empty(config.replay.shared_maps, len(config.data.regions), *student.spatial_shape)
 
     def sample(part: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -146,6 +147,6 @@ def _in_parts(
     noise: torch.Generator,
     sample: Callable[[tuple[torch.Tensor, torch.Tensor]], None],
 ) -> None:
-    """Sample `count` maps, a batch at a time, each from its rows and the noise that it starts from."""
+    """Sample `count` maps, one batch at a time, each from its rows and its initial noise."""
     parts = torch.arange(count).split(config.training.batch_size)
     each(noise.device, sample, ((rows, student.noise(len(rows), noise)) for rows in parts))

@@ -59,9 +59,9 @@ def test_a_row_is_a_mean_over_orders_and_the_share_is_of_what_rehearsal_wins(wri
         finals = of(method, lambda matrix: matrix[-1].mean())
         assert row["Dice % [95 %]"].startswith(f"{finals:.1f} [")
     by_hand = [[run.results["R"]["dice"]["et"][2][0] for run in runs[f"rehearsal, order {n}"].values()] for n in (1, 2)]
-    assert rows["rehearsal"]["first site's ET while others arrive"] == pytest.approx(100 * np.mean(by_hand))
-    assert rows["lesion-replay"]["% of what rehearsal wins"] == pytest.approx(62.5)  # (0.1 + 0.15) / (0.2 + 0.2)
-    assert rows["rehearsal"]["% of what rehearsal wins"] == pytest.approx(100)
+    assert rows["rehearsal"]["first site's ET after later stages"] == pytest.approx(100 * np.mean(by_hand))
+    assert rows["lesion-replay"]["% of rehearsal's gain"] == pytest.approx(62.5)  # (0.1 + 0.15) / (0.2 + 0.2)
+    assert rows["rehearsal"]["% of rehearsal's gain"] == pytest.approx(100)
 
 
 def test_no_share_is_said_where_rehearsal_wins_nothing(write_run: WriteRun) -> None:

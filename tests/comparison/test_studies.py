@@ -99,7 +99,7 @@ def test_a_study_says_in_words_where_error_maps_do_not_beat_what_they_are_compar
     sentences = described(ABLATION, write_run, levels)["sentences"]
     assert any(s.startswith("Replaying error maps beats replaying nothing (fine-tune): +10.0") for s in sentences)
     assert any(s.startswith("Replaying error maps loses to replaying full synthetic images: −10.0") for s in sentences)
-    assert any(s.startswith("Replaying error maps or distilling") and "cannot be told" in s for s in sentences)
+    assert any(s.startswith("Replaying error maps or distilling") and "undecided" in s for s in sentences)
 
 
 def test_the_figures_of_a_study_are_those_of_its_runs(write_run: WriteRun) -> None:
@@ -112,7 +112,7 @@ def test_the_figures_of_a_study_are_those_of_its_runs(write_run: WriteRun) -> No
     first, last = 100 * ends
     row = next(row for row in result["rows"] if row[0] == "2")
     assert row[result["columns"].index("Dice % on first site")] == pytest.approx(first)
-    assert row[result["columns"].index("on last")] == pytest.approx(last)
+    assert row[result["columns"].index("Dice % on last site")] == pytest.approx(last)
     (series,) = result["plot"]["series"]
     place = series["texts"].index("λ = 2")
     assert (series["x"][place], series["y"][place]) == pytest.approx((last, first))

@@ -55,7 +55,7 @@ def test_a_study_keeps_a_share_that_the_settings_name() -> None:
     assert scored_on_validation(CONFIG).data.validation_share == VALIDATION_SHARE == 0.25
     named = scored_on_validation(CONFIG.replace({"data.validation_share": 0.1}))
     assert (named.data.validation_share, named.scoring.patients) == (0.1, "validation")
-    with pytest.raises(ConfigError, match=r"0.75 and 0.25 leave nobody to train on"):
+    with pytest.raises(ConfigError, match=r"0.75 and 0.25 leave no patients to train on"):
         scored_on_validation(CONFIG.replace({"data.test_share": 0.75}))
 
 

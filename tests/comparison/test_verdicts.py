@@ -86,7 +86,7 @@ def test_a_difference_says_whose_scores_it_is_of() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (difference(200), "an interval that includes 0, adjusted p = 0.2"),
+        (difference(200), "the interval includes 0, adjusted p = 0.2"),
         (difference(0, seeds=2), "fewer than 3 seeds"),
         (difference(0, seeds=1), "1 seed, fewer than 3 seeds"),
         (
@@ -97,7 +97,7 @@ def test_a_difference_says_whose_scores_it_is_of() -> None:
 )
 def test_what_is_not_clear_cannot_be_told_either_way(given: Estimate, why: str) -> None:
     ((text,),) = texts([compared("ser-diff", "fine-tune", given)])
-    assert text.startswith("ser-diff or fine-tune: which is better cannot be told: +5.0")
+    assert text.startswith("ser-diff or fine-tune: undecided: +5.0")
     assert why in text
     assert not any(word in text for word in ("beats", "beat ", "loses"))
 
@@ -113,17 +113,17 @@ def test_more_comparisons_on_a_page_raise_the_bar_for_each() -> None:
     assert mine.startswith("a beats b"), "0.001 × 3, then 0.022 × 2"
     assert other.startswith("a beats b")
     (mine, *_), _ = texts([once, nothing], [once])
-    assert mine.startswith("a or b: which is better cannot be told"), "0.022 × 3"
-    assert "not clear enough among so many comparisons, adjusted p = 0.066" in mine
+    assert mine.startswith("a or b: undecided"), "0.022 × 3"
+    assert "not significant after correction for the number of comparisons, adjusted p = 0.066" in mine
 
 
 def test_what_cannot_be_told_for_want_of_seeds_does_not_cost_the_others_anything() -> None:
     once, without = compared("a", "b", difference(21)), compared("c", "d", difference(0, seeds=1))
     (first, _), (more,) = texts([once, without], [without])
     assert first.startswith("a beats b")
-    assert "cannot be told" in more
+    assert "undecided" in more
     (judged,) = judge([{"scored": "test", "verdicts": [once, without]}])
-    assert judged["rule"].endswith("by Holm's procedure for the comparisons here that have one: 1.")
+    assert judged["rule"].endswith("by Holm's procedure for the comparisons on this page that have a p: 1.")
 
 
 def test_an_interval_and_a_verdict_never_contradict_each_other() -> None:
@@ -134,7 +134,7 @@ def test_an_interval_and_a_verdict_never_contradict_each_other() -> None:
             assert one["low"] > 0
             assert one["p_adjusted"] <= 0.05
         if one["low"] <= 0:
-            assert "cannot be told" in one["text"]
+            assert "undecided" in one["text"]
 
 
 def test_results_that_are_judged_again_with_others_are_judged_anew() -> None:

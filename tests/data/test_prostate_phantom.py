@@ -77,4 +77,4 @@ def test_brains_are_the_hospitals_of_simulate_and_numbers_begin_at_1(tmp_path: P
     assert (site.name, site.release) == ("site-3", "brats2023-gli")
     assert layers_of_file(tmp_path / "phantom-brains.toml").settings().data == make_settings().data
     assert Settings(sites=(site,)).data.modalities == ("t1", "t1ce", "t2", "flair")
-    assert "--first, --sites: are at least 1" in run(phantoms.app, [str(tmp_path), "--first", "0"]).output
+    assert "--first, --sites: must be at least 1" in run(phantoms.app, [str(tmp_path), "--first", "0"]).output

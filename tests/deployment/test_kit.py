@@ -174,7 +174,7 @@ DAMAGE: list[tuple[Edit, str]] = [
     (lambda e: e.update(patience=3), "patience: unknown setting"),
     (lambda e: e.update(method="pooled"), "method: pooled breaks privacy: it runs in a simulation only"),
     (lambda e: e.update(method="magic"), "method: unknown method 'magic'"),
-    (lambda e: e.update(method={"ser-diff": 1}), "method.name: name a method"),
+    (lambda e: e.update(method={"ser-diff": 1}), "method.name: is missing; name a method"),
     (lambda e: e["data"].update(grid="large"), "data.grid: 'large' is not a list of 3"),
     (lambda e: e.update(sites=[]), "sites: name at least one hospital"),
     (lambda e: e.update(sites=3), "not as it was provisioned"),
@@ -298,7 +298,7 @@ def test_code_of_others_that_the_hospital_allows_is_taken(kits: Path, marked: Pa
     ("method", "complaint"),
     [
         ([["name", MARKED]], "not as it was provisioned .TypeError: method: "),
-        ({"name": [MARKED]}, "method.name: name a method"),
+        ({"name": [MARKED]}, "method.name: is missing; name a method"),
     ],
 )
 def test_no_other_way_of_writing_a_name_is_taken(kits: Path, marked: Path, method: Any, complaint: str) -> None:

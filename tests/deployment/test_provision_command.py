@@ -142,7 +142,7 @@ def test_as_many_phantom_hospitals_as_asked_are_named_and_the_same_place_is_not_
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--coordinator", "host:1"), "hospitals: name a file of them, or --sites for phantom ones"),
+        (("--coordinator", "host:1"), "hospitals: give either a federation file or --sites"),
         (("--coordinator", "host:1", "--sites", "2", "f.toml"), "f.toml: cannot be read (No such file"),
         (("--coordinator", "host:1", "--sites", "0"), "--sites: 0 is less than 1"),
         (("--coordinator", "host", "--sites", "1"), "coordinator: 'host' is not host:port"),

@@ -38,7 +38,7 @@ def test_commands_and_interfaces_are_told_from_the_code(site: Path) -> None:
     commands = (site / "reference" / "commands.html").read_text()
     for name in COMMANDS:
         assert f'id="fedserdiff-{name}"' in commands
-    for told in ("--evaluate-every", "--expect-head", "the one run to account for"):
+    for told in ("--evaluate-every", "--expect-head", "the run to account for"):
         assert told in commands
     profiles = (site / "reference" / "configuration.html").read_text()
     assert ">200<" in profiles

@@ -270,13 +270,13 @@ def main() -> None:
             killed = run(*size, *retries, "--out", name, cwd=cwd, point=name)
             resumed = run("--resume", name, cwd=cwd)
             assert resumed.returncode == 0, killed.stdout + killed.stderr + resumed.stdout + resumed.stderr
-            went_on = [line for line in resumed.stdout.splitlines() if line.startswith("going on")]
+            went_on = [line for line in resumed.stdout.splitlines() if line.startswith("resuming")]
             same = results_of(cwd / name) == results_of(cwd / "whole") and same_files(cwd / name, cwd / "whole")
             about = (
                 POINTS[name].about if name in POINTS else f"a worker at a `{WORKER_POINTS[name]}` message of stage 1"
             )
             who = "coordinator" if name in POINTS else "worker"
-            position = went_on[0].removeprefix("going on after ") if went_on else "the beginning"
+            position = went_on[0].removeprefix("resuming after ") if went_on else "the beginning"
             typer.echo(f"| {about} | {who}, {killed.returncode} | {position} | {'same' if same else 'OTHER'} |")
 
 

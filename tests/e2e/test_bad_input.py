@@ -134,7 +134,7 @@ def test_every_bad_case_of_every_site_is_named_at_once_with_what_to_do(
     ]  # fmt: skip
     assert "error: 3 cases cannot be used\n" in output
     *_, listed, last = output.rstrip().splitlines()
-    assert last == "Mend them, or leave these cases out by --skip-bad"
+    assert last == "Repair these cases, or leave them out with --skip-bad"
     assert not Path("result").exists()
     with Path(listed.removeprefix("Listed in ")).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file, strict=True)
@@ -158,7 +158,7 @@ def test_where_no_list_of_bad_cases_can_be_written_they_are_named_all_the_same(
     Path("results").touch()
     output = command("federation.toml", "--out", "results/one")
     assert file_of(hospital, "t1n").name in output
-    assert "No list of them is written: results: " in output
+    assert "The list of cases could not be written: results: " in output
 
 
 def test_a_site_that_is_not_there_is_named_beside_bad_cases_which_no_option_helps(
@@ -178,7 +178,7 @@ def test_skipping_too_many_bad_cases_is_refused_with_every_reason(hospital: Path
     for case in sorted(hospital.iterdir())[:2]:
         truncate(case / f"{case.name}-t1n.nii.gz")
     output = command("federation.toml", "--skip-bad")
-    assert "too few cases can be used to train and to test on" in output
+    assert "too few usable cases for training and testing" in output
     assert output.count("truncated or damaged") == 2
 
 
@@ -203,7 +203,7 @@ def test_a_comparison_skips_bad_cases_on_request_and_says_which(
     truncate(hospital / spoilt / f"{spoilt}-t1n.nii.gz")
     arguments = ["--profile", "smoke", "federation.toml", "--seeds", "0", "--methods", "fine-tune"]
     refused = CliRunner().invoke(compare.app, arguments)
-    assert "leave these cases out by --skip-bad" in refused.output
+    assert "leave them out with --skip-bad" in refused.output
     assert not asked
     skipping = CliRunner().invoke(compare.app, [*arguments, "--seeds", "0,1", "--skip-bad"])
     assert skipping.output.count(f"│ west │ {spoilt} │") == 1, "once, though every seed opens it"
@@ -260,7 +260,7 @@ def test_a_site_whose_every_patient_came_before_is_named(hospital: Path, command
     file = Path("federation.toml")
     file.write_text(file.read_text() + file.read_text().replace("west", "again"))
     output = command("federation.toml").replace("\n", "")
-    assert "site again: an earlier site brought every one of its patients" in output
+    assert "site again: an earlier site brought all of its patients" in output
 
 
 def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(

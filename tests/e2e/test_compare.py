@@ -178,13 +178,13 @@ def test_a_study_scores_validation_patients_and_joins_the_page(studied: str, wor
     assert set(tested) == set(validated) == {"site-1", "site-2"}
     assert all(validated[site] and not validated[site] & tested[site] for site in tested)
     study = json.loads((workplace / "compared" / "studies" / "steps.json").read_text())
-    assert study["data"].startswith("phantom data, 2 sites, 2 validation cases a seed")
+    assert study["data"].startswith("phantom data, 2 sites, 2 validation cases for each seed")
     assert [row[0] for row in study["rows"]] == ["0 (coarse mask)", "1", "2", "4", "8", "16"]
     own = results(workplace, "ser-diff-seed0-2")  # the smoke profile samples in 2 steps
     assert own["scored"] == "validation"
     assert study["rows"][2][1] == f"{100 * np.mean(own['R']['dice']['mean'][-1]):.1f}"  # a patient a site: no interval
     assert study["rows"][0][1] == f"{100 * np.mean(own['R_coarse']['dice']['mean'][-1]):.1f}"
-    assert all("cannot be told" in one["text"] for one in study["verdicts"])
+    assert all("undecided" in one["text"] for one in study["verdicts"])
     page = (workplace / "compared" / "report.html").read_text()
     assert "Sampling steps" in page
     assert "Scores at the end" in page
@@ -206,8 +206,8 @@ def test_what_hospitals_validated_as_they_trained_is_in_a_simulations_results(wo
 @pytest.mark.usefixtures("finished", "ser_diff")
 def test_a_folder_of_another_stream_is_refused(compare: Compare) -> None:
     for arguments, said in (
-        (("--sites", "3", "--out", "compared"), "holds a comparison on phantom2, smoke"),
-        (("--sites", "2", "--out", "ser-diff"), "holds something else than a comparison"),
+        (("--sites", "3", "--out", "compared"), "contains a comparison on phantom2, smoke"),
+        (("--sites", "2", "--out", "ser-diff"), "contains something other than a comparison"),
     ):
         done = compare("--seeds", "0", "--methods", "ser-diff", *arguments)
         assert done.returncode == 1
@@ -252,7 +252,7 @@ def test_a_comparison_that_is_killed_takes_its_runs_with_it_and_one_of_other_sca
         again, cwd=rolled, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    changed = "seed0 is kept, but not used: scans or segmentations of site-1, site-2 have changed"
+    changed = "seed0 is kept but not used: scans or segmentations of site-1, site-2 have changed"
     assert f"runs/fine-tune-{changed}" in done.stdout
     assert f"first-stages/{changed}" in done.stdout
     assert "fine-tune-seed0-2: done" in done.stdout

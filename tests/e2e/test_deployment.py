@@ -76,14 +76,14 @@ def deployed(
         preloaded.settle()
         federation.start_coordinator()
         federation.start_run()
-        wait_until_says(federation.log("run"), "going on after stage 1")
+        wait_until_says(federation.log("run"), "resuming after stage 1")
         wait_until_says(federation.log("run"), "waiting for site-2", 2)
 
         federation.kill("impostor")
         preloaded.settle()
         federation.start_hospital("site-3")  # comes late by itself: its key's cut connection has to lapse first
         federation.start_hospital("site-2")
-        wait_until_says(federation.log("site-2"), "train: at work")
+        wait_until_says(federation.log("site-2"), "train: working")
         federation.crash("site-2")
         preloaded.settle()
         federation.start_hospital("site-2")
@@ -105,13 +105,13 @@ def test_an_unregistered_key_is_refused_and_its_hospital_says_so(deployed: Local
     assert deployed.exit_code("stranger", LIMIT_S) == 1
     text = deployed.log("stranger").read_text()
     assert "SuperNode ended" in text
-    assert "at work" not in text
+    assert ": working" not in text
     assert "Traceback" not in text
 
 
 def test_a_node_that_claims_anothers_site_is_refused(deployed: LocalFederation) -> None:
     assert says(deployed.log("run"), "turned away: site-3 claims to be site-1, whose key it does not hold")
-    assert says(deployed.log("impostor"), "query: at work")
+    assert says(deployed.log("impostor"), "query: working")
     assert not says(deployed.log("impostor"), "train:")
     assert not says(deployed.log("impostor"), "evaluate:")
 
@@ -136,14 +136,14 @@ def test_an_answer_of_flowers_that_says_it_failed_is_no_answer(deployed: LocalFe
 
 
 def test_a_site_that_was_killed_in_its_stage_finished_it(deployed: LocalFederation) -> None:
-    assert says(deployed.log("run"), "site-2 was started anew")
+    assert says(deployed.log("run"), "site-2 was restarted")
     trained = [e for e in read_ledger(deployed.ledger("site-2")) if e.message == "train" and e.verdict == "sent"]
     assert {(entry.stage, entry.server_round) for entry in trained} == {(2, 1), (2, 2)}
 
 
 def test_sites_that_came_late_were_waited_for_and_scored_every_student(deployed: LocalFederation) -> None:
     assert says(deployed.log("run"), f"waiting for site-2 (up to {SITE_TIMEOUT_S} s)")
-    assert says(deployed.log("site-3"), "not let in")
+    assert says(deployed.log("site-3"), "rejected: the coordinator")
     for site in ("site-2", "site-3"):
         scored = {e.stage for e in read_ledger(deployed.ledger(site)) if e.message == "evaluate"}
         assert scored == {0, 1, 2, 3}

@@ -100,7 +100,7 @@ def test_a_run_that_is_scored_in_part_trains_the_same_student_and_goes_on_as_wel
     assert killed.returncode == KILLED, killed.stderr
     done = run("--resume", "part", cwd=workplace)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after stage 2, scored" in done.stdout
+    assert "resuming after stage 2, scored" in done.stdout
     assert "measured in part: after stages 0, 3 on site-" in done.stdout
     results, expected = results_of(workplace / "part"), results_of(whole)
     sample = [int(site[-1]) for site in results["evaluation"]["sites"]]
@@ -125,7 +125,7 @@ def test_going_on_with_a_finished_run_changes_nothing_and_says_so(
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     again = run("--resume", "chain", cwd=workplace)
     assert again.returncode == 0
-    assert "chain is finished: there is nothing to go on with" in again.stdout
+    assert "chain is finished; there is nothing to continue" in again.stdout
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
@@ -135,10 +135,11 @@ def test_going_on_with_another_run_than_asked_for_is_refused_with_what_differs(
     refused = run("--resume", "chain", "--seed", "3", "--method", "ewc", "--sites", "2", cwd=workplace)
     assert refused.returncode == 1
     assert (
-        "method was 'ser-diff-plus', 'ewc' is given; seed was 0, 3 is given; sites were 3, 2 is given" in refused.stderr
+        "method was 'ser-diff-plus', but 'ewc' is given; seed was 0, but 3 is given; sites were 3, but 2 is given"
+        in refused.stderr
     )
     assert "Traceback" not in refused.stderr
-    assert "Go on with" not in refused.stderr
+    assert "To continue" not in refused.stderr
 
 
 def test_a_worker_that_is_killed_once_costs_a_retry_and_not_a_digit(whole: Path, workplace: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_run_interrupted_by_ctrl_c_says_how_to_go_on(workplace: Path) -> None:
         guard.cancel()
         started.kill()
     assert "stopped" in rest
-    assert "Go on with:\n  python scripts/simulate.py --resume stopped\n" in rest
+    assert "To continue:\n  python scripts/simulate.py --resume stopped\n" in rest
     assert "Traceback" not in rest
     assert len(json.loads((workplace / "stopped" / "results.json").read_text())["R"]["dice"]["mean"]) >= 2
 
@@ -223,7 +224,7 @@ def test_a_run_goes_on_where_its_scans_are_and_with_what_a_machine_has_but_on_no
 
     lost = run("--resume", "moved", cwd=workplace)
     assert lost.returncode == 1
-    assert f"site west: {there}: no such directory: if its scans have moved" in lost.stderr
+    assert f"site west: {there}: no such directory; if its scans have moved" in lost.stderr
     assert "simulate FILE --resume moved" in lost.stderr
 
     killed = run("--resume", "moved", federation("here.toml", here), cwd=workplace, point="before-ray")

@@ -14,7 +14,7 @@ from fedserdiff.data.phantom.generate import write_phantom_hospital
 from fedserdiff.experiments.opened_federation import Cache, reopen
 from strategies.run_directory import RunDirectory
 
-NO_PICTURE = "No file shows a case of your data. To have pictures:"
+NO_PICTURE = "No file shows a case from your data. To write pictures, run:"
 
 
 def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that_say_so(
@@ -70,7 +70,8 @@ def test_a_run_that_keeps_known_patients_and_skips_bad_cases_leaves_results_that
     for row in rows:
         assert f"│ north │ {row['case']} │ {Path(row['file']).relative_to(folder)} │" in done.stdout
     assert (
-        "Skipped: 2 cases that cannot be used, 1 of them to be tested on: scores are of fewer patients" in done.stdout
+        "Skipped: 2 cases that cannot be used, 1 of them to be tested on, so scores are of fewer patients"
+        in done.stdout
     )
     assert config["sites"][0]["test_cases"] == [names[0]]
     monkeypatch.chdir(workplace)

@@ -168,7 +168,7 @@ def test_a_hospital_segments_with_its_own_weights_and_nobody_without_them(
         for name, value in opened.student.state_dict().items():
             assert torch.equal(value, own.get(name, shared[name])), name
     shutil.copytree(run, away, ignore=lambda *_: ["hospitals"])  # as a coordinator of real hospitals has it
-    with pytest.raises(ConfigError, match=r"lacks weights that site-2 keeps to itself: give its folder, --site"):
+    with pytest.raises(ConfigError, match=r"lacks weights that stay at site-2; give its folder with --site"):
         open_model(away, "site-2")
     beside = open_model(away, str(run / "hospitals" / "site-2")).student.state_dict()
     assert all(torch.equal(value, beside[name]) for name, value in opened.student.state_dict().items())

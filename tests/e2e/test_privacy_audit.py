@@ -81,7 +81,7 @@ def test_a_run_that_had_a_gpu_is_attacked_on_one_or_else_says_so_first(
     monkeypatch.setattr(audit_privacy, "reopen", stops)
     done = CliRunner().invoke(audit_command.app, ["privacy", str(run)], env={"COLUMNS": "300"})
     assert done.output.startswith(f"the run had a GPU, but torch {torch.__version__} can use none: ")
-    assert "the attacks are computed on the CPU" in done.output
+    assert "the attacks run on the CPU" in done.output
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def test_audited_runs_stand_beside_those_whose_raw_scans_leave(
     assert columns["rehearsal"]["worst AUC [95 %]"] == "1.00"
     last = fine_tune["R"]["dice"]["mean"][-1]
     assert columns["fine-tune"]["final mean Dice % [95 %]"].startswith(f"{100 * sum(last) / len(last):.1f}")
-    assert "raw scans" in columns["rehearsal"]["what leaves"]
-    assert columns["fine-tune"]["what leaves"] == "weights"
+    assert "raw scans" in columns["rehearsal"]["data sent"]
+    assert columns["fine-tune"]["data sent"] == "weights"
     assert (workplace / "front" / "frontier.html").is_file()
 
 

@@ -83,7 +83,7 @@ def test_an_exported_model_writes_the_same_files_with_maps_and_picture_beside_th
     assert export(run, "--out", model).exit_code == 0
     again = export(run, "--out", model)
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     more = ("--probabilities", "--error-map", "--overlay")
     for source, options, out in ((run, more, "a"), (model, (), "b")):
         done = segment(source, folder / cases[0], *options, "--release", "brats2023-gli", "--out", tmp_path / out)
@@ -140,9 +140,9 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     release, scans, cases = scored_cases(folder, "site-2")
     unnamed = segment(folder, scans / cases[0], "--out", tmp_path / "no")
     assert unnamed.exit_code == 1
-    assert "say whose they are: site-1, site-2" in unnamed.stderr
+    assert "needs to know the hospital that scans come from; give one of site-1, site-2" in unnamed.stderr
     stranger = segment(folder, scans / cases[0], "--site", "site-9", "--out", tmp_path / "no")
-    assert "'site-9' is none of" in stranger.stderr
+    assert "'site-9' is not a site of" in stranger.stderr
 
     assert segment(folder, scans / cases[0], "--site", "site-2", "--out", tmp_path / "own").exit_code == 0
     labels = np.asarray(nib.load(tmp_path / "own" / f"{cases[0]}.nii.gz").dataobj)
@@ -157,7 +157,7 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
         scan = [scans / cases[0]] if call is segment else []
         lost = call(robbed, *scan, "--site", "site-2", "--out", tmp_path / out)
         assert lost.exit_code == 1
-        assert "adapter-2-2.pt: is missing: site-2 trained with it" in lost.stderr
+        assert "adapter-2-2.pt: is missing. site-2 trained with it" in lost.stderr
         assert not (tmp_path / out).exists()
 
     # As a deployed federation is: the coordinator has no hospital's adapter, and hands on a model without.
@@ -166,12 +166,12 @@ def test_a_student_behind_adapters_sees_scans_as_their_hospital_does_and_asks_wh
     model = tmp_path / "site-2.safetensors"
     here = segment(away, scans / cases[0], "--site", "site-2", "--out", tmp_path / "no")
     assert here.exit_code == 1
-    assert "behind an adapter that site-2 keeps to itself" in here.stderr
+    assert "with an adapter that stays at site-2" in here.stderr
     assert "adapter: none" in export(away, "--site", "site-1", "--out", tmp_path / "first.safetensors").output
     assert "stays at the hospital" in export(away, "--site", "site-2", "--out", model).output
     alone = segment(model, scans / cases[0], "--out", tmp_path / "no")
     assert alone.exit_code == 1
-    assert "behind an adapter that site-2 keeps to itself" in alone.stderr
+    assert "with an adapter that stays at site-2" in alone.stderr
     kept = folder / "hospitals" / "site-2"
     assert segment(model, scans / cases[0], "--site", kept, "--out", tmp_path / "with").exit_code == 0
     name = f"{cases[0]}.nii.gz"
@@ -215,13 +215,13 @@ def test_every_patient_that_is_given_is_segmented_or_named(
     ("arguments", "said"),
     [
         (("absent", "x"), "absent: no model can be read from it"),
-        ((".", "x"), "is no run's directory"),
+        ((".", "x"), "is not the directory of a run"),
         (("ser-diff", "nowhere"), "nowhere: cannot be read"),
-        (("ser-diff",), "give scans, or --image"),
-        (("ser-diff", "x", "--image", "t1=a", "--name", "b"), "give scans, or --image"),
+        (("ser-diff",), "give either scans, or --image"),
+        (("ser-diff", "x", "--image", "t1=a", "--name", "b"), "give either scans, or --image"),
         (("ser-diff", "--image", "t1=a", "--name", "b"), "the model needs t1, t1ce, t2, flair: no t1ce, t2, flair"),
         (("ser-diff", "--image", "t1", "--name", "b"), "'t1' is not MODALITY=FILE"),
-        (("ser-diff", "--image", "t1=a", "--name", "../b"), "cannot be the name of a file"),
+        (("ser-diff", "--image", "t1=a", "--name", "../b"), "cannot be used as a file name"),
         (("ser-diff", "x", "--release", "brats1"), "unknown release 'brats1'"),
         (("ser-diff", "x", "--device", "tpu"), "--device: 'tpu'"),
     ],

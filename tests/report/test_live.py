@@ -16,8 +16,8 @@ def test_a_stages_validations_are_a_line_a_site_with_the_last_and_the_first_best
     LiveView(console, tmp_path).stage_validated(2, {"north": points, "west": points[:1]})
     said = [line.strip() for line in console.export_text().splitlines()]
     assert said == [
-        "validated at north: Dice % 60.0 at step 160, the best 70.0 at step 100",
-        "validated at west: Dice % 60.0 at step 50, the best 60.0 at step 50",
+        "validated at north: Dice % 60.0 at step 160, best 70.0 at step 100",
+        "validated at west: Dice % 60.0 at step 50, best 60.0 at step 50",
     ]
 
 
@@ -32,7 +32,7 @@ def test_what_a_student_forgot_is_one_sentence_a_site_with_figures_and_what_to_d
     ]
     LiveView(console, tmp_path).lesions_forgotten(rows)
     assert [line.strip() for line in console.export_text().splitlines()] == [
-        "alarm: stage 3 at west may have cost what the student knew of north's patients: Dice % on their lesions, "
-        "painted, TC 81 → 29, ET 70 → 0. Deploy student-of-stage-2.pt, or train anew with more method.painted_share or "
+        "alarm: stage 3 at west may have made the student forget north's patients: Dice % on their painted lesions "
+        "TC 81 → 29, ET 70 → 0. Deploy student-of-stage-2.pt, or train again with more method.painted_share or "
         "aggregation.inertia"
     ]

@@ -235,8 +235,8 @@ def test_the_order_is_answer_methods_sites_charts_examples_studies_notes(page: P
     parts = (
         "Replay forgets less",
         "Scores at the end",
-        "Who lost",
-        "what left the hospitals in a run",
+        "Fairness at the end",
+        "the bytes that left the hospitals in a run",
         "Dice % at the end",
         "R: Dice %",
         "Dice % of each site across",
@@ -384,12 +384,12 @@ def test_a_page_begins_with_its_document_type(source: str) -> None:
 
 def test_a_page_shows_validation_while_training_where_there_was_any() -> None:
     made = make_comparison(methods=("fine-tune", "ewc"))
-    assert "Validation while training" not in render_page(made, [], None)
+    assert "Validation during training" not in render_page(made, [], None)
     curve = {"seed": 1, "site": "site-2", "stage": 2, "steps": [5, 10, 15], "dice": [0.25, 0.875, 0.5]}
     made["methods"][1]["curves"] = [curve]
     made["data"]["cases"]["site-2"]["validation"] = 3
     page = Page(render_page(made, [], None))
-    assert "Validation while training" in page.text
+    assert "Validation during training" in page.text
     (picture,) = [one for one in page.pictures if "validation" in one["alt"]]
     assert "ewc 87.5 % at site-2, stage 2, seed 1" in picture["alt"]
     (caption,) = [one for one in page.captions if "validation" in one]

@@ -64,7 +64,7 @@ def test_scores_that_were_asked_for_have_a_table_of_their_own() -> None:
                 for metric in ("nsd", "lesion_dice")
                 for region in ("tc", "wt", "et")
             }
-    table = printed(values).partition("Other scores")[2].partition("R: mean Dice")[0]
+    table = printed(values).partition("Other final metrics")[2].partition("R: mean Dice")[0]
     assert "NSD at 1 mm" in table
     assert re.search(r"north\W+53\.3\W+50\.0\W+west\W+63\.3\W+60\.0", table)
 
@@ -74,8 +74,8 @@ def test_what_a_student_forgot_is_said_again_at_the_end_of_a_run() -> None:
     row = {"stage": 2, "at": "west", "site": "north", "region": "et", "before": 0.628, "after": 0.0}
     values.retention = [{**row, "alarm": True}, {**row, "region": "wt", "after": 0.62, "alarm": False}]
     told = " ".join(printed(values).partition("Alarm: ")[2].split())
-    assert told.startswith("stage 2 at west may have cost what the student knew of north's patients")
-    assert "painted, ET 63 → 0. Deploy student-of-stage-1.pt" in told
+    assert told.startswith("stage 2 at west may have made the student forget north's patients")
+    assert "painted lesions ET 63 → 0. Deploy student-of-stage-1.pt" in told
     values.retention = values.retention[1:]
     assert "Alarm" not in printed(values)
 
@@ -136,7 +136,7 @@ def test_tables_of_a_long_stream_fit_a_terminal() -> None:
     long.rows = [dict.fromkeys(names, scores) for _ in range(31)]
     long.seconds = {"discovery": 2.0, **{f"stage {number}": 1.5 for number in range(1, 31)}, "evaluation 30": 4.0}
     text = printed(long)
-    assert "R has 30 columns, too many to show: it is in results.csv" in text
+    assert "R has 30 columns, too many to show here; see results.csv" in text
     assert "Seconds: discovery 2.0 · stage 45.0 · evaluation 4.0" in text
     sample = ("site-7", "site-21")
     long.evaluation = EvaluationPlan(10, sample, (0, 10, 20, 30), (tuple(names),) * 31)
@@ -156,13 +156,13 @@ def test_leaking_run_is_stamped_in_red_above_and_below_its_tables() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {"north": 1, "west[x]": 2}})
     warning = "Leaking: 3 cases (1 of north, 2 of west[x]) are of patients who are in the federation already"
     lines = text.strip().splitlines()
-    assert lines[0] == lines[-1] == f"⟪{warning}: scores are too good⟫"
+    assert lines[0] == lines[-1] == f"⟪{warning}, so scores are too good⟫"
     assert "Left out" not in text
 
 
 def test_deployment_that_allowed_overlap_is_stamped_though_nobody_counted() -> None:
     text = told_of({"leaks": True, "left_out": {}, "kept": {}, "cases": []})
-    warning = "Leaking: nobody looked for patients who are at several sites: scores may be too good"
+    warning = "Leaking: no search for patients who are at several sites was made, so scores may be too good"
     assert text.strip().splitlines()[0] == f"⟪{warning}⟫"
 
 
@@ -183,7 +183,7 @@ def test_tables_name_twenty_skipped_cases_and_say_that_scores_are_of_fewer_patie
     assert console_text.count(", a test case: ") == 2
     assert console_text.count(", a validation case: ") == 3
     held_out = "3 of them to be validated on and 2 of them to be tested on"
-    lost = f"23 cases that cannot be used, {held_out}: scores are of fewer patients"
+    lost = f"23 cases that cannot be used, {held_out}, so scores are of fewer patients"
     assert total == f"Skipped: {lost}"
 
 
@@ -260,7 +260,7 @@ def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> Non
         assert f"{method['bytes_out'].get('arrays', 0) / 1e6:.2f}" in text or "arrays" not in method["bytes_out"]
     assert text.count("(breaks privacy)") == 3 * len(BREAKING)
     assert max(map(len, text.splitlines())) <= 80
-    assert "phantom data, 3 sites, 15 test cases a seed" in " ".join(text.split())
+    assert "phantom data, 3 sites, 15 test cases for each seed" in " ".join(text.split())
     assert comparison["answer"][0] in " ".join(text.split())
     assert "nan" not in text.lower()
 
@@ -269,7 +269,7 @@ def test_a_comparison_names_each_method_s_worst_hospital_with_the_spread_and_dic
     comparison = make_comparison(methods=("ewc", "local"))
     console = Console(width=80, record=True, file=io.StringIO())
     print_comparison(console, comparison)
-    table = console.export_text().partition("Who lost")[2].partition("What it cost")[0]
+    table = console.export_text().partition("Fairness")[2].partition("Costs")[0]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
     assert len(rows) == 4, "values, and below them their intervals"
     for method, values, ends in zip(comparison["methods"], rows[::2], rows[1::2], strict=True):
@@ -296,7 +296,7 @@ def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> N
     console = Console(width=80, record=True, file=io.StringIO())
     print_comparison(console, {**comparison, "scored": "validation"})
     text = " ".join(console.export_text().split())
-    assert "phantom data, 3 sites, 24 validation cases a seed" in text
+    assert "phantom data, 3 sites, 24 validation cases for each seed" in text
     assert "test cases" not in text
 
 

@@ -68,12 +68,12 @@ def told() -> dict[str, Answer]:
 
 def test_the_table_tells_patients_and_how_many_show_each_region(told: dict[str, Answer]) -> None:
     head, *rows = Page(render_statistics(summary(told, {"south": "did not answer in time"}))).tables[0]
-    assert head[:5] == ["Hospital", "Patients, about", "show TC", "show WT", "show ET"]
+    assert head[:5] == ["Hospital", "Patients (about)", "with TC", "with WT", "with ET"]
     assert rows[0][:5] == ["north", "50", "40", "50", "50"]
     assert rows[1][:5] == ["east", "100", "100", "100", "100"]
     assert rows[2:] == [
         ["west", "fewer than 5 training patients"],
-        ["south", "told nothing: it did not answer in time"],
+        ["south", "no statistics: it did not answer in time"],
     ]
 
 

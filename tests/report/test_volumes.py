@@ -188,12 +188,12 @@ def test_more_regions_than_colours_are_refused() -> None:
     many = len(REGION_COLOURS) + 1
     fields = ("truth", "coarse", "refined", "error_map", "teacher_error_map")
     given = example(regions=("r",) * many, **{name: np.zeros((many, *GRID), bool) for name in fields})
-    with pytest.raises(ValueError, match="9 regions: at most 8"):
+    with pytest.raises(ValueError, match="9 regions, but only 8"):
         render_volumes({"m": [given]}, FACTS, True, None)
 
 
 def test_page_without_cases_says_so() -> None:
-    assert "There is no case to show." in render_volumes({"m": []}, FACTS, True, None)
+    assert "There are no cases to show." in render_volumes({"m": []}, FACTS, True, None)
 
 
 def test_the_same_input_gives_the_same_page(source: str) -> None:

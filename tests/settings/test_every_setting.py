@@ -66,7 +66,7 @@ def test_a_setting_is_set_in_four_ways_and_told_in_three(
     group, _, leaf = name.rpartition(".")
     shown = printed[group][leaf] if group else printed[leaf]
     assert (tuple(shown) if isinstance(shown, list) else shown) == value
-    assert "here from command line" in told.stdout.replace("\n# ", " ")
+    assert "set by: command line" in told.stdout.replace("\n# ", " ")
 
     run = RunDirectory(tmp_path)
     run.write_config(in_python)
@@ -128,7 +128,7 @@ def test_what_is_set_of_a_method_holds_for_each_of_several_that_has_it() -> None
     assert plain.replace(method="ser-diff").value("method.lambda_kd") == 0.25
     assert plain.replace(method="ser-diff-plus").value("method.lambda_kd") == 0.25
     assert plain.replace(method="ser-diff-plus").value("method.inversion_steps") == 2, "which is the profile's"
-    with pytest.raises(ConfigError, match=r"^method.lambda_kd: is a setting of none of fine-tune, ewc$"):
+    with pytest.raises(ConfigError, match=r"^method.lambda_kd: none of the methods fine-tune, ewc has this setting$"):
         layers.for_methods(["fine-tune", "ewc"])
 
 
@@ -165,9 +165,9 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text: str, says: str, tmp_pa
         ("data.grid=16,24", "data.grid: (16, 24) is not a list of 3 whole numbers, each at least 1"),
         ("data.test_share=1", "data.test_share: 1 is not a number of more than 0 and less than 1"),
         ("network.precision=fp8", "network.precision: 'fp8' is not one of auto, bf16, fp16, fp32"),
-        ("method.weight=1", "method.weight: ser-diff-plus has no such setting: it has lambda_kd"),
+        ("method.weight=1", "method.weight: ser-diff-plus has no such setting; its settings are: lambda_kd"),
         ("data.allow_overlap=1", "data.allow_overlap: 1 is not true or false"),
-        ("profile=paper", "--set: profile: name it by --profile"),
+        ("profile=paper", "--set: profile: choose it with --profile"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(assignment: str, says: str) -> None:

@@ -141,7 +141,7 @@ def test_bad_value_is_refused_naming_field_and_value(field: str, value: Any) -> 
         make_settings("laptop", {field: value}, method=method)
     told = str(caught.value)
     assert told.startswith(f"{field}: ")
-    assert str(value) in told or "holds" in told  # the item of a list that is wrong
+    assert str(value) in told or "contains" in told  # the item of a list that is wrong
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (10, 10)])
@@ -174,7 +174,7 @@ def test_copy_is_checked_like_a_new_one() -> None:
 def test_noise_on_weights_is_refused_where_more_than_weights_tells_of_patients(method: str) -> None:
     with pytest.raises(ConfigError, match=f"dp_noise: {method} shares more"):
         make_settings("smoke", {"privacy.dp_noise": 1.0}, method=method)
-    with pytest.raises(ConfigError, match=r"dp_noise: error maps made of scans \(method.shared_error_maps = mri\)"):
+    with pytest.raises(ConfigError, match=r"dp_noise: the noise on weights does not cover error maps made from scans"):
         make_settings("smoke", {"method.shared_error_maps": "mri", "privacy.dp_noise": 1.0})
     assert make_settings("smoke", {"privacy.dp_noise": 1.0}, method="ser-diff").shared_error_maps == "null"
 
@@ -212,15 +212,15 @@ def test_stored_configuration_with_a_bad_value_is_refused() -> None:
         ({"scoring.least_ml": (0.1, -0.2, 0)}, r"^scoring\.least_ml: "),
         (
             {"data.regions": ("PZ", "TZ"), "scoring.least_et_ml": 0.5},
-            r"^scoring\.least_et_ml: data\.regions has no et: leave it 0$",
+            r"^scoring\.least_et_ml: data\.regions has no et; leave it at 0$",
         ),
         (
             {"scoring.least_from": "validation", "scoring.least_et_ml": 0.5},
-            r"^scoring\.least_et_ml: scoring\.least_from = validation chooses it: set one of them$",
+            r"^scoring\.least_et_ml: scoring\.least_from = validation chooses it; set only one of them$",
         ),
         (
             {"scoring.least_from": "validation", "scoring.patients": "validation"},
-            r"^scoring\.least_from: validation patients are scored \(scoring\.patients\): nothing may be chosen",
+            r"^scoring\.least_from: thresholds may not be chosen on the validation patients",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def test_thresholds_of_masks_fit_the_regions_and_are_not_chosen_on_who_is_scored
 def test_shares_to_test_and_to_validate_on_leave_somebody_to_train_on() -> None:
     assert make_settings("smoke", {"data.validation_share": 0.75}).data.validation_share == 0.75
     with pytest.raises(
-        ConfigError, match=r"^data.test_share, data.validation_share: 0.2 and 0.8 leave nobody to train on"
+        ConfigError, match=r"^data.test_share, data.validation_share: 0.2 and 0.8 leave no patients to train on"
     ):
         make_settings("smoke", {"data.validation_share": 0.8})
 

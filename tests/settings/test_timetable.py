@@ -85,9 +85,9 @@ def test_a_file_has_a_table_for_each_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        ([{"arrive": NAMES[:2]}], "stages: south: never arrives: name it in one stage's arrive"),
+        ([{"arrive": NAMES[:2]}], "stages: south: never arrives; name it in the arrive of one stage"),
         ([{"arrive": NAMES}, {"arrive": ["north"]}], "stage 2: arrive: 'north' has arrived already"),
-        ([{"arrive": [*NAMES, "east"]}], "stage 1: arrive: 'east' is none of the hospitals: north, west, south"),
+        ([{"arrive": [*NAMES, "east"]}], "stage 1: arrive: 'east' is not one of the hospitals: north, west, south"),
         ([{"arrive": NAMES, "leave": ["west"]}], "stage 1: leave: 'west' is not in the federation"),
         ([{"arrive": NAMES}, {"return": ["west"]}], "stage 2: return: 'west' has not left before"),
         ([{"arrive": NAMES}, {"leave": ["west"]}], "stage 2: no hospital trains in it"),
@@ -95,7 +95,10 @@ def test_a_file_has_a_table_for_each_stage(tmp_path: Path) -> None:
         ([{"arrive": NAMES, "leaves": []}], "stage 1: leaves: unknown field: choose from name, arrive, leave, return"),
         ([{"arrive": "north"}], "stage 1: arrive: 'north' is not a list of hospitals' names"),
         ([{"arrive": ["north", "north", "west", "south"]}], "stage 1: arrive: 'north' is named twice"),
-        ([{"name": "a", "arrive": ["north"]}, {"name": "a", "arrive": NAMES[1:]}], "name: 'a' is an earlier stage's"),
+        (
+            [{"name": "a", "arrive": ["north"]}, {"name": "a", "arrive": NAMES[1:]}],
+            "name: 'a' is already the name of an earlier stage",
+        ),
         (["north"], "stage 1: write it as a [[stage]] table"),
     ],
 )

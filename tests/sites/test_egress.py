@@ -270,5 +270,6 @@ def test_a_full_gpu_is_told_to_the_hospital_with_what_fits(tmp_path: Path) -> No
     log = (door.records / "hospital.log").read_text()
     assert "Tried to allocate 60.00 GiB" in log
     assert (
-        "ERROR the GPU's memory does not suffice: lower training.samples_a_pass (now 0, all of a step's) to 6\n" in log
+        "ERROR the GPU's memory is not large enough: lower training.samples_a_pass (now 0, all of a step's) to 6\n"
+        in log
     ), "30 of 80 GiB fit"

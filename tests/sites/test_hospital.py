@@ -192,9 +192,9 @@ def test_everybody_stays_on_their_side_where_bad_cases_are_skipped(
 @pytest.mark.parametrize(
     ("which", "share", "what"),
     [
-        ("test", 0.0, "train and to test on"),
-        ("training", 0.0, "train and to test on"),
-        ("validation", 0.2, "train, to validate and to test on"),
+        ("test", 0.0, "training and testing"),
+        ("training", 0.0, "training and testing"),
+        ("validation", 0.2, "training, validation and testing"),
     ],
 )
 def test_a_hospital_that_has_nothing_left_of_a_side_says_so_with_every_reason(
@@ -206,7 +206,7 @@ def test_a_hospital_that_has_nothing_left_of_a_side_says_so_with_every_reason(
     with pytest.raises(BadCasesError) as caught:
         open_hospital(hospital.site, config, tmp_path / "cache", skip_bad=True)
     first, *others = str(caught.value).splitlines()
-    assert first == f"site north: too few cases can be used to {what}"
+    assert first == f"site north: too few usable cases for {what}"
     assert [line.split("/")[-2] for line in others] == gone
     assert [(fault.site, fault.case) for fault in caught.value.found] == [("north", name) for name in gone]
 

@@ -117,7 +117,7 @@ def test_lines_cannot_be_removed_doubled_swapped_or_added(tmp_path: Path) -> Non
     a, b, c, d = file.read_bytes().splitlines(keepends=True)
     for line, lines in {1: [b, c, d], 2: [a, c, d], 3: [a, b, b, c, d], 4: [a, b, c, c]}.items():
         file.write_bytes(b"".join(lines))
-        with pytest.raises(DataError, match=f"line {line}: .*missing, doubled or out of place"):
+        with pytest.raises(DataError, match=f"line {line}: .*missing, duplicated or out of place"):
             read_ledger(file)
     file.write_bytes(a + c + b + d)
     with pytest.raises(DataError, match=r"line 2: .*out of place"):
@@ -132,21 +132,21 @@ def test_an_entry_of_another_chain_does_not_fit(tmp_path: Path) -> None:
     first, second, *rest = (tmp_path / "one.jsonl").read_bytes().splitlines(keepends=True)
     other = sealed({**json.loads(first), "run": 8}, "0" * 64)
     (tmp_path / "two.jsonl").write_bytes(b"".join([other, second, *rest]))
-    with pytest.raises(DataError, match="line 2: names another entry before it"):
+    with pytest.raises(DataError, match="line 2: its previous hash is not that of the entry before it"):
         read_ledger(tmp_path / "two.jsonl")
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"bytes": 63}, "63 bytes left, but its records and verdict make 64"),
-        ({"verdict": "refused"}, "64 bytes left, but its records and verdict make 0"),
+        ({"bytes": 63}, "63 bytes left, but its records and verdict give 64"),
+        ({"verdict": "refused"}, "64 bytes left, but its records and verdict give 0"),
         ({"verdict": "lost"}, "its verdict is none of sent, refused, fault"),
-        ({"note": ""}, "an entry has not exactly the fields"),
-        ({"run": "7"}, "an entry's run is of the wrong type"),
-        ({"stage": True}, "an entry's stage is of the wrong type"),
-        ({"records": [{"name": "arrays"}]}, "a record has not exactly the fields"),
-        ({"records": [[]]}, "a record has not exactly the fields"),
+        ({"note": ""}, "an entry does not have exactly the fields"),
+        ({"run": "7"}, "an entry's run has the wrong type"),
+        ({"stage": True}, "an entry's stage has the wrong type"),
+        ({"records": [{"name": "arrays"}]}, "a record does not have exactly the fields"),
+        ({"records": [[]]}, "a record does not have exactly the fields"),
     ],
 )
 def test_a_line_that_makes_no_sense_is_refused_though_its_hash_is_right(
@@ -174,7 +174,7 @@ def test_a_torn_line_is_reported_then_moved_aside_and_the_chain_goes_on(tmp_path
     last = file.read_bytes().splitlines(keepends=True)[-1]
     for torn in (last[:-1], last[:40]):
         file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]) + torn)
-        with pytest.raises(DataError, match=r"line 4: torn.*3 lines before it are whole.*ledger.jsonl.torn"):
+        with pytest.raises(DataError, match=r"line 4: torn.*3 lines before it are intact.*ledger.jsonl.torn"):
             read_ledger(file)
         assert Ledger(file).bytes_sent() == 73, "a torn line counts for nothing"
         again = Ledger(file).append(**SENT)
@@ -232,7 +232,7 @@ def test_only_the_owner_may_read_a_ledger(tmp_path: Path) -> None:
         ({"verdict": "lost"}, "a verdict is one of sent, refused, fault"),
         ({"reason": "two\nlines"}, "a reason is one line"),
         ({"records": (Released("arrays", "ArrayRecord", {}, -1, ""),)}, "-1 bytes left"),
-        ({"stage": "1"}, "an entry's stage is of the wrong type"),
+        ({"stage": "1"}, "an entry's stage has the wrong type"),
     ],
 )
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, change: dict[str, Any], text: str) -> None:

@@ -106,7 +106,7 @@ def test_a_hospital_lets_out_as_many_changes_as_the_noise_is_reckoned_for(make_s
     third = trained(scene, 2)
 
     assert_fault(third, Fault.BLOCKED)
-    assert "dp_noise: all 2 changes of weights have left already" in scene.log("north")
+    assert "dp_noise: all 2 weight changes that the privacy budget allows have left already" in scene.log("north")
     assert trained(scene, 0).content == first.content
     (scene.records("north") / "noise.key").unlink()
     assert trained(scene, 0).content == first.content
@@ -240,5 +240,5 @@ def test_a_kept_change_that_has_lost_a_bit_is_not_sent(make_scene: MakeScene, ot
     whole = file.read_bytes()
     file.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
     assert_fault(trained(scene, 0), Fault.BLOCKED)  # other bits: a change more than the noise covers
-    assert f"{file}: damaged, so the round is done again" in scene.log("north")
+    assert f"{file}: damaged, so the round is repeated" in scene.log("north")
     assert other_bits == [0, 1]

@@ -219,6 +219,6 @@ def test_a_hospital_of_few_patients_says_in_its_log_that_it_shares_no_moments(sc
     scene.order("east", wire.CONSOLIDATE)
     (line,) = [line for line in scene.log("east").splitlines() if "moments" in line]
     assert line.endswith(
-        "WARNING shares no moments of its lesions, so that later hospitals paint none of them: "
+        "WARNING shares no moments of its lesions, so later hospitals cannot paint them: "
         "fewer than method.least_patients = 5 of its training patients have a lesion"
     )

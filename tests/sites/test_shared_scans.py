@@ -139,7 +139,7 @@ def test_a_hospital_of_which_nothing_is_left_says_why_to_itself(make_scene: Make
     scene = make_scene({"north": NORTH, "west": {f"BraTS-GLI-0002{n}-000": n for n in range(3)}})
     everything = settle(scene).record_for("west")
     assert_fault(scene.order("west", TRAIN, everything), Fault.DATA)
-    assert "site west: an earlier site brought every one of its patients: nothing is left" in scene.log("west")
+    assert "site west: an earlier site brought all of its patients, so nothing is left" in scene.log("west")
 
 
 def test_a_hospital_whose_test_cases_are_all_anothers_says_so(make_scene: MakeScene) -> None:
@@ -180,7 +180,7 @@ def test_a_coordinator_does_not_vary_what_is_left_out(
         assert_fault(scene.order("north", kinds[1], left_out(scene, *then, salt=SALT[::-1])), Fault.PROTOCOL)
     names = [[f"BraTS2021_0000{n}" for n in seeds] for seeds in (first, then)]
     before, now = (", ".join(cases) or "no case" for cases in names)
-    assert f"the coordinator leaves out {now}, and left out {before} before" in scene.log("north")
+    assert f"the coordinator leaves out {now}, but left out {before} before" in scene.log("north")
     assert settled(scene, "north") == {str(scene.config.fingerprint): names[0]}
     if not (scene.records("north") / "scores.csv").exists():
         assert scene.order("north", kinds[0], settling).has_content(), "who does not vary it goes on"

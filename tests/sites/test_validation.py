@@ -250,5 +250,7 @@ def test_curves_are_read_as_they_were_entered_and_a_round_that_is_repeated_repla
     assert points[-1].row("north") == row
     assert read_curves(tmp_path / "none.csv") == []
     file.write_text("stage,round,step\n1,1,2\n")
-    with pytest.raises(RecordsError, match=r"curves\.csv: is not a table of stage, round, step, name, value"):
+    with pytest.raises(
+        RecordsError, match=r"curves\.csv: is not a table with the columns stage, round, step, name, value"
+    ):
         read_curves(file)

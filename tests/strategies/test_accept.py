@@ -134,7 +134,7 @@ def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_si
     _, failed = begun.inbox.accept([strange, blocked], TRAIN, SENT, {11: "north", 12: "east"})
     assert in_words(failed) == (
         "north failed outside its own app (code 7); "
-        "east answered BLOCKED (code 214), its own guard held the answer back: its ledger says why"
+        "east answered BLOCKED (code 214), its own guard held the answer back; its ledger says why"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_full_gpu_is_told_with_the_setting_to_lower_and_by_how_much() -> None:
         [answer(11, TRAIN, Error(int(Fault.GPU_MEMORY), SECRET))], TRAIN, SENT, {11: "north"}
     )
     assert in_words(failed) == (
-        "north answered GPU_MEMORY (code 217), its GPU's memory does not suffice: lower training.samples_a_pass "
+        "north answered GPU_MEMORY (code 217), its GPU's memory is not large enough: lower training.samples_a_pass "
         "(now 0, all of a step's) to 3 or less (its hospital.log has the figures)"
     )
 

@@ -63,7 +63,7 @@ def test_hospitals_that_refuse_or_send_what_was_not_agreed_are_told_of_and_the_o
     found = ask_for_statistics(link.grid, CONFIG, RunEvents())
     assert list(found.told) == ["west"]
     assert (
-        found.refused["north"] == "answered BLOCKED (code 214), its own guard held the answer back: its ledger says why"
+        found.refused["north"] == "answered BLOCKED (code 214), its own guard held the answer back; its ledger says why"
     )
     assert found.refused["east"].startswith("sent what was not agreed, dropped (histograms: names other than agreed")
 

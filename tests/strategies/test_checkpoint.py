@@ -309,7 +309,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_with(
     (run.path / PREVIOUS).write_bytes(b"")
     with pytest.raises(ConfigError) as caught:
         Checkpoint.load(run, smoke())
-    assert str(caught.value).endswith(f"nothing is left to go on with; move {run.path} away to begin anew")
+    assert str(caught.value).endswith(f"no checkpoint is left to resume from; move {run.path} away and start again")
     assert str(caught.value).count("is damaged") == 2
 
 

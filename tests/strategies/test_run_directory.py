@@ -58,13 +58,13 @@ def test_a_federations_folder_belongs_to_one_process_at_a_time_and_outlives_it(t
     folder = tmp_path / "federation" / "run"
     with another_process(folder) as process:
         assert folder.is_dir()
-        with pytest.raises(ConfigError, match=f"^{folder}: another process is at work on this run: wait"):
+        with pytest.raises(ConfigError, match=f"^{folder}: another process is working on this run; wait"):
             RunDirectory.of_federation(folder, patience_s=0)
         process.kill()  # as a crash would: nothing is tidied up
         process.wait()
         run = RunDirectory.of_federation(folder)
     assert json.loads((run.path / "results.json").read_text()) == {"stage": 1}
-    with pytest.raises(ConfigError, match="another process is at work"):
+    with pytest.raises(ConfigError, match="another process is working"):
         RunDirectory.of_federation(folder, patience_s=0.3)
     run.write_json("results.json", {"stage": 2})
 

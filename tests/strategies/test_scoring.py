@@ -222,7 +222,7 @@ def test_only_those_are_asked_who_are_to_score_a_row_whenever_they_come(stream: 
         stream.add()
         stream.catch_up()
     assert list(stream.scoring.students) == [0], "west has not scored it yet"
-    with pytest.raises(FederationError, match=r"^R is not whole, sites failed to score: west after stage 0$"):
+    with pytest.raises(FederationError, match=r"^R is incomplete because sites failed to score: west after stage 0$"):
         stream.scoring.see_that_all_is_scored()
     stream.join("west")
     stream.catch_up()

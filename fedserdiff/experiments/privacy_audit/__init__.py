@@ -1,1 +1,1 @@
-"""What an attacker gets of a run: attacks, the models they train, their report."""
+"""Privacy audit of a run: attacks, the models that they train, and their report."""

@@ -1,4 +1,4 @@
-"""What `audit.py privacy` asks of a hospital's stage: error maps, membership, canaries, and each attack's controls."""
+"""Attacks of ``fedserdiff audit privacy`` on a stage: error maps, membership, canaries, and their controls."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from sites.hospital import Hospital
 from sites.training import consolidate
 
 KINDS = ("null", "mri")
-"""Error maps that a hospital may share."""
+"""Kinds of error maps that a hospital may share."""
 
 FPRS = (0.01, 0.001)
 
@@ -31,15 +31,15 @@ IMAGES, LAST, GREEDY = "synthetic images", "last student", "student asked to tra
 COPIES, NEVER = "copies", "maps of a student that never saw them"
 MEMORISER, NEVER_SEEN = "a student that memorises", "patients never seen"
 DENSE, OTHERS = "gradient of a dense network", "gradient of another slice"
-"""Channels of the controls, of maps, weights and updates: the first of each has to leak, the second must not."""
+"""Channels of the controls for maps, weights and updates: the first of each pair must leak, the second must not."""
 
-_CANARIES, _UNPLANTED = 8, 64  # shapes planted at most, and never
-_MEMORISED, _AS_LONG = 2, 4  # patients of the model that memorises, and stages' worth of steps
+_CANARIES, _UNPLANTED = 8, 64  # largest number of planted shapes, and number of shapes never planted
+_MEMORISED, _AS_LONG = 2, 4  # patients of the memorising model, and its length in stages
 
 
 @dataclass(frozen=True)
 class Resemblance:
-    """Mean SSIM of true slices with what was reconstructed of them, and with the mean of other patients' slices."""
+    """Mean SSIM of true slices with their reconstructions, and with the mean of other patients' slices."""
 
     found: Interval
     mean_slice: Interval
@@ -47,26 +47,26 @@ class Resemblance:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attack found: how well it tells who was trained on, 0.5 being guessing.
+    """The result of one attack: how well it tells members from others, where 0.5 is guessing.
 
     Attributes
     ----------
     channel, attack : str
-        What the attacker has, and what it does.
+        What the attacker has, and what it does with it.
     stage : int
-        Of the student that is attacked.
+        Stage of the attacked student.
     site : str
-        Whose patients it is about.
+        Hospital of the patients.
     auc : Interval
-        With 95 % over patients (canaries: over shapes).
+        AUC with its 95 % interval over patients (canaries: over shapes).
     tpr : mapping of float to Interval or None
-        By FPR of `FPRS`; None where there are too few others to tell.
+        TPR at each FPR of `FPRS`; None if there are too few others.
     distance : DistanceTest or None
-        For error maps.
+        Distance test, for error maps.
     resemblance : Resemblance or None
-        For update inversion, whose AUC says how well a reconstruction tells its slice from other patients'.
+        For update inversion, whose AUC says how well a reconstruction tells its slice from other patients' slices.
     members, others : int
-        Patients, or shapes.
+        Number of patients, or shapes, in each group.
     """
 
     channel: str
@@ -81,11 +81,11 @@ class Finding:
     resemblance: Resemblance | None = None
 
 
-# What is shared of a stage
+# Maps, images and other data shared after a stage
 
 
 def attack_maps(target: Target, shadows: Sequence[Shadow], config: Settings) -> Iterator[Finding]:
-    """Hold the maps that the stage's student makes, of each kind, to training patients and to others."""
+    """Compare the error maps of the stage's student, of each kind, with training patients and with others."""
     for kind in KINDS:
 
         def shared(student: Student, patients: frozenset[str] | None = None, kind: str = kind) -> torch.Tensor:
@@ -100,7 +100,7 @@ def attack_maps(target: Target, shadows: Sequence[Shadow], config: Settings) -> 
 
 
 def attack_images(target: Target, config: Settings) -> Iterator[Finding]:
-    """Hold the synthetic images with masks of image replay to training patients and to others."""
+    """Compare the synthetic images and masks of image replay with training patients and with others."""
     images, masks = _images(target.student, target.hospital, config)
     yield from _compare(contours(masks), (), _outlines(target, config), CONTOUR, IMAGES, target, config)
 
@@ -115,13 +115,13 @@ def _outlines(target: Target, config: Settings) -> Callable[[Sequence[CachedCase
 
 
 Reference = tuple[torch.Tensor, frozenset[str]]
-"""What a shadow shares, and the patients that it was trained on."""
+"""What a shadow model would share, and the patients it was trained on."""
 
 
 def _compare_maps(
     maps: torch.Tensor, references: Sequence[Reference], channel: str, target: Target, config: Settings
 ) -> Iterator[Finding]:
-    """Compare maps with contours and true errors of training patients and of others."""
+    """Compare maps with contours and true errors of training patients and of other patients."""
 
     def errors(cases: Sequence[CachedCase]) -> torch.Tensor:
         image, truth = items(cases, config, target.device)
@@ -141,7 +141,7 @@ def _compare(
     target: Target,
     config: Settings,
 ) -> Iterator[Finding]:
-    """Compare what is shared with what `look` returns of each patient, alone and beside what shadows share."""
+    """Compare shared data with what `look` returns for each patient, plain and calibrated by the shadows' data."""
     members = len(patients_of(target.hospital.training))
     pool = patients_of([*target.hospital.training, *target.others])
     banks = [shared, *(of_shadow for of_shadow, _ in references)]
@@ -167,14 +167,14 @@ def _maps(
     stage: int = 1,
     adapter: SiteAdapter | None = None,
 ) -> torch.Tensor:
-    """Return the error maps of a kind that a hospital would share of a stage that ended with `student`."""
+    """Return the error maps of a kind that a hospital would share after a stage that ended with `student`."""
     sharing = config.replace({"method.shared_error_maps": kind, "privacy.dp_noise": 0.0}, method="ser-diff")
     kept = consolidate(student, stage, hospital, sharing, [ERROR_MAPS], adapter)
     return from_levels(kept[ERROR_MAPS]["maps"])
 
 
 def _images(student: Student, hospital: Hospital, config: Settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the synthetic images and masks that a hospital would share by image replay."""
+    """Return the synthetic images and masks that a hospital would share for image replay."""
     sharing = config.replace({"privacy.dp_noise": 0.0}, method="image-replay")
     kept = consolidate(student, 1, hospital, sharing, [SYNTHETIC_IMAGES])[SYNTHETIC_IMAGES]
     return kept["images"].float(), kept["masks"].float()
@@ -186,9 +186,9 @@ def _images(student: Student, hospital: Hospital, config: Settings) -> tuple[tor
 def attack_weights(
     target: Target, final: Student | None, shadows: Sequence[Shadow], config: Settings
 ) -> Iterator[Finding]:
-    """Ask a stage's student, and the last one, who was trained on: by its losses, alone and beside the shadows'.
+    """Attack membership in a stage's student and the last one, by losses, plain and calibrated by the shadows.
 
-    Of the first stage, too, what a coordinator gets that cheats: it has the hospital train for four stages' rounds.
+    For the first stage, also attack what a cheating coordinator gets, which lets the hospital train for four stages.
     """
     groups = (patients_of(target.hospital.training), patients_of(target.others))
     attacked = [(f"student of stage {target.stage}", target.student)]
@@ -209,7 +209,7 @@ def _ask(
     target: Target,
     config: Settings,
 ) -> Iterator[Finding]:
-    """Attack a student by each loss, taking patients of the first group for members, of the second for others."""
+    """Attack a student by each loss; the first group are the members, the second the others."""
     pool, members = [*groups[0], *groups[1]], len(groups[0])
     found = [losses(student, *items(cases, config, target.device), target.adapter) for cases in pool]
     for name in LOSSES:
@@ -227,10 +227,10 @@ def _ask(
 
 
 def attack_canaries(target: Target, shadows: Sequence[Shadow], config: Settings) -> Iterator[Finding]:
-    """Plant shapes in the first hospital's training patients, train a stage, and look for them in what it shares.
+    """Plant shapes in the first hospital's training patients, train a stage, and search for them in what it shares.
 
-    Some shapes look more like lesions than others do. Calibrated: how much nearer are maps to a shape than maps of the
-    stage's own student, which never saw it?
+    Some shapes resemble lesions more than others. The calibrated attack therefore asks how much nearer the maps are to
+    a shape than the maps of the stage's own student, which never saw it.
     """
     rng = rng_for(config, "canaries")
     training = list(target.hospital.training)
@@ -251,7 +251,7 @@ def attack_canaries(target: Target, shadows: Sequence[Shadow], config: Settings)
         if reference is not None:
             nearer = near - nearness(reference, shapes).max(0)[:, None]
             found, others = nearer[:planted], nearer[planted:]
-            if channel == NEVER:  # no shape is any other there: more of them tell more
+            if channel == NEVER:  # no shape was planted there, so more shapes give a better estimate
                 found, others = others[::2], others[1::2]
             yield finding(channel, CANARIES + CALIBRATED, target, list(found), list(others), rng)
 
@@ -274,11 +274,11 @@ def _outline(alone: NDArray[np.uint8], target: Target, config: Settings) -> torc
     return contours(slices[slices.flatten(1).any(1)])
 
 
-# Controls: what an attack has to find, and what it has not to
+# Controls: what an attack must find, and what it must not find
 
 
 def control_maps(target: Target, shadows: Sequence[Shadow], config: Settings) -> Iterator[Finding]:
-    """Attack a bank that holds copies of training patients' errors, and one of a student trained on other patients."""
+    """Attack a bank of copies of training patients' errors, and a bank from a student trained on other patients."""
     references = [(_maps(shadow.student, target.hospital, "null", config), shadow.patients) for shadow in shadows]
     copies = []
     for cases in patients_of(target.hospital.training):
@@ -296,7 +296,7 @@ def control_maps(target: Target, shadows: Sequence[Shadow], config: Settings) ->
 
 
 def control_weights(target: Target, shadows: Sequence[Shadow], config: Settings) -> Iterator[Finding]:
-    """Attack a model that memorises a few patients, and take patients for members whom the student has never seen."""
+    """Attack a model that memorises a few patients, and attack with members whom the student never saw."""
     few = patients_of(target.hospital.training)[:_MEMORISED]
     memoriser = train(target.before, [c for cases in few for c in cases], config, "memoriser", length=_AS_LONG)
     others = patients_of(target.others)
@@ -315,7 +315,7 @@ def finding(
     distance: DistanceTest | None = None,
     resemblance: Resemblance | None = None,
 ) -> Finding:
-    """Return what an attack's scores of members and of others amount to, by patient (or shape, or slice)."""
+    """Return the finding from an attack's scores of members and of others, by patient (or shape, or slice)."""
     tprs = {fpr: tpr_at(fpr, members, others, rng) for fpr in FPRS}
     whole, site = auc(members, others, rng), target.hospital.site.name
     return Finding(channel, attack, target.stage, site, whole, len(members), len(others), tprs, distance, resemblance)

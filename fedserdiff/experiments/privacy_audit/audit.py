@@ -1,4 +1,4 @@
-"""What an attacker gets from a finished run: ``audit.py privacy``."""
+"""Privacy audit of a finished run: ``fedserdiff audit privacy``."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -40,17 +40,17 @@ from sites.adapters import load_adapter
 from sites.hospital import open_hospital
 from strategies.run_directory import RunDirectory
 
-_STRANGERS = 4  # times as many patients of each phantom scanner as there are training cases: nobody trains on them
-_STRANGERS_SEED = 5000  # plus the run's: no run's own patients
+_STRANGERS = 4  # untrained patients of each phantom scanner, as a multiple of the training cases
+_STRANGERS_SEED = 5000  # plus the run's seed: different from any run's patients
 
 
 def audit_privacy(console: Console, run: Path, shadows: int, cache: Cache) -> None:
-    """Attack what a run's hospitals sent, print what came of it, and write ``privacy.json``, ``.csv`` and ``.html``.
+    """Attack what a run's hospitals sent, print the findings, and write ``privacy.json``, ``.csv`` and ``.html``.
 
     Raises
     ------
     ConfigError
-        Where the run is not finished or was trained on patches, or its stages are not one hospital's each.
+        If the run is not finished, was trained on patches, or has stages with several hospitals.
     """
     _tell_device(console, RunDirectory(run).read_origin().config)
     federation = reopen(console, RunDirectory(run), cache)
@@ -73,11 +73,11 @@ def audit_privacy(console: Console, run: Path, shadows: int, cache: Cache) -> No
 
 
 def _tell_device(console: Console, config: Settings) -> None:
-    """Say so where the attacks have to do without a GPU: they compute on what the run did."""
+    """Warn if the attacks run without a GPU although the run used one."""
     lacking = why_no_gpu() if config.machine.gpus_per_site > 0 and not torch.cuda.is_available() else None
     unusable = f"the run had a GPU, but {lacking}" if lacking else unusable_gpu()
     if unusable is not None:
-        warn(console, f"{unusable}: the attacks are computed on the CPU")
+        warn(console, f"{unusable}: the attacks run on the CPU")
 
 
 def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
@@ -85,14 +85,16 @@ def _tell(bars: Bars, bar: TaskID, site: str, what: str) -> None:
 
 
 def _check(run: Path, config: Settings) -> None:
-    """See that the run is finished, that each of its stages is one hospital's, and that attacks can judge it."""
+    """Check that the run is finished, that each stage has one hospital, and that the attacks apply to it."""
     one_each = config.arrival == "in-turn" and config.training.participation == "arriving"
     if not one_each or config.stages or config.method.name == "pooled":
-        raise ConfigError(f"{run}: its stages are not one hospital's each: an audit cannot say whose data leak")
+        raise ConfigError(
+            f"{run}: has stages with several hospitals, so an audit cannot attribute leaks to one of them"
+        )
     if config.training.patch:
         raise ConfigError(
-            f"{run}: was trained on patches (training.patch): attacks compare what left with whole slices or volumes, "
-            "and would not find a patient's patch that lies elsewhere"
+            f"{run}: was trained on patches (training.patch). The attacks compare what left with whole slices or "
+            "volumes and would miss patches at other positions"
         )
     missing = [
         f"student-of-stage-{stage}.pt"
@@ -100,7 +102,9 @@ def _check(run: Path, config: Settings) -> None:
         if not (run / f"student-of-stage-{stage}.pt").is_file()
     ]
     if missing:
-        raise ConfigError(f"{run}: holds no {', '.join(missing)}: not finished, or of an earlier version: run it anew")
+        raise ConfigError(
+            f"{run}: has no {', '.join(missing)}: it is unfinished or from an earlier version; run it again"
+        )
 
 
 def _target(run: Path, federation: Federation, stage: int, cache: Cache) -> Target:
@@ -130,22 +134,22 @@ def _strangers(config: Settings, stage: int, members: int, cache: Cache) -> Sequ
         cache.phantoms, config.data.phantom_stream, stage - 1, _STRANGERS * members, config.data.spacing_mm, seed
     )
     strange = replace(site, path=str(folder.resolve()), cases=(), test_cases=(), validation_cases=())
-    config = config.replace({"scoring.patients": "test", **UNVALIDATED})  # strangers need no side
+    config = config.replace({"scoring.patients": "test", **UNVALIDATED})  # strangers need no split
     found = open_hospital(strange, config, cache.prepared).cases
-    # Phantom hospitals number their patients alike.
+    # All phantom hospitals use the same patient numbers.
     return [replace(c, case=replace(c.case, patient=f"stranger {c.case.patient}")) for c in found]
 
 
 def _attacks(
     run: Path, target: Target, shadows: int, config: Settings, told: Callable[[str], None]
 ) -> Iterator[Iterator[Finding]]:
-    """Yield the attacks on a stage, each once it is told of; canaries, images and their controls belong to the first.
+    """Yield the attacks on a stage and report each; canaries, images and their controls are only for the first stage.
 
-    Updates are those of the last, which begins with a student that has learnt most.
+    Updates are attacked in the last stage, which begins with the student that has learned most.
     """
     last = len(config.sites)
     final = _student(run, config, last) if get_method(config.method.name).federated and target.stage < last else None
-    trained = train_shadows(target, shadows, config, lambda done: told(f"shadow model {done} of {shadows} is trained"))
+    trained = train_shadows(target, shadows, config, lambda done: told(f"shadow model {done} of {shadows} trained"))
     told("error maps")
     yield attack_maps(target, trained, config)
     told("lesion moments")

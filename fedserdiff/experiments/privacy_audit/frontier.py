@@ -1,4 +1,4 @@
-"""What methods win beside what they leak: ``audit.py frontier``."""
+"""Utility and leakage of methods side by side: ``fedserdiff audit frontier``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,31 +23,31 @@ from fedserdiff.wire import LESION_MOMENTS
 from strategies.run_directory import RunDirectory
 
 PRIVACY = "privacy.json"
-_COLUMNS = ("run", "final mean Dice % [95 %]", "worst AUC [95 %]", "of", "ε of a hospital", "what leaves")
+_COLUMNS = ("run", "final mean Dice % [95 %]", "worst AUC [95 %]", "worst attack", "ε of a hospital", "data sent")
 
 
 @dataclass(frozen=True)
 class _Worst:
-    """The attack that tells members from others best, on what a run's hospitals let out."""
+    """The attack that best tells members from others, on what a run's hospitals sent."""
 
     auc: Interval
     of: str
 
 
 def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
-    """Hold audited runs' Dice beside the worst attack on each; print it, and write ``frontier.*`` into `out`.
+    """Compare audited runs' Dice with the worst attack on each; print a table and write ``frontier.*`` into `out`.
 
     Raises
     ------
     ConfigError
-        Where a run is not finished, not of the same data, or not audited although an attack on it could tell something.
+        If a run is not finished, uses other data, or is not audited although an attack could find something.
     """
     records: dict[str, RunRecord] = {}
     for run in runs:
         record = load_run(run)
         name = _name(record.config)
         if name in records:
-            raise ConfigError(f"{run}, {records[name].path}: both are {name}: give one of them")
+            raise ConfigError(f"{run}, {records[name].path}: both are runs of {name}; give only one of them")
         records[name] = record
     data = _same_data(records)
     worst = {name: _worst(record) for name, record in records.items()}
@@ -59,7 +59,7 @@ def audit_frontier(console: Console, runs: Sequence[Path], out: Path) -> None:
     study = _study(records, dice, worst, data)
     out.mkdir(parents=True, exist_ok=True)
     write_study(out, "frontier", study, {})
-    shown = len(_COLUMNS) - 1  # what a terminal has room for
+    shown = len(_COLUMNS) - 1  # columns that fit into a terminal
     print_study(console, {**study, "columns": study["columns"][:shown], "rows": [r[:shown] for r in study["rows"]]})
     console.print(f"In {out}: frontier.html, frontier.csv, frontier.json", soft_wrap=True)
 
@@ -73,7 +73,7 @@ def _name(config: Settings) -> str:
 
 
 def _same_data(records: Mapping[str, RunRecord]) -> str:
-    """Return what data, patients and seed all the runs are of."""
+    """Return the data, patients and seed that all runs have in common, in words."""
     told, made = {}, {}
     for record in records.values():
         origin, config = RunDirectory(record.path).read_origin(), record.config
@@ -87,19 +87,19 @@ def _same_data(records: Mapping[str, RunRecord]) -> str:
     for run, origin in others:
         sites = [name for name, seal in origin.scans.items() if seal != first[1].scans.get(name)]
         if sites:
-            raise ConfigError(f"{first[0]}, {run}: are of other scans, or other cases, of {', '.join(sites)}")
+            raise ConfigError(f"{first[0]}, {run}: use different scans or cases of {', '.join(sites)}")
         versions = [
             f"{name} {first[1].versions.get(name)}, {version}"
             for name, version in origin.versions.items()
             if name != "python" and version != first[1].versions.get(name)
         ]
         if versions:
-            raise ConfigError(f"{first[0]}, {run}: were made by other versions: {'; '.join(versions)}")
+            raise ConfigError(f"{first[0]}, {run}: were made with different versions: {'; '.join(versions)}")
     return next(iter(told.values()))
 
 
 def _worst(record: RunRecord) -> _Worst:
-    """Return the worst of the attacks that chance differences between groups of patients cannot feign."""
+    """Return the worst of the attacks that chance differences between patient groups cannot mimic."""
     config = record.config
     method = get_method(config.method.name)
     if method.breaks_privacy:
@@ -108,7 +108,7 @@ def _worst(record: RunRecord) -> _Worst:
         return _Worst(Interval(0.5, None, None), "nothing")
     file = record.path / PRIVACY
     if not file.is_file():
-        raise ConfigError(f"{record.path}: holds no {PRIVACY}: run {as_called('audit')} privacy {record.path} first")
+        raise ConfigError(f"{record.path}: has no {PRIVACY}; run {as_called('audit')} privacy {record.path} first")
     found = [
         one
         for one in json.loads(file.read_bytes())["findings"]
@@ -121,7 +121,7 @@ def _worst(record: RunRecord) -> _Worst:
 
 
 def _leaves(config: Settings, one: Mapping[str, Any]) -> bool:
-    """Say whether what a finding is of leaves hospitals in such a run: its weights, and maps or images it shares."""
+    """Return whether a finding is about something that leaves hospitals in this run: weights, maps or images."""
     if one["channel"] in (f"student of stage {one['stage']}", LAST):
         return True
     shared = {
@@ -129,7 +129,7 @@ def _leaves(config: Settings, one: Mapping[str, Any]) -> bool:
         "synthetic-images": IMAGES,
         LESION_MOMENTS: MOMENTS,
     }
-    taught = (  # of which stages something is handed over
+    taught = (  # stages after which something is handed over
         one["stage"] == 1 or one["channel"] == MOMENTS or getattr(config.method, "teacher", "first") == "latest"
     )
     return taught and one["channel"] in [shared.get(record) for record in get_method(config.method.name).hands_over_all]
@@ -153,9 +153,9 @@ def _study(
     cases = sum(count[scored] for count in one.results["cases"].values())
     return {
         "name": "frontier",
-        "title": "What is won, and what leaks under these attacks",
-        "question": "What does a method's Dice cost in what an attacker learns of who was trained on? An AUC of 0.5 is "
-        "guessing, 1 is certainty.",
+        "title": "Utility, and leakage under these attacks",
+        "question": "How much does an attacker learn about who was trained on, compared with the Dice that a method "
+        "reaches? An AUC of 0.5 is guessing, 1 is certainty.",
         "data": f"{data}, {cases} {scored} cases",
         "leak": None,
         "columns": list(_COLUMNS),
@@ -174,13 +174,13 @@ def _study(
             ],
         },
         "sentences": [
-            "Worst: the highest AUC of calibrated attacks and canaries on what the run's hospitals let out. The "
-            "highest of many is high by chance, too: differences within the intervals mean nothing.",
-            "Raw scans that leave are copies of patients: 1 by construction. Of hospitals that train alone nothing "
-            "leaves: 0.5 by construction.",
-            "ε is of all training patients of a hospital together, at δ = 1e-5, over all rounds; an ε of hundreds "
-            "promises nothing, whatever attacks find.",
-            "One seed, and leakage measured under these attacks, not privacy.",
+            "Worst AUC is the highest AUC of calibrated attacks and canaries on what the run's hospitals sent. The "
+            "highest of many values is partly high by chance, so differences within the intervals mean nothing.",
+            "If raw scans leave, they are copies of patients, so the AUC is 1 by construction. If hospitals train "
+            "alone, nothing leaves, so it is 0.5 by construction.",
+            "ε covers all training patients of a hospital together, at δ = 1e-5, over all rounds. An ε of hundreds "
+            "guarantees nothing, regardless of what attacks find.",
+            "There is one seed, and this is leakage measured under these attacks, not a proof of privacy.",
         ],
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the moments of a hospital's lesions tell of who was averaged, with the attack's controls."""
+"""Membership attack on the moments of a hospital's lesions, with its controls."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,20 +14,20 @@ from fedserdiff.settings.experiment import Settings
 
 MOMENTS, INNER_PRODUCT = "lesion moments", "inner product" + CALIBRATED
 OF_TWO, NEVER_AVERAGED = "lesion moments of two patients", "lesion moments that never saw them"
-"""Channels of the controls: the first has to leak, the second must not."""
+"""Channels of the controls: the first must leak, the second must not."""
 
-_LEAST_PATIENTS = 5  # that lesion replay shares moments of, by default
-_FEWEST_OTHERS = 3  # who were not averaged: a population, and someone to hold against it
+_LEAST_PATIENTS = 5  # default minimum of patients for which lesion replay shares moments
+_FEWEST_OTHERS = 3  # patients not averaged: a population, and someone to compare with it
 
 
 def attack_moments(target: Target, config: Settings) -> Iterator[Finding]:
-    """Ask the means of a stage's lesions which patients were averaged."""
+    """Attack the means of a stage's lesions: which patients were averaged?"""
     members = patients_of(target.hospital.training)
     yield from _ask(MOMENTS, members, target.hospital.training, patients_of(target.others), target, config)
 
 
 def control_moments(target: Target, config: Settings) -> Iterator[Finding]:
-    """Attack means of two patients, and take patients for members whom the hospital's means have never seen."""
+    """Attack the means of two patients, and attack with members who are not in the hospital's means."""
     members, others = patients_of(target.hospital.training), patients_of(target.others)
     two = [case for cases in members[:2] for case in cases]
     yield from _ask(OF_TWO, members[:2], two, others, target, config, least=1)
@@ -43,7 +43,7 @@ def _ask(
     config: Settings,
     least: int | None = None,
 ) -> Iterator[Finding]:
-    """Attack the means of the cases that were averaged; nothing is found where too few patients were not."""
+    """Attack the means of the averaged cases; yield nothing if too few other patients exist."""
     if len(others) < _FEWEST_OTHERS or not members:
         return
     spacing_mm, rng = config.data.spacing_mm, rng_for(config, channel, INNER_PRODUCT, target.stage)
@@ -56,7 +56,7 @@ def _ask(
 
 
 def _means(cases: Sequence[CachedCase], spacing_mm: float) -> NDArray[np.float64]:
-    """Return the means of one patient's classes, NaN of those that it does not have."""
+    """Return the means of a patient's classes, NaN for classes that the patient does not have."""
     alone = moments_of(cases, spacing_mm, least=1)
     means = alone.means.astype(np.float64)
     means[alone.extent[:, 0] == 0] = np.nan

@@ -1,4 +1,4 @@
-"""Whose privacy is attacked, and the models that an attacker trains for it."""
+"""Targets of a privacy attack, and the models that an attacker trains."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from sites.training_set import Batch, TrainingSet
 
 @dataclass(frozen=True)
 class Target:
-    """A stage as an attacker sees it, and the patients whose membership is in question.
+    """A stage as an attacker sees it, and the patients whose membership is tested.
 
     Attributes
     ----------
     hospital : Hospital
-        Its `training` cases are the members; its `test` cases never were trained on. Its `validation` cases are
-        neither: settings may have been chosen by them.
+        Its `training` cases are the members; its `test` cases were never trained on. Its `validation` cases are
+        neither, since settings may have been chosen by them.
     strangers : sequence of CachedCase
-        Further patients of the same scanner that were never trained on; there are some of a phantom hospital.
+        Further patients of the same scanner who were never trained on; only phantom hospitals have them.
     stage : int
-        From 1.
+        Number of the stage, from 1.
     before, student : Student
-        As the stage began, and as it ended.
+        The student at the start and at the end of the stage.
     adapter : SiteAdapter or None
-        The hospital's.
+        The hospital's adapter.
     """
 
     hospital: Hospital
@@ -49,26 +49,26 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where the attack computes: where its models are."""
+        """Device of the attack, which is that of its models."""
         return self.student.device
 
     @property
     def others(self) -> list[CachedCase]:
-        """Everyone who is no member."""
+        """All patients who are not members."""
         return [*self.hospital.test, *self.strangers]
 
 
 @dataclass(frozen=True)
 class Shadow:
-    """A model as the attacker trains it.
+    """A shadow model, trained by the attacker.
 
     Attributes
     ----------
     student : Student
     patients : frozenset of str
-        Whom it was trained on.
+        Patients it was trained on.
     losses : mapping
-        Its losses on everyone else who is in question, by patient, as `fedserdiff.privacy.membership.losses`.
+        Its losses on all other tested patients, by patient, as in `fedserdiff.privacy.membership.losses`.
     """
 
     student: Student
@@ -77,7 +77,7 @@ class Shadow:
 
 
 class _Plain(Objective):
-    """L = L_seg on scans as an adapter shows them, which does not learn."""
+    """The objective L = L_seg on scans seen through a fixed adapter."""
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
         return {SEGMENTATION: Lesson(self.seen(batch.image).detach(), batch.truth, noise)}
@@ -91,7 +91,7 @@ def train(
     adapter: SiteAdapter | None = None,
     length: int = 1,
 ) -> Student:
-    """Return a student that goes on from `start` for `length` stages on these cases, by L_seg; `name` seeds it."""
+    """Train a copy of `start` with L_seg for `length` stages on these cases; `name` seeds the training."""
     student = Student(config).to(start.device)
     student.load_state_dict(start.state_dict())
     training_set = TrainingSet(cases, config, start.device)
@@ -101,7 +101,7 @@ def train(
 
 
 def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
-    """Return cases by their patient."""
+    """Group cases by patient."""
     found: dict[str, list[CachedCase]] = {}
     for cached in cases:
         found.setdefault(cached.case.patient, []).append(cached)
@@ -109,7 +109,7 @@ def patients_of(cases: Sequence[CachedCase]) -> list[list[CachedCase]]:
 
 
 def items(cases: Sequence[CachedCase], config: Settings, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return image and truth of a patient's items that show tumour, on a device; of all its items where none does."""
+    """Return image and truth of a patient's items with tumour, on a device; of all items if none shows tumour."""
     training_set = TrainingSet(cases, config, device)
     batch = training_set.batch(torch.arange(len(training_set)))
     shows = batch.truth.flatten(1).any(1)
@@ -118,10 +118,11 @@ def items(cases: Sequence[CachedCase], config: Settings, device: torch.device) -
 
 
 def train_shadows(target: Target, count: int, config: Settings, told: Callable[[int], None]) -> list[Shadow]:
-    """Return shadow models of a stage; `told` hears of each.
+    """Train shadow models of a stage; `told` is called after each.
 
-    A shadow goes on from the student that the stage began with, as the attacker can, on as many patients, drawn from
-    members and others alike, by L_seg alone. Of two in a row none shares a patient: someone leaves out each.
+    A shadow continues from the student at the start of the stage, as an attacker can. It trains with L_seg on as many
+    patients as the stage, drawn from members and others. The two shadows of a pair share no patient, so every patient
+    is left out by one of them.
     """
     rng = rng_for(config, "shadows", target.stage)
     pool = patients_of([*target.hospital.training, *target.others])
@@ -143,5 +144,5 @@ def train_shadows(target: Target, count: int, config: Settings, told: Callable[[
 
 
 def rng_for(config: Settings, *purpose: str | int) -> np.random.Generator:
-    """Return the generator of an attack's draws for one purpose, from the config's seed."""
+    """Return the random generator for one purpose of an attack, seeded by the config."""
     return np.random.default_rng(generator(config.seed, "privacy", *purpose).initial_seed())

@@ -1,4 +1,4 @@
-"""Tables, plots and pages of what an attacker gets."""
+"""Tables, plots and pages of a privacy audit."""
 
 import csv
 import io
@@ -35,19 +35,19 @@ from fedserdiff.wire import LESION_MOMENTS
 
 _COLUMNS = (
     "patients of", "attack on", "by", "AUC [95 %]", "TPR % at FPR 1 %, 0.1 %", "distance ratio [95 %]", "p",
-    "SSIM, of the mean slice", "where it leaks, AUC", "where nothing can", "members : others",
+    "SSIM, of the mean slice", "positive control, AUC", "negative control, AUC", "members : others",
 )  # fmt: skip
 
 _NEGATIVE = (NEVER, NEVER_SEEN, OTHERS, NEVER_AVERAGED)
 _POSITIVE = (COPIES, MEMORISER, DENSE, OF_TWO)
 
 
-_SHOWN = ("patients of", "attack on", "by", "AUC [95 %]", "where nothing can")
-"""Columns that a terminal has room for."""
+_SHOWN = ("patients of", "attack on", "by", "AUC [95 %]", "negative control, AUC")
+"""Columns that fit into a terminal."""
 
 
 def for_terminal(study: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study with its main columns, and of the rows on each channel of each site the one of the highest AUC."""
+    """Return a study with its main columns and, for each channel of each site, only the row with the highest AUC."""
     best: dict[tuple[Any, Any], Sequence[Any]] = {}
     for row in study["rows"]:
         channel = (row[0], row[1])
@@ -55,11 +55,11 @@ def for_terminal(study: Mapping[str, Any]) -> dict[str, Any]:
             best[channel] = row
     places = [study["columns"].index(name) for name in _SHOWN]
     rows = [[row[place] for place in places] for row in best.values()]
-    return {**study, "title": f"{study['title']}, the strongest of each", "columns": list(_SHOWN), "rows": rows}
+    return {**study, "title": f"{study['title']}, the strongest attack on each", "columns": list(_SHOWN), "rows": rows}
 
 
 def study_of(everything: Sequence[Finding], federation: Federation, shadows: int) -> dict[str, Any]:
-    """Return the findings as a study's table, plot and sentences, controls beside what they are controls of."""
+    """Return the findings as a study's table, plot and sentences, with controls beside their attacks."""
     config = federation.config
     found = [one for one in everything if one.channel not in (*_POSITIVE, *_NEGATIVE)]
     controls = [one for one in everything if one not in found]
@@ -81,10 +81,10 @@ def study_of(everything: Sequence[Finding], federation: Federation, shadows: int
     return {
         "name": "privacy",
         "title": f"Leakage measured under these attacks: {config.method.name}",
-        "question": "How well does an attacker tell whom a hospital trained on, from what left it? An AUC of 0.5 is "
-        "guessing, 1 is certainty.",
+        "question": "How well can an attacker tell, from what left a hospital, which patients it trained on? An AUC "
+        "of 0.5 is guessing, 1 is certainty.",
         "data": f"{federation.data} data, profile {config.profile}, {len(config.sites)} sites, seed {config.seed}, "
-        f"{shadows} shadow models a stage",
+        f"{shadows} shadow models for each stage",
         "leak": _first_of_all(found, controls),
         "columns": list(_COLUMNS),
         "rows": rows,
@@ -97,11 +97,11 @@ _SHORT = {
     "null error maps": "null", "mri error maps": "mri", IMAGES: "image", MOMENTS: "moments",
     EXACT: "slice", ONE_STEP: "step", ROUND: "round",
 }  # fmt: skip
-"""Channels of the plot, but for the weights of the own stage."""
+"""Short names of channels in the plot; the weights of a stage's student are added to them."""
 
 
 def _plot(found: Sequence[Finding]) -> dict[str, Any]:
-    """Return bars of the AUC of each attack in its strictest form; nearness alone is left to the table."""
+    """Return bars of the AUC of each attack in its strictest form; plain nearness is only in the table."""
     sites = list(dict.fromkeys(one.site for one in found))
     known = {(one.channel, one.attack) for one in found}
     own = [
@@ -127,7 +127,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
 
     return {
         "kind": "bars",
-        "x_label": "attack, calibrated but for images and updates",
+        "x_label": "attack (calibrated, except images and updates)",
         "y_label": "AUC (0.5 is guessing)",
         "log_x": False,
         "series": [series(site) for site in sites],
@@ -135,7 +135,7 @@ def _plot(found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str | None:
-    """Return what is to be read before any figure: what null maps tell, and attacks that did not prove themselves."""
+    """Return warnings to read first: leaks of null maps, and attacks whose controls failed."""
     null = [one for one in found if one.channel.startswith("null")]
     told = [one for one in null if _nearer(one) or (_leaks(one) and one.attack.endswith(CALIBRATED))]
     silent = [one for one in controls if one.channel in _POSITIVE and not _leaks(one)]
@@ -145,49 +145,55 @@ def _first_of_all(found: Sequence[Finding], controls: Sequence[Finding]) -> str 
         of = ", ".join(f"{one.site} by {one.attack}" for one in told)
         sentences.append(f"Null error maps tell members from others ({of})")
     if silent:
-        sentences.append(f"found too little where it leaks, so that their findings say nothing: {_attacks_of(silent)}")
+        sentences.append(
+            f"found too little in the positive control, so their findings mean nothing: {_attacks_of(silent)}"
+        )
     if alarmed:
-        sentences.append(f"found something where nothing can leak, so that theirs are no leak: {_attacks_of(alarmed)}")
+        sentences.append(
+            f"found something in the negative control, so their findings are not leaks: {_attacks_of(alarmed)}"
+        )
     return "; ".join(sentences) or None
 
 
 def _sentences(found: Sequence[Finding], config: Settings) -> list[str]:
     leaks = [one for one in found if _leaks(one)]
-    maps = "weights alone" if config.shared_error_maps == "none" else f"{config.shared_error_maps} error maps"
+    maps = "only weights" if config.shared_error_maps == "none" else f"{config.shared_error_maps} error maps"
     kinds = {
         "error-maps": maps,
         "synthetic-images": IMAGES,
         LESION_MOMENTS: MOMENTS,
-        "fisher": "how much weights matter",
+        "fisher": "the Fisher information of weights",
     }
     records = get_method(config.method.name).hands_over_all
     shared = " and ".join(kinds.get(record, f"{record}, which this audit does not attack") for record in records)
     worst = "; ".join(f"{one.site}, {one.channel}, {one.attack}: {one.auc.value:.2f}" for one in leaks)
     return [
-        f"The hospitals of this run shared {shared or 'weights alone'}; maps, images and moments "
-        "beside are what its students and hospitals would have shared.",
-        f"Of {len(found)} findings {len(leaks)} have an AUC above 0.5 with their whole interval. {worst}".strip(),
-        "A distance ratio below 1: shared maps are nearer to training patients than to as many others; p is of a "
-        "permutation test. Training patients and others differ by chance: what plain nearness alone shows is that. "
-        "Weights are attacked with the hospital's adapter, which never leaves: without it less is "
-        "found.",
-        "Where it leaks: maps that are copies of patients' errors or of canaries' contours; a student that "
-        "memorises two patients; moments of two patients; a dense network's gradient. Where nothing can: "
-        "maps of a student that never saw them, patients never seen or averaged, the gradient of another slice.",
-        "Update inversion: the attacker knows each slice's outline and truth. Its AUC says how well what it "
-        "reconstructs tells the slice from other patients'; SSIM with the true slice, and of the mean slice with it.",
-        "Other attacks may find more: this is leakage measured under these attacks, not privacy. One seed: how much "
-        "training varies from seed to seed is not in the intervals.",
+        f"The hospitals of this run shared {shared or 'only weights'}. Other maps, images and moments in the table "
+        "are what its students and hospitals would have shared.",
+        f"In {len(leaks)} of {len(found)} findings the whole interval of the AUC is above 0.5. {worst}".strip(),
+        "A distance ratio below 1 means that shared maps are nearer to training patients than to as many others; p "
+        "comes from a permutation test. Training patients and others also differ by chance, and plain nearness shows "
+        "only this difference. Weights are attacked with the hospital's adapter, which never leaves the hospital; "
+        "without it attacks find less.",
+        "Positive controls, which must leak: maps that are copies of patients' errors or of canaries' contours; a "
+        "student that memorises two patients; moments of two patients; a dense network's gradient. Negative "
+        "controls, which cannot leak: maps of a student that never saw the patients, patients never seen or "
+        "averaged, the gradient of another slice.",
+        "Update inversion: the attacker knows each slice's outline and truth. Its AUC says how well the "
+        "reconstruction tells the slice from other patients' slices. SSIM is that of the reconstruction with the "
+        "true slice, and that of the mean slice with it.",
+        "Other attacks may find more: this is leakage measured under these attacks, not a proof of privacy. There is "
+        "one seed, so the intervals do not include the variation of training between seeds.",
     ]
 
 
 def _leaks(one: Finding) -> bool:
-    """Say whether an attack found something: the whole interval is above guessing, or its value where it has none."""
+    """Return whether an attack found something: its whole interval, or its value without one, is above guessing."""
     return (one.auc.value if one.auc.low is None else one.auc.low) > 0.5
 
 
 def _nearer(one: Finding) -> bool:
-    """Say whether shared maps are nearer to training patients with the whole interval."""
+    """Return whether shared maps are nearer to training patients, with the whole interval below 1."""
     return one.distance is not None and one.distance.ratio.high is not None and one.distance.ratio.high < 1
 
 
@@ -196,7 +202,7 @@ def _attacks_of(controls: Sequence[Finding]) -> str:
 
 
 def with_ends(interval: Interval) -> str:
-    """Return a value and its interval as a table shows them."""
+    """Return a value and its interval as text for a table."""
     ends = "" if interval.low is None else f" [{interval.low:.2f}, {interval.high:.2f}]"
     return f"{interval.value:.2f}{ends}"
 
@@ -210,7 +216,7 @@ def _percent(interval: Interval | None) -> str:
 
 
 def write_study(folder: Path, name: str, study: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Write a study as NAME.json, with `more` beside it, NAME.csv and NAME.html."""
+    """Write a study as NAME.json (with the entries of `more`), NAME.csv and NAME.html."""
     text = json.dumps({**study, **more}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     table = io.StringIO(newline="")
     csv.writer(table).writerows([study["columns"], *study["rows"]])

@@ -1,4 +1,4 @@
-"""What `audit.py privacy` makes of the updates of a round: can a slice be had back from how the weights changed?"""
+"""Update inversion in ``fedserdiff audit privacy``: can a slice be reconstructed from a change of the weights?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -23,17 +23,17 @@ from fedserdiff.settings.training import one_round
 from sites.local_privacy import privatised, simulated_key
 
 EXACT, ONE_STEP, ROUND = "gradient of a slice", "step on a slice", "round"
-_SLICES = 4  # one of as many patients
+_SLICES = 4  # one slice from each of so many patients
 _STEPS = 100
-_NOISE = 1e-3  # in sensitivities, where the run itself has none: beside each update the same with noise
-_HIDDEN = 64  # of the dense network
+_NOISE = 1e-3  # noise in sensitivities if the run has none: each update is also attacked with noise
+_HIDDEN = 64  # hidden units of the dense network
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice of a training patient, or its volume in 3D, alone in its `case`.
+    """A slice of a training patient, or the volume in 3D, with a `case` that contains nothing else.
 
-    `image` (1, 4, *grid) is as the student sees it, behind the adapter; `truth` has shape (1, 3, *grid).
+    `image` (1, 4, *grid) is what the student sees, after the adapter; `truth` has shape (1, 3, *grid).
     """
 
     case: CachedCase
@@ -47,7 +47,7 @@ class _Slice:
 
 @dataclass(frozen=True)
 class _Network:
-    """What an attacker differentiates: logits of an image, and the weights that they depend on."""
+    """What an attacker differentiates: the logits of an image, and the weights that they depend on."""
 
     logits: Callable[[torch.Tensor], torch.Tensor]
     weights: Sequence[nn.Parameter]
@@ -64,9 +64,9 @@ class _Network:
 
 
 def attack_updates(target: Target, config: Settings) -> Iterator[Finding]:
-    """Reconstruct slices of a hospital from the gradient of one, a step on one, and a round, without and with noise.
+    """Reconstruct slices from the gradient of a slice, a step on a slice and a round, without and with noise.
 
-    The attacker is told each slice's truth and outline.
+    The attacker knows each slice's truth and outline.
     """
     slices = _slices(target, config)
     if len(slices) < 2:
@@ -93,7 +93,7 @@ def attack_updates(target: Target, config: Settings) -> Iterator[Finding]:
 
 
 def control_updates(target: Target, config: Settings) -> Iterator[Finding]:
-    """Attack a dense network, whose gradient shows its input, and hand the attacker the gradient of another slice."""
+    """Attack a dense network, whose gradient reveals its input, and attack with the gradient of another slice."""
     slices = _slices(target, config)
     if len(slices) < 2:
         return
@@ -113,7 +113,7 @@ def _attack(
     target: Target,
     config: Settings,
 ) -> Finding:
-    """Reconstruct the first slices from what is told of each; score whether each resembles its own above the others."""
+    """Reconstruct the first slices from their updates; score whether each resembles its own slice more than others."""
     attacked = slices[: len(told)]
     found = [
         (reconstruct(update, network.gradient_at(one.truth), one.inside, len(config.data.modalities), _STEPS), one)
@@ -133,7 +133,7 @@ def _attack(
 
 
 def _slices(target: Target, config: Settings) -> list[_Slice]:
-    """Return of each training patient the slice that shows most tumour."""
+    """Return the slice with most tumour of each training patient."""
     found = []
     for cases in patients_of(target.hospital.training):
         case = _alone(cases[0], config)
@@ -143,7 +143,7 @@ def _slices(target: Target, config: Settings) -> list[_Slice]:
 
 
 def _alone(cached: CachedCase, config: Settings) -> CachedCase:
-    """Return the case with one slice of it left; in 3D as it is."""
+    """Return the case with all but one slice emptied; unchanged in 3D."""
     if config.data.spatial_dims == 3:
         return cached
     whole, masks = cached.prepared.image, cached.prepared.mask
@@ -154,9 +154,10 @@ def _alone(cached: CachedCase, config: Settings) -> CachedCase:
 
 
 def _start(target: Target, config: Settings) -> Student:
-    """Return the student that the round begins with.
+    """Return the student at the start of the round.
 
-    All gradients of an untrained one but its last layer's are 0: in stage 1 the student at its end stands for it.
+    In an untrained student, all gradients except the last layer's are 0; in stage 1 the student at the stage's end is
+    used instead.
     """
     student = Student(config.replace({"network.precision": "fp32"})).to(target.device)
     student.load_state_dict((target.before if target.stage > 1 else target.student).state_dict())
@@ -164,7 +165,7 @@ def _start(target: Target, config: Settings) -> Student:
 
 
 def _coarse(student: Student) -> _Network:
-    """Return the network that sees the scan alone; the refiner's gradient, noised, showed less of it (measured)."""
+    """Return the coarse network, which sees only the scan; the refiner's noisy gradient revealed less (measured)."""
     return _Network(student.coarse_logits, list(student.coarse.parameters()))
 
 
@@ -184,13 +185,13 @@ def _dense(one: _Slice, config: Settings) -> _Network:
 
 
 def _change(start: Student, cases: Sequence[CachedCase], config: Settings, target: Target) -> ArrayRecord:
-    """Return what a hospital would send that trains on these cases alone."""
+    """Return the change that a hospital would send after training only on these cases."""
     trained = train(start, cases, config, "update", target.adapter)
     return wire.change_to_record(trained, wire.weights_to_record(start))
 
 
 def _told(start: Student, change: ArrayRecord) -> list[torch.Tensor]:
-    """Return what a change tells of the gradient of the coarse network: weights go against it."""
+    """Return the coarse network's gradient as a change reveals it: the negative of the weight change."""
     moved = deepcopy(start)
     wire.load_weights(moved, wire.changed(wire.weights_to_record(start), change))
     pairs = zip(start.coarse.parameters(), moved.coarse.parameters(), strict=True)

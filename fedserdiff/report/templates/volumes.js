@@ -10,11 +10,11 @@
   };
   const AXES = ["Sagittal", "Coronal", "Axial"];
   const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5, Home: -1e9, End: 1e9 };
-  // Bright where much is added or taken away, dark where little is: told apart with any colour vision.
+  // Bright for large errors, dark for small ones: distinct for any colour vision.
   const ADD = { R: [120, 255], G: [30, 160], B: [0, 40], A: [0, 255], I: [0, 255] };
   const TAKE = { R: [0, 90], G: [50, 190], B: [140, 255], A: [0, 255], I: [0, 255] };
   const FADE = 0.3; // a smaller error lets the scan through
-  const UNUSED = 8; // NiiVue draws the first colours of a long table wrongly: none of these is met in a volume
+  const UNUSED = 8; // NiiVue draws the first colours of a long table wrongly; these entries do not occur in a volume
 
   const panels = new Map();
   let position = [0, 0, 0]; // voxel
@@ -68,7 +68,7 @@
       } else if (layer.kind === "masks") {
         this.viewer.volumes[1].setColormapLabel(regionColours());
       }
-      this.viewer.setOpacity(1, Number(find("opacity").value)); // draws colours anew, too
+      this.viewer.setOpacity(1, Number(find("opacity").value)); // also redraws the colours
     }
 
     async open() {
@@ -99,7 +99,7 @@
     }
   }
 
-  /** The colour of each set of regions: that of the smallest one in it that is shown. */
+  /** Return the colour of each set of regions: that of its smallest visible region. */
   function regionColours() {
     const shown = new Set([...find("regions").querySelectorAll("input:checked")].map((box) => Number(box.value)));
     const table = { R: [], G: [], B: [], A: [], I: [] };
@@ -145,7 +145,7 @@
     if (event.type === "keydown") step(STEPS[event.key]);
   }
 
-  /** How wide a view is for its height. */
+  /** Return the aspect ratio (width / height) of a view. */
   function ratio({ shape, spacing }) {
     const [x, y, z] = shape.map((count, axis) => count * spacing[axis]);
     return { "Axial": x / y, "Coronal": x / z, "Sagittal": y / z, "All three planes": (x + y) / (y + z) }[find("plane").value];
@@ -191,7 +191,7 @@
   }
 
   if (!document.createElement("canvas").getContext("webgl2")) {
-    fail("This browser has no WebGL 2, or it is switched off: the volumes cannot be drawn. Another browser, or one with graphics acceleration switched on, shows them.");
+    fail("The volumes cannot be drawn: this browser has no WebGL 2, or it is switched off. Use another browser, or switch graphics acceleration on.");
     return;
   }
   const bar = (map, end) => `rgb(${map.R[end]} ${map.G[end]} ${map.B[end]})`;
