@@ -33,7 +33,7 @@ def check_compiler(machine: Machine) -> None:
     Raises
     ------
     ConfigError
-        Where it cannot: a C++ compiler is missing, or fails.
+        If it cannot: a C++ compiler is missing, or fails.
     """
     if not machine.compile:
         return

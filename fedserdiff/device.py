@@ -86,7 +86,7 @@ def settle_gpus(asked: float | None, where: str, tell: Callable[[str], None]) ->
     Raises
     ------
     ConfigError
-        Where some were asked for and torch can use none.
+        If some were asked for and torch can use none.
     """
     if asked is None:
         asked = float(torch.cuda.is_available())

@@ -95,9 +95,9 @@ def find_release(folder: Path) -> str:
     Raises
     ------
     DataError
-        Where the folder cannot be read.
+        If the folder cannot be read.
     ConfigError
-        Where there is none, or are several.
+        If there is none, or are several.
     """
     named = [name for name, release in RELEASES.items() if look(folder, release).places]
     named += [MSD] if (folder / TABLE).is_file() else []
@@ -113,11 +113,11 @@ def find_all(folder: Path, release: str) -> FoundCases:
     Raises
     ------
     ConfigError
-        As `release_or_file`.
+        As for `release_or_file`.
     DataError
-        As `find_cases` and `find_decathlon_cases`.
+        As for `find_cases` and `find_decathlon_cases`.
     BadCasesError
-        Where no case can be used.
+        If no case can be used.
     """
     bad: BadCases = {}
     convention: Release | DecathlonDataset
@@ -138,7 +138,7 @@ def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, patients: 
     Raises
     ------
     ConfigError
-        Where two institutions would have one name, or a table by patients and by cases gives one case to two.
+        If two institutions would have one name, or a table by patients and by cases gives one case to two.
     """
     of_patient: dict[str, list[str]] = {}
     for case, patient in found.patients.items():

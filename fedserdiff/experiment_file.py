@@ -26,7 +26,7 @@ def read_experiment(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        Where the file cannot be read, or is no valid TOML or JSON.
+        If the file cannot be read, or is no valid TOML or JSON.
     """
     if file.suffix != _JSON:
         if not (tables := read_toml(file)):
@@ -45,7 +45,7 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     Raises
     ------
     ConfigError
-        As `read_experiment`, `layers_of` and `source_of`, and where a profile is named beside a run's ``config.json``.
+        As for `read_experiment`, `layers_of` and `source_of`, and if a profile is named beside a run's ``config.json``.
     """
     tables = read_experiment(file)
     own = {name: value for name, value in tables.items() if name not in (*_OF_HOSPITALS, *CHANNELS, PROVENANCE)}
@@ -73,7 +73,7 @@ def hospitals_of(file: Path | None, phantoms: int | None = None) -> Path | None:
     Raises
     ------
     ConfigError
-        As `read_experiment`, and where it names hospitals though a number of `phantoms` is asked for.
+        As for `read_experiment`, and if it names hospitals though a number of `phantoms` is asked for.
     """
     if file is None:
         return None

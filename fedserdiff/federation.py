@@ -84,7 +84,7 @@ def name_mapping_of(file: Path) -> Path | None:
     Raises
     ------
     ConfigError
-        As `read_toml`, and where the entry is not a path.
+        As for `read_toml`, and if the entry is not a path.
     """
     given = _of_all_sites(file)
     return (file.parent / given["name_mapping"]).resolve() if "name_mapping" in given else None
@@ -175,7 +175,7 @@ def cases_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        Where one is no string, is held out without being one of the cases, or is held out twice.
+        If one is no string, is held out without being one of the cases, or is held out twice.
     """
     named = {field: tuple(entry.get(field, ())) for field in CASE_FIELDS}
     for field, names in named.items():
@@ -218,7 +218,7 @@ def phantom_federation(
     Raises
     ------
     ConfigError
-        Where `count` is less than 1.
+        If `count` is less than 1.
     """
     if count < 1:
         raise ConfigError(f"sites: {count} is less than 1")

@@ -35,7 +35,7 @@ def write_whole(
     Raises
     ------
     OSError
-        Where it cannot be written, naming `file` or its folder; the file is then as it was.
+        If it cannot be written, naming `file` or its folder; the file is then as it was.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
@@ -62,7 +62,7 @@ def sync(descriptor: int) -> None:
     Raises
     ------
     OSError
-        Where the disk fails.
+        If the disk fails.
     """
     try:
         os.fsync(descriptor)
@@ -77,7 +77,7 @@ def sync_folder(folder: Path) -> None:
     Raises
     ------
     OSError
-        Where the disk fails, naming the folder.
+        If the disk fails, naming the folder.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

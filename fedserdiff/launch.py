@@ -73,9 +73,9 @@ def simulate(
     Raises
     ------
     ConfigError
-        Where Ray cannot be reached, or has not enough CPUs or GPUs for one site.
+        If Ray cannot be reached, or has not enough CPUs or GPUs for one site.
     FederationError
-        Where the engine stops for a reason of its own; the log says which.
+        If the engine stops for a reason of its own; the log says which.
     FedSerDiffError
         Whatever of ours the ServerApp raised.
     """

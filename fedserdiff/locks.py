@@ -34,7 +34,7 @@ def lock(descriptor: int, shared: bool = False) -> None:
     Raises
     ------
     BlockingIOError
-        Where a file system that does not wait by itself says for a minute that others hold it.
+        If a file system that does not wait by itself says for a minute that others hold it.
     """
     end = time.monotonic() + _PATIENCE_S
     while not _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):

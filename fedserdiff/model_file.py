@@ -41,7 +41,7 @@ def read_weights(file: Path, module: nn.Module) -> None:
     Raises
     ------
     DataError
-        Where the file cannot be read, is damaged, or holds the weights of something else.
+        If the file cannot be read, is damaged, or holds the weights of something else.
     """
     with _read_from(file):
         module.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
@@ -74,7 +74,7 @@ def save_model(file: Path, model: Segmenter) -> None:
     Raises
     ------
     StorageError
-        Where it cannot be written.
+        If it cannot be written.
     """
     state = {_STUDENT + name: tensor for name, tensor in model.student.state_dict().items()}
     if model.adapter is not None:
@@ -114,9 +114,9 @@ def load_model(file: Path | str, device: torch.device | str = "cpu", allow: Coll
     Raises
     ------
     ConfigError
-        Where the file names others.
+        If the file names others.
     DataError
-        Where the file cannot be read, or is no such model.
+        If the file cannot be read, or is no such model.
     """
     try:
         with safe_open(str(file), "pt") as opened:

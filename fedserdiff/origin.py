@@ -95,7 +95,7 @@ class Origin:
         Raises
         ------
         ConfigError
-            Where it is not what a simulation of this version writes.
+            If it is not what a simulation of this version writes.
         """
         try:
             data = values[PROVENANCE]

@@ -38,7 +38,7 @@ def load(name: str, group: str, own: Collection[str], what: str) -> object:
     Raises
     ------
     ConfigError
-        Where it cannot be imported, or nothing has this name; the text says which names there are.
+        If it cannot be imported, or nothing has this name; the text says which names there are.
     """
     try:
         if ":" in name:

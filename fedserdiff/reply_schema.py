@@ -91,7 +91,7 @@ def reply_rules(
     Raises
     ------
     ReplyError
-        Where no reply to such a message was agreed.
+        If no reply to such a message was agreed.
     """
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
@@ -231,9 +231,9 @@ def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDic
     Raises
     ------
     DivergedError
-        Where a value that is otherwise as agreed is not finite.
+        If a value that is otherwise as agreed is not finite.
     ReplyError
-        Where anything is missing, added or other than agreed. The text names agreed records only: it repeats nothing
+        If anything is missing, added or other than agreed. The text names agreed records only: it repeats nothing
         that a reply holds.
     """
     if set(content) != set(rules):
@@ -334,7 +334,7 @@ def check_update(content: RecordDict, config: Settings) -> None:
     Raises
     ------
     ReplyError
-        Where the root mean square of the weights' changes exceeds `max_update_rms`.
+        If the root mean square of the weights' changes exceeds `max_update_rms`.
     """
     if wire.ARRAYS not in content.array_records:
         return

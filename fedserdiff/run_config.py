@@ -24,7 +24,7 @@ def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[S
     Raises
     ------
     ConfigError
-        Where a key is unknown or its value is not allowed, or the method needs raw data of other hospitals: that is
+        If a key is unknown or its value is not allowed, or the method needs raw data of other hospitals: that is
         for simulations, and ``flwr run`` may reach real ones.
     """
     return _experiment(tuple(sorted(run_config.items())))

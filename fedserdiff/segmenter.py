@@ -101,7 +101,7 @@ class Segmenter:
         Raises
         ------
         DataError
-            As `prepare_scan`.
+            As for `prepare_scan`.
         """
         config = self.config
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
@@ -122,7 +122,7 @@ class Segmenter:
         Raises
         ------
         DataError
-            Where the folder holds no scan, or more than one.
+            If the folder holds no scan, or more than one.
         """
         found = find_scans([Path(folder)], self.convention.modalities, self.channels)
         if len(found.scans) != 1:

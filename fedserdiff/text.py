@@ -28,9 +28,9 @@ def read_text(file: Path) -> str:
     Raises
     ------
     ConfigError
-        Where it is in another encoding; the text names it, or the first line that is not UTF-8, and what to do.
+        If it is in another encoding; the text names it, or the first line that is not UTF-8, and what to do.
     OSError
-        Where it cannot be read.
+        If it cannot be read.
     """
     content = file.read_bytes()
     for mark, name in _OTHERS:
@@ -53,7 +53,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read or holds none.
+        As for `read_text`, and if the file cannot be read or holds none.
     """
     try:
         values = json.loads(read_text(file))
@@ -75,7 +75,7 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read or is no CSV.
+        As for `read_text`, and if the file cannot be read or is no CSV.
     """
     try:
         text = read_text(file)

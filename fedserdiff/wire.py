@@ -113,7 +113,7 @@ def load_weights(student: Student, record: ArrayRecord) -> None:
     Raises
     ------
     FederationError
-        Where names or numbers differ: the two sides run different configurations.
+        If names or numbers differ: the two sides run different configurations.
     """
     student.load_state_dict(_by_name(record, dict(student.named_parameters())), strict=False)
 
@@ -171,7 +171,7 @@ def unpacked(array: Array) -> NDArray[np.generic]:
     Raises
     ------
     FederationError
-        Where it is packed otherwise, or its data are not one whole stream of exactly as many values, and nothing else.
+        If it is packed otherwise, or its data are not one whole stream of exactly as many values, and nothing else.
     """
     size = math.prod(array.shape)
     if array.stype != PACKED or array.dtype not in _OF_ONE_BYTE or min(array.shape, default=0) < 0:
@@ -198,7 +198,7 @@ def samples_of(record: ArrayRecord) -> dict[str, torch.Tensor]:
     Raises
     ------
     FederationError
-        As `unpacked`.
+        As for `unpacked`.
     """
     return {
         name: torch.from_numpy((array.numpy() if array.stype != PACKED else unpacked(array)).copy())
@@ -212,7 +212,7 @@ def rules_of(method: Method, config: Settings, student: ArrayRecord) -> dict[str
     Raises
     ------
     ConfigError
-        Where the function that says it cannot be imported, or fails.
+        If the function that says it cannot be imported, or fails.
     """
     if not method.records:
         return {}
@@ -240,7 +240,7 @@ def memory_of(content: RecordDict, student: Student, config: Settings) -> dict[s
     Raises
     ------
     FederationError
-        Where the importance of weights does not fit the student, or samples are packed in another way than agreed or
+        If the importance of weights does not fit the student, or samples are packed in another way than agreed or
         would take more room than those of all sites: few bytes can be packed to fill any memory.
     """
     records = {n: r for n, r in content.array_records.items() if n not in (ARRAYS, LEFT_OUT) and not is_teacher(n)}

@@ -241,13 +241,13 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("table", "options", "says"),
     [
-        ("", [], "table.csv: has no row below its header"),
-        ("Subject_ID\nFeTS2022_00001\n", [], "no column of institutions: call it one of institution, .*Subject_ID"),
-        ("Partition_ID,Subject_ID\n1,BraTS2021_00001\n", [], "no column names a case that is there, such as FeTS2022_"),
-        (PARTITION + "9,FeTS2022_00001\n", [], "line 12: FeTS2022_00001 is of 9 here, and of 1 in line 3"),
+        ("", [], "table.csv: no rows below the header"),
+        ("Subject_ID\nFeTS2022_00001\n", [], "no institution column: call it one of institution, .*Subject_ID"),
+        ("Partition_ID,Subject_ID\n1,BraTS2021_00001\n", [], "no column names any of the cases on disk, such"),
+        (PARTITION + "9,FeTS2022_00001\n", [], "line 12: FeTS2022_00001 belongs to 9 here, but to 1 in line 3"),
         (PARTITION, ["--minimum", "6"], "no hospital has 6 cases of at least two patients: lower --minimum"),
-        (PARTITION, ["--order", "date"], "no column of dates: call it one of date"),
-        (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is no date"),
+        (PARTITION, ["--order", "date"], "no date column: call it one of date"),
+        (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is not a date"),
         (PARTITION, ["--test-share", "1.5"], "data.test_share: 1.5 is not"),
         (PARTITION, ["--test-share", "0.2", "--test-list", "x"], "leave one of them out"),
         (

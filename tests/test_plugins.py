@@ -239,7 +239,7 @@ def test_a_release_of_a_package_is_read_as_brats_own(
 def test_a_release_that_nothing_brings_is_refused_with_those_there_are(installed: None) -> None:
     with pytest.raises(ConfigError, match=r"unknown release 'north-mr': did you mean north-mri\? choose one of brats"):
         get_release("north-mr")
-    with pytest.raises(ConfigError, match=r"release fedserdiff_example.method:METHOD: is a Method, no Release"):
+    with pytest.raises(ConfigError, match=r"release fedserdiff_example.method:METHOD: is a Method, not a Release"):
         get_release(METHOD)
 
 

@@ -114,7 +114,7 @@ def node_key_bytes(public: bytes) -> bytes:
     Raises
     ------
     ConfigError
-        Where it is no public key on a NIST curve, which is all that Flower takes.
+        If it is no public key on a NIST curve, which is all that Flower takes.
     """
     try:
         key = load_ssh_public_key(public)

@@ -148,7 +148,7 @@ class HospitalKit:
         ------
         ConfigError
             Naming file and field of the first mistake found; also where the scans, the key or the certificate are not
-            there, and where the experiment names code of others that ``site.toml`` does not allow: none of it is
+            there, and if the experiment names code of others that ``site.toml`` does not allow: none of it is
             imported.
         """
         file = file_or_folder / SITE_FILE if file_or_folder.is_dir() else file_or_folder
@@ -195,7 +195,7 @@ def deployable(config: Settings) -> Settings:
     Raises
     ------
     ConfigError
-        Where the method breaks privacy, or a site is named wrongly, twice, or not at all.
+        If the method breaks privacy, or a site is named wrongly, twice, or not at all.
     """
     if get_method(config.method.name).breaks_privacy:
         raise ConfigError(f"method: {config.method.name} breaks privacy: it runs in a simulation only")

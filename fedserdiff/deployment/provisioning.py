@@ -59,10 +59,10 @@ def provision(out: Path, config: Settings, address: str, data: Mapping[str, str]
     Raises
     ------
     ConfigError
-        Where `out` holds something, the address is none, the experiment cannot run between real hospitals, or its
+        If `out` holds something, the address is none, the experiment cannot run between real hospitals, or its
         coarse network cannot be used.
     OSError
-        Where the disk refuses.
+        If the disk refuses.
     """
     host, _ = split_address(address, "coordinator")
     shared = deployable(config)

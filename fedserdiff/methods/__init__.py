@@ -78,7 +78,7 @@ def get_method(name: str) -> Method:
     Raises
     ------
     ConfigError
-        Where there is none; the text says which there are.
+        If there is none; the text says which there are.
     """
     if SIGN in name:
         return _combined(name)
@@ -96,7 +96,7 @@ def half_of(method: Method, half: str) -> Any:
     Raises
     ------
     ConfigError
-        Where it cannot be imported.
+        If it cannot be imported.
     """
     try:
         return pkgutil.resolve_name(half)

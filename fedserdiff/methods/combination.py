@@ -18,7 +18,7 @@ def combined(name: str, methods: Sequence[Method]) -> Method:
     Raises
     ------
     ConfigError
-        Where one of the others has nothing to add, or two would report one term, hand over one record, or declare a
+        If one of the others has nothing to add, or two would report one term, hand over one record, or declare a
         setting differently.
     """
     first, *others = methods

@@ -28,7 +28,7 @@ class MethodSettings(Group):
         Raises
         ------
         TypeError
-            Where they are another class's.
+            If they are another class's.
         """
         if not isinstance(method, cls):
             raise TypeError(f"{method.name} has no {cls.__name__}")

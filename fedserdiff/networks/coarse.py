@@ -24,7 +24,7 @@ def build_coarse(config: Settings) -> nn.Module:
     Raises
     ------
     ConfigError
-        As `check_coarse`.
+        As for `check_coarse`.
     """
     check_coarse(config)
     return _built(config.network, config.data, config.sample_shape)

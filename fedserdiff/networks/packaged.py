@@ -51,7 +51,7 @@ def nnunet(dims: int, in_channels: int, out_channels: int, grid: Sequence[int], 
     Raises
     ------
     ConfigError
-        Where the optional package is not installed.
+        If the optional package is not installed.
     """
     try:
         architectures = importlib.import_module("dynamic_network_architectures.architectures.unet")

@@ -115,7 +115,7 @@ def _nnunet() -> nn.Module:
     Raises
     ------
     ConfigError
-        Where the optional package is not installed.
+        If the optional package is not installed.
     """
     try:
         architectures = importlib.import_module("dynamic_network_architectures.architectures.unet")

@@ -16,7 +16,7 @@ def peaks() -> dict[str, float]:
     Raises
     ------
     ConfigError
-        Where the system has no ``/proc`` that tells it.
+        If the system has no ``/proc`` that tells it.
     """
     if not Path("/proc/self/clear_refs").exists():
         raise ConfigError("peak memory is read from Linux's /proc, which this system has not")

@@ -21,7 +21,7 @@ def run_apart(function: Callable[[T], R], argument: T, what: str, timeout_s: flo
     Raises
     ------
     FedSerDiffError
-        Where the process ended without an answer, or gave none in time; the text begins with `what`.
+        If the process ended without an answer, or gave none in time; the text begins with `what`.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)

@@ -54,7 +54,7 @@ def take_turns(
     Raises
     ------
     FedSerDiffError
-        Where a process ends early or takes too long.
+        If a process ends early or takes too long.
     """
     runners: list[_Runner] = []
     try:

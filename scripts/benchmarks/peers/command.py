@@ -122,7 +122,7 @@ def _stands(file: Path, task: Task) -> bool:
     Raises
     ------
     ConfigError
-        Where it is one of other patients, minutes or settings.
+        If it is one of other patients, minutes or settings.
     """
     if not file.exists():
         return False

@@ -20,7 +20,7 @@ def fold_of(hospitals: Sequence[Hospital], config: Settings, fold: int, folds: i
     Raises
     ------
     ConfigError
-        Where a hospital has fewer patients than there are folds, or two have cases of one name.
+        If a hospital has fewer patients than there are folds, or two have cases of one name.
     """
     split = [_split(hospital, config, fold, folds) for hospital in hospitals]
     together = Hospital(

@@ -71,7 +71,7 @@ def measured(task: Task) -> dict[str, Any]:
     Raises
     ------
     FedSerDiffError
-        As `run_apart`.
+        As for `run_apart`.
     """
     found, peak = run_apart(_measure, task, f"{task.name} (see {task.log})", _TIMEOUT_S)
     return {"asked": task.asked, **found, "peak_mib": peak}

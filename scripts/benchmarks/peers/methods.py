@@ -45,7 +45,7 @@ def chosen_methods(names: list[str]) -> list[str]:
     Raises
     ------
     ConfigError
-        Where one is unknown, or needs what is not installed.
+        If one is unknown, or needs what is not installed.
     """
     unknown = [name for name in names if name not in METHODS]
     if unknown:

@@ -39,7 +39,7 @@ def require_nnunet() -> None:
     Raises
     ------
     ConfigError
-        Where it is not.
+        If it is not.
     """
     if find_spec("nnunetv2") is None:
         raise ConfigError("nnU-Net is not installed: pip install 'fedserdiff[peers]', or leave it out of --methods")

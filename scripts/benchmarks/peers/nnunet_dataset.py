@@ -26,7 +26,7 @@ def write_dataset(hospital: Hospital, folder: Path) -> None:
     Raises
     ------
     ConfigError
-        As `region_labels`.
+        As for `region_labels`.
     """
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
@@ -68,7 +68,7 @@ def region_labels(convention: Convention) -> dict[str, list[int]]:
     Raises
     ------
     ConfigError
-        Where two regions overlap and neither lies in the other: such a label map cannot hold both.
+        If two regions overlap and neither lies in the other: such a label map cannot hold both.
     """
     names = list(convention.regions)
     order = [names[number] for number in convention.painting_order]
