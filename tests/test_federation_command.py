@@ -191,8 +191,11 @@ def test_a_hospital_of_two_patients_has_nobody_to_validate_on(call: Call) -> Non
 @pytest.mark.parametrize(
     ("listed", "says"),
     [
-        ("FeTS2022_00003\n", "site-1: no patient of this hospital is listed for its validation_cases: it needs some"),
-        ("FeTS2022_00000\nFeTS2022_00004\n", "FeTS2022_00000: listed to test on and to validate on"),
+        (
+            "FeTS2022_00003\n",
+            "site-1: no patient of this hospital is listed for its validation_cases: add at least one",
+        ),
+        ("FeTS2022_00000\nFeTS2022_00004\n", "FeTS2022_00000: on both lists, for testing and for validation"),
         ("FeTS2022_00001\nFeTS2022_00002\nFeTS2022_00004\n", "site-1: every patient of this hospital is listed"),
     ],
 )
@@ -278,7 +281,7 @@ def test_what_cannot_be_done_is_told_in_one_line(call: Call, table: str, options
 
 def test_a_release_that_names_do_not_tell_is_asked_for(call: Call) -> None:
     _cases(Path("data"), OF_GLI, NEW, "-")
-    assert "named as those of brats2023-gli and brats2024-gli: say which by --release" in call(MAPPING, fails=True)
+    assert "named as in brats2023-gli and brats2024-gli: name the release with --release" in call(MAPPING, fails=True)
 
 
 def test_the_file_is_of_hospitals_that_can_be_opened(

@@ -173,7 +173,7 @@ NONE, OTHER, FAILING = of("no_rules"), of("other_rules"), of("failing")
     ("method", "error", "told"),
     [
         ("NONE", ReplyError, "^no reply to a train.consolidate message was agreed$"),
-        ("OTHER", ReplyError, "^mine: test_plugins:other_rules gives shares a rule that is no ArrayRule$"),
+        ("OTHER", ReplyError, "^mine: test_plugins:other_rules: the rule of shares is not an ArrayRule$"),
         ("FAILING", ConfigError, "^method mine: records: test_plugins:failing fails .KeyError: 'nothing'.$"),
     ],
 )

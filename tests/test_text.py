@@ -61,7 +61,7 @@ def test_a_byte_order_mark_makes_no_difference(tmp_path: Path, kind: str) -> Non
     ("encoding", "said"),
     [
         ("utf-16", "is text in UTF-16: save it as text in UTF-8"),
-        ("utf-16-le", "holds null characters: it is text in UTF-16, or no text: save it as text in UTF-8"),
+        ("utf-16-le", "holds null characters: it is text in UTF-16, or not text: save it as text in UTF-8"),
         ("utf-32", "is text in UTF-32: save it as text in UTF-8"),
         ("cp1252", "not text in UTF-8 (byte 0xe9): save it as text in UTF-8"),
     ],
@@ -108,7 +108,7 @@ def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, mo
     with pytest.raises(ConfigError, match="tensorboard cannot write where a name is not UTF-8: give another --out"):
         check_tracker("tensorboard", tmp_path / BAD_NAME)
     monkeypatch.setattr("sys.argv", ["simulate.py", BAD_NAME])
-    with pytest.raises(ConfigError, match="Ray takes no name that is not UTF-8") as error:
+    with pytest.raises(ConfigError, match="Ray accepts only UTF-8 names") as error:
         simulate(ServerApp(), ClientApp(), 1, Resources(1), tmp_path / "flower.log", 1)
     assert str(error.value).startswith(BAD_NAME)
 

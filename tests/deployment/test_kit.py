@@ -126,11 +126,15 @@ def test_hospital_tightens_what_may_leave_it_and_never_widens_it(
         (
             'cases = ["BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009"]',
             "cases = [7]",
-            "cases: every case is named by a string",
+            "cases: every case name must be a string",
         ),
-        ('["BraTS2021_00008"]', '["BraTS2021_00006"]', "test_cases: 'BraTS2021_00006' is none of the cases"),
-        ('["BraTS2021_00009"]', '["BraTS2021_00006"]', "validation_cases: 'BraTS2021_00006' is none of the cases"),
-        ('["BraTS2021_00009"]', '["BraTS2021_00008"]', "validation_cases: 'BraTS2021_00008' is one of the test_cases"),
+        ('["BraTS2021_00008"]', '["BraTS2021_00006"]', "test_cases: 'BraTS2021_00006' is not one of the site's cases"),
+        (
+            '["BraTS2021_00009"]',
+            '["BraTS2021_00006"]',
+            "validation_cases: 'BraTS2021_00006' is not one of the site's cases",
+        ),
+        ('["BraTS2021_00009"]', '["BraTS2021_00008"]', "validation_cases: 'BraTS2021_00008' is also one of the test_cases"),
         (
             "# [egress]",
             "[egress]\nquota = 1",
