@@ -115,6 +115,6 @@ def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, mo
 
 def test_a_place_that_no_site_toml_can_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     site = Site("north", "brats2021", str(tmp_path / BAD_NAME))
-    with pytest.raises(ConfigError, match=r"site north: path: .*: site\.toml is UTF-8 and cannot hold this name"):
+    with pytest.raises(ConfigError, match=r"site north: path: .*: not UTF-8, so site\.toml cannot hold it"):
         provision(tmp_path / "out", make_settings("smoke", method="ser-diff", sites=(site,)), "localhost:1", {})
     assert not (tmp_path / "out").exists()
