@@ -108,7 +108,7 @@ def test_a_method_that_calls_itself_otherwise_than_its_entry_point_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path))
     forget()
     try:
-        with pytest.raises(ConfigError, match="method prior: calls itself size-prior"):
+        with pytest.raises(ConfigError, match="method prior: its name is size-prior"):
             get_method("prior")
     finally:
         forget()
@@ -185,9 +185,9 @@ def test_without_rules_nothing_leaves(method: str, error: type[Exception], told:
 @pytest.mark.parametrize(
     ("hands_over", "records", "told"),
     [
-        *((name, "a:b", f"hands_over: '{name}' is the name of another record") for name in sorted(TAKEN)),
-        ("mine", "", "hands_over, records: name a record and its rules, or neither"),
-        ("", "a:b", "hands_over, records: name a record and its rules, or neither"),
+        *((name, "a:b", f"hands_over: '{name}' is already the name of a record") for name in sorted(TAKEN)),
+        ("mine", "", "hands_over, records: declare a record with its rules, or neither"),
+        ("", "a:b", "hands_over, records: declare a record with its rules, or neither"),
     ],
 )
 def test_a_method_names_a_record_of_its_own_and_its_rules(hands_over: str, records: str, told: str) -> None:
