@@ -127,7 +127,7 @@ def test_a_network_is_distilled_at_what_it_offers_and_else_at_its_logits(name: s
         ),
         ("swin-unetr", {}, r"swin-unetr: cannot take images .*must be divisible by"),
         ("test_coarse:two_regions", {}, r"returns logits of shape \(2, 2, 16, 24\) instead of \(2, 3, 16, 24\)$"),
-        ("test_coarse:several", {}, "gives a list instead of one tensor of logits$"),
+        ("test_coarse:several", {}, "returns a list instead of one tensor of logits$"),
         ("test_coarse:by_value", {}, r"returns logits of shape \(2, 2, 16, 24\)"),
         ("test_coarse:doubled", {}, "weight is of type float64: weights must be float32$"),
         ("test_coarse:drawn", {}, "buffer drawn differs each time the network is built"),
