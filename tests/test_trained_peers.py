@@ -234,5 +234,5 @@ def test_unknown_folds_and_sites_are_told(script: Scripts, hospitals: list[Hospi
     assert command._folds("2,0", 3) == [2, 0]
     with pytest.raises(ConfigError, match="--fold: 3: choose from 0, 1, 2"):
         command._folds("1,3", 3)
-    with pytest.raises(ConfigError, match="no site south: choose from site-1, site-2"):
+    with pytest.raises(ConfigError, match="unknown site south: choose from site-1, site-2"):
         command._of_site(hospitals, "south")
