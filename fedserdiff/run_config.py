@@ -16,10 +16,11 @@ _OWN = ("profile", "sites", "home", "federation", "set")
 def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[Settings, Path]:
     """Return the experiment and its home, the folder with its ``cache`` and ``runs``.
 
-    Keys are ``profile``, ``method``, ``seed``, ``home``, ``sites`` (a number of phantom hospitals, which are written if
-    they do not exist yet) and ``set`` (any settings, as ``group.name=value`` separated by blanks, because Flower
-    accepts only keys that the app declares). An empty text counts as unset. Simulate real hospitals with ``fedserdiff
-    simulate`` instead, which sees all their cases and leaves out patients that an earlier site has.
+    Keys are ``profile``, ``method``, ``seed``, ``home``, ``sites`` and ``set``. ``sites`` is a number of phantom
+    hospitals, which are written if they do not exist yet. ``set`` holds any settings as ``group.name=value``, separated
+    by blanks, because Flower accepts only keys that the app declares. An empty text counts as unset. Simulate real
+    hospitals with ``fedserdiff simulate`` instead, which sees all their cases and leaves out patients that an earlier
+    site has.
 
     Raises
     ------

@@ -147,8 +147,8 @@ class HospitalKit:
         Raises
         ------
         ConfigError
-            If there is a mistake (the message names the file and field of the first one), if the scans, key or
-            certificate are missing, or if the experiment names third-party code that ``site.toml`` does not allow. Such
+            If there is a mistake, or the scans, key or certificate are missing; the message names the file and field
+            of the first fault. Also if the experiment names third-party code that ``site.toml`` does not allow; such
             code is never imported.
         """
         file = file_or_folder / SITE_FILE if file_or_folder.is_dir() else file_or_folder
