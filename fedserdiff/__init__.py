@@ -32,7 +32,7 @@ _OFFERED = {
     "make_settings": "fedserdiff.settings.sources",
     "simulate": "fedserdiff.experiments.api",
 }
-"""What the package offers, by the module that has it: each is imported when it is first asked for."""
+"""Module of each public name; a name is imported on first access."""
 
 
 def __getattr__(name: str) -> Any:
@@ -41,13 +41,13 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_OFFERED[name]), name)
 
 
-# Flower, Ray and MLflow report usage to their makers by default. A hospital's tool phones nobody. Flower reads its
-# variable when it is first imported, so this package is imported before it; the processes that Ray starts inherit all.
+# Flower, Ray and MLflow report usage to their makers by default; a hospital's tool must not. Flower reads its variable
+# on first import, so this package must be imported before it. Processes that Ray starts inherit the variables.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-# A container's user may have no entry in passwd. MONAI asks for the user's name as it is imported, Flower for a home.
+# A container's user may have no passwd entry, but on import MONAI needs a user name, and Flower a home directory.
 try:
     getpass.getuser()
 except (KeyError, OSError):
@@ -57,10 +57,10 @@ if not os.path.isabs(os.path.expanduser("~")):
 
 
 def be_a_program() -> None:
-    """Make this process independent of the shell that it was started from: a notebook's, one of few letters.
+    """Make this process independent of its shell's plotting backend and character encoding.
 
-    Our own programs call it; a library's user keeps the backend of the program at hand. It opens no window: matplotlib
-    cannot even be imported where ``MPLBACKEND`` names a backend that is not installed.
+    Only our own programs call it; in library use, the calling program keeps its backend. The backend opens no windows.
+    Without this, matplotlib cannot even be imported if ``MPLBACKEND``, as set in a notebook, names a missing backend.
     """
     os.environ["MPLBACKEND"] = "Agg"
     for stream in (sys.stdout, sys.stderr):

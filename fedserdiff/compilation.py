@@ -1,4 +1,4 @@
-"""What torch compiles where `machine.compile` asks for it: fewer and larger kernels, for a start of minutes."""
+"""Compilation with torch if `machine.compile` is set: fewer and larger kernels, but a start-up of minutes."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -15,34 +15,34 @@ T = TypeVar("T")
 
 
 def as_asked(function: Callable[P, T], machine: Machine) -> Callable[P, T]:
-    """Return a function of tensors, compiled where an experiment's settings ask for it.
+    """Return a function of tensors, compiled if the settings ask for it.
 
-    It is compiled anew for each shape of a batch and for what else decides its course, up to torch's bound of 8 times
-    a process; beyond that it runs as it is. CUDA graphs are not used: they would write over gradients that add up from
-    pass to pass, and over losses that are read a step later.
+    It is recompiled for each batch shape and each other condition that changes its control flow, up to torch's limit of
+    8 times per process; after that it runs uncompiled. CUDA graphs are not used: they would overwrite gradients that
+    accumulate over passes, and losses that are read one step later.
     """
     if not machine.compile:
         return function
-    torch.use_deterministic_algorithms(machine.repeatable, warn_only=True)  # as `use_device`, and the compiler is told
+    torch.use_deterministic_algorithms(machine.repeatable, warn_only=True)  # for the compiler, too
     return torch.compile(function, dynamic=False)
 
 
 def check_compiler(machine: Machine) -> None:
-    """See that torch can compile on this machine, by a trial, where an experiment's settings ask for it.
+    """Check with a trial that torch can compile on this machine, if the settings ask for it.
 
     Raises
     ------
     ConfigError
-        Where it cannot: a C++ compiler is missing, or fails.
+        If it cannot compile: a C++ compiler is missing or fails.
     """
     if not machine.compile:
         return
     try:
         torch.compile(_trial)(torch.ones(16, device=use_device(machine)))
-    except Exception as error:  # noqa: BLE001 - whatever torch's compilers raise
+    except Exception as error:  # noqa: BLE001 - torch's compilers may raise anything
         raise ConfigError(
-            f"machine.compile: torch cannot compile here ({one_line(error)}): install g++, or name a C++ compiler in "
-            "the environment variable CXX, or leave it false"
+            f"machine.compile: torch cannot compile here ({one_line(error)}): install g++, name a C++ compiler in the "
+            "environment variable CXX, or set machine.compile to false"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Where networks compute: on a GPU that torch can use, else on the CPU; and what is said of a GPU that is not used.
+"""The choice of device: a GPU that torch can use, otherwise the CPU, with a note on a GPU that is not used.
 
-All that runs a network asks here, so that there is one rule, and GPUs sum in the same order everywhere.
+All code that runs a network uses this module, so that the rule is the same everywhere and GPUs sum in the same order.
 """
 
 import os
@@ -15,15 +15,15 @@ import torch
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.groups import Machine
 
-_DRIVER_S = 10  # that NVIDIA's driver gets to say what it sees
+_DRIVER_S = 10  # time limit for NVIDIA's driver to list GPUs
 _HIDING = "CUDA_VISIBLE_DEVICES"
 
 
 def use_device(machine: Machine) -> torch.device:
-    """Return where this process computes by an experiment's settings, and have it sum as they say.
+    """Return the device of this process, and apply the settings for repeatability and memory.
 
-    That is torch's current GPU where a site has a share of one and torch can use it, else the CPU. Of a GPU that it
-    shares, a process takes no more memory than its share: one that would is refused, and its neighbours go on.
+    The device is torch's current GPU if a site has a share of one and torch can use it, otherwise the CPU. A process
+    takes at most its share of a shared GPU's memory: an allocation beyond it fails, and the other processes go on.
     """
     compute_repeatably(machine.repeatable)
     if machine.gpus_per_site == 0 or not torch.cuda.is_available():
@@ -33,21 +33,21 @@ def use_device(machine: Machine) -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the host's to a device, where it is needed; nothing waits for a GPU to have it."""
+    """Copy a host tensor to a device, if needed; the copy to a GPU is asynchronous."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a GPU has done all that it was given; a CPU has.
+    """Wait until a GPU has finished all work that was submitted; do nothing for a CPU.
 
-    Without it a clock tells when work was given, not when it was done.
+    Without it, timings end when work is submitted, not when it is done.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def room_on(device: torch.device) -> int:
-    """Return the bytes that a GPU, or this machine, has to spare; much, where the machine does not say."""
+    """Return the free memory in bytes of a GPU, or of this machine; `sys.maxsize` if that is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -58,35 +58,35 @@ def room_on(device: torch.device) -> int:
 
 
 def compute_repeatably(repeatable: bool = True) -> None:
-    """Have GPUs sum in the same order each time, where torch knows how, or let them choose; a CPU repeats anyway.
+    """Make GPUs sum in the same order every time, as far as torch can, or let them choose; sums on a CPU always repeat.
 
-    cuBLAS reads its setting when a process first multiplies on a GPU: this comes before. A user's own value stands. New
-    tensors are not filled besides, which takes 4 % of a step: nothing here reads what it has not written.
+    Call it before the first multiplication on a GPU, when cuBLAS reads its setting. A value that the user has set is
+    kept. New tensors are not filled, which would take 4 % of a step: nothing here reads uninitialised memory.
     """
     if repeatable:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # `use_deterministic_algorithms` says it to torch's compiler, too, and loads that: seconds at the start of each
-    # command. `compilation.as_asked` says it where something is compiled.
+    # `use_deterministic_algorithms` would also load torch's compiler, which takes seconds at the start of each command.
+    # `compilation.as_asked` calls it if something is compiled.
     torch.set_deterministic_debug_mode("warn" if repeatable else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # typed as a plain module
 
 
 def settle_gpus(asked: float | None, where: str, tell: Callable[[str], None]) -> float:
-    """Return how many GPUs of this machine a site at work gets.
+    """Return the number of this machine's GPUs for a site at work.
 
     Parameters
     ----------
     asked : float or None
-        What the user asked for; None is 1 where torch can use a GPU, else 0.
+        Number that the user requested; None means 1 if torch can use a GPU, else 0.
     where : str
-        The option or the field by which GPUs are asked for, to name it.
+        Name of the option or field that requests GPUs, for messages.
     tell : callable
-        Takes a line where nobody asked, and there is a GPU that torch cannot use.
+        Receives a line if `asked` is None and there is a GPU that torch cannot use.
 
     Raises
     ------
     ConfigError
-        Where some were asked for and torch can use none.
+        If GPUs were requested but torch cannot use any.
     """
     if asked is None:
         asked = float(torch.cuda.is_available())
@@ -94,14 +94,14 @@ def settle_gpus(asked: float | None, where: str, tell: Callable[[str], None]) ->
         if unusable is not None:
             tell(f"{unusable}: everything is computed on the CPU")
     elif asked > 0 and not torch.cuda.is_available():
-        raise ConfigError(f"{where}: {asked:g} asked for, but {why_no_gpu()}; {where} 0 computes on the CPU")
+        raise ConfigError(f"{where}: {asked:g} requested, but {why_no_gpu()}; use {where} 0 to compute on the CPU")
     return asked
 
 
 def unusable_gpu() -> str | None:
-    """Say of a GPU that its driver sees and torch cannot use which it is, and why; None where there is no such.
+    """Return which GPU the driver sees but torch cannot use, and why; None if there is none.
 
-    A GPU that the environment hides from this process is meant to be left alone.
+    A GPU that the environment hides from this process is not reported: it is hidden on purpose.
     """
     if torch.cuda.is_available() or _hidden():
         return None
@@ -110,13 +110,13 @@ def unusable_gpu() -> str | None:
 
 
 def why_no_gpu() -> str:
-    """Say why torch can use no GPU."""
+    """Return why torch cannot use any GPU."""
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
     else:
-        reason = "it counts none"
+        reason = "it finds none"
     hidden = f" ({_HIDING}={os.environ[_HIDING]!r} hides them)" if _hidden() else ""
     return f"torch {torch.__version__} can use none: {reason}{hidden}"
 
@@ -126,7 +126,7 @@ def _hidden() -> bool:
 
 
 def _seen_by_driver() -> str | None:
-    """Return the name of the first GPU that NVIDIA's driver has on this machine."""
+    """Return the name of the first GPU that NVIDIA's driver finds on this machine."""
     program = shutil.which("nvidia-smi")
     if program is not None:
         try:

@@ -1,4 +1,4 @@
-"""One folder's cases divided among hospitals, as a table says, and the federation file that names them."""
+"""The division of a folder's cases among hospitals, according to a table, and the resulting federation file."""
 
 import datetime
 import json
@@ -27,7 +27,7 @@ from fedserdiff.settings.experiment import CASE_FIELDS
 
 
 class ArrivalOrder(StrEnum):
-    """In which order hospitals arrive: of most cases first, as the table lists them, or of the earliest case first."""
+    """The order in which hospitals arrive: most cases first, as listed in the table, or earliest case first."""
 
     SIZE = "size"
     LISTED = "listed"
@@ -36,7 +36,7 @@ class ArrivalOrder(StrEnum):
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What lies in the folder: what files mean, by name each case's patient, and cases that cannot be used."""
+    """The cases of a folder: their convention, the patient of each by name, and those that cannot be used."""
 
     convention: Convention
     patients: Mapping[str, str]
@@ -45,18 +45,18 @@ class FoundCases:
 
 @dataclass(frozen=True)
 class Share:
-    """One hospital's part of the cases.
+    """One hospital's share of the cases.
 
     Attributes
     ----------
     name : str
-        As a federation file may have it.
+        Name that is valid in a federation file.
     institution : str
-        As the table has it.
+        Name in the table.
     cases, test_cases, validation_cases : tuple of str
-        Names, in order; those held out are empty where a share of the patients is to be.
+        Case names, sorted. Those held out are empty if a share of the patients is to be held out instead.
     date : date
-        Of the earliest case; the last there is where none has one.
+        Date of the earliest case; `date.max` if no case has one.
     """
 
     name: str
@@ -69,18 +69,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Division:
-    """What came of a table: hospitals in order of arrival, and whatever is in none of them.
+    """The division of cases by a table: hospitals in order of arrival, and the cases that belong to none.
 
     Attributes
     ----------
     hospitals : tuple of Share
-        Those in the file.
+        Hospitals in the federation file.
     small : tuple of Share
-        Those with too few cases or patients.
+        Hospitals with too few cases or patients.
     not_there : tuple of str
-        Names in the table without a case in the folder that can be used.
+        Names in the table without a usable case in the folder.
     nobodys : tuple of str
-        Cases of the folder that the table gives to nobody.
+        Cases of the folder that the table assigns to nobody.
     """
 
     hospitals: tuple[Share, ...]
@@ -90,34 +90,34 @@ class Division:
 
 
 def find_release(folder: Path) -> str:
-    """Return the release whose names a folder's cases have, where it is the only one.
+    """Return the only release whose naming the cases of a folder follow.
 
     Raises
     ------
     DataError
-        Where the folder cannot be read.
+        If the folder cannot be read.
     ConfigError
-        Where there is none, or are several.
+        If there is no such release, or several.
     """
     named = [name for name, release in RELEASES.items() if look(folder, release).places]
     named += [MSD] if (folder / TABLE).is_file() else []
     if len(named) != 1:
-        what = f"cases are named as those of {' and '.join(named)}" if named else "no case of a release is here"
-        raise ConfigError(f"{folder}: {what}: say which by --release")
+        what = f"its cases are named as in {' and '.join(named)}" if named else "it holds no case of a known release"
+        raise ConfigError(f"{folder}: {what}: name the release with --release")
     return named[0]
 
 
 def find_all(folder: Path, release: str) -> FoundCases:
-    """Find a folder's cases by the names of their files.
+    """Find the cases of a folder by their file names.
 
     Raises
     ------
     ConfigError
-        As `release_or_file`.
+        As for `release_or_file`.
     DataError
-        As `find_cases` and `find_decathlon_cases`.
+        As for `find_cases` and `find_decathlon_cases`.
     BadCasesError
-        Where no case can be used.
+        If no case can be used.
     """
     bad: BadCases = {}
     convention: Release | DecathlonDataset
@@ -133,12 +133,12 @@ def find_all(folder: Path, release: str) -> FoundCases:
 
 
 def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, patients: int, order: ArrivalOrder) -> Division:
-    """Give each case to the hospital that the table names; it needs `minimum` cases, of so many `patients`.
+    """Assign each case to the hospital that the table names; a hospital needs `minimum` cases and `patients` patients.
 
     Raises
     ------
     ConfigError
-        Where two institutions would have one name, or a table by patients and by cases gives one case to two.
+        If two institutions would get the same name, or a table that lists patients and cases assigns one case to two.
     """
     of_patient: dict[str, list[str]] = {}
     for case, patient in found.patients.items():
@@ -180,27 +180,27 @@ def divide(rows: Sequence[TableRow], found: FoundCases, minimum: int, patients: 
 
 
 def hold_out_listed(division: Division, listed: Mapping[str, Collection[str]], found: FoundCases) -> Division:
-    """Hold out the patients of lists, which name them or cases of theirs; every scan of theirs is held out.
+    """Hold out the patients that lists name, directly or by a case; all of a patient's scans are held out.
 
     Parameters
     ----------
     division : Division
-        Whose hospitals hold out nobody by name yet.
+        Division whose hospitals do not hold out anybody by name yet.
     listed : mapping
-        A list by the field of a site that it is for, ``test_cases`` or ``validation_cases``.
+        List of names for each field of a site, ``test_cases`` or ``validation_cases``.
     found : FoundCases
-        For the patient of each case.
+        Cases with their patients.
 
     Raises
     ------
     ConfigError
-        Naming each patient of both lists, and each hospital of whom a list names nobody, or which would have nobody to
-        train on.
+        If patients are on both lists, a list has no patient of a hospital, or a hospital would have none left for
+        training. The message names all of them.
     """
     patients = {field: {found.patients.get(name, name) for name in names} for field, names in listed.items()}
     faults = Faults(ConfigError)
     if len(patients) > 1 and (twice := sorted(set.intersection(*patients.values()))):
-        faults.add(f"{', '.join(twice)}: listed to test on and to validate on")
+        faults.add(f"{', '.join(twice)}: on both lists, for testing and for validation")
     hospitals = []
     for share in division.hospitals:
         held_out = {
@@ -208,11 +208,9 @@ def hold_out_listed(division: Division, listed: Mapping[str, Collection[str]], f
             for field, wanted in patients.items()
         }
         if sum(map(len, held_out.values())) >= len(share.cases):
-            faults.add(f"{share.name}: every patient of this hospital is listed: it needs some on each side")
+            faults.add(f"{share.name}: every patient of this hospital is listed: leave some for training")
         for field in [field for field, cases in held_out.items() if not cases]:
-            faults.add(
-                f"{share.name}: no patient of this hospital is listed for its {field}: it needs some on each side"
-            )
+            faults.add(f"{share.name}: no patient of this hospital is listed for its {field}: add at least one")
         hospitals.append(
             replace(
                 share,
@@ -227,9 +225,9 @@ def hold_out_listed(division: Division, listed: Mapping[str, Collection[str]], f
 def federation_text(
     division: Division, found: FoundCases, release: str, folder: Path, out: Path, shares: Mapping[str, float]
 ) -> str:
-    """Return the text of a federation file that lies at `out`: paths are relative to it.
+    """Return the text of the federation file `out`; paths in it are relative to its folder.
 
-    `shares` of patients to hold out are by their settings in the group ``data``.
+    `shares` are the shares of patients to hold out, by the name of their setting in the group ``data``.
     """
     base = out.parent.resolve()
     stated = os.path.relpath(Path(release).resolve(), base) if release.endswith(FILE_END) else release
@@ -251,7 +249,7 @@ def federation_text(
 
 
 def _site_name(institution: str) -> str:
-    """Return an institution's name as a site may have it: a number alone says not what it counts."""
+    """Return an institution's name as a valid site name; a bare number gets the prefix ``site-``."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", institution).strip("-.") or "site"
     return f"site-{plain}" if plain.isdecimal() else plain
 

@@ -1,4 +1,4 @@
-"""Errors whose text is written for the person who can mend them."""
+"""Errors whose messages are written for the person who can fix them."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ _ADVICE = {errno.EMFILE: "raise `ulimit -n`", errno.ENFILE: "close other program
 
 
 class FedSerDiffError(Exception):
-    """Base of every error that a user can mend; command lines print its text and exit non-zero.
+    """Base class of errors that a user can fix; commands print the message and exit with a non-zero status.
 
     Parameters
     ----------
     *faults : str
-        What is wrong: the text has a line for each of the first 20, and says how many more there are.
+        What is wrong. The message has one line for each of the first 20, then the number of further ones.
     advice : str
-        What to do about all of them, for a line of its own.
+        What to do about them, on a line of its own.
     """
 
     def __init__(self, *faults: str, advice: str = "") -> None:
@@ -31,16 +31,16 @@ class FedSerDiffError(Exception):
 
 
 class ConfigError(FedSerDiffError):
-    """A setting, a flag or a federation file asks for something that cannot be done."""
+    """A setting, an option or a federation file requests something impossible."""
 
 
 class DataError(FedSerDiffError):
-    """A case on disk cannot be used; the text names the file and what is wrong with it."""
+    """A case on disk cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class CaseFault:
-    """What is wrong with a file of a case; the file may be the case's folder, and the site "" where nobody knows it."""
+    """A fault in a file of a case, or in its folder; `site` is "" if it is unknown."""
 
     site: str
     case: str
@@ -49,7 +49,7 @@ class CaseFault:
 
     @classmethod
     def of(cls, site: str, case: str, fault: str) -> Self:
-        """Take the text of a `DataError` about a case, ``FILE: reason``, apart: nothing else does."""
+        """Return the fault in a `DataError`'s message about a case, ``FILE: reason``; only this method parses it."""
         end = fault.find(": ", max(fault.find(case), 0))  # a folder above the case's own may be called "a: b"
         return cls(site, case, fault[: max(end, 0)], fault[end + 2 :] if end >= 0 else fault)
 
@@ -58,16 +58,16 @@ class CaseFault:
 
 
 class BadCasesError(DataError):
-    """Cases cannot be used, while others of their hospitals may be.
+    """Some cases cannot be used; other cases of their hospitals may be usable.
 
     Parameters
     ----------
     *found : CaseFault
-        All of them.
+        Faults of all such cases.
     others : sequence of str
-        What is wrong besides, with no case of its own.
+        Other faults, which do not belong to a case.
     advice : str
-        As `FedSerDiffError`'s.
+        As for `FedSerDiffError`.
     """
 
     def __init__(self, *found: CaseFault, others: Sequence[str] = (), advice: str = "") -> None:
@@ -76,23 +76,23 @@ class BadCasesError(DataError):
 
 
 class RecordsError(FedSerDiffError):
-    """What a hospital keeps for itself, and is wrong without, is missing or damaged; the text names the file."""
+    """A file that a hospital keeps for itself and needs is missing or damaged; the message names the file."""
 
 
 class StorageError(FedSerDiffError):
-    """A file cannot be written, or not read for now: the disk is full, gone or closed, the machine out of resources."""
+    """A file cannot be written or read at the moment: the disk is full, missing or read-only, or resources ran out."""
 
 
 class FederationError(FedSerDiffError):
-    """The federation could not go on: a site is missing, failed, or answered out of protocol."""
+    """The federation could not continue: a site is missing, has failed, or broke the protocol."""
 
 
 class ExperimentError(FederationError):
-    """The coordinator and a hospital were given different experiments."""
+    """The coordinator and a hospital have different experiments."""
 
 
 class ReplyError(FederationError):
-    """A hospital's reply is not what was agreed: it does not leave, or is dropped where it arrives."""
+    """A hospital's reply breaks the agreed rules: the hospital does not send it, or the coordinator drops it."""
 
 
 class DivergedError(ReplyError):
@@ -100,48 +100,47 @@ class DivergedError(ReplyError):
 
 
 class Faults:
-    """Collects errors of one `kind`, so that one call tells of all of them."""
+    """A collector of errors of one `kind`, so that one error can report all of them."""
 
     def __init__(self, kind: type[FedSerDiffError]) -> None:
         self._kind = kind
         self._found: list[str] = []
 
     def add(self, fault: str) -> None:
-        """Enter a fault."""
+        """Add a fault."""
         self._found.append(fault)
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Go on after an error in this context."""
+        """Collect an error raised in this context and continue."""
         try:
             yield
         except self._kind as error:
             self._found.extend(error.faults)
 
     def check(self) -> None:
-        """Raise one error of all that were caught, if any were."""
+        """Raise one error for all collected faults, if there are any."""
         if self._found:
             raise self._kind(*dict.fromkeys(self._found))
 
 
 def one_of(errors: Sequence[DataError]) -> DataError:
-    """Return one error that tells of several: a `BadCasesError` where one of them is."""
+    """Return one error that covers several: a `BadCasesError` if one of them is, else a `DataError`."""
     found = [fault for error in errors if isinstance(error, BadCasesError) for fault in error.found]
     others = [one for error in errors for one in (error.others if isinstance(error, BadCasesError) else error.faults)]
     return BadCasesError(*found, others=others) if found else DataError(*others)
 
 
 def reason_of(error: OSError) -> str:
-    """Return why the operating system refuses, and what to do where that is known."""
+    """Return the operating system's reason, and what to do about it if that is known."""
     reason = str(error.strerror or error) or type(error).__name__
     return f"{os.strerror(error.errno).lower()}: {_ADVICE[error.errno]}" if error.errno in _ADVICE else reason
 
 
 def os_error_text(error: OSError) -> str:
-    """Return what the operating system refused, and why, in one line.
+    """Return the operation that failed and the operating system's reason, in one line.
 
-    The files are named where the system names them, and else the place in the code: not only disks fail so, processes
-    and sockets do, too.
+    It names the files if the error has them, otherwise the place in the code: processes and sockets also fail this way.
     """
     reason = reason_of(error)
     named = [str(name) for name in (error.filename, error.filename2) if name is not None]

@@ -1,4 +1,4 @@
-"""An experiment's file: TOML that names hospitals, a profile and settings, each if you like; or a run's config.json."""
+"""Experiment files: TOML with hospitals, a profile and settings, all optional; or the config.json of a run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,43 +11,43 @@ from fedserdiff.settings.sources import DEFAULT_PROFILE, Layers, layers_of, read
 from fedserdiff.text import read_json
 
 PHANTOM = "phantom"
-"""What results say of data that are phantoms."""
+"""Name of phantom data in results."""
 
 CHANNELS = ("modalities", "regions")
-"""What a file may declare above its first site as well as in ``[data]``."""
+"""Settings that a file may declare above its first site as well as in ``[data]``."""
 
 _JSON = ".json"
 _OF_HOSPITALS = ("site", "release", "name_mapping")
 
 
 def read_experiment(file: Path) -> dict[str, Any]:
-    """Return the tables of an experiment's file; a run's ``config.json`` has its hospitals as ``site``, too.
+    """Return the tables of an experiment file; the hospitals of a run's ``config.json`` are also under ``site``.
 
     Raises
     ------
     ConfigError
-        Where the file cannot be read, or is no valid TOML or JSON.
+        If the file cannot be read, or is not valid TOML or JSON.
     """
     if file.suffix != _JSON:
         if not (tables := read_toml(file)):
-            raise ConfigError(f"{file}: is empty: it names no [[site]] and no setting")
+            raise ConfigError(f"{file}: is empty: expected a [[site]] or a setting")
         if "stage" in tables:  # a table for each, hence the singular
             tables["stages"] = tables.pop("stage")
         return tables
     tables = read_json(file)
     if PROVENANCE not in tables:
-        raise ConfigError(f"{file}: is no run's config.json")
+        raise ConfigError(f"{file}: is not the config.json of a run")
     sites = tables.pop("sites", [])
     return {"site": list(map(_as_written, sites)) if isinstance(sites, list) else sites, **tables}
 
 
 def layers_of_file(file: Path, profile: str | None = None) -> Layers:
-    """Return the layers of settings that an experiment's file has; `profile` takes the place of the one it names.
+    """Return the layers of settings of an experiment file; `profile` replaces the profile that it names.
 
     Raises
     ------
     ConfigError
-        As `read_experiment`, `layers_of` and `source_of`, and where a profile is named beside a run's ``config.json``.
+        As for `read_experiment`, `layers_of` and `source_of`, and if `profile` is given with a run's ``config.json``.
     """
     tables = read_experiment(file)
     own = {name: value for name, value in tables.items() if name not in (*_OF_HOSPITALS, *CHANNELS, PROVENANCE)}
@@ -57,9 +57,11 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
     named = tables.get("profile", DEFAULT_PROFILE)
     if not isinstance(named, str):
         raise ConfigError(f"{file}: profile: {named!r} is not a profile's name")
-    if PROVENANCE in tables:  # which holds every setting
+    if PROVENANCE in tables:  # it holds every setting
         if profile is not None:
-            raise ConfigError(f"{file}: holds every setting: --profile {profile} would change none: set some by --set")
+            raise ConfigError(
+                f"{file}: holds every setting, so --profile {profile} has no effect: change settings with --set"
+            )
         below = Layers(named, ())
     else:
         try:
@@ -70,12 +72,12 @@ def layers_of_file(file: Path, profile: str | None = None) -> Layers:
 
 
 def hospitals_of(file: Path | None, phantoms: int | None = None) -> Path | None:
-    """Return the file where it names hospitals that have scans of their own; None where its hospitals are phantoms.
+    """Return the file if it names hospitals with their own scans; None if its hospitals are phantoms.
 
     Raises
     ------
     ConfigError
-        As `read_experiment`, and where it names hospitals though a number of `phantoms` is asked for.
+        As for `read_experiment`, and if the file names hospitals although a number of `phantoms` is requested.
     """
     if file is None:
         return None
@@ -83,18 +85,18 @@ def hospitals_of(file: Path | None, phantoms: int | None = None) -> Path | None:
     if not tables.get("site") or _phantoms(tables):
         return None
     if phantoms is not None:
-        raise ConfigError(f"--sites: {file} names the hospitals: leave one of them out")
+        raise ConfigError(f"--sites: {file} already names the hospitals: leave --sites out")
     return file
 
 
 def phantoms_of(file: Path | None) -> int | None:
-    """Return how many phantom hospitals a run's ``config.json`` has; None for any other file."""
+    """Return the number of phantom hospitals in a run's ``config.json``; None for any other file."""
     tables = {} if file is None else read_experiment(file)
     return len(tables["site"]) if _phantoms(tables) else None
 
 
 def _as_written(site: Any) -> Any:
-    """Return a site of a run as a person writes one: what is empty is left out."""
+    """Return a site of a run without its empty fields, as a person would write it."""
     return {name: value for name, value in site.items() if value != []} if isinstance(site, Mapping) else site
 
 
@@ -104,6 +106,6 @@ def _phantoms(tables: Mapping[str, Any]) -> bool:
 
 
 def _beside(file: Path, profile: str) -> str:
-    """Return a profile's name, or the path of a file of the user's, which is relative to the file that names it."""
+    """Return a profile's name, or the path of the user's profile file, which is relative to the experiment file."""
     own = file.parent / profile
     return str(own) if profile.endswith(".toml") and own.is_file() else profile

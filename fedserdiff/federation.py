@@ -1,4 +1,4 @@
-"""Who is in the federation: hospitals that an experiment's file names in order of arrival, or phantom hospitals."""
+"""The hospitals of a federation: those that an experiment file names in order of arrival, or phantom hospitals."""
 
 import difflib
 import os
@@ -36,17 +36,17 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     """Read a federation file: one ``[[site]]`` with `name`, `release` and `path` per hospital.
 
     A site's release is one of `fedserdiff.data.releases`, one that a ``[[release]]`` of the file declares, or the path
-    of a TOML file that declares it. Optional are `cases`, to take no others, `test_cases` and `validation_cases`, to
-    hold out these and no others, and above the first site ``name_mapping``, which `name_mapping_of` reads. Settings in
-    the same file are `layers_of_file`'s to read.
+    of a TOML file that declares one. Optional fields are `cases` (use only these), `test_cases` and `validation_cases`
+    (hold out only these) and, above the first site, ``name_mapping`` (read by `name_mapping_of`). `layers_of_file`
+    reads the settings in the same file.
 
-    Paths are relative to the file. Sites arrive in the file's order. Without `paths` the scans are on other machines:
-    a `path` is optional, and need not exist here.
+    Paths are relative to the file. Sites arrive in the file's order. Without `paths`, the scans are on other machines:
+    `path` is optional and need not exist here.
 
     Raises
     ------
     ConfigError
-        Naming file, site and field of each mistake.
+        If the file has mistakes. The message names the file, site and field of each.
     """
     tables = read_experiment(file)
     data = tables.get("data", {})
@@ -61,7 +61,7 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
         if unknown:
             known = ", ".join((*_OF_ALL_SITES, *_OF_SETTINGS))
             raise ConfigError(
-                f"{file}: unknown entry {', '.join(unknown)}: only {known}, [[release]] and [[site]] are known"
+                f"{file}: unknown entry {', '.join(unknown)}: choose from {known}, [[release]] and [[site]]"
             )
         check_fields(tables, _OF_ALL_SITES, (), str(file))
     if not isinstance(entries, list) or not entries:
@@ -77,22 +77,22 @@ def read_federation(file: Path, paths: bool = True) -> tuple[Site, ...]:
     for field in CHANNELS:
         if field not in tables and field not in data and any(site.release == MSD for site in sites):
             faults.add(
-                f"{file}: {field}: is missing: name above the first [[site]] what all sites share, as their "
-                f"dataset.json names it, such as {_CHANNEL_EXAMPLES[field]}"
+                f"{file}: {field}: is missing: list above the first [[site]] what all sites share, with the names in "
+                f"their dataset.json, such as {_CHANNEL_EXAMPLES[field]}"
             )
     faults.check()
     return tuple(sites)
 
 
 def name_mapping_of(file: Path) -> Path | None:
-    """Return the table of patients' names that a federation file names as ``name_mapping``; None where it has none.
+    """Return the path of a federation file's ``name_mapping``, a table of patients' names; None if it has none.
 
-    The path is relative to the file; `fedserdiff.data.name_mapping.read_name_mapping` reads the table.
+    The path is relative to the federation file. `fedserdiff.data.name_mapping.read_name_mapping` reads the table.
 
     Raises
     ------
     ConfigError
-        As `read_toml`, and where the entry is not a path.
+        As for `read_toml`, and if the entry is not a path.
     """
     given = _of_all_sites(file)
     return (file.parent / given["name_mapping"]).resolve() if "name_mapping" in given else None
@@ -122,8 +122,8 @@ def _declared(tables: Any, file: Path) -> dict[str, Release]:
 
 
 def _release_of(stated: Any, where: str, base: Path, releases: Mapping[str, Release]) -> Release | None:
-    """Return the release that a file declares for a site: in a table or file of its own; None for one by its name."""
-    if isinstance(stated, dict):  # in a run's config.json
+    """Return the release that a site's entry declares, as a table or file; None for the name of a known release."""
+    if isinstance(stated, dict):  # from a run's config.json
         return own_release(stated, f"{where}: release")
     if isinstance(stated, str) and stated.endswith(FILE_END):
         try:
@@ -141,15 +141,15 @@ def _site(entry: Any, where: str, base: Path, paths: bool, releases: Mapping[str
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: write it as a [[site]] table")
     for field in _OF_ALL_SITES:
-        if field in entry:  # TOML counts what stands below a [[site]] to it
-            raise ConfigError(f"{where}: {field}: is not one site's: write it above the first [[site]]")
+        if field in entry:  # in TOML, everything below a [[site]] belongs to it
+            raise ConfigError(f"{where}: {field}: applies to all sites: write it above the first [[site]]")
     declared = _release_of(entry.get("release"), where, base, releases)
     if declared is not None:
         entry = {**entry, "release": declared.name}
     check_fields(entry, _FIELDS, _REQUIRED if paths else _REQUIRED_ANYWHERE, where)
     site = Site(entry["name"], entry["release"], "", **cases_of(entry, where), declared=declared)
     check_site(site, where)
-    if not paths:  # no symbolic link of this machine
+    if not paths:  # do not follow symbolic links of this machine
         return replace(site, path=os.path.abspath(base / entry["path"]) if "path" in entry else "")
     folder = (base / entry["path"]).resolve()
     if not folder.is_dir():
@@ -158,12 +158,12 @@ def _site(entry: Any, where: str, base: Path, paths: bool, releases: Mapping[str
 
 
 def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: Collection[str], where: str) -> None:
-    """See that a table holds what is `required`, nothing but what is `known`, and each field as its type, not empty.
+    """Check that a table has all `required` fields, only `known` ones, and each non-empty and of its type.
 
     Raises
     ------
     ConfigError
-        Naming each field that is missing, unknown or of another type, after `where`.
+        If a field is missing, unknown, empty or of another type. The message names each, after `where`.
     """
     faults = Faults(ConfigError)
     for field in required:
@@ -178,36 +178,36 @@ def check_fields(entry: Mapping[str, Any], known: Mapping[str, type], required: 
 
 
 def cases_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields of a `Site` that name cases, from a site's table; empty where it names none.
+    """Return the fields of a `Site` that name cases, from a site's table; empty if it names none.
 
     Raises
     ------
     ConfigError
-        Where one is no string, is held out without being one of the cases, or is held out twice.
+        If a case is not a string, is held out without being one of `cases`, or is held out twice.
     """
     named = {field: tuple(entry.get(field, ())) for field in CASE_FIELDS}
     for field, names in named.items():
         if not all(isinstance(case, str) for case in names):
-            raise ConfigError(f"{where}: {field}: every case is named by a string")
+            raise ConfigError(f"{where}: {field}: every case name must be a string")
         if field != "cases" and named["cases"] and (others := sorted(set(names) - set(named["cases"]))):
-            raise ConfigError(f"{where}: {field}: {others[0]!r} is none of the cases")
+            raise ConfigError(f"{where}: {field}: {others[0]!r} is not one of the site's cases")
     if twice := sorted(set(named["test_cases"]) & set(named["validation_cases"])):
-        raise ConfigError(f"{where}: validation_cases: {twice[0]!r} is one of the test_cases, too")
+        raise ConfigError(f"{where}: validation_cases: {twice[0]!r} is also one of the test_cases")
     return named
 
 
 def check_site(site: Site, where: str) -> None:
-    """See that a site's name can name a folder and that its release is known.
+    """Check that a site's name is valid as a folder name and that its release is known.
 
     Raises
     ------
     ConfigError
-        Naming the field after `where`.
+        If one of them is not. The message names the field, after `where`.
     """
     name = site.name
     if not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
         raise ConfigError(f"{where}: name: {name!r} may hold letters, digits, '-', '_' and '.' only")
-    if not name.strip("."):  # a site's records lie in a folder of its name
+    if not name.strip("."):  # a site's records are in a folder with its name
         raise ConfigError(f"{where}: name: {name!r} is not a name for a folder")
     try:
         check_release(site)
@@ -221,12 +221,12 @@ def phantom_federation(
     root: Path,
     progress: Callable[[str, int, int], None] = lambda site, done, total: None,
 ) -> tuple[Site, ...]:
-    """Write `count` phantom hospitals under `root`, unless they are there, and return them in order of arrival.
+    """Write `count` phantom hospitals under `root`, if they do not exist yet, and return them in order of arrival.
 
     Raises
     ------
     ConfigError
-        Where `count` is less than 1.
+        If `count` is less than 1.
     """
     if count < 1:
         raise ConfigError(f"sites: {count} is less than 1")

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, whatever ends the process or the machine."""
+"""Atomic writing of files: completely or not at all, even if the process or machine stops."""
 
 import contextlib
 import errno
@@ -13,29 +13,29 @@ _NOT_OFFERED = frozenset(
         errno.EBADF, errno.ENOTTY, errno.EROFS,
     }
 )  # fmt: skip
-"""What a file system answers that cannot see a file, or a folder, to the disk; a disk that fails answers others."""
+"""Errors of file systems that cannot sync a file or folder; a failing disk raises others."""
 
 
 def write_whole(
     file: Path, write: Callable[[BinaryIO], object], mode: int = 0o666, keep_as: Path | None = None
 ) -> None:
-    """Let `write` fill a file that takes the place of `file` once it is safe on disk.
+    """Let `write` fill a temporary file that replaces `file` once it is safely on disk.
 
     Parameters
     ----------
     file : Path
-        Its folder is made where it is not there. One process writes it at a time.
+        File to write; its folder is created if it is missing. Only one process may write it at a time.
     write : callable
         Writes the content to an open file.
     mode : int
-        Permissions of the file, which the account's umask narrows.
+        Permissions of the file, reduced by the umask.
     keep_as : Path, optional
-        The name under which the file that stood there is kept.
+        Name under which to keep the previous file.
 
     Raises
     ------
     OSError
-        Where it cannot be written, naming `file` or its folder; the file is then as it was.
+        If the file cannot be written. The error names `file` or its folder, and the previous file stays unchanged.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
@@ -48,21 +48,21 @@ def write_whole(
             file.replace(keep_as)
         partial.replace(file)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # what went wrong is told, not that it left a trace
+        with contextlib.suppress(OSError):  # report the original error, not a failed clean-up
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk's error names no file
             error.filename = str(file)
         raise
     sync_folder(file.parent)
 
 
 def sync(descriptor: int) -> None:
-    """See an open file to the disk, so that it outlives a power cut, where its file system offers that.
+    """Sync an open file to disk, so that it survives a power cut, if its file system supports that.
 
     Raises
     ------
     OSError
-        Where the disk fails.
+        If the disk fails.
     """
     try:
         os.fsync(descriptor)
@@ -72,12 +72,12 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See that a name in a folder outlives a power cut, not only what is in the file; as `sync`.
+    """Sync a folder to disk, so that the names of its files survive a power cut too; as for `sync`.
 
     Raises
     ------
     OSError
-        Where the disk fails, naming the folder.
+        If the disk fails; the error names the folder.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

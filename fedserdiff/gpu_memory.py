@@ -1,4 +1,4 @@
-"""What to do where a GPU's memory does not suffice: the same message would fail again."""
+"""Advice for a GPU that runs out of memory, because the same message would fail again."""
 
 import re
 from collections.abc import Mapping
@@ -19,24 +19,24 @@ _GROWS_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
         wire.CONSOLIDATE: ("training.batch_size", "replay.shared_maps"),
     }
 )
-"""By type of message, the settings with which the memory grows that it takes. Scoring takes one volume at a time."""
+"""Settings that increase the memory needed, by message type. Scoring takes one volume at a time."""
 
 _SIZE = r"([\d.]+) (bytes|[KMGT]iB)"
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def what_to_lower(config: Settings, message_type: str = MessageType.TRAIN, share: float = 0.5) -> str:
-    """Return in words which settings to lower, and to what, where a hospital's GPU is full while it answers a message.
+    """Return a text on which settings to lower, and to what, if a hospital's GPU memory is full.
 
     Parameters
     ----------
     config : Settings
-        Of the run.
+        Settings of the run.
     message_type : str
-        What the hospital was at work on.
+        Type of the message that the hospital was answering.
     share : float
-        Of what was needed, the part that there is room for; at most half is tried, since a step that fails has not come
-        to its end (our choice).
+        Share of the needed memory that is available. The advice uses at most half, since a failed step has not shown
+        its full need (our choice).
     """
     lowered = [
         f"{name} (now {now}) to {max(1, int(now * min(share, 0.5)))}"
@@ -66,7 +66,7 @@ def what_to_lower(config: Settings, message_type: str = MessageType.TRAIN, share
 
 
 def _in_smaller_passes(config: Settings, share: float) -> list[str]:
-    """Return how a step of as many samples takes less memory; nothing where it does already."""
+    """Return how a step with as many samples can use less memory; empty if it already does."""
     training = config.training
     replayed = config.replay.batch_size if _in_use("replay.batch_size", config) else 0
     at_a_time = training.samples_a_pass or training.batch_size + replayed
@@ -77,7 +77,7 @@ def _in_smaller_passes(config: Settings, share: float) -> list[str]:
 
 
 def share_of_need(told: str) -> float:
-    """Return for which part of what a process needed there was room, by what torch told of it; 1 where it did not."""
+    """Return the share of the needed memory that was available, from torch's error message; 1 if it does not say."""
     needed = _bytes(rf"Tried to allocate {_SIZE}", told) + _bytes(rf"{_SIZE} is allocated by PyTorch", told)
     room = sum(_bytes(rf"{_SIZE} is {what}", told) for what in ("free", "allocated by PyTorch", "reserved by PyTorch"))
     return min(1.0, room / needed) if needed and room else 1.0
@@ -89,7 +89,7 @@ def _bytes(pattern: str, told: str) -> float:
 
 
 def _in_use(name: str, config: Settings) -> bool:
-    """Say whether a method draws samples of this kind at all."""
+    """Return whether a method draws samples of this kind."""
     method = get_method(config.method.name)
     if name == "replay.batch_size":
         return bool({"distillation", "replay"} & set(method.terms)) and getattr(config.method, "lambda_kd", 0) > 0
@@ -97,6 +97,6 @@ def _in_use(name: str, config: Settings) -> bool:
 
 
 def _halved(channels: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return half as many features a level, which have to stay multiples of 8; None where they would not."""
+    """Return half the features of each level; None if they would not be multiples of 8."""
     half = tuple(n // 2 for n in channels)
     return half if all(n >= _LEAST_CHANNELS and n % _LEAST_CHANNELS == 0 for n in half) else None

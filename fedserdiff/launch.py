@@ -1,6 +1,6 @@
-"""Run a ServerApp and a ClientApp on Flower's Ray engine: the only place that knows how.
+"""The only module that runs a ServerApp and a ClientApp on Flower's Ray engine.
 
-Flower is to remove `run_simulation`: docs/explanation/deployment.md says what `simulate` calls then.
+Flower plans to remove `run_simulation`; docs/explanation/deployment.md says what `simulate` will call then.
 """
 
 import logging
@@ -25,18 +25,19 @@ from fedserdiff.text import readable
 
 _KNOCK_S = 10
 _WORKER_RESTARTS = 20
-"""A worker that was killed is replaced; not for ever, or a machine without memory would never say so."""
+"""How often a killed worker is replaced. Without a limit, a machine without memory would never report it."""
 _HEAPS = 64
-"""More than a worker has threads. glibc gives each thread a heap, but no more than 8 a CPU: on 2 CPUs Ray's own threads
-use them up, and two that train share one and wait for each other at every tensor (docs/explanation/performance.md)."""
+"""More than the threads of a worker. glibc gives each thread a heap, but at most 8 per CPU. On 2 CPUs, Ray's threads
+use these up. Two training threads then share one and wait for each other at every tensor
+(docs/explanation/performance.md)."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What Ray reserves for a hospital at work, and the cluster it runs on.
+    """Ray's resources for a hospital at work, and the cluster to use.
 
-    `address` is an existing cluster's (``host:port`` or ``auto``); None starts Ray on this machine, where it may use
-    `cpus` of the CPUs: all by default.
+    `address` is that of an existing cluster (``host:port`` or ``auto``); None starts Ray on this machine with `cpus`
+    CPUs, by default all.
     """
 
     cpus_per_site: float
@@ -55,29 +56,29 @@ def simulate(
 ) -> None:
     """Run a federation of `sites` virtual nodes to its end, then leave Ray.
 
-    Where this process is connected to a Ray already, that one is used.
+    If this process is already connected to Ray, that connection is used.
 
     Parameters
     ----------
     server_app, client_app
         The two halves of the experiment.
     sites : int
-        Number of nodes; their ``partition-id`` runs from 0.
+        Number of nodes; their ``partition-id`` starts at 0.
     resources : Resources
-        For Ray's scheduler.
+        Resources for Ray's scheduler.
     log_file : Path
-        Takes Flower's own log, which would otherwise break into the live view.
+        File for Flower's log, which would otherwise disturb the live view.
     timeout_s : float
-        The longest that a site may be busy with one message: its worker's process ends then.
+        Longest time for one message at a site; after that, its worker process ends.
 
     Raises
     ------
     ConfigError
-        Where Ray cannot be reached, or has not enough CPUs or GPUs for one site.
+        If Ray cannot be reached, or lacks the CPUs or GPUs for one site.
     FederationError
-        Where the engine stops for a reason of its own; the log says which.
+        If the engine stops for another reason, which is in the log.
     FedSerDiffError
-        Whatever of ours the ServerApp raised.
+        Any other error of this package that the ServerApp raised.
     """
     with _flower_log(log_file):
         _start_ray(resources)
@@ -90,7 +91,7 @@ def simulate(
                     "client_resources": {
                         "num_cpus": resources.cpus_per_site,
                         "num_gpus": resources.gpus_per_site,
-                        "max_restarts": _WORKER_RESTARTS,  # Flower hands this on to Ray
+                        "max_restarts": _WORKER_RESTARTS,  # Flower passes this on to Ray
                     }
                 },
             )
@@ -103,10 +104,10 @@ def simulate(
 
 
 def _mortal(client_app: ClientApp, timeout_s: float) -> ClientApp:
-    """Return the app with one thing added: a worker that is busy with a message for too long ends its own process.
+    """Return an app whose worker ends its own process if a message takes too long.
 
-    Flower's engine waits for its workers without a limit, so a site that hangs would keep the run from ending with the
-    very error that says so.
+    Flower's engine waits for its workers indefinitely, so a hanging site would prevent the run from ending with the
+    error that reports it.
     """
 
     def call(message: Message, context: Context) -> Message:
@@ -118,23 +119,23 @@ def _mortal(client_app: ClientApp, timeout_s: float) -> ClientApp:
         finally:
             watch.cancel()
 
-    return cast(ClientApp, call)  # all that Flower asks of it is to be called
+    return cast(ClientApp, call)  # Flower only calls it
 
 
 def _start_ray(resources: Resources) -> None:
-    """Start or join Ray, and see that one site's resources exist on at least one machine."""
+    """Start or join Ray, and check that at least one machine has the resources for one site."""
     if not ray.is_initialized():
         if resources.address not in (None, "auto"):
             _knock(str(resources.address))
-        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's coming default; without it every start warns
-        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, whatever else is busy starves the hospitals
-        os.environ.setdefault("MALLOC_ARENA_MAX", str(_HEAPS))  # of the workers; this process has read it already
-        for name in (os.getcwd(), *sys.argv):  # Ray notes both
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray's future default; without it, every start warns
+        os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, other busy processes starve the hospitals
+        os.environ.setdefault("MALLOC_ARENA_MAX", str(_HEAPS))  # for the workers; this process has already read it
+        for name in (os.getcwd(), *sys.argv):  # Ray records both
             if readable(name) != name:
-                raise ConfigError(f"{name}: Ray takes no name that is not UTF-8: go there by a link of another name")
+                raise ConfigError(f"{name}: Ray accepts only UTF-8 names: use a symbolic link with another name")
         try:
             ray.init(
-                address=resources.address or "local",  # None would join whatever cluster this machine belongs to
+                address=resources.address or "local",  # None would join any cluster that this machine belongs to
                 num_cpus=resources.cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -142,7 +143,7 @@ def _start_ray(resources: Resources) -> None:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"Ray at {resources.address or 'this machine'} cannot be used: {error}") from None
-        except Exception as error:  # it raises no other class where the machine is too busy to start it in time
+        except Exception as error:  # Ray raises this class if the machine is too busy to start it in time
             if type(error) is not Exception:
                 raise
             raise FederationError(f"Ray did not start at {resources.address or 'this machine'}: {error}") from None
@@ -155,23 +156,23 @@ def _start_ray(resources: Resources) -> None:
         most = ", ".join(f"{o.get('CPU', 0):g} CPUs and {o.get('GPU', 0):g} GPUs" for o in offers)
         ray.shutdown()
         raise ConfigError(
-            f"a site asks for {resources.cpus_per_site:g} CPUs and {resources.gpus_per_site:g} GPUs, "
+            f"a site needs {resources.cpus_per_site:g} CPUs and {resources.gpus_per_site:g} GPUs, "
             f"but Ray's machines have {most}: lower --cpus-per-site or --gpus-per-site"
         )
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at a cluster's address: Ray itself would try for minutes and not say so."""
+    """Check that a server listens at a cluster's address: Ray itself would silently retry for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         socket.create_connection((host, int(port)), _KNOCK_S).close()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Ray at {address}: nobody answers within {_KNOCK_S} s ({error})") from None
+        raise ConfigError(f"Ray at {address}: no answer within {_KNOCK_S} s ({error})") from None
 
 
 @contextmanager
 def _flower_log(file: Path) -> Iterator[None]:
-    """Send Flower's log to a file for as long as the context lasts."""
+    """Send Flower's log to a file within the context."""
     log = logging.getLogger("flwr")
     kept = log.handlers[:]
     handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")

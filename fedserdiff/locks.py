@@ -1,7 +1,7 @@
-"""Locks of files, which several processes of one machine, or of several, may want at once.
+"""File locks between processes, on one machine or several.
 
-A lock is a safety step, not the work itself: some network file systems have none. There the work goes on without,
-and a warning says so once.
+A lock is only a safety measure, and some network file systems have none. There, the work continues without a lock, with
+one warning.
 """
 
 import errno
@@ -12,29 +12,29 @@ import time
 from functools import cache
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
-"""What the system answers where another process holds the lock; any other answer means that there are no locks."""
+"""Errors if another process holds the lock; any other error means that locks are not supported."""
 
 _AGAIN_S, _PATIENCE_S = 0.2, 60
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file for this process alone, unless another one holds it; return whether nobody else holds it.
+    """Try to lock an open file for this process alone; return False if another process holds the lock.
 
-    The lock ends when the file is closed, or when the process ends in whatever way. On a file system without locks
-    nobody can be known to hold one: True, and a warning.
+    The lock ends when the file is closed or the process ends in any way. On a file system without locks, the result is
+    True, with a warning.
     """
     return _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def lock(descriptor: int, shared: bool = False) -> None:
-    """Lock an open file, waiting for others that hold it; `shared` only keeps out who changes the file.
+    """Lock an open file, and wait if others hold the lock; a `shared` lock only excludes writers.
 
-    On a file system without locks it returns at once, with a warning.
+    On a file system without locks, it returns at once, with a warning.
 
     Raises
     ------
     BlockingIOError
-        Where a file system that does not wait by itself says for a minute that others hold it.
+        If the file system does not wait by itself, and others hold the lock for a minute.
     """
     end = time.monotonic() + _PATIENCE_S
     while not _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
@@ -55,7 +55,7 @@ def _flock(descriptor: int, operation: int) -> bool:
 
 @cache
 def _warn(reason: str) -> None:
-    """Say once that there are no locks, on stderr or in the log of who uses this as a library."""
+    """Warn once that there are no locks, on stderr or in the log of the program that uses this library."""
     logging.getLogger(__name__).warning(
-        "warning: the file system has no locks (%s): see that no second process works in the same folder", reason
+        "warning: the file system has no locks (%s): make sure that no second process uses the same folder", reason
     )

@@ -1,6 +1,6 @@
-"""A trained model as one file to hand on: tensors in safetensors, config and labels as metadata. Nothing in it runs.
+"""A trained model as one shareable file: tensors in safetensors, settings and labels as metadata, no executable code.
 
-It names its network, though. Others' code runs where it is allowed by name, and nowhere else.
+The file names its network, however. Third-party code runs only if you allow it by name.
 """
 
 import json
@@ -29,36 +29,36 @@ _STUDENT, _ADAPTER = "student.", "adapter."
 
 
 def load_student(config: Settings, file: Path) -> Student:
-    """Load a student that a run directory holds, on the CPU; raises as `read_weights`."""
+    """Load a student from a run directory on the CPU; raise the errors of `read_weights`."""
     student = Student(config)
     read_weights(file, student)
     return student.eval()
 
 
 def read_weights(file: Path, module: nn.Module) -> None:
-    """Give a module the weights that `torch.save` wrote to a file.
+    """Load weights that `torch.save` wrote to a file into a module.
 
     Raises
     ------
     DataError
-        Where the file cannot be read, is damaged, or holds the weights of something else.
+        If the file cannot be read, is damaged, or holds the weights of another module.
     """
     with _read_from(file):
         module.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
 
 
 def read_tensors(file: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors that `torch.save` wrote to a file, of the names and shapes of `like`; raises as `read_weights`."""
+    """Return tensors from a `torch.save` file, with the names and shapes of `like`; raise as `read_weights` does."""
     with _read_from(file):
         tensors: dict[str, torch.Tensor] = torch.load(file, weights_only=True, map_location="cpu")
         if {name: tensor.shape for name, tensor in tensors.items()} != {name: one.shape for name, one in like.items()}:
-            raise ValueError("other names or shapes")
+            raise ValueError("names or shapes differ")
         return tensors
 
 
 @contextmanager
 def _read_from(file: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a file of weights."""
+    """Turn any error in reading a file of weights into a one-line `DataError`."""
     try:
         yield
     except OSError as error:
@@ -69,12 +69,12 @@ def _read_from(file: Path) -> Iterator[None]:
 
 
 def save_model(file: Path, model: Segmenter) -> None:
-    """Write a model to a file: no scan, no path, no name of a case is in it.
+    """Write a model to a file, which contains no scans, paths or case names.
 
     Raises
     ------
     StorageError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     state = {_STUDENT + name: tensor for name, tensor in model.student.state_dict().items()}
     if model.adapter is not None:
@@ -93,7 +93,7 @@ def save_model(file: Path, model: Segmenter) -> None:
         ),
         "about": json.dumps(dict(model.about)),
     }
-    # copies, as safetensors takes no two tensors that a network shares
+    # copies, because safetensors does not accept tensors that share memory
     content = save({name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}, metadata)
     try:
         write_whole(file, lambda opened: opened.write(content))
@@ -102,42 +102,42 @@ def save_model(file: Path, model: Segmenter) -> None:
 
 
 def load_model(file: Path | str, device: torch.device | str = "cpu", allow: Collection[str] = ()) -> Segmenter:
-    """Load a model that `save_model` wrote; neither Flower nor Ray is needed.
+    """Load a model that `save_model` wrote; this needs neither Flower nor Ray.
 
     Parameters
     ----------
     file : Path
     device : torch.device, optional
     allow : collection of str, optional
-        Names of methods and networks that do not come with fedserdiff and may run here: a file may name any.
+        Names of third-party methods and networks that may run here; a file may name any.
 
     Raises
     ------
     ConfigError
-        Where the file names others.
+        If the file names third-party code that is not allowed.
     DataError
-        Where the file cannot be read, or is no such model.
+        If the file cannot be read, or is not such a model.
     """
     try:
         with safe_open(str(file), "pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: no model can be read from it ({error})") from None
+        raise DataError(f"{file}: cannot be read as a model ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise DataError(
-            f"{file}: not a model of this software: {metadata.get('format', 'safetensors of another kind')}"
+            f"{file}: not a model of fedserdiff: {metadata.get('format', 'another kind of safetensors file')}"
         )
     try:
         refused = not_allowed(json.loads(metadata["config"]), allow)
     except (ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{file}: damaged, or of another version of this software ({error})") from None
+        raise DataError(f"{file}: damaged, or from another version of fedserdiff ({error})") from None
     if refused:
-        raise ConfigError(f"{file}: {refused}: where you have read and trust it, allow it by its name: --allow NAME")
+        raise ConfigError(f"{file}: {refused}: if you have read and trust it, allow it by name: --allow NAME")
     try:
         return _model(metadata, tensors).to(torch.device(device))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
-        raise DataError(f"{file}: damaged, or of another version of this software ({error})") from None
+        raise DataError(f"{file}: damaged, or from another version of fedserdiff ({error})") from None
 
 
 def _model(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> Segmenter:

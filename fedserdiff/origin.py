@@ -1,7 +1,7 @@
-"""What a run's result follows from: settings, software, and the content of every site's scans.
+"""The origin of a run's result: settings, software, and the content of every site's scans.
 
-A result is found by a name, and belongs to what made it. Whatever goes on with a run, or uses one that is done, asks
-here first.
+A result is found by its name, but is valid only for its origin. Code that continues a run, or uses a finished one,
+compares origins first.
 """
 
 import platform
@@ -18,21 +18,21 @@ from fedserdiff.settings.foreign import packages
 _VERSIONED = ("fedserdiff", "flwr", "ray", "torch", "monai", "nibabel", "nilearn", "numpy", "scipy")
 
 Scans = Mapping[str, str]
-"""By site, what stands for the content of all its scans and segmentations, and for which of them are held out."""
+"""Hash, by site, of the content of all its scans and segmentations, and of the choice of those held out."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """In what a run differs from one that is wanted, in words; empty where it does not.
+    """The differences between a run and a requested one, as texts; empty if there are none.
 
     Attributes
     ----------
     settings : tuple of str
-        Settings that decide the result. Where a run runs, and what becomes of failures, does not.
+        Settings that affect the result. Settings of the machine and for handling failures do not.
     versions : tuple of str
-        Of the software.
+        Versions of the software.
     scans : tuple of str
-        Sites whose scans, or whose choice of them, is not the same.
+        Sites with other scans, or another choice of them.
     """
 
     settings: tuple[str, ...] = ()
@@ -48,24 +48,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was made of, as its ``config.json`` says.
+    """The origin of a run, as recorded in its ``config.json``.
 
     Attributes
     ----------
     config : Settings
-        With the cases of every site by name.
+        Settings, with the cases of every site by name.
     versions : mapping
-        Of the software that made it.
+        Versions of the software.
     name : str
-        What its data are called.
+        Name of the data.
     overlap : mapping
         As in ``results.json``.
     scans : Scans
-        Of its sites; empty for a run without scans of its own, as a deployed coordinator's.
+        Hashes of the sites' scans; empty for a run without its own scans, such as a deployed coordinator's.
     skipped : sequence of mapping
         As in ``results.json``.
     show_cases : bool
-        Whether somebody asked for pictures of cases.
+        Whether pictures of cases were requested.
     """
 
     config: Settings
@@ -78,7 +78,7 @@ class Origin:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What ``config.json`` says beside the settings, as `from_dict` reads it."""
+        """The part of ``config.json`` beside the settings, as `from_dict` reads it."""
         return {
             "versions": dict(self.versions),
             "name": self.name,
@@ -90,12 +90,12 @@ class Origin:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
-        """Rebuild what a simulation wrote into its ``config.json``.
+        """Rebuild the origin from the ``config.json`` of a simulation.
 
         Raises
         ------
         ConfigError
-            Where it is not what a simulation of this version writes.
+            If the values are not what a simulation of this version writes.
         """
         try:
             data = values[PROVENANCE]
@@ -110,10 +110,10 @@ class Origin:
                 bool(data.get("show_cases", False)),
             )
         except (TypeError, AttributeError, KeyError, ValueError):
-            raise ConfigError("is not what a run writes there") from None
+            raise ConfigError("is not the config.json of a run of this version") from None
 
     def difference(self, config: Settings, scans: Scans) -> Difference:
-        """Say in what the run differs from one of `config`, on `scans`, with the software that is installed."""
+        """Return how this run differs from one with `config`, on `scans`, with the installed software."""
         theirs = self.config
         settings = differences(theirs.deciding, config.deciding)
         if _named(theirs) != _named(config):
@@ -121,7 +121,7 @@ class Origin:
         else:
             pairs = zip(theirs.sites, config.sites, strict=True)
             others = [one.release for one, now in pairs if one.stated_release != now.stated_release]
-            settings += [f"release {name} was declared otherwise" for name in dict.fromkeys(others)]
+            settings += [f"release {name} was declared differently" for name in dict.fromkeys(others)]
         cases = {site.name: _cases(site) for site in theirs.sites}
         of_others = [site.name for site in config.sites if cases.get(site.name) != _cases(site)]
         changed = [name for name in scans if name not in of_others and self.scans.get(name) != scans[name]]
@@ -139,13 +139,13 @@ def _named(config: Settings) -> str:
 
 
 def installed_versions(config: Settings | None = None) -> dict[str, str]:
-    """Return the versions of all that a run's result may depend on, packages of others that a config names included."""
+    """Return the versions of all packages that a result may depend on, including those that `config` names."""
     others = {} if config is None else packages(config.to_dict())
     return {**{name: version(name) for name in _VERSIONED}, **others, "python": platform.python_version()}
 
 
 def other_versions(versions: Mapping[str, str]) -> list[str]:
-    """Say which of `versions` are not the installed ones; Python's own does not count: it changes no sum."""
+    """Return which of `versions` differ from the installed ones; Python's is ignored, as it does not change results."""
     now = installed_versions()
     for name in versions:
         with suppress(PackageNotFoundError):
@@ -158,7 +158,7 @@ def other_versions(versions: Mapping[str, str]) -> list[str]:
 
 
 def differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say, in words, in which settings by full name two experiments differ; of two methods only their names count."""
+    """Return the differing settings of two experiments, as texts; of two methods, only the names are compared."""
     names = dict.fromkeys((*was, *wanted))
     if was.get("method.name") != wanted.get("method.name"):
         names = {name: None for name in names if name == "method.name" or not name.startswith("method.")}

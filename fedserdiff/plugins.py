@@ -1,6 +1,6 @@
-"""Code of others that an experiment may name: by an installed package's entry point, or as ``module:object``.
+"""Third-party code that an experiment may name: an entry point of an installed package, or ``module:object``.
 
-Names are told apart without an import: nothing of a package runs before its name is asked for.
+Names are resolved without importing anything: a package's code runs only when its name is requested.
 """
 
 import difflib
@@ -14,12 +14,12 @@ from fedserdiff.errors import ConfigError
 
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name, none of them loaded."""
+    """Return the entry points of a group by name, without loading them."""
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def package_of(name: str, group: str) -> tuple[str, str] | None:
-    """Return name and version of the installed package that a foreign name is of; None where it is of none."""
+    """Return the name and version of the installed package that provides a foreign name; None if there is none."""
     if ":" not in name:
         about = installed(group)[name].dist
         return None if about is None else (about.name, about.version)
@@ -28,24 +28,24 @@ def package_of(name: str, group: str) -> tuple[str, str] | None:
 
 
 def is_foreign(name: str, group: str, own: Collection[str]) -> bool:
-    """Say whether a name is of code that does not come with fedserdiff, where `own` are the names that do."""
+    """Return whether a name refers to code outside fedserdiff; `own` are the names that fedserdiff provides."""
     return ":" in name or (name not in own and name in installed(group))
 
 
 def load(name: str, group: str, own: Collection[str], what: str) -> object:
-    """Import what a foreign name stands for; `what` it is, such as "method", begins the text of an error.
+    """Import the object with a foreign name; `what`, such as "method", begins error messages.
 
     Raises
     ------
     ConfigError
-        Where it cannot be imported, or nothing has this name; the text says which names there are.
+        If it cannot be imported, or does not exist; the message lists the known names.
     """
     try:
         if ":" in name:
             return pkgutil.resolve_name(name)
         if name in installed(group):
             return installed(group)[name].load()
-    except Exception as error:  # noqa: BLE001 - others' modules may raise anything when they are imported
+    except Exception as error:  # noqa: BLE001 - third-party modules may raise anything on import
         raise ConfigError(f"{what} {name}: cannot be imported ({one_line(error)})") from None
     there = [*own, *installed(group)]
     close = difflib.get_close_matches(name, there, 1)
@@ -54,6 +54,6 @@ def load(name: str, group: str, own: Collection[str], what: str) -> object:
 
 
 def one_line(error: Exception) -> str:
-    """Return an exception in one line: the first of its text, behind its kind where that says more."""
+    """Return the first line of an exception's message, with its class name unless the message is clear without it."""
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, ImportError | ConfigError) and text else f"{type(error).__name__}: {text}"

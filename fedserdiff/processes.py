@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, whatever ends it."""
+"""Child processes that end together with their parent, however it ends."""
 
 import ctypes
 import os
@@ -9,11 +9,11 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 
 def end_with(parent: int, number: int = signal.SIGTERM) -> None:
-    """Have Linux send this process a signal when the thread of `parent` that started it ends, by ``kill -9`` say.
+    """Make Linux send this process a signal when the thread of `parent` that started it ends, even by ``kill -9``.
 
-    To be called first of all in the process that was started, as by the ``preexec_fn`` of a subprocess.
+    Call it first in the child process, for example as the ``preexec_fn`` of a subprocess.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, number)
-        if os.getppid() != parent:  # it has ended already
+        if os.getppid() != parent:  # it has already ended
             os.kill(os.getpid(), number)

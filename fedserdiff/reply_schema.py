@@ -1,6 +1,7 @@
-"""What a reply may hold, default deny: a hospital checks it before anything leaves, the coordinator on arrival.
+"""The rules for the content of replies, default deny: a hospital checks a reply before it leaves, the coordinator on
+arrival.
 
-By the same means a hospital checks what an order may hold that names scans to leave out.
+A hospital checks orders that name scans to leave out with the same kind of rules.
 """
 
 import math
@@ -24,18 +25,19 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.statistics.cells import PATIENTS, QUANTITIES
 
 _MOST_CASES = 1_000_000
-_MOST_SCANS = 100_000  # whose hashes are told: 3.2 MB
+_MOST_SCANS = 100_000  # whose hashes are sent: 3.2 MB
 _WORST_MM = 10_000.0
 _HUGE = 1e12
 
 
 @dataclass(frozen=True)
 class ArrayRule:
-    """One array: its `dtype`, `shape` and range of values.
+    """The rule for one array: its `dtype`, `shape` and range of values.
 
-    Where `most` is above 0 the array holds from 1 to `most` samples, and `shape` is that of one of them. Their number
-    is a multiple of `step`. Where they are `ascending`, each is greater than the one before, byte by byte: no two are
-    equal, and their order tells nothing. Where `packed` the array travels as `fedserdiff.wire.packed` makes it.
+    If `most` is above 0, the array holds from 1 to `most` samples, and `shape` is that of one sample. The number of
+    samples is a multiple of `step`. If `ascending`, each sample is greater than the previous one, byte by byte: no two
+    are equal, and their order carries no information. If `packed`, the array is sent as `fedserdiff.wire.packed` makes
+    it.
     """
 
     dtype: str
@@ -50,7 +52,7 @@ class ArrayRule:
 
 @dataclass(frozen=True)
 class NumberRule:
-    """One scalar: an ``int`` that is a multiple of `step`, or, where `step` is 0, a finite ``float``; and its range."""
+    """The rule for one scalar: an ``int`` that is a multiple of `step`, or a finite ``float`` if `step` is 0."""
 
     least: float
     greatest: float
@@ -59,7 +61,7 @@ class NumberRule:
 
 
 Rules = Mapping[str, Mapping[str, ArrayRule] | Mapping[str, NumberRule]]
-"""The records that a reply has to hold, all of them and no other, by name; then their arrays or scalars by name."""
+"""Exactly the records that a reply must hold, by name, with their arrays or scalars by name."""
 
 
 def reply_rules(
@@ -70,28 +72,28 @@ def reply_rules(
     asked: Collection[str] | None = None,
     watched: Collection[int] = (),
 ) -> Rules:
-    """Return what the reply to a message may hold.
+    """Return the rules for the reply to a message.
 
     Parameters
     ----------
     message_type : str
-        Flower's type of the message that is answered.
+        Flower type of the message that is answered.
     config : Settings
-        The experiment that both sides agreed on.
+        Experiment that both sides agreed on.
     site : int
-        The number of the answering site, from 0.
+        Number of the answering site, from 0.
     student : ArrayRecord or None
-        A student of the experiment: a reply's changes of weights have its shape; an introduction needs none.
-        A hospital takes one that it made by its own experiment, never the one that came with the message.
+        Weights of a student of the experiment, which determine the shape of weight changes; not needed for an
+        introduction. A hospital builds it from its own experiment, and never uses the one in the message.
     asked : collection of str, optional
-        Which of its method's records a message asks for of a stage that has ended: others may not come with them.
+        Records of the method that a message requests about a completed stage; no others are allowed.
     watched : collection of int
-        By their place, the earlier hospitals of which a round's reply says what the student keeps.
+        Positions of the earlier hospitals whose retention the reply to a round reports.
 
     Raises
     ------
     ReplyError
-        Where no reply to such a message was agreed.
+        If no reply to such a message was agreed.
     """
     if message_type == MessageType.QUERY:
         count = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
@@ -119,12 +121,12 @@ def reply_rules(
 
 
 def left_out_rules() -> Rules:
-    """Return what an order may hold that tells a hospital which of its scans an earlier one brought."""
+    """Return the rules for an order that tells a hospital which of its scans an earlier hospital has."""
     hashes = ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, ascending=True)
     return {wire.LEFT_OUT: {wire.HASHES: hashes, wire.SALT: ArrayRule("uint8", (wire.SALT_BYTES,))}}
 
 
-_PERCENT = NumberRule(0, 100, 1, optional=True)  # no lesion may have a region
+_PERCENT = NumberRule(0, 100, 1, optional=True)  # absent if no lesion has the region
 _WEIGHT = NumberRule(wire.COUNTS_ROUNDED_TO, _MOST_CASES, wire.COUNTS_ROUNDED_TO)
 _SCANS = {wire.HASHES: ArrayRule("uint8", (wire.HASH_BYTES,), _MOST_SCANS, step=wire.COUNTS_ROUNDED_TO, ascending=True)}
 
@@ -139,13 +141,13 @@ def _scores(config: Settings) -> dict[str, NumberRule]:
 
 
 def _histograms(config: Settings) -> dict[str, ArrayRule]:
-    """Return what statistics may be: of few patients there is no unit, and between multiples of 5 no number."""
+    """Return the rules for statistics, whose counts are in units of 5 patients."""
     cells = {one.name: ArrayRule("int32", one.shape(config), least=0, greatest=one.most) for one in QUANTITIES}
     return {PATIENTS: ArrayRule("int32", (1,), least=0, greatest=_MOST_CASES // wire.COUNTS_ROUNDED_TO), **cells}
 
 
 def _losses(config: Settings) -> dict[str, NumberRule]:
-    """Return the losses that a round tells of: none where the change of weights gets noise, as they would get none."""
+    """Return the rules for a round's losses; there are none with noise on the weights, since losses would have none."""
     terms = get_method(config.method.name).terms if config.privacy.dp_noise == 0 else ()
     return {f"loss-{term}": NumberRule(-_HUGE, _HUGE, optional=term != "segmentation") for term in terms}
 
@@ -155,7 +157,7 @@ def _like(student: ArrayRecord, dtype: str, least: float = -np.inf) -> dict[str,
 
 
 def error_maps(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
-    """Return what synthetic error maps may be: none where the settings share none."""
+    """Return the rules for synthetic error maps; empty if the settings share none."""
     if config.shared_error_maps == "none":
         return {}
     most = config.replay.shared_maps
@@ -163,7 +165,7 @@ def error_maps(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
 
 
 def synthetic_images(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
-    """Return what synthetic images and their masks may be."""
+    """Return the rules for synthetic images and their masks."""
     regions, *grid = _masks(config)
     most = config.replay.shared_maps
     return {
@@ -173,18 +175,18 @@ def synthetic_images(config: Settings, student: ArrayRecord) -> dict[str, ArrayR
 
 
 def lesion_moments(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
-    """Return what the moments of a hospital's lesions may be: as many numbers of each kind as `LesionMoments` says."""
+    """Return the rules for the moments of a hospital's lesions, with the shapes of `LesionMoments`."""
     shapes = LesionMoments.shapes(len(config.data.regions), len(config.data.modalities))
     return {name: ArrayRule("float32", shape, 1, *MOMENTS_WITHIN[name]) for name, shape in shapes.items()}
 
 
 def fisher(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
-    """Return what the importance of weights may be: one number for each, none below 0."""
+    """Return the rules for the importance of weights: one non-negative number for each."""
     return _like(student, "float32", least=0)
 
 
 def control(config: Settings, student: ArrayRecord) -> dict[str, ArrayRule]:
-    """Return what the change of SCAFFOLD's control variate may be: one number for each weight."""
+    """Return the rules for the change of SCAFFOLD's control variate: one number for each weight."""
     return _like(student, "float32")
 
 
@@ -195,7 +197,7 @@ def _masks(config: Settings) -> tuple[int, ...]:
 def _handed_over(
     config: Settings, student: ArrayRecord, asked: Collection[str] | None
 ) -> dict[str, dict[str, ArrayRule]]:
-    """Return the rules of those records asked for that the config's method keeps of a stage."""
+    """Return the rules of the requested records that the method keeps from a stage."""
     agreed: dict[str, dict[str, ArrayRule]] = {}
     for method in get_method(config.method.name).parts:
         if method.every_round or (asked is not None and method.hands_over not in asked):
@@ -209,16 +211,16 @@ def _agreed(method: Method, config: Settings, student: ArrayRecord) -> dict[str,
     rules = wire.rules_of(method, config, student)
     for array, rule in rules.items():
         if not isinstance(rule, ArrayRule):
-            raise ReplyError(f"{method.hands_over}: {method.records} gives {array} a rule that is no ArrayRule")
+            raise ReplyError(f"{method.hands_over}: {method.records}: the rule of {array} is not an ArrayRule")
     return rules
 
 
 def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDict:
-    """Return a reply built anew of exactly what the rules name, in their order.
+    """Return a new reply with exactly the content that the rules name, in their order.
 
-    Nothing that the reply holds besides, in the encoding of an array say, gets into the copy; that it holds anything
-    besides is an error all the same. What travels packed is packed here, as it leaves, from its values: one and the
-    same stream for them, whichever of the many that unpack to them a handler may have made itself.
+    Anything else in the reply, for example hidden in the encoding of an array, is not copied, and is an error. Packed
+    arrays are packed here from their values when they leave: many streams unpack to the same values, and this way only
+    one of them can be sent.
 
     Parameters
     ----------
@@ -226,15 +228,15 @@ def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDic
     rules : mapping
         From `reply_rules`.
     arrived : bool
-        Whether it has crossed the wire: what travels packed has to be, and comes back unpacked.
+        Whether the reply has arrived over the network: packed arrays must then be packed, and are returned unpacked.
 
     Raises
     ------
     DivergedError
-        Where a value that is otherwise as agreed is not finite.
+        If a value is not finite, but otherwise follows the rules.
     ReplyError
-        Where anything is missing, added or other than agreed. The text names agreed records only: it repeats nothing
-        that a reply holds.
+        If anything is missing, added or breaks the rules. The message names only agreed records and never repeats
+        content of the reply.
     """
     if set(content) != set(rules):
         raise ReplyError(f"records other than {', '.join(sorted(rules))}")
@@ -246,14 +248,14 @@ def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDic
             ArrayRecord if isinstance(next(iter(agreed.values())), ArrayRule) else MetricRecord
         )
         if type(value) is not wanted:
-            raise ReplyError(f"{record}: is no {wanted.__name__}")
+            raise ReplyError(f"{record}: is not a {wanted.__name__}")
         if not required <= set(value) <= set(agreed):
-            raise ReplyError(f"{record}: names other than agreed")
+            raise ReplyError(f"{record}: names differ from those agreed")
         if isinstance(value, ArrayRecord):
             rules_of = {name: rule for name, rule in agreed.items() if isinstance(rule, ArrayRule)}
             arrays = {name: _array(value[name], rule, f"{record}: {name}", arrived) for name, rule in rules_of.items()}
             if len({len(arrays[name]) for name, rule in rules_of.items() if rule.most}) > 1:
-                raise ReplyError(f"{record}: arrays of unequal numbers of samples")
+                raise ReplyError(f"{record}: arrays with different numbers of samples")
             admitted[record] = ArrayRecord(
                 {n: wire.packed(a) if rules_of[n].packed and not arrived else Array(a) for n, a in arrays.items()}
             )
@@ -268,7 +270,7 @@ def admit(content: RecordDict, rules: Rules, arrived: bool = False) -> RecordDic
 
 
 def _array(array: Array, rule: ArrayRule, where: str, arrived: bool) -> NDArray[np.generic]:
-    """Return an array's values where they are as agreed, and so is how they are encoded."""
+    """Return an array's values after checking that they and their encoding follow the rule."""
     shape = tuple(array.shape)
     samples = shape[0] if rule.most and shape else 1
     if rule.most and not (isinstance(samples, int) and 1 <= samples <= rule.most):
@@ -276,7 +278,7 @@ def _array(array: Array, rule: ArrayRule, where: str, arrived: bool) -> NDArray[
     if samples % rule.step:
         raise ReplyError(f"{where}: not a multiple of {rule.step} samples")
     if shape != ((samples, *rule.shape) if rule.most else rule.shape) or array.dtype != rule.dtype:
-        raise ReplyError(f"{where}: of another shape or type")
+        raise ReplyError(f"{where}: another shape or type than agreed")
     packed = rule.packed and (arrived or array.stype == wire.PACKED)
     values = _unpacked(array, where) if packed else _plain(array, where)
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
@@ -289,10 +291,10 @@ def _array(array: Array, rule: ArrayRule, where: str, arrived: bool) -> NDArray[
 
 
 def _plain(array: Array, where: str) -> NDArray[np.generic]:
-    """Return values, read from exactly the bytes that Flower would write for them."""
+    """Return an array's values after checking that its bytes are exactly those that Flower writes for them."""
     header, size = _header(array.dtype, tuple(array.shape))
     if array.stype != "numpy.ndarray" or len(array.data) != size or array.data[: len(header)] != header:
-        raise ReplyError(f"{where}: encoded in another way")
+        raise ReplyError(f"{where}: another encoding than agreed")
     return np.frombuffer(bytes(array.data), array.dtype, offset=len(header)).reshape(array.shape)
 
 
@@ -300,12 +302,12 @@ def _unpacked(array: Array, where: str) -> NDArray[np.generic]:
     try:
         return wire.unpacked(array)
     except FederationError:
-        raise ReplyError(f"{where}: encoded in another way") from None
+        raise ReplyError(f"{where}: another encoding than agreed") from None
 
 
 @lru_cache(maxsize=1024)
 def _header(dtype: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
-    """Return how Flower's encoding of such an array begins, and how long it is."""
+    """Return the header and the total length of Flower's encoding of such an array."""
     encoded = Array(np.zeros(shape, dtype)).data
     return encoded[: len(encoded) - int(np.prod(shape)) * np.dtype(dtype).itemsize], len(encoded)
 
@@ -327,14 +329,14 @@ _NOISE_LEEWAY = 1.05  # the root mean square of 100,000 draws strays by some 0.2
 
 
 def check_update(content: RecordDict, config: Settings) -> None:
-    """See that a round changed the student, where the reply holds its change, by no more than the config allows.
+    """Check that a round's change of the student, if the reply holds it, is within the configured limit.
 
-    The noise that was agreed on is allowed for besides.
+    The agreed privacy noise is allowed on top of it.
 
     Raises
     ------
     ReplyError
-        Where the root mean square of the weights' changes exceeds `max_update_rms`.
+        If the root mean square of the weights' changes exceeds `max_update_rms`.
     """
     if wire.ARRAYS not in content.array_records:
         return

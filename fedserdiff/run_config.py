@@ -14,18 +14,19 @@ _OWN = ("profile", "sites", "home", "federation", "set")
 
 
 def experiment_of(run_config: Mapping[str, bool | float | int | str]) -> tuple[Settings, Path]:
-    """Return the experiment and its home, the folder of its ``cache`` and ``runs``.
+    """Return the experiment and its home, the folder with its ``cache`` and ``runs``.
 
-    Keys are ``profile``, ``method``, ``seed``, ``home``, ``sites``, a number of phantom hospitals, which are written
-    where they are not there yet, and ``set``, any settings as ``group.name=value`` with blanks between: Flower takes no
-    key that the app does not name. An empty text is as if none were given. Real hospitals
-    run by ``fedserdiff simulate``, which sees all of their cases and leaves out patients that an earlier site brought.
+    Keys are ``profile``, ``method``, ``seed``, ``home``, ``sites`` and ``set``. ``sites`` is a number of phantom
+    hospitals, which are written if they do not exist yet. ``set`` holds any settings as ``group.name=value``, separated
+    by blanks, because Flower accepts only keys that the app declares. An empty text counts as unset. Simulate real
+    hospitals with ``fedserdiff simulate`` instead, which sees all their cases and leaves out patients that an earlier
+    site has.
 
     Raises
     ------
     ConfigError
-        Where a key is unknown or its value is not allowed, or the method needs raw data of other hospitals: that is
-        for simulations, and ``flwr run`` may reach real ones.
+        If a key is unknown or its value is not allowed, or if the method needs raw data of other hospitals: such
+        methods are only for simulations, and ``flwr run`` may reach real hospitals.
     """
     return _experiment(tuple(sorted(run_config.items())))
 
@@ -35,7 +36,7 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
     values = {key: value for key, value in items if value != ""}
     own = {key: values.pop(key) for key in _OWN if key in values}
     if "federation" in own:
-        raise ConfigError("a real hospital runs its own app: start it by fedserdiff hospital")
+        raise ConfigError("run config: federation: a real hospital runs its own app: start it with fedserdiff hospital")
     layers = layers_of(str(own.get("profile", DEFAULT_PROFILE))).on_top("run config", values)
     config = layers.on_top("run config: set", parsed(str(own.get("set", "")).split(), "run config: set")).settings()
     if get_method(config.method.name).breaks_privacy:
@@ -43,7 +44,7 @@ def _experiment(items: tuple[tuple[str, bool | float | int | str], ...]) -> tupl
     try:
         home = Path(str(own.get("home", "~/fedserdiff"))).expanduser()
     except RuntimeError:
-        raise ConfigError("run config: home: this user has no home directory: name a folder") from None
+        raise ConfigError("run config: home: this user has no home directory: set home to a folder") from None
     try:
         count = int(own.get("sites", 3))
     except ValueError:

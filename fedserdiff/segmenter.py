@@ -1,4 +1,4 @@
-"""A trained student as a segmenter of whole scans: what a run ends in, without Flower, Ray or any truth."""
+"""A trained student as a segmenter of whole scans, which needs neither Flower nor Ray nor ground truth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from fedserdiff.settings.experiment import Settings
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a student says of one scan, in the scan's voxels, axes turned to RAS as in `scan`.
+    """A student's segmentation of one scan, on the scan's voxels, with RAS axes as in `scan`.
 
     Attributes
     ----------
     scan : Volume
         The scan's first modality, as it was read.
     convention : Convention
-        The model's regions, and the labels that they are written as unless another is asked for.
+        The model's regions, and the labels with which they are written by default.
     """
 
     scan: Volume
@@ -47,11 +47,11 @@ class Segmentation:
 
     @property
     def error_map(self) -> NDArray[np.float32]:
-        """Ê, by which the diffusion corrects the coarse network, in [−1, 1]: shape (regions, X, Y, Z)."""
+        """Correction Ê of the coarse network by the diffusion, in [−1, 1]: shape (regions, X, Y, Z)."""
         return self._whole(self._prediction.error_map)
 
     def labels(self, convention: Convention | None = None) -> NDArray[np.uint16]:
-        """Return the label map of shape (X, Y, Z), in a convention's labels, less what the settings remove."""
+        """Return the label map of shape (X, Y, Z), in a convention's labels, after the settings' post-processing."""
         convention = convention or self.convention
         if self._thresholds is None:
             return convention.label_map(self.probabilities)
@@ -69,20 +69,20 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A student, the adapter of the hospital whose scans it sees, and what its regions mean.
+    """A student with the adapter of the hospital whose scans it segments, and the meaning of its regions.
 
     Attributes
     ----------
     student : Student
     config : Settings
-        Of the run that trained it, without its sites.
+        Settings of the run that trained it, without its sites.
     convention : Convention
-        Modalities in the student's order, and labels of its regions.
+        Modalities in the student's order, and the labels of its regions.
     channels : mapping of str to int
-        Number of each modality in 4D files or file names, where the dataset declares it; else empty.
+        Number of each modality in 4D files or file names, if the dataset declares it; otherwise empty.
     adapter : SiteAdapter or None
     about : mapping of str to str
-        Where it comes from, in words: method, seed, data, site.
+        Origin of the model, as texts: method, seed, data, site.
     """
 
     student: Student
@@ -95,13 +95,13 @@ class Segmenter:
     def segment(self, scan: Scan) -> Segmentation:
         """Segment a scan.
 
-        The noise that refinement starts from follows from the config's seed and the scan's name, as a hospital's does
-        that scores the student: the same case gives the same mask.
+        The initial noise of refinement depends on the configuration's seed and the scan's name, as it does when a
+        hospital scores the student, so the same case gives the same mask.
 
         Raises
         ------
         DataError
-            As `prepare_scan`.
+            As for `prepare_scan`.
         """
         config = self.config
         ready = prepare_scan(scan.images, scan.channels, config.data.grid, config.data.spacing_mm)
@@ -113,25 +113,25 @@ class Segmenter:
         return Segmentation(ready.first, self.convention, prediction, ready.geometry, given_thresholds(how))
 
     def segment_files(self, name: str, **images: Path) -> Segmentation:
-        """Segment the scan whose modalities' files are given by name, such as ``t1=…, t1ce=…, t2=…, flair=…``."""
+        """Segment a scan given one file per modality, such as ``t1=…, t1ce=…, t2=…, flair=…``."""
         return self.segment(named_scan(name, {m: Path(file) for m, file in images.items()}, self.convention.modalities))
 
     def segment_folder(self, folder: Path | str) -> Segmentation:
-        """Segment the one scan of a case's folder, whose files have the names of any BraTS release or of its dataset.
+        """Segment the one scan in a case's folder, with files named as in any BraTS release or in its dataset.
 
         Raises
         ------
         DataError
-            Where the folder holds no scan, or more than one.
+            If the folder holds no scan, or more than one.
         """
         found = find_scans([Path(folder)], self.convention.modalities, self.channels)
         if len(found.scans) != 1:
             why = "; ".join(found.left) or f"holds {len(found.scans)} scans"
-            raise DataError(f"{folder}: {why}: name the folder of one case")
+            raise DataError(f"{folder}: {why}: give the folder of one case")
         return self.segment(found.scans[0])
 
     def to(self, device: torch.device) -> "Segmenter":
-        """Move student and adapter to a device, and return the segmenter."""
+        """Move the student and adapter to a device, and return the segmenter."""
         self.student.to(device)
         if self.adapter is not None:
             self.adapter.to(device)

@@ -1,4 +1,4 @@
-"""Text that people write and names that file systems hold, in whatever encoding: read, or named as what they are."""
+"""Text files that people write, and file names, in any encoding: read, or refused with a clear message."""
 
 import codecs
 import csv
@@ -10,11 +10,11 @@ from typing import Any, TextIO
 from fedserdiff.errors import ConfigError
 
 SPELT_OUT = "fedserdiff.spelt-out"
-"""An error handler of encoders: a byte of a name that is no UTF-8 becomes ``\\xfc``, a letter that the encoding lacks
-``\\u03bb``."""
+"""Error handler for encoders: a byte of a name that is not UTF-8 becomes ``\\xfc``, a character that the encoding lacks
+becomes ``\\u03bb``."""
 
 _OTHERS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),  # begins as UTF-16 does, so it comes first
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # starts like UTF-16, so it comes first
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -28,16 +28,16 @@ def read_text(file: Path) -> str:
     Raises
     ------
     ConfigError
-        Where it is in another encoding; the text names it, or the first line that is not UTF-8, and what to do.
+        If the file has another encoding. The message names it, or the first line that is not UTF-8, and what to do.
     OSError
-        Where it cannot be read.
+        If the file cannot be read.
     """
     content = file.read_bytes()
     for mark, name in _OTHERS:
         if content.startswith(mark):
             raise ConfigError(f"{file}: is text in {name}: {_SAVE}")
-    if b"\0" in content:  # of UTF-16 every other byte of plain Latin letters
-        raise ConfigError(f"{file}: holds null characters: it is text in UTF-16, or no text: {_SAVE}")
+    if b"\0" in content:  # in UTF-16, every other byte of plain Latin letters is null
+        raise ConfigError(f"{file}: holds null characters: it is text in UTF-16, or not text: {_SAVE}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,7 +53,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read or holds none.
+        As for `read_text`, and if the file cannot be read or does not hold a JSON object.
     """
     try:
         values = json.loads(read_text(file))
@@ -67,15 +67,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_rows(file: Path) -> list[tuple[int, list[str]]]:
-    """Read a CSV table: the number of a row's last line, and its cells without blanks about them.
+    """Read a CSV table; return the last line number of each row, and its cells without surrounding blanks.
 
-    Cells are separated by commas, semicolons or tabs, whichever the first line has most of (our choice: spreadsheets
-    write all three).
+    Cells are separated by commas, semicolons or tabs: the one that is most frequent in the first line (our choice:
+    spreadsheets write all three).
 
     Raises
     ------
     ConfigError
-        As `read_text`, and where the file cannot be read or is no CSV.
+        As for `read_text`, and if the file cannot be read or is not a CSV table.
     """
     try:
         text = read_text(file)
@@ -90,12 +90,12 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def readable(name: str) -> str:
-    """Return a name as it can be shown and written: bytes that are no UTF-8, which Linux allows in names, spelt out."""
+    """Return a name that can be displayed; bytes that are not UTF-8, which Linux allows in names, are escaped."""
     return name.encode("utf-8", SPELT_OUT).decode()
 
 
 def spell_out(stream: TextIO) -> None:
-    """Let a stream print any name and letter, whatever its encoding: what that lacks is spelt out."""
+    """Let a stream print any text; characters that its encoding lacks are escaped."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=SPELT_OUT)
 
@@ -109,7 +109,7 @@ def _spell_out(error: UnicodeError) -> tuple[str, int]:
 
 def _spelt(letter: str) -> str:
     number = ord(letter)
-    if 0xDC80 <= number <= 0xDCFF:  # what os.fsdecode makes of a byte
+    if 0xDC80 <= number <= 0xDCFF:  # a byte, as os.fsdecode represents it
         return f"\\x{number - 0xDC00:02x}"
     return letter.encode("ascii", "backslashreplace").decode()
 

@@ -1,9 +1,9 @@
-"""How a process uses its CPUs: independent pieces of work side by side, each on its own half of them or on one.
+"""The use of a process's CPUs: independent tasks run concurrently, each on half of the CPUs or on one.
 
-The networks are small: two OpenMP threads bring a training step from 1 to 0.63 of its time, two independent pieces from
-1 to 0.5, and they do not wait for each other wherever something else runs on the machine (our choice, measured:
-docs/explanation/performance.md). One CPU does the pieces in turn: the same sums as on two, to the last bit.
-What OpenMP has no part in, such as scoring, goes one piece a CPU.
+The networks are small. Two OpenMP threads reduce the time of a training step to 0.63, two independent tasks to 0.5, and
+these do not wait for each other if other programs use the machine (our choice, measured:
+docs/explanation/performance.md). One CPU runs the tasks in turn, with the same sums as on two, to the last bit. Work
+that does not use OpenMP, such as scoring, runs as one task per CPU.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,23 +23,23 @@ _SIDES = 2
 
 @dataclass(frozen=True)
 class _Pools:
-    """The threads beside the one that asks them."""
+    """The pools of threads beside the calling one."""
 
     sides: ThreadPoolExecutor
     single: ThreadPoolExecutor
 
 
 _pools: dict[int, _Pools | None] = {}
-"""By the CPUs of this process: one entry, which is None for one CPU, or no entry before it is told them."""
+"""Pools by number of CPUs: one entry, which is None for one CPU; empty before `use_cpus` is called."""
 
 _thread = local()
 
 
 def use_cpus(cpus: float) -> None:
-    """Let this process compute on so many CPUs, at least 1."""
+    """Let this process compute on `cpus` CPUs, rounded down, at least 1."""
     whole = max(1, int(cpus))
     threads = max(1, whole // _SIDES)
-    torch.set_num_threads(threads)  # counts in the thread that says it, hence in each
+    torch.set_num_threads(threads)  # the setting is per thread, so each thread sets it
     if whole not in _pools:
         _pools.clear()
         _pools[whole] = None
@@ -49,15 +49,15 @@ def use_cpus(cpus: float) -> None:
 
 
 def _compute_alone() -> None:
-    """Let this thread compute on one CPU, and do itself whatever it would have others do."""
+    """Let this thread compute on one CPU, and run by itself the work that it would give to other threads."""
     torch.set_num_threads(1)
     _thread.alone = True
 
 
 def beside(device: torch.device, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-    """Begin work beside what this thread does next; or, on one CPU or on a GPU, do it at once.
+    """Start work concurrently with this thread; on one CPU or on a GPU, run it at once.
 
-    Gradients and autocast are on or off as in a new thread, whatever they are in this one.
+    Gradients and autocast have the defaults of a new thread, independent of their state in this one.
     """
     pools = _pools_of(device)
     if pools is not None:
@@ -68,22 +68,22 @@ def beside(device: torch.device, work: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def each(device: torch.device, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Do the same work on every item, two of them at a time where there are CPUs for it; return what comes of each.
+    """Apply `work` to every item, two at a time if there are CPUs for it; return the results in order.
 
-    Items are taken as there is room for them: no more than one waits for the two that are worked on, however long the
-    making of one takes or the work on it. The first error of either ends all.
+    Items are taken from the iterable on demand: at most one waits while two are processed. The first error, in `work`
+    or in the iterable, ends the whole call.
     """
     pools = _pools_of(device)
     if pools is None:
-        return list(map(work, items))  # a loop would hold the last item while the next one is made
+        return list(map(work, items))  # a loop would keep the last item while the next one is made
     return _spread(pools.sides, _SIDES + 1, work, items)
 
 
 def one_a_cpu(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
-    """Do the same work on every item, one on each CPU; return what comes of each.
+    """Apply `work` to every item, one per CPU; return the results in order.
 
-    No more than `most` items are there at a time, nor more than one that waits. What the work itself would do by `each`
-    or `beside` it does in turn. This thread takes the items; the first error of either ends all.
+    At most `most` items exist at a time, of which at most one waits. Calls of `each` and `beside` inside `work` run in
+    turn. This thread iterates over the items. The first error, in `work` or in the iterable, ends the whole call.
     """
     pools = _pools_of(torch.device("cpu"))
     if pools is None:
@@ -92,7 +92,9 @@ def one_a_cpu(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
 
 
 def _spread(pool: ThreadPoolExecutor, most: int, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    inference = torch.is_inference_mode_enabled()  # of this thread; tensors made in it are only written in it
+    inference = (
+        torch.is_inference_mode_enabled()
+    )  # of this thread; inference tensors can only be modified in inference mode
 
     def in_mode(item: T) -> R:
         with torch.inference_mode(inference):
@@ -102,17 +104,17 @@ def _spread(pool: ThreadPoolExecutor, most: int, work: Callable[[T], R], items: 
     under_way: set[Future[R]] = set()
     for item in items:
         begun.append(pool.submit(in_mode, item))
-        del item  # it is the pool's
+        del item  # the pool owns it
         under_way.add(begun[-1])
         if len(under_way) >= most:
             ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in ended:
-                future.result()  # raises what the work did
+                future.result()  # raises the error of the work
     return [future.result() for future in begun]
 
 
 def _pools_of(device: torch.device) -> _Pools | None:
-    """Return the threads beside this one; a GPU's work is issued from one thread, in order."""
+    """Return the pools beside this thread; None for a GPU, whose work is issued in order from one thread."""
     if device.type != "cpu" or getattr(_thread, "alone", False):
         return None
     return next(iter(_pools.values()), None)

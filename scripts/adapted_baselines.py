@@ -1,6 +1,6 @@
-"""Raw-data baselines given what SER-Diff+ has: a site adapter before every hospital but the first, and larger buffers.
+"""Raw-data baselines with SER-Diff+'s site adapters at every hospital except the first, and with larger buffers.
 
-By plain calls, for raw data and every hospital's adapter are then in one place: no deployment can do that.
+They run by direct calls, because raw data and all hospitals' adapters must be in one place, unlike in a deployment.
 """
 
 import json
@@ -42,17 +42,17 @@ from strategies.pooled import Pooled
 
 from benchmarks.direct_training import in_rounds
 
-_ADAPTERS_RATE = 0.5  # as a share of the networks', as in SER-Diff+
+_ADAPTERS_RATE = 0.5  # relative to the networks' learning rate, as in SER-Diff+
 
 Rows = list[list[list[float]]]
-"""Refined Dice in [0, 1], mean of regions, after each stage by site by test case; row 0 is the untrained student's."""
+"""Refined Dice in [0, 1], mean of regions, by stage, site and test case; row 0 is the untrained student's."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline: the share of past patients that it keeps, or all sites at once, and whether sites have adapters."""
+    """A baseline: its share of past patients or pooled training, and whether sites have adapters."""
 
     title: str
     share: float
@@ -70,15 +70,15 @@ BASELINES = (
 
 
 class BehindAdapters(Objective):
-    """L = L_seg on cases of several sites, each scan as the adapter of its site translates it; all adapters learn on.
+    """L = L_seg on cases of several sites, with each scan translated by its site's adapter; all adapters are trained.
 
     Parameters
     ----------
     config : Settings
     cases : mapping of str to sequence of CachedCase
-        By site, in the order of the training set.
+        Cases by site, in the order of the training set.
     adapters : mapping of str to SiteAdapter
-        By site; a site without one is seen as it is.
+        Adapters by site; the scans of a site without one are not translated.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class BehindAdapters(Objective):
         self._ends = torch.tensor([len(TrainingSet(own, config, device)) for own in cases.values()]).cumsum(0)
 
     def lessons(self, batch: Batch, noise: torch.Generator) -> dict[str, Lesson]:
-        """Return the lesson of the batch, its scans translated."""
+        """Return the lesson of the batch, with its scans translated."""
         origin = torch.bucketize(batch.index, self._ends, right=True)
         image = batch.image.clone()
         for number, site in enumerate(self._sites):
@@ -103,7 +103,7 @@ class BehindAdapters(Objective):
         return {SEGMENTATION: Lesson(image, batch.truth, noise)}
 
     def learns_beside(self, network: str, learning_rate: float) -> list[dict[str, Any]]:
-        """Return the adapters' weights: they learn from the coarse network's terms."""
+        """Return the adapters' weights, which are trained with the coarse network's terms."""
         weights = [weight for adapter in self._adapters.values() for weight in adapter.parameters()]
         return [{"params": weights, "lr": _ADAPTERS_RATE * learning_rate}] if weights and network == "coarse" else []
 
@@ -111,13 +111,13 @@ class BehindAdapters(Objective):
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     sites: Annotated[int, typer.Option(min=2, help="Number of phantom hospitals.")] = 3,
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
 ) -> None:
-    """Train the baselines on a phantom stream, with the steps of `compare.py`'s; every one breaks privacy."""
+    """Train the baselines on a phantom stream, with as many steps as in `compare.py`; all of them break privacy."""
     console = open_console()
-    with clear_errors("nothing: scores stand at the end"):
+    with clear_errors("nothing: scores are written at the end"):
         use_cpus(1)
         runs: dict[str, dict[int, Rows]] = {baseline.title: {} for baseline in BASELINES}
         patients: dict[int, dict[str, list[str]]] = {}
@@ -173,7 +173,7 @@ def _run(baseline: Baseline, start: Student, hospitals: Sequence[Hospital], conf
 
 
 def _new_adapter(hospital: Hospital, config: Settings) -> SiteAdapter:
-    """Return an adapter that changes nothing yet: where all sites train at once there is no teacher to invert by."""
+    """Return a new adapter, which is the identity: pooled training has no teacher for contrast inversion."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "adapter", hospital.site.name).initial_seed())
         return SiteAdapter(len(config.data.modalities))
@@ -188,7 +188,7 @@ def _train(
     site: str,
     config: Settings,
 ) -> None:
-    """Train student and adapters in place for a stage, the student rounded as it is on the wire."""
+    """Train student and adapters in place for a stage; the student is rounded as in messages."""
     training_set = TrainingSet([case for own in cases.values() for case in own], config, torch.device("cpu"))
     objective = BehindAdapters(config, cases, adapters)
     in_rounds(
@@ -202,7 +202,7 @@ def _scores(
     adapters: Mapping[str, SiteAdapter],
     config: Settings,
 ) -> list[list[float]]:
-    """Return the refined Dice of every scored case, by site, each site through its own adapter."""
+    """Return the refined Dice of every scored case, by site, with each site's own adapter."""
     student.eval()
 
     def score(cached: CachedCase, adapter: SiteAdapter | None) -> float:
@@ -216,7 +216,7 @@ def _scores(
 def _summary(
     runs: Mapping[str, Mapping[int, Rows]], patients: Mapping[int, Mapping[str, Sequence[str]]]
 ) -> list[dict[str, Any]]:
-    """Return one row a baseline, with 95 % intervals over seeds and patients, paired across baselines."""
+    """Return one row per baseline, with 95 % intervals over seeds and patients, paired across baselines."""
     draws = Resampling(patients, shared_patients=False)
 
     def stream(seed: int, rows: Rows) -> StreamScores:
@@ -241,7 +241,7 @@ def _summary(
 
 
 def _arrival(by_seed: Mapping[int, Rows]) -> float | None:
-    """Return the mean Dice of later sites right after their own stages; None where all are trained at once."""
+    """Return the mean Dice of later sites right after their own stages; None for pooled training."""
     arrivals = [float(np.mean(rows[stage][stage - 1])) for rows in by_seed.values() for stage in range(2, len(rows))]
     return float(np.mean(arrivals)) if arrivals else None
 
@@ -263,7 +263,7 @@ def _print(console: Console, rows: Sequence[Mapping[str, Any]], about: str) -> N
             "–" if row["arrival"] is None else f"{100 * row['arrival']:.1f}",
         )  # fmt: skip
     print_table(console, table)
-    console.print("Scores are of each hospital's scans through its own adapter, where the baseline has adapters.")
+    console.print("Each hospital's scans are scored with its own adapter, if the baseline has adapters.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Audit what left a hospital, who is in a federation twice, and what an attacker gets of a run."""
+"""Audit what left a hospital, which patients are in a federation twice, and what an attacker learns from a run."""
 
 from fedserdiff.commands.audit import app
 

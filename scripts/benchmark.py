@@ -1,4 +1,4 @@
-"""Timings and memory, printed and never asserted; here, whether a long stream grows."""
+"""Measure time and memory, without asserting anything; the command here tests whether costs grow along a stream."""
 
 import os
 from pathlib import Path
@@ -37,16 +37,16 @@ app.command()(peers)
 @app.command()
 def scale(
     out: Annotated[Path, typer.Option(help="New directory for the run and scale.json.")],
-    stages: Annotated[int, typer.Option(help="Number of phantom hospitals, each a stage; at least 3.")] = 50,
+    stages: Annotated[int, typer.Option(help="Number of phantom hospitals, one stage each; at least 3.")] = 50,
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "smoke",
     method: Annotated[str, typer.Option(help="Method of the run.")] = DEFAULT_METHOD,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    evaluate_every: Annotated[int, typer.Option(help="After every so many stages a whole row of R is scored.")] = 10,
-    evaluate_sites: Annotated[int, typer.Option(help="How many sites score it; 0 for all.")] = 5,
+    evaluate_every: Annotated[int, typer.Option(help="Number of stages between full rows of R.")] = 10,
+    evaluate_sites: Annotated[int, typer.Option(help="Number of sites that score a full row; 0 for all.")] = 5,
 ) -> None:
-    """Print what each stage of a long stream costs, and whether that grows: seconds, peak memory (Linux), bytes."""
+    """Print the costs of each stage of a long stream, and their growth: seconds, peak memory (Linux) and bytes."""
     console = open_console()
-    with clear_errors("nothing: figures stand at the end of a run"):
+    with clear_errors("nothing: figures are written at the end of a run"):
         scoring = {"scoring.evaluate_every": evaluate_every, "scoring.evaluate_sites": evaluate_sites}
         config = make_settings(profile, {"machine.cpus_per_site": 1, **scoring}, method=method, seed=seed)
         with console.status("scanning phantoms"):
@@ -54,13 +54,13 @@ def scale(
         federation = open_federation(config, named, Cache().prepared)
         there = len(make_stream(federation.config).stages([site.name for site in named]))
         if there < LEAST_STAGES:
-            raise ConfigError(f"{method} on {stages} sites has {there} stages, fewer than {LEAST_STAGES}: what grows?")
+            raise ConfigError(f"{method} on {stages} sites has {there} stages: growth needs at least {LEAST_STAGES}")
         run = RunDirectory.new(out)
         about = (
-            f"{method}, {stages} phantom sites, {profile}, seed {seed}, whole rows of R every {evaluate_every} stages "
+            f"{method}, {stages} phantom sites, {profile}, seed {seed}, full rows of R every {evaluate_every} stages "
             f"on {evaluate_sites or stages} sites, {os.cpu_count()} CPUs"
         )
-        console.print(f"What each stage costs: {about}", highlight=False, soft_wrap=True)
+        console.print(f"Costs of each stage: {about}", highlight=False, soft_wrap=True)
         watch = StageCosts(run, lambda cost: console.print(f"  {in_words(cost)}", highlight=False, soft_wrap=True))
         run_simulation(federation, run, Cache().prepared, watch)
         run.write_json("scale.json", {"about": about, "stages": watch.costs, "medians": medians(watch.costs)})

@@ -1,4 +1,4 @@
-"""List what the cache holds and how large it is, look whether it is sound, and delete what is not used."""
+"""List the cache's content and size, verify it, and delete what is not used."""
 
 from fedserdiff.commands.cache import app
 

@@ -1,4 +1,4 @@
-"""Compare methods on one stream of hospitals: what not pooling the data costs, and how much of it replay wins back."""
+"""Compare methods on one stream of hospitals: the cost of not pooling data, and how much of it replay recovers."""
 
 from fedserdiff.commands.compare import app
 

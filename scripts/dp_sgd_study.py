@@ -1,4 +1,4 @@
-"""What differentially private training (DP-SGD, through Opacus) costs a hospital: Dice and ε by noise."""
+"""The cost of differentially private training (DP-SGD, with Opacus) for a hospital: Dice and ε by noise."""
 
 import json
 import time
@@ -39,30 +39,30 @@ from sites.training_set import TrainingSet
 
 from benchmarks.machine import machine
 
-_DELTA = 1e-4  # some tenth of one over the slices of a hospital
-_OTHERS_SEED, _OTHERS = 1000, 12  # of patients of the same scanner whom nobody trains on, and no study is tested on
+_DELTA = 1e-4  # about 0.1 divided by a hospital's number of slices
+_OTHERS_SEED, _OTHERS = 1000, 12  # patients of the same scanner, used neither in training nor to test any study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Gradients = Mapping[str, torch.Tensor]
-"""By a weight's name, one gradient an item: shape (B, *weight)."""
+"""One gradient per item, by weight name: shape (B, *weight)."""
 
 
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="JSON file for the result.")],
-    noises: Annotated[str, typer.Option(help="Noise multipliers; 0 clips only.")] = "0,0.5,1",
+    noises: Annotated[str, typer.Option(help="Noise multipliers, separated by commas; 0 only clips.")] = "0,0.5,1",
     clip: Annotated[float, typer.Option(min=0, help="L2 norm to which each slice's gradient is clipped.")] = 0.1,
-    batch: Annotated[int, typer.Option(min=2, help="Slices a step, on average.")] = 64,
-    profile: Annotated[str, typer.Option(help="Whose networks, steps and phantoms.")] = "laptop",
+    batch: Annotated[int, typer.Option(min=2, help="Mean number of slices per step.")] = 64,
+    profile: Annotated[str, typer.Option(help="Profile of networks, steps and phantoms.")] = "laptop",
 ) -> None:
-    """Train phantom site 1's first stage by DP-SGD at each noise, and score it on patients it never saw."""
+    """Train phantom site 1's first stage by DP-SGD at each noise level, and score it on unseen patients."""
     console = open_console()
     with clear_errors("nothing: the result is written at the end"):
         try:
             multipliers = [float(text) for text in noises.split(",")]
         except ValueError:
-            raise ConfigError(f"--noises: {noises!r} is not numbers between commas") from None
+            raise ConfigError(f"--noises: {noises!r} is not a list of numbers separated by commas") from None
         config = make_settings(profile, {"network.precision": "fp32"})
         use_cpus(1)
         site = phantom_federation(1, config, Cache().phantoms)[0]
@@ -116,11 +116,11 @@ def _row(
 def train_privately(
     training_set: TrainingSet, config: Settings, noise: float, clip: float, batch: int
 ) -> tuple[Student, float | None]:
-    """Return a student trained for a stage by DP-SGD, and its ε at δ = 1e-4 for one slice; None without noise.
+    """Return a student trained for a stage by DP-SGD, and its ε at δ = 1e-4 for one slice (None without noise).
 
-    Each step takes every slice by a chance of its own, and those that show tumour by a greater one, as elsewhere half
-    of a batch; ε is reckoned by the greater. A slice's gradient is clipped over both networks together: they see the
-    same draw of slices, which hides less of two releases than of one.
+    Each step samples every slice independently. Slices with tumour have a higher probability, so that they make up
+    about half of a batch, as elsewhere; ε is computed with the higher one. A slice's gradient is clipped over both
+    networks together, because both use the same sample of slices, which protects two releases less than one.
     """
     try:
         from opacus.accountants import RDPAccountant
@@ -132,7 +132,7 @@ def train_privately(
     rates = _rates(training_set, batch)
     weights = dict(student.named_parameters())
     for weight in weights.values():
-        weight.grad_sample = None  # type: ignore[attr-defined]  # Opacus' own name, which torch does not know
+        weight.grad_sample = None  # type: ignore[attr-defined]  # Opacus' attribute, unknown to torch
     optimizer = DPOptimizer(
         torch.optim.Adam(weights.values(), lr=config.training.learning_rate),
         noise_multiplier=noise, max_grad_norm=clip,
@@ -154,12 +154,12 @@ def train_privately(
     accountant = RDPAccountant()
     accountant.history = [(noise, float(rates.max()), steps)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the best order is at the end of those tried: ε is then an upper bound
+        warnings.simplefilter("ignore")  # the best order is the last one tried: ε is an upper bound
         return student.eval(), float(accountant.get_epsilon(delta=_DELTA))
 
 
 def _rates(training_set: TrainingSet, batch: int) -> torch.Tensor:
-    """Return the chance of each item to be in a step: half of the batch from anywhere, half from where tumour is."""
+    """Return each item's sampling probability: half of the batch from all items, half from those with tumour."""
     everything = training_set.batch(torch.arange(len(training_set))).truth
     shows = everything.flatten(1).any(1)
     return (batch / 2 / len(shows) + shows * batch / 2 / max(int(shows.sum()), 1)).clamp(max=1)
@@ -168,10 +168,11 @@ def _rates(training_set: TrainingSet, batch: int) -> torch.Tensor:
 def gradients(
     student: Student, image: torch.Tensor, truth: torch.Tensor, perturb: bool, noise: torch.Generator
 ) -> Gradients:
-    """Return the gradient of L_seg of each item by each weight of the student.
+    """Return the gradient of each item's L_seg for each weight of the student.
 
-    Of each item alone, Dice included, which elsewhere is of the whole batch: what a slice adds has to be bounded.
-    Opacus' own hooks miss a convolution that is called as a function, and the first one is: so `torch.func`.
+    The loss is of each item alone, including Dice, which elsewhere is over the whole batch, because the influence of a
+    slice must be bounded. Opacus' hooks miss a convolution that is called as a function, such as the first one, so
+    `torch.func` is used.
     """
 
     def of_coarse(weights: Gradients, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

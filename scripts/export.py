@@ -1,4 +1,4 @@
-"""Export a run's final student as one file to hand on: safetensors, with its config; nothing in it runs."""
+"""Export a run's final student as one shareable safetensors file with its settings and no executable code."""
 
 from fedserdiff.commands.export import app
 

@@ -1,4 +1,4 @@
-"""Write a federation file from a table of cases and institutions: each institution a hospital."""
+"""Write a federation file from a table of cases and institutions; each institution becomes a hospital."""
 
 from fedserdiff.commands.federation import app
 

@@ -1,4 +1,4 @@
-"""Run one hospital of a real federation: its own data, its own installed app, its own guard."""
+"""Run one hospital of a real federation, with its own data, its own installed app and its own egress checks."""
 
 from fedserdiff.commands.hospital import app
 

@@ -1,4 +1,4 @@
-"""Make what a federation of real hospitals needs: certificates, keys, a folder each, and the commands that start it."""
+"""Create the files for a federation of real hospitals: certificates, keys, a folder each, and the start commands."""
 
 from fedserdiff.commands.provision import app
 

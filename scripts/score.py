@@ -1,4 +1,4 @@
-"""Score a folder of predicted label maps against the truth: Dice and HD95, as a whole and lesion by lesion."""
+"""Score a folder of predicted label maps against the truth: Dice and HD95, for the whole scan and for each lesion."""
 
 from fedserdiff.commands.score import app
 

@@ -1,4 +1,4 @@
-"""Print all settings as a file to begin an experiment with: value, default, range, and where each comes from."""
+"""Print all settings as a starting point for an experiment file: value, default, range and source of each."""
 
 from fedserdiff.commands.settings import app
 

@@ -1,4 +1,4 @@
-"""What a finished run's student makes of scans of unknown origin, where no hospital's adapter is known to be theirs."""
+"""Scores of a finished run's student on scans of unknown origin, for which the right adapter is not known."""
 
 import json
 from collections.abc import Mapping
@@ -34,16 +34,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run of ser-diff-plus.")]) -> None:
-    """Score the final student on the cases that the run scored, each by the adapter that leaves least doubt.
+    """Score the final student on the run's scored cases, each with the adapter that gives the least uncertainty.
 
-    In a deployment adapters stay in their hospitals: only a simulation can do this, and it writes no adapter anywhere.
+    Only a simulation can do this, because adapters stay in their hospitals in a deployment. No adapter is written.
     """
     console = open_console()
-    with clear_errors("nothing: scores stand at the end"):
+    with clear_errors("nothing: scores are written at the end"):
         federation = reopen(console, RunDirectory(run), Cache())
         config = federation.config
         if not (run / "student.pt").is_file():
-            raise ConfigError(f"{run}: holds no student.pt: the run is not finished")
+            raise ConfigError(f"{run}: has no student.pt: finish the run first")
         use_cpus(config.machine.cpus_per_site)
         device = use_device(config.machine)
         student = load_student(config, run / "student.pt").to(device)
@@ -54,7 +54,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
         for adapter in filter(None, adapters.values()):
             adapter.to(device)
         if not any(adapters.values()):
-            raise ConfigError(f"{run}: no hospital of this run has an adapter: its scores need no knowledge of origin")
+            raise ConfigError(f"{run}: no hospital of this run has an adapter: choose a run of ser-diff-plus")
         rows: list[dict[str, Any]] = []
         with console.status("scoring"):
             for hospital in federation.hospitals:
@@ -83,7 +83,7 @@ def main(run: Annotated[Path, typer.Argument(help="Directory of a finished run o
 def _score(
     student: Student, cached: CachedCase, adapters: Mapping[str, SiteAdapter | None], config: Settings
 ) -> tuple[str, float]:
-    """Return the site whose adapter leaves least doubt, and the refined Dice through it, mean of regions."""
+    """Return the site whose adapter gives the least uncertainty, and the refined Dice with it, mean of regions."""
     brain = torch.from_numpy((cached.prepared.image != 0).any(0))
     found = {site: predict_case(student, cached, config, adapter) for site, adapter in adapters.items()}
     site = min(found, key=lambda site: doubt(found[site].coarse, brain))
@@ -91,9 +91,9 @@ def _score(
 
 
 def doubt(coarse: torch.Tensor, brain: torch.Tensor) -> float:
-    """Return the mean entropy, in nats, of region probabilities P (3, X, Y, Z) over the voxels of a brain (X, Y, Z).
+    """Return the mean entropy, in nats, of region probabilities P (3, X, Y, Z) over the brain's voxels (X, Y, Z).
 
-    It needs no label: a student that sees a look it knows is sure of most voxels (our choice).
+    It needs no labels: a student is certain of most voxels if it knows the scan's contrast (our choice).
     """
     p = coarse[:, brain].double().clamp(1e-9, 1 - 1e-9)
     return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean())

@@ -85,7 +85,7 @@ def rows(output: str) -> list[tuple[str, ...]]:
 def test_audit_prints_who_is_there_already_and_by_what_it_was_found(overlapping: Path, call: Call) -> None:
     Path("new", "patient 7").mkdir()
     output = call("audit", "overlap", overlapping, "--profile", "smoke")
-    assert "site west: passed over, named as no case of brats2023-gli: patient 7" in output
+    assert "site west: ignored, not named as a case of brats2023-gli: patient 7" in output
     assert [(site, case, at, is_, by) for site, case, is_, at, by in rows(output)] == RECORD
     assert "3 cases of 11 at 3 sites are at an earlier site already" in output
     assert not list(overlapping.parent.glob("runs*"))
@@ -139,7 +139,7 @@ def test_audit_lists_every_bad_case_in_a_table_and_a_file(overlapping: Path, cal
     ("before", "after", "says"),
     [
         ('"names.csv"', '"gone.csv"', "gone.csv: cannot be read (No such file or directory)"),
-        ('"names.csv"', '"ours.toml"', "ours.toml: none of its .* lines has a case name|not a CSV table"),
+        ('"names.csv"', '"ours.toml"', "ours.toml: no case name in any of its .* lines|not a CSV table"),
         ('"names.csv"', "7", "ours.toml: name_mapping: 7 is not a filled str"),
         ("BraTS2021_01005'", "BraTS2021_02005'", "site east: .*no case BraTS2021_02005"),
         ('"new"', '"old"', "site west: .*but 5 of brats2021"),
@@ -193,7 +193,7 @@ def simulated(call: Call, script: Callable[[str], ModuleType], monkeypatch: pyte
 def test_default_run_leaves_later_copies_out_and_says_so(overlapping: Path, simulated: Callable[..., Any]) -> None:
     Path("new", "patient 7").mkdir()
     output, title, seen = simulated(overlapping)
-    assert "site west: passed over, named as no case of brats2023-gli: patient 7" in output
+    assert "site west: ignored, not named as a case of brats2023-gli: patient 7" in output
     assert {site.name: len(site.cases) for site in seen["cases"]} == {"north": 3, "east": 2, "west": 3}
     assert "left out east: BraTS2021_01002 is BraTS2021_01002, which north brought first" in output
     assert LEFT_OUT in output

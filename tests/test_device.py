@@ -74,7 +74,7 @@ def test_a_driver_that_fails_or_hangs_keeps_nobody(tmp_path: Path, driver: None)
 @pytest.mark.parametrize("asked", [1, 0.5])
 def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(asked: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ConfigError, match=rf"^--gpus-per-site: {asked} asked for, but torch .* can use none: Torch not"
+        ConfigError, match=rf"^--gpus-per-site: {asked} requested, but torch .* can use none: Torch not"
     ):
         settle_gpus(asked, "--gpus-per-site", pytest.fail)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
@@ -86,7 +86,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(asked: float, monkeyp
 def test_commands_refuse_a_gpu_that_torch_cannot_use_before_anything_is_prepared(command: Any, tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["--profile", "smoke", "--gpus-per-site", "1"])
     assert done.exit_code == 1
-    assert f"error: --gpus-per-site: 1 asked for, but {WHY}Torch not compiled with CUDA enabled" in done.output
+    assert f"error: --gpus-per-site: 1 requested, but {WHY}Torch not compiled with CUDA enabled" in done.output
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
 
 
@@ -105,7 +105,7 @@ def test_a_hospital_that_is_to_train_on_a_gpu_says_so_where_it_cannot(kit: Path)
         file.write(f"gpus = 1\n{text}")
     done = CliRunner().invoke(hospital.app, [str(kit)])
     assert done.exit_code == 1
-    assert f"error: site.toml: gpus: 1 asked for, but {WHY}" in done.output
+    assert f"error: site.toml: gpus: 1 requested, but {WHY}" in done.output
     assert not (kit / "cache").exists()
 
 

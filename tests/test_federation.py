@@ -109,14 +109,14 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
         ('"scans/north"', '["scans/north"]', r"site 1: path: \['scans/north'\] is not a filled str"),
         ('["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]', '"BraTS-GLI-00002-000"', "site 2: cases: .* a filled list"),
         ('["BraTS-GLI-00002-000", "BraTS-GLI-00000-000"]', "[]", r"site 2: cases: \[\] is not a filled list"),
-        ('["BraTS-GLI-00002-000", ', "[2, ", "site 2: cases: every case is named by a string"),
-        ('["BraTS-GLI-00000-000"]', "[0]", "site 2: test_cases: every case is named by a string"),
+        ('["BraTS-GLI-00002-000", ', "[2, ", "site 2: cases: every case name must be a string"),
+        ('["BraTS-GLI-00000-000"]', "[0]", "site 2: test_cases: every case name must be a string"),
         ('["BraTS-GLI-00000-000"]', "[]", r"site 2: test_cases: \[\] is not a filled list"),
         ('["BraTS-GLI-00000-000"]', '"BraTS-GLI-00000-000"', "site 2: test_cases: .* is not a filled list"),
         (
             '["BraTS-GLI-00000-000"]',
             '["BraTS-GLI-00002-000", "BraTS-GLI-00001-000"]',
-            "site 2: test_cases: 'BraTS-GLI-00001-000' is none of the cases$",
+            "site 2: test_cases: 'BraTS-GLI-00001-000' is not one of the site's cases$",
         ),
         (
             "test_cases =",
@@ -126,14 +126,14 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
         (
             "test_cases =",
             'validation_cases = ["BraTS-GLI-00001-000"]\ntest_cases =',
-            "site 2: validation_cases: 'BraTS-GLI-00001-000' is none of the cases$",
+            "site 2: validation_cases: 'BraTS-GLI-00001-000' is not one of the site's cases$",
         ),
         (
             "test_cases =",
             'validation_cases = ["BraTS-GLI-00000-000"]\ntest_cases =',
-            "site 2: validation_cases: 'BraTS-GLI-00000-000' is one of the test_cases, too$",
+            "site 2: validation_cases: 'BraTS-GLI-00000-000' is also one of the test_cases$",
         ),
-        ("test_cases =", "validation_cases = [1]\ntest_cases =", "site 2: validation_cases: every case is named by a"),
+        ("test_cases =", "validation_cases = [1]\ntest_cases =", "site 2: validation_cases: every case name must be a"),
         ('"north"\n', '"north/../../x"\n', "site 1: name: 'north/../../x' may hold letters, digits"),
         ('"north"\n', '"nörd"\n', "site 1: name: 'nörd' may hold letters, digits"),
         ('"north"\n', '"north pole"\n', "site 1: name: 'north pole' may hold letters, digits"),
@@ -141,14 +141,14 @@ def test_name_mapping_that_is_no_path_is_refused(folder: Path) -> None:
         (
             "[[site]]\nname",
             "rounds = 2\n[[site]]\nname",
-            "unknown entry rounds: only name_mapping, modalities, regions, profile, .*site.* are known",
+            "unknown entry rounds: choose from name_mapping, modalities, regions, profile, .*site",
         ),
         ("[[site]]\nname", "name_mapping = 3\n[[site]]\nname", "name_mapping: 3 is not a filled str"),
         ("[[site]]\nname", 'name_mapping = ""\n[[site]]\nname', "name_mapping: '' is not a filled str"),
         (
             'path = "scans/north"\n',
             'path = "scans/north"\nname_mapping = "m.csv"\n',
-            r"site 1: name_mapping: is not one site's: write it above the first \[\[site\]\]",
+            r"site 1: name_mapping: applies to all sites: write it above the first \[\[site\]\]",
         ),
     ],
 )

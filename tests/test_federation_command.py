@@ -191,8 +191,11 @@ def test_a_hospital_of_two_patients_has_nobody_to_validate_on(call: Call) -> Non
 @pytest.mark.parametrize(
     ("listed", "says"),
     [
-        ("FeTS2022_00003\n", "site-1: no patient of this hospital is listed for its validation_cases: it needs some"),
-        ("FeTS2022_00000\nFeTS2022_00004\n", "FeTS2022_00000: listed to test on and to validate on"),
+        (
+            "FeTS2022_00003\n",
+            "site-1: no patient of this hospital is listed for its validation_cases: add at least one",
+        ),
+        ("FeTS2022_00000\nFeTS2022_00004\n", "FeTS2022_00000: on both lists, for testing and for validation"),
         ("FeTS2022_00001\nFeTS2022_00002\nFeTS2022_00004\n", "site-1: every patient of this hospital is listed"),
     ],
 )
@@ -241,13 +244,13 @@ def test_a_release_of_ones_own_travels_by_its_path(call: Call, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("table", "options", "says"),
     [
-        ("", [], "table.csv: has no row below its header"),
-        ("Subject_ID\nFeTS2022_00001\n", [], "no column of institutions: call it one of institution, .*Subject_ID"),
-        ("Partition_ID,Subject_ID\n1,BraTS2021_00001\n", [], "no column names a case that is there, such as FeTS2022_"),
-        (PARTITION + "9,FeTS2022_00001\n", [], "line 12: FeTS2022_00001 is of 9 here, and of 1 in line 3"),
+        ("", [], "table.csv: no rows below the header"),
+        ("Subject_ID\nFeTS2022_00001\n", [], "no institution column: call it one of institution, .*Subject_ID"),
+        ("Partition_ID,Subject_ID\n1,BraTS2021_00001\n", [], "no column names any of the cases on disk, such"),
+        (PARTITION + "9,FeTS2022_00001\n", [], "line 12: FeTS2022_00001 belongs to 9 here, but to 1 in line 3"),
         (PARTITION, ["--minimum", "6"], "no hospital has 6 cases of at least two patients; lower --minimum"),
-        (PARTITION, ["--order", "date"], "no column of dates: call it one of date"),
-        (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is no date"),
+        (PARTITION, ["--order", "date"], "no date column: call it one of date"),
+        (PARTITION.replace("ID\n", "ID,Date\n").replace("1\n", "1,May\n"), ["--order", "date"], "'May' is not a date"),
         (PARTITION, ["--test-share", "1.5"], "data.test_share: 1.5 is not"),
         (PARTITION, ["--test-share", "0.2", "--test-list", "x"], "give only one of them"),
         (
@@ -278,7 +281,7 @@ def test_what_cannot_be_done_is_told_in_one_line(call: Call, table: str, options
 
 def test_a_release_that_names_do_not_tell_is_asked_for(call: Call) -> None:
     _cases(Path("data"), OF_GLI, NEW, "-")
-    assert "named as those of brats2023-gli and brats2024-gli: say which by --release" in call(MAPPING, fails=True)
+    assert "named as in brats2023-gli and brats2024-gli: name the release with --release" in call(MAPPING, fails=True)
 
 
 def test_the_file_is_of_hospitals_that_can_be_opened(

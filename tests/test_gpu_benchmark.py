@@ -129,7 +129,7 @@ def test_a_part_for_which_no_time_is_left_is_left_out(command: ModuleType, bench
     part = bench.Part("long", 30, lambda _: iter([bench.Row("it", "s", (1.0,))]))
     assert [row.what for row in command._measured(part, on, 31)] == ["it"]
     (row,) = command._measured(part, on, 29)
-    assert (row.what, row.values, row.how) == ("long", (), "left out: it takes some 30 s, and 29 s were left")
+    assert (row.what, row.values, row.how) == ("long", (), "skipped: it takes some 30 s, but 29 s were left")
     assert sum(part.expected_s for part in command.PARTS[:-1]) < command._SECONDS
 
 
@@ -137,7 +137,7 @@ def test_full_size_is_refused_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     answer, report = measured(tmp_path / "gpu.json", "--size", "full")
     assert (answer.exit_code, report) == (1, {})
-    assert "--size toy runs anywhere" in " ".join(answer.stderr.split())
+    assert "use --size toy instead" in " ".join(answer.stderr.split())
 
 
 def test_repeats_end_with_their_number_or_their_time(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

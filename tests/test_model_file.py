@@ -98,13 +98,13 @@ def test_no_path_and_no_case_goes_along(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_refused_with_a_reason(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    with pytest.raises(DataError, match=r"model\.safetensors: no model can be read from it"):
+    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read as a model"):
         load_model(file)
     file.write_bytes(b"PK\3\4 no tensors")
-    with pytest.raises(DataError, match="no model can be read from it"):
+    with pytest.raises(DataError, match="cannot be read as a model"):
         load_model(file)
     save_file({"a": torch.zeros(1)}, file)
-    with pytest.raises(DataError, match="not a model of this software: safetensors of another kind"):
+    with pytest.raises(DataError, match="not a model of fedserdiff: another kind of safetensors file"):
         load_model(file)
     save_model(file, model())
     with safe_open(str(file), "pt") as opened:
@@ -112,11 +112,11 @@ def test_what_is_no_model_is_refused_with_a_reason(tmp_path: Path) -> None:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     for damage in ({"config": "{"}, {"config": json.dumps({"colour": 1})}, {"convention": "{}"}):
         save_file(tensors, file, {**about, **damage})
-        with pytest.raises(DataError, match="damaged, or of another version"):
+        with pytest.raises(DataError, match="damaged, or from another version"):
             load_model(file)
     tensors.popitem()
     save_file(tensors, file, about)
-    with pytest.raises(DataError, match="damaged, or of another version"):
+    with pytest.raises(DataError, match="damaged, or from another version"):
         load_model(file)
 
 

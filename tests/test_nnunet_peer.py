@@ -90,7 +90,7 @@ def test_regions_that_no_label_map_holds_are_refused(script: Callable[[str], Mod
     apart = Convention("prostate", ("t2",), {"pz": (1,), "tz": (2,), "all": (1, 2)}, (0, 1, 2))
     assert region_labels(apart) == {"all": [1, 2, 3], "pz": [2], "tz": [3]}
     crossing = Convention("odd", ("t2",), {"a": (1, 2), "b": (2, 3)}, (0, 1, 2, 3))
-    with pytest.raises(ConfigError, match="regions a and b overlap in part"):
+    with pytest.raises(ConfigError, match="regions a and b overlap partly"):
         region_labels(crossing)
 
 

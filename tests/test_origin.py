@@ -105,5 +105,5 @@ def test_other_software_is_told_but_not_another_python() -> None:
     ],
 )
 def test_what_no_simulation_wrote_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="is not what a run writes there"):
+    with pytest.raises(ConfigError, match=r"is not the config\.json of a run of this version"):
         Origin.from_dict(values)

@@ -108,7 +108,7 @@ def test_a_method_that_calls_itself_otherwise_than_its_entry_point_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path))
     forget()
     try:
-        with pytest.raises(ConfigError, match="method prior: calls itself size-prior"):
+        with pytest.raises(ConfigError, match="method prior: its name is size-prior"):
             get_method("prior")
     finally:
         forget()
@@ -173,7 +173,7 @@ NONE, OTHER, FAILING = of("no_rules"), of("other_rules"), of("failing")
     ("method", "error", "told"),
     [
         ("NONE", ReplyError, "^no reply to a train.consolidate message was agreed$"),
-        ("OTHER", ReplyError, "^mine: test_plugins:other_rules gives shares a rule that is no ArrayRule$"),
+        ("OTHER", ReplyError, "^mine: test_plugins:other_rules: the rule of shares is not an ArrayRule$"),
         ("FAILING", ConfigError, "^method mine: records: test_plugins:failing fails .KeyError: 'nothing'.$"),
     ],
 )
@@ -185,9 +185,9 @@ def test_without_rules_nothing_leaves(method: str, error: type[Exception], told:
 @pytest.mark.parametrize(
     ("hands_over", "records", "told"),
     [
-        *((name, "a:b", f"hands_over: '{name}' is the name of another record") for name in sorted(TAKEN)),
-        ("mine", "", "hands_over, records: name a record and its rules, or neither"),
-        ("", "a:b", "hands_over, records: name a record and its rules, or neither"),
+        *((name, "a:b", f"hands_over: '{name}' is already the name of a record") for name in sorted(TAKEN)),
+        ("mine", "", "hands_over, records: declare a record with its rules, or neither"),
+        ("", "a:b", "hands_over, records: declare a record with its rules, or neither"),
     ],
 )
 def test_a_method_names_a_record_of_its_own_and_its_rules(hands_over: str, records: str, told: str) -> None:
@@ -239,7 +239,7 @@ def test_a_release_of_a_package_is_read_as_brats_own(
 def test_a_release_that_nothing_brings_is_refused_with_those_there_are(installed: None) -> None:
     with pytest.raises(ConfigError, match=r"unknown release 'north-mr': did you mean north-mri\? choose one of brats"):
         get_release("north-mr")
-    with pytest.raises(ConfigError, match=r"release fedserdiff_example.method:METHOD: is a Method, no Release"):
+    with pytest.raises(ConfigError, match=r"release fedserdiff_example.method:METHOD: is a Method, not a Release"):
         get_release(METHOD)
 
 

@@ -95,7 +95,7 @@ def test_a_loss_that_a_stage_does_not_have_may_be_missing_and_no_other(method: s
         assert admitted(MessageType.TRAIN, content, method=method) == content
     for name in list(losses):
         lacking = RecordDict({**content, wire.METRICS: MetricRecord({k: v for k, v in losses.items() if k != name})})
-        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+        with pytest.raises(ReplyError, match="metrics: names differ from those agreed"):
             admitted(MessageType.TRAIN, lacking, method=method)
 
 
@@ -106,7 +106,7 @@ def test_a_loss_of_another_method_is_turned_down(method: str) -> None:
     for term in foreign:
         content = honest(MessageType.TRAIN, smoke(method=method), SENT)
         content.metric_records[wire.METRICS][f"loss-{term}"] = 0.5
-        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+        with pytest.raises(ReplyError, match="metrics: names differ from those agreed"):
             admitted(MessageType.TRAIN, content, method=method)
 
 
@@ -186,7 +186,7 @@ def test_samples_are_packed_as_they_leave_and_unpacked_as_they_arrive(method: st
     assert inside != travelling
     assert admitted(wire.CONSOLIDATE, inside, method=method) == travelling
     assert admitted(wire.CONSOLIDATE, travelling, arrived=True, method=method) == inside
-    with pytest.raises(ReplyError, match="encoded in another way"):
+    with pytest.raises(ReplyError, match="another encoding than agreed"):
         admitted(wire.CONSOLIDATE, inside, arrived=True, method=method)
 
 
@@ -368,7 +368,7 @@ def test_more_scores_leave_where_both_sides_agreed_on_them_and_else_none() -> No
     }
     assert admitted(MessageType.EVALUATE, more, **asked) == more
     for reply, changes in ((more, {}), (plain_reply, asked), (more, {"scoring.extra_metrics": ("nsd",)})):
-        with pytest.raises(ReplyError, match="metrics: names other than agreed"):
+        with pytest.raises(ReplyError, match="metrics: names differ from those agreed"):
             admitted(MessageType.EVALUATE, reply, **changes)
 
 

@@ -237,7 +237,7 @@ def cut(path: Path) -> None:
         ),
         (lambda path: write(path, label_map(0) * np.float32(0.5)), "labels are not whole numbers"),
         (cut, "truncated or damaged"),
-        (lambda path: (path.unlink(), path.mkdir()), "a directory, where a NIfTI file is expected"),
+        (lambda path: (path.unlink(), path.mkdir()), "a directory: a NIfTI file is expected"),
     ],
 )
 @pytest.mark.parametrize("side", ["p", "t"])

@@ -33,9 +33,9 @@ def test_the_last_ten_stages_are_held_against_the_ten_from_the_second(stage_cost
 
 def test_bytes_that_grow_are_named_and_those_that_do_not_are_called_flat(stage_costs: ModuleType) -> None:
     assert stage_costs.growth(costs(30))[-1].endswith("bytes in +0.0 %; bytes are flat")
-    assert stage_costs.growth(costs(30, into=300))[-1].endswith("bytes are NOT flat: bytes in grow with the stream")
+    assert stage_costs.growth(costs(30, into=300))[-1].endswith("bytes are NOT flat: bytes in grow along the stream")
     both = stage_costs.growth(costs(30, out=90, into=300))[-1]
-    assert both.endswith("bytes are NOT flat: bytes out and bytes in grow with the stream")
+    assert both.endswith("bytes are NOT flat: bytes out and bytes in grow along the stream")
 
 
 def test_a_short_stream_is_held_against_itself(stage_costs: ModuleType) -> None:

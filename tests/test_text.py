@@ -61,7 +61,7 @@ def test_a_byte_order_mark_makes_no_difference(tmp_path: Path, kind: str) -> Non
     ("encoding", "said"),
     [
         ("utf-16", "is text in UTF-16: save it as text in UTF-8"),
-        ("utf-16-le", "holds null characters: it is text in UTF-16, or no text: save it as text in UTF-8"),
+        ("utf-16-le", "holds null characters: it is text in UTF-16, or not text: save it as text in UTF-8"),
         ("utf-32", "is text in UTF-32: save it as text in UTF-8"),
         ("cp1252", "not text in UTF-8 (byte 0xe9): save it as text in UTF-8"),
     ],
@@ -110,13 +110,13 @@ def test_what_ray_and_trackers_cannot_name_is_refused_by_name(tmp_path: Path, mo
     ):
         check_tracker("tensorboard", tmp_path / BAD_NAME)
     monkeypatch.setattr("sys.argv", ["simulate.py", BAD_NAME])
-    with pytest.raises(ConfigError, match="Ray takes no name that is not UTF-8") as error:
+    with pytest.raises(ConfigError, match="Ray accepts only UTF-8 names") as error:
         simulate(ServerApp(), ClientApp(), 1, Resources(1), tmp_path / "flower.log", 1)
     assert str(error.value).startswith(BAD_NAME)
 
 
 def test_a_place_that_no_site_toml_can_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     site = Site("north", "brats2021", str(tmp_path / BAD_NAME))
-    with pytest.raises(ConfigError, match=r"site north: path: .*: site\.toml is UTF-8 and cannot hold this name"):
+    with pytest.raises(ConfigError, match=r"site north: path: .*: not UTF-8, so site\.toml cannot hold it"):
         provision(tmp_path / "out", make_settings("smoke", method="ser-diff", sites=(site,)), "localhost:1", {})
     assert not (tmp_path / "out").exists()

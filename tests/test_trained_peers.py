@@ -62,7 +62,7 @@ def test_every_patient_is_tested_once_and_trains_in_all_other_folds(script: Scri
     )
     with pytest.raises(ConfigError, match="site-1 has 7 patients, fewer than 8 folds"):
         module.fold_of(hospitals, CONFIG, 0, 8)
-    with pytest.raises(ConfigError, match="a case of two hospitals has this name"):
+    with pytest.raises(ConfigError, match="two hospitals have a case with this name"):
         module.fold_of([hospitals[0], hospitals[0]], CONFIG, 0, 3)
 
 
@@ -190,7 +190,7 @@ def test_the_command_trains_scores_and_goes_on(script: Scripts, hospitals: list[
     assert file.stat().st_mtime_ns == written
     other = runner.invoke(app, [*asked[:-1], "training.batch_size=4"])
     assert other.exit_code == 1
-    assert "is of another settings" in other.stderr
+    assert "has other values of settings" in other.stderr
 
 
 def test_what_cannot_be_trained_is_told_in_one_line(script: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,5 +234,5 @@ def test_unknown_folds_and_sites_are_told(script: Scripts, hospitals: list[Hospi
     assert command._folds("2,0", 3) == [2, 0]
     with pytest.raises(ConfigError, match="--fold: 3: choose from 0, 1, 2"):
         command._folds("1,3", 3)
-    with pytest.raises(ConfigError, match="no site south: choose from site-1, site-2"):
+    with pytest.raises(ConfigError, match="unknown site south: choose from site-1, site-2"):
         command._of_site(hospitals, "south")

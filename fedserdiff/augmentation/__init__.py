@@ -1,1 +1,1 @@
-"""Training batches changed at random: `draw` draws by how much, `apply` changes a batch by it."""
+"""Random augmentation of training batches: `draw` draws the parameters, `apply` applies them to a batch."""

@@ -1,4 +1,4 @@
-"""A batch changed by parameters that were drawn: a function of tensors alone, in 2D and 3D."""
+"""Augmentation of a batch with given parameters, as a pure function of tensors, in 2D and 3D."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from fedserdiff.augmentation.intensity import add_noise, blur, brighten, coarsen
 from fedserdiff.augmentation.movement import Movement, centre, move
 
 _SOMETHING = 2.0**-14
-"""What a voxel of the brain is where chance made all of its channels 0, which would say that it is outside."""
+"""Value of a brain voxel whose channels all became 0 by chance, which would mark it as outside the brain."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels of a batch, and what each is changed by.
+    """Channels of a batch, with the parameter of each.
 
     Attributes
     ----------
     rows : Tensor of shape (K,)
-        Which of the B × M channels, those of the first sample first.
+        Indices into the B × M channels, those of the first sample first.
     values : Tensor of shape (K,)
+        Parameter of each channel.
     """
 
     rows: torch.Tensor
@@ -29,7 +30,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What changes a batch of B samples of M channels; what is None changes none of them.
+    """Augmentation parameters for a batch of B samples with M channels; None leaves all samples unchanged.
 
     Attributes
     ----------
@@ -38,19 +39,19 @@ class Parameters:
     deviation : Channels, optional
         Standard deviations of noise.
     noise : Tensor of shape (K, *grid), optional
-        Standard normal, for the channels of `deviation`.
+        Standard normal noise for the channels of `deviation`.
     blur : Channels, optional
-        Standard deviations of Gaussians that blur, in voxels.
+        Standard deviations of Gaussian blur in voxels.
     brightness, contrast : Channels, optional
         Factors.
     resolution : Channels, optional
-        Shares of the voxels of each axis that are left.
+        Shares of voxels that remain along each axis.
     gamma : Channels, optional
         Powers.
     sign : Tensor of shape (K,), optional
-        −1 for channels of `gamma` whose negative takes the power, else 1.
+        −1 for channels of `gamma` whose negative is raised to the power, else 1.
     missing : Tensor of shape (K,), optional
-        Rows of channels that are missing.
+        Indices of missing channels.
     """
 
     movement: Movement | None = None
@@ -68,24 +69,26 @@ class Parameters:
 def apply(
     image: torch.Tensor, truth: torch.Tensor, parameters: Parameters, shape: Sequence[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return image and masks of a batch as parameters change them, in nnU-Net's order.
+    """Return the images and masks of a batch after augmentation, with the transforms in nnU-Net's order.
 
-    The brain is what is not 0 in all channels. Outside of it the image stays 0, and no voxel of it becomes 0 in all.
+    A voxel is in the brain unless it is 0 in all channels. The image stays 0 outside the brain, and no brain voxel
+    becomes 0 in all channels.
 
     Parameters
     ----------
     image : Tensor of shape (B, M, *grid), float32
-        z-scored inside the brain, 0 outside.
+        Images, z-scored inside the brain and 0 outside.
     truth : Tensor of shape (B, R, *grid), float32
-        Region masks, 0 or 1: they move with the image, and are 1 where at least half of a voxel is.
+        Region masks, 0 or 1. They move with the image; a voxel is 1 if at least half of it is in the region.
     parameters : Parameters
     shape : sequence of int, optional
-        Of what is returned, about the grid's centre, where samples come with what may move into it: the grid's.
+        Shape of the result around the grid's centre, if samples include a margin that may move into it; by default the
+        grid's shape.
 
     Returns
     -------
     image, truth : Tensor
-        As they came; samples that nothing changes to the last digit.
+        Same layout as the input. Samples without any transform are unchanged to the last bit.
     """
     shape = image.shape[2:] if shape is None else shape
     movement, came = parameters.movement, (image, truth)
@@ -123,9 +126,9 @@ def apply(
 def _moved(
     image: torch.Tensor, truth: torch.Tensor, movement: Movement, shape: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return image, brain and masks of the samples that move, in one resampling.
+    """Return image, brain mask and region masks of the moving samples, in one resampling.
 
-    The brain's border keeps its intensities: nothing outside is mixed in.
+    Intensities at the brain's border are kept: values from outside are not mixed in.
     """
     brain = (image != 0).any(1, keepdim=True).to(image)
     parts = (image, brain, truth)

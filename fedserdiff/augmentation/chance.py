@@ -1,4 +1,4 @@
-"""What changes a batch: which samples, drawn on the host like items; by how much, drawn on the device."""
+"""Random augmentation parameters: samples are picked on the host, like items; strengths are drawn on the device."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from fedserdiff.device import to_device
 from fedserdiff.settings.augmentation import Augmentation
 
 _STRONGER = 1.5
-"""What `strong` multiplies probabilities and widths by (our choice)."""
+"""Factor of the strength `strong` on probabilities and widths (our choice)."""
 
 _A_CHANNEL = 0.5
-"""With which probability a channel of a sample that is blurred, or has fewer voxels, is so: nnU-Net's."""
+"""Probability of each channel of a sample to be blurred or coarsened, as in nnU-Net."""
 
 _PROBABILITIES = (
     "rotation", "scaling", "elastic", "noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma",
@@ -22,13 +22,13 @@ _PROBABILITIES = (
 )  # fmt: skip
 _FACTORS = ("scaling_range", "brightness_range", "contrast_range", "low_resolution_range", "gamma_range")
 _TINY = 1e-30
-_ANGLES = 9  # of each axis, by which the reach of rotations is found
+_ANGLES = 9  # per plane, to find the reach of rotations
 
 
 def strengthened(settings: Augmentation) -> Augmentation:
-    """Return what `strong` makes of settings: probabilities and ranges 1.5 times as large, those of factors as powers.
+    """Return settings for `strong`: probabilities and ranges 1.5 times as large, ranges of factors to the power 1.5.
 
-    Probabilities stay at most 1, rotations at most 180°, and a deformation folds as little as before.
+    Probabilities stay at most 1 and rotations at most 180°. Deformations remain free of folds, as before.
     """
     stronger: dict[str, object] = {name: min(1.0, _STRONGER * getattr(settings, name)) for name in _PROBABILITIES}
     for name in _FACTORS:  # 1 is the middle of a range of factors
@@ -44,18 +44,19 @@ def strengthened(settings: Augmentation) -> Augmentation:
 
 
 def reach(shape: Sequence[int], settings: Augmentation, spacing_mm: float) -> tuple[int, ...]:
-    """Return from how many voxels beyond a sample of a shape, at either end of each axis, something may move into it.
+    """Return how many voxels beyond a sample, at each end of each axis, content may move into it.
 
-    It is the box about the sample that is turned, shrunk and deformed by as much as the settings allow: what a larger
-    sample would show there is what a smaller one lacks.
+    This is the margin of the box around the sample when it is rotated, shrunk and deformed as far as the settings
+    allow. A sample without this margin would lack content there.
 
     Parameters
     ----------
     shape : sequence of int
-        Of the sample, in 2D or 3D.
+        Shape of the sample, in 2D or 3D.
     settings : Augmentation
-        `strengthened` or not.
+        Settings, `strengthened` or not.
     spacing_mm : float
+        Voxel size of the grid in mm.
     """
     half = torch.tensor(shape) / 2
     box = half
@@ -78,22 +79,23 @@ def draw(
     samples: torch.Generator,
     generator: torch.Generator,
 ) -> Parameters:
-    """Draw what changes images of a shape. Samples that a transform leaves alone cost nothing, and nothing waits.
+    """Draw the augmentation parameters of a batch.
 
-    `settings.strength` and `settings.mirroring` are not asked.
+    Samples without a transform cost nothing, and the host never waits for the device. `settings.strength` and
+    `settings.mirroring` are not used.
 
     Parameters
     ----------
     shape : sequence of int
-        (B, M, *grid), in 2D or 3D.
+        Shape of the images, (B, M, *grid), in 2D or 3D.
     settings : Augmentation
-        `strengthened` or not.
+        Settings, `strengthened` or not.
     spacing_mm : float
-        Voxel size of the grid.
+        Voxel size of the grid in mm.
     samples : torch.Generator
-        On the host; it decides which samples each transform changes.
+        Generator on the host that picks the samples of each transform.
     generator : torch.Generator
-        On the device of the images; it decides by how much.
+        Generator on the images' device that draws the strengths.
     """
     chance = _Chance(shape, samples, generator)
     movement = _movement(shape, settings, spacing_mm, chance)
@@ -134,7 +136,7 @@ def _movement(shape: Sequence[int], settings: Augmentation, spacing_mm: float, c
 
 
 class _Chance:
-    """Draws for B samples of M channels."""
+    """A source of random draws for B samples with M channels."""
 
     def __init__(self, shape: Sequence[int], samples: torch.Generator, generator: torch.Generator) -> None:
         self._batch, self._channels = shape[:2]
@@ -142,35 +144,35 @@ class _Chance:
         self.device = generator.device
 
     def samples(self, probability: float) -> torch.Tensor:
-        """Return, on the host, which samples something happens to: (B,), bool."""
+        """Return a random selection of samples on the host: (B,), bool."""
         return torch.rand(self._batch, generator=self._samples) < probability
 
     def all_of(self, samples: torch.Tensor) -> torch.Tensor:
-        """Return, on the host, which channels are those of some samples: (B, M), bool."""
+        """Return the selection of all channels of the given samples on the host: (B, M), bool."""
         return samples[:, None].expand(-1, self._channels)
 
     def channels(self, probability: float) -> torch.Tensor:
-        """Return, on the host, which channels something happens to that happens to samples: (B, M), bool."""
+        """Return a random selection of samples as channels, on the host: (B, M), bool."""
         return self.all_of(self.samples(probability))
 
     def some_channels(self, probability: float) -> torch.Tensor:
-        """Return the same of something that happens to some channels of a sample."""
+        """Return the same, but with each channel of a selected sample included at random."""
         chances = torch.rand(self._batch, self._channels, generator=self._samples)
         return self.channels(probability) & (chances < _A_CHANNEL)
 
     def missing(self, probability: float) -> torch.Tensor | None:
-        """Return the rows of channels that are missing, at most one a sample of several; None where there are none."""
+        """Return the indices of missing channels, at most one per sample and never the only one; None if none are."""
         which = torch.randint(0, self._channels, (self._batch, 1), generator=self._samples)
         missing = self.channels(probability) & (which == torch.arange(self._channels))
         return self._rows(missing) if missing.any() and self._channels > 1 else None
 
     def signs(self, inverted: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        """Return −1 for the channels of inverted samples among some, else 1: (K,)."""
+        """Return −1 for the channels of inverted samples among `samples`, else 1: (K,)."""
         signs = torch.where(self.all_of(inverted)[self.all_of(samples)], -1.0, 1.0)
         return to_device(signs, self.device)
 
     def values(self, channels: torch.Tensor, between: tuple[float, float]) -> Channels | None:
-        """Return a value from a range for each of some channels; None where there are none."""
+        """Return a value from a range for each selected channel; None if no channel is selected."""
         if not channels.any():
             return None
         low, high = between
@@ -178,14 +180,14 @@ class _Chance:
         return Channels(rows, low + (high - low) * self.uniform(len(rows)))
 
     def factors(self, channels: torch.Tensor, between: tuple[float, float]) -> Channels | None:
-        """Return a factor from a range for each of some channels; None where there are none."""
+        """Return a factor from a range for each selected channel; None if no channel is selected."""
         if not channels.any():
             return None
         rows = self._rows(channels)
         return Channels(rows, self.between(between, len(rows)))
 
     def between(self, factors: tuple[float, float], count: int) -> torch.Tensor:
-        """Return factors from a range, as often below as above 1, as in nnU-Net."""
+        """Return factors from a range, below and above 1 with equal probability, as in nnU-Net."""
         low, high = factors
         middle = min(max(low, 1.0), high)
         below = 0.5 if low < middle < high else float(low < middle)
@@ -195,11 +197,11 @@ class _Chance:
         return torch.where(at < below, small, large)
 
     def uniform(self, *shape: int) -> torch.Tensor:
-        """Return, on the device, numbers from 0 to 1, 1 left out."""
+        """Return uniform numbers from 0 to 1, excluding 1, on the device."""
         return torch.rand(*shape, generator=self._generator, device=self.device)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Return, on the device, standard normal numbers."""
+        """Return standard normal numbers on the device."""
         return torch.randn(*shape, generator=self._generator, device=self.device)
 
     def _rows(self, channels: torch.Tensor) -> torch.Tensor:

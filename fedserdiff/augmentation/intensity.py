@@ -1,7 +1,7 @@
-"""What changes intensities, inside the brain alone: channels (K, *grid), by a value each, with their brains, 0 or 1.
+"""Intensity transforms inside the brain: of channels (K, *grid), each with its parameter and its 0/1 brain mask.
 
-Channels are 0 outside of their brains. Statistics are the brain's (our choice: nnU-Net counts the outside in). A brain
-is a factor, because `torch.where` takes ten times as long on a CPU.
+Channels are 0 outside the brain. Statistics are over the brain (our choice; nnU-Net includes the outside). Masks are
+applied as factors, because `torch.where` takes ten times as long on a CPU.
 """
 
 import torch
@@ -9,50 +9,51 @@ import torch
 from fedserdiff.augmentation.movement import along_axes
 
 _LEAST = 1e-7
-"""Of what is divided by, as in nnU-Net."""
+"""Least divisor, as in nnU-Net."""
 
 _FAR = 1e30
-"""Beyond every intensity."""
+"""Larger than every intensity."""
 
 
 def add_noise(
     channels: torch.Tensor, brains: torch.Tensor, deviation: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
-    """Return channels with noise (K, *grid), standard normal, times its deviation (K,)."""
+    """Add standard normal noise (K, *grid), multiplied by standard deviations (K,), to channels."""
     return (channels + _as(deviation, channels) * noise) * brains
 
 
 def blur(channels: torch.Tensor, brains: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Return channels blurred by Gaussians of standard deviations (K,) in voxels, more than 0.
+    """Blur channels with Gaussians of standard deviations (K,) in voxels, above 0.
 
-    What is outside of the brain counts as 0, the brain's mean, as in nnU-Net; weights sum to 1 at the grid's border.
+    The outside of the brain counts as 0, the brain's mean, as in nnU-Net. Weights sum to 1 also at the grid's border.
     """
     return _by_axis(channels, brains, [_gaussian(n, deviation) for n in channels.shape[1:]])
 
 
 def coarsen(channels: torch.Tensor, brains: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Return channels sampled with shares (K,) of the voxels of each axis, the nearest, and linearly back.
+    """Lower the resolution of channels: keep shares (K,) of the voxels along each axis, and interpolate linearly back.
 
-    It is `torch.nn.functional.interpolate` by ``nearest-exact`` and then ``linear``, which has one factor for all.
+    This equals `torch.nn.functional.interpolate` with ``nearest-exact`` and then ``linear``, which accepts only one
+    factor for all channels.
     """
     return _by_axis(channels, brains, [_coarser(n, share) for n in channels.shape[1:]])
 
 
 def brighten(channels: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Return channels times factors (K,)."""
+    """Multiply channels by factors (K,)."""
     return channels * _as(factor, channels)
 
 
 def stretch(channels: torch.Tensor, brains: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Return channels stretched about their means by factors (K,), cut to their own range."""
+    """Stretch channels around their means by factors (K,), and clip them to their original range."""
     mean, (least, most) = _mean(channels, brains), _range(channels, brains)
     return ((channels - mean) * _as(factor, channels) + mean).clamp(least, most) * brains
 
 
 def power(channels: torch.Tensor, brains: torch.Tensor, gamma: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-    """Return channels, as shares of their range, to powers (K,); mean and standard deviation are kept.
+    """Raise channels, scaled to their range, to powers (K,); mean and standard deviation are kept.
 
-    `sign` (K,) is −1 for those whose negative takes the power, else 1.
+    `sign` (K,) is −1 for channels whose negative is raised to the power, else 1.
     """
     turned = channels * _as(sign, channels)
     least, most = _range(turned, brains)
@@ -64,7 +65,7 @@ def power(channels: torch.Tensor, brains: torch.Tensor, gamma: torch.Tensor, sig
 
 
 def _as(values: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Return values of shape (K,) so that they meet channels."""
+    """Return values of shape (K,) reshaped to broadcast with channels."""
     return values.reshape(-1, *[1] * (channels.ndim - 1))
 
 
@@ -92,13 +93,13 @@ def _by_axis(channels: torch.Tensor, brains: torch.Tensor, matrices: list[torch.
 
 
 def _gaussian(size: int, deviation: torch.Tensor) -> torch.Tensor:
-    """Return what blurs an axis, (K, 1, size, size)."""
+    """Return the matrices that blur along an axis, (K, 1, size, size)."""
     at = torch.arange(size, device=deviation.device, dtype=deviation.dtype)
     return torch.softmax(-(at[:, None] - at).square() / (2 * deviation.square()[:, None, None, None]), -1)
 
 
 def _coarser(size: int, share: torch.Tensor) -> torch.Tensor:
-    """Return what samples an axis more coarsely and back, (K, 1, size, size)."""
+    """Return the matrices that downsample along an axis and interpolate back, (K, 1, size, size)."""
     at = torch.arange(size, device=share.device, dtype=share.dtype)
     fewer = (size * share).round().clamp(min=1)[:, None]
     place = ((at + 0.5) * (fewer / size) - 0.5).clamp(min=0).minimum(fewer - 1)

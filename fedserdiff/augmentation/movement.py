@@ -1,4 +1,4 @@
-"""Where voxels of a batch move to: rotation, scale and a smooth deformation, in one resampling."""
+"""Spatial transforms of a batch: rotation, scaling and a smooth deformation, in one resampling."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Movement:
-    """How some samples of a batch move; all others stay.
+    """The spatial transform of some samples of a batch; the others do not move.
 
     Attributes
     ----------
     rows : Tensor of shape (k,)
-        Which samples move.
+        Indices of the samples that move.
     matrix : Tensor of shape (k, d, d)
-        From a place in the result to the place that it shows, both in voxels from the grid's centre.
+        Maps a position in the result to the position in the source, both in voxels from the grid's centre.
     shifts : Tensor of shape (k, d, *control points), optional
-        By how many voxels control points move what is shown; cubic B-splines between them.
+        Displacement of control points in voxels, with cubic B-splines between them.
     """
 
     rows: torch.Tensor
@@ -28,17 +28,17 @@ class Movement:
 
 
 def move(values: torch.Tensor, movement: Movement, shape: Sequence[int] | None = None) -> torch.Tensor:
-    """Return the values of the samples that move, linear between voxels; what comes from outside of the grid is 0.
+    """Return the moved samples, interpolated linearly; values from outside the grid are 0.
 
-    Rotation, scale and deformation are one resampling.
+    Rotation, scaling and deformation take one resampling.
 
     Parameters
     ----------
     values : Tensor of shape (k, C, *grid), float32
-        Of the samples at `movement.rows`, in 2D or 3D.
+        Samples at `movement.rows`, in 2D or 3D.
     movement : Movement
     shape : sequence of int, optional
-        Of the result, about the grid's centre, where that is less than the grid.
+        Shape of the result around the grid's centre, if it is smaller than the grid.
 
     Returns
     -------
@@ -52,26 +52,26 @@ def move(values: torch.Tensor, movement: Movement, shape: Sequence[int] | None =
     if shifts is not None:
         pairs = zip(sizes, shifts.shape[2:], strict=True)
         shown = shown + along_axes(shifts, [_splines(size, points, shifts) for size, points in pairs])
-    # grid_sample wants the last axis first, and half of the grid as 1
+    # grid_sample takes the last axis first, and half of the grid as 1
     wide = values.shape[2:]
     grid = torch.stack([shown[:, axis] * (2 / wide[axis]) for axis in reversed(range(len(wide)))], -1)
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def centre(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return what lies about the centre of values (B, C, *grid): (B, C, *shape), itself where that is all."""
+    """Return the central part (B, C, *shape) of values (B, C, *grid)."""
     for axis, size in enumerate(shape, 2):
         values = values.narrow(axis, (values.shape[axis] - size) // 2, size)
     return values
 
 
 def follow(values: torch.Tensor, movement: Movement) -> torch.Tensor:
-    """Return values (B, C, *grid) that belong to a batch's voxels, after some of its samples have moved."""
+    """Return voxel-wise values (B, C, *grid) of a batch after applying a movement to them."""
     return values.index_copy(0, movement.rows, move(values[movement.rows], movement))
 
 
 def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Return values (N, C, *sizes) times a matrix along each axis: (new size, size), or (N, 1, new size, size)."""
+    """Multiply values (N, C, *sizes) by a matrix along each axis: (new size, size), or (N, 1, new size, size)."""
     for axis, matrix in enumerate(matrices, 2):
         last = values.movedim(axis, -1)
         flat = last.flatten(2, -2)
@@ -80,12 +80,12 @@ def along_axes(values: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tens
 
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:
-    """Return what turns samples about the grid's centre, as `Movement.matrix`.
+    """Return rotation matrices around the grid's centre for `Movement.matrix`.
 
     Parameters
     ----------
     angles : Tensor of shape (B, 1) or (B, 3)
-        Radians, in the planes of the axes (X, Y) and, in 3D, (X, Z) and (Y, Z), in this order; positive from the first
+        Angles in radians in the planes (X, Y) and, in 3D, (X, Z) and (Y, Z), in this order; positive from the first
         axis of the plane to the second.
 
     Returns
@@ -105,15 +105,15 @@ def rotation(angles: torch.Tensor) -> torch.Tensor:
 
 
 def control_points(size: int, apart: float) -> int:
-    """Return how many control points, `apart` voxels or more from each other, cubic B-splines need over a size.
+    """Return the number of control points for cubic B-splines over `size` voxels, at least `apart` voxels apart.
 
-    Closer ones could fold what is shown. Over a size of less than `apart` there is one stretch, as long as it.
+    Closer points could fold the image. If `size` is smaller than `apart`, there is a single interval of that size.
     """
     return max(math.floor(size / apart), 1) + 3
 
 
 def _splines(size: int, points: int, like: torch.Tensor) -> torch.Tensor:
-    """Return by how much each of a number of control points counts at each voxel: (size, points), rows of sum 1."""
+    """Return the weight of each control point at each voxel, (size, points); rows sum to 1."""
     at = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * ((points - 3) / size) + 1
     far = (at[:, None] - torch.arange(points, device=like.device, dtype=like.dtype)).abs()
     near = 2 / 3 - far.square() + far**3 / 2

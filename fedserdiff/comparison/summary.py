@@ -10,11 +10,11 @@ from fedserdiff.comparison.records import RunRecord
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
+from fedserdiff.evaluation.departures import departure_notes
 from fedserdiff.evaluation.fairness import fairness
 from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.methods import get_method, label, origin_note
 from fedserdiff.methods.method import Method
-from fedserdiff.report.departures import departure_notes
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
 """Finished runs by method and seed."""

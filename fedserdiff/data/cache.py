@@ -1,4 +1,4 @@
-"""Prepared cases on disk, found by the content of their files and the settings that made them."""
+"""The cache of prepared cases on disk, indexed by the content of their files and the preparation settings."""
 
 import hashlib
 import json
@@ -25,17 +25,17 @@ from fedserdiff.data.store.upkeep import SOURCES
 from fedserdiff.device import room_on
 from fedserdiff.errors import DataError, Faults, StorageError, reason_of
 
-_FORMAT = 7  # part of the key: raise it when preparation changes
-_Known = Mapping[Path, tuple[Stamp, bytes]]  # a case's files, in its order, with their hashes
+_FORMAT = 7  # part of the key: increase it when preparation changes
+_Known = Mapping[Path, tuple[Stamp, bytes]]  # a case's files in order, with their hashes
 _HOST = torch.device("cpu")
-_BYTES_A_VOXEL = 16  # of one modality, while a case is prepared (measured at 1 mm: 13)
+_BYTES_A_VOXEL = 16  # of one modality, during preparation (measured at 1 mm: 13)
 
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A case and its prepared arrays, which stay on disk until they are read.
+    """A case with its prepared arrays, which stay on disk until they are read.
 
-    `key` stands for the content of the case's files and for the settings; empty where the case is in no cache.
+    `key` identifies the content of the case's files and the settings; it is empty if the case is not in a cache.
     """
 
     case: Case
@@ -51,21 +51,22 @@ def cached_cases(
     progress: Callable[[int, int], None] = lambda done, total: None,
     bad: BadCases | None = None,
 ) -> list[CachedCase]:
-    """Return `cases` prepared for `grid`, preparing those that are not in the cache under `root` yet.
+    """Return `cases` prepared for `grid`; prepare those that are not yet in the cache under `root`.
 
-    Cases that cannot be used are entered in `bad`, by name; without it they are refused, once the others are prepared.
-    `progress` counts only cases that are prepared, or whose files are read: it is not called where all are there.
+    Cases that cannot be used are added to `bad`, by name; without `bad`, they raise an error once the others are
+    prepared. `progress` counts only cases that are prepared or whose files are read. It is not called if the cache
+    holds all cases.
 
-    A file whose size, time of change and number on its disk are as they were is not read again:
-    `fedserdiff.data.store.upkeep.verify` reads all. Cases that are prepared appear whole or not at all, whatever ends
-    the process, and several processes may fill one cache.
+    A file whose size, modification time and inode are unchanged is not read again;
+    `fedserdiff.data.store.upkeep.verify` reads all files. A case is stored completely or not at all, even if the
+    process is killed. Several processes may fill one cache.
 
     Raises
     ------
     BadCasesError
-        Without `bad`: of all cases that `prepare_case` refuses, or of which a file changes while they are prepared.
+        Without `bad`: names all cases that `prepare_case` refuses, or whose files change during preparation.
     StorageError
-        Where the cache cannot be written, or not be read for now; what it holds stays as it is.
+        If the cache cannot be written or read at the moment; its content stays unchanged.
     """
     root = root.absolute()  # a process may change its folder and go on
     sources = _sources(root / SOURCES)
@@ -88,7 +89,7 @@ def cached_cases(
         return None if known is None else _stored(case, grid, spacing_mm, root, known)
 
     found: BadCases = {}
-    with _workers() as workers:  # decompression and numpy leave the interpreter free
+    with _workers() as workers:  # decompression and NumPy release the interpreter lock
         try:
             ready = list(workers.map(there, cases))
             missing = [number for number, case in enumerate(ready) if case is None]
@@ -102,21 +103,21 @@ def cached_cases(
                     found[cases[number].name] = outcome
                 progress(done, len(missing))
         except BaseException:
-            workers.shutdown(cancel_futures=True)  # neither a full disk nor an interrupt waits for the rest
+            workers.shutdown(cancel_futures=True)  # a full disk or an interrupt does not wait for the rest
             raise
     settle(found, bad)
     return [case for case in ready if case is not None]
 
 
 def _workers() -> ThreadPoolExecutor:
-    """Return a thread for each CPU; each computes alone."""
+    """Return a pool with one thread per CPU, each of which computes single-threaded."""
     return ThreadPoolExecutor(os.cpu_count() or 1, "prepare", torch.set_num_threads, (1,))
 
 
 class _Room:
-    """Lets as many cases be prepared at once as half of the free memory has room for, by the first one's size.
+    """A limit on how many cases are prepared at once: as many as fit half of the free memory.
 
-    A start that finds all cases prepared reads no scan to learn that.
+    The limit comes from the size of the first case that needs preparation, so a start with a full cache reads no scan.
     """
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class _Room:
         self._places: Semaphore | None = None
 
     def places(self, case: Case) -> Semaphore:
-        """Return what a thread holds while it prepares a case."""
+        """Return the semaphore that a thread holds while it prepares a case."""
         with self._lock:
             if self._places is None:
                 need = _BYTES_A_VOXEL * len(case.images) * _voxels(case.images[0])
@@ -133,10 +134,10 @@ class _Room:
 
 
 def _voxels(image: Path) -> int:
-    """Return how many voxels a scan's header tells of; those of a BraTS scan where it cannot be read."""
+    """Return the number of voxels in a scan's header, or that of a BraTS scan if it cannot be read."""
     try:
         return math.prod(nib.load(image).header.get_data_shape())
-    except Exception:  # noqa: BLE001 - what is wrong with it is said when it is prepared
+    except Exception:  # noqa: BLE001 - preparation reports what is wrong with it
         return 240 * 240 * 155
 
 
@@ -157,7 +158,7 @@ def _store_of(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: P
 def _prepared(
     case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, sources: Sources, room: _Room
 ) -> CachedCase:
-    """Return one case from the cache, preparing it where it is not there or damaged."""
+    """Return one case from the cache; prepare it if it is missing or damaged."""
     with _writing(root):
         known = sources.hashes(case.files)
     if stored := _stored(case, grid, spacing_mm, root, known):
@@ -175,7 +176,7 @@ def _prepared(
 
 
 def _stored(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Path, known: _Known) -> CachedCase | None:
-    """Return one case whose files' content is known, if it is in the cache."""
+    """Return one case whose file hashes are known, if it is in the cache."""
     store, key = _store_of(case, grid, spacing_mm, root), _key(known, case, grid, spacing_mm)
     with reading(store.folder):
         stored = store.find(key)
@@ -183,7 +184,7 @@ def _stored(case: Case, grid: tuple[int, int, int], spacing_mm: float, root: Pat
 
 
 def _check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
-    """See that no file has changed since its content was hashed."""
+    """Check that no file has changed since its content was hashed."""
     faults = Faults(DataError)
     for path, stamp in stamps.items():
         try:
@@ -191,17 +192,17 @@ def _check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
         except OSError:
             same = False
         if not same:
-            faults.add(f"{path}: changed while it was being read: run again once it stays as it is")
+            faults.add(f"{path}: changed while it was being read: run again once it no longer changes")
     faults.check()
 
 
 def _kind(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> str:
-    """Return what, beside its files, decides what is made of a case."""
+    """Return everything that determines how a case is prepared, apart from its files."""
     return json.dumps({"format": _FORMAT, **_about(case, grid, spacing_mm)})
 
 
 def _about(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> dict[str, Any]:
-    """Return what all cases of one store have in common."""
+    """Return the properties that all cases of one store share."""
     meaning = case.convention
     return {
         "grid": list(grid),
@@ -225,4 +226,4 @@ def _writing(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{root}: prepared cases cannot be kept there ({reason_of(error)})") from None
+        raise StorageError(f"{root}: prepared cases cannot be written there ({reason_of(error)})") from None

@@ -1,4 +1,4 @@
-"""Whose each case is: a table of cases and institutions, as challenges publish one and hospitals keep one."""
+"""Tables that say which institution each case comes from, as challenges publish them and hospitals keep them."""
 
 import datetime
 import re
@@ -10,29 +10,29 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.text import read_rows
 
 INSTITUTION = ("institution", "institute", "hospital", "site", "centre", "center", "partitionid", "partition", "client")
-"""Headers of the column that says whose a case is, in small letters and digits alone; an earlier one counts first."""
+"""Accepted headers of the institution column, in lower-case letters and digits; earlier ones take precedence."""
 
 DATE = ("date", "scandate", "studydate", "acquisitiondate", "arrival", "year")
-"""Headers of the column that says when a case came."""
+"""Accepted headers of the column that says when a case arrived."""
 
 _NOTHING = frozenset({"", "na", "n/a", "nan", "none", "null"})
-_OF_A_SOURCE = re.compile(r"brats1[789]_(\w+?)_\w+_\d+", re.IGNORECASE)  # BraTS 2017 to 2019 name who gave a case
+_OF_A_SOURCE = re.compile(r"brats1[789]_(\w+?)_\w+_\d+", re.IGNORECASE)  # BraTS 2017 to 2019 name the institution
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row that names a case.
+    """One row of a case table.
 
     Attributes
     ----------
     line : int
-        Where it ends in the table's file.
+        Line of the file on which the row ends.
     name : str
-        Of a case, or of a patient with all their cases.
+        Name of a case, or of a patient, which covers all cases of that patient.
     institution : str
-        Empty where the row names none.
+        Empty if the row names none.
     date : date or None
-        Where dates were asked for.
+        None if dates were not requested, or the row has none.
     """
 
     line: int
@@ -42,28 +42,29 @@ class TableRow:
 
 
 def read_case_table(file: Path, known: Mapping[str, str], dated: bool) -> list[TableRow]:
-    """Read a CSV table with a header, whose rows name a case each and the institution it is of.
+    """Read a CSV table with a header, in which each row names a case and its institution.
 
-    The column of cases is the one that names most of the `known`, whatever its header. The institution's is found by
-    its header, as in `INSTITUTION`; without one, a column of names of BraTS 2017 to 2019 tells it, for they hold it.
+    The case column is the one that names most of the `known` cases; its header does not matter. The institution column
+    is found by its header (see `INSTITUTION`). Without one, the institutions are read from case names of BraTS 2017 to
+    2019, which contain them.
 
     Parameters
     ----------
     file : Path
         The table.
     known : mapping of str to str
-        By the names of cases that are there, their patients; a row may name either.
+        Patient of each case found on disk, by case name. A row may name the case or the patient.
     dated : bool
-        Whether a column of dates, as in `DATE`, is needed.
+        Whether to require a date column (see `DATE`).
 
     Raises
     ------
     ConfigError
-        As `read_rows`, and where a column is not found, a date is none, or a case is of two institutions.
+        As for `read_rows`, and if a column is not found, a date is not valid, or a case has two institutions.
     """
     header, *rows = read_rows(file) or [(0, [])]
     if not rows:
-        raise ConfigError(f"{file}: has no row below its header: expected a case and its institution in each")
+        raise ConfigError(f"{file}: no rows below the header: each row must give a case and its institution")
     width = max(len(cells) for _, cells in rows)
     names = [*header[1], *[""] * width][:width]
     columns = [[cells[number] if number < len(cells) else "" for _, cells in rows] for number in range(width)]
@@ -78,7 +79,7 @@ def read_case_table(file: Path, known: Mapping[str, str], dated: bool) -> list[T
         earlier = found.setdefault(name, row)
         if earlier.institution != row.institution:
             raise ConfigError(
-                f"{file}: line {line}: {name} is of {row.institution or 'no institution'} here, and of "
+                f"{file}: line {line}: {name} belongs to {row.institution or 'no institution'} here, but to "
                 f"{earlier.institution or 'no institution'} in line {earlier.line}"
             )
     return list(found.values())
@@ -88,7 +89,7 @@ def _column_of_cases(file: Path, columns: Sequence[Sequence[str]], known: Mappin
     there = {*known, *known.values()}
     counts = [len(there.intersection(column)) for column in columns]
     if not any(counts):
-        raise ConfigError(f"{file}: no column names a case that is there, such as {next(iter(known))}")
+        raise ConfigError(f"{file}: no column names any of the cases on disk, such as {next(iter(known))}")
     return counts.index(max(counts))
 
 
@@ -101,7 +102,7 @@ def _institutions(file: Path, names: Sequence[str], columns: Sequence[Sequence[s
         if any(sources):
             return sources
     there = ", ".join(names)
-    raise ConfigError(f"{file}: no column of institutions: call it one of {', '.join(INSTITUTION)}; there are {there}")
+    raise ConfigError(f"{file}: no institution column: call it one of {', '.join(INSTITUTION)}; the file has {there}")
 
 
 def _dates(
@@ -109,7 +110,7 @@ def _dates(
 ) -> list[datetime.date | None]:
     number = _by_header(names, DATE)
     if number is None:
-        raise ConfigError(f"{file}: no column of dates: call it one of {', '.join(DATE)}")
+        raise ConfigError(f"{file}: no date column: call it one of {', '.join(DATE)}")
     dates: list[datetime.date | None] = []
     for line, cell in zip(lines, columns[number], strict=True):
         try:
@@ -118,7 +119,7 @@ def _dates(
             dates.append(None if cell.lower() in _NOTHING else datetime.date.fromisoformat(text))
         except ValueError:
             raise ConfigError(
-                f"{file}: line {line}: {names[number]}: {cell!r} is no date such as 2024-03-31, 20240331 or 2024"
+                f"{file}: line {line}: {names[number]}: {cell!r} is not a date such as 2024-03-31, 20240331 or 2024"
             ) from None
     return dates
 

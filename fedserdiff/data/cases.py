@@ -1,4 +1,4 @@
-"""Find the cases of a hospital on disk."""
+"""Search for the cases of a hospital on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,27 +11,27 @@ from fedserdiff.data.releases import RELEASES, Convention, Release
 from fedserdiff.errors import BadCasesError, CaseFault, DataError, Faults
 
 BadCases = dict[str, tuple[str, ...]]
-"""What is wrong with each case that cannot be used, by the case's name."""
+"""Faults of each case that cannot be used, by case name."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan on disk.
+    """One scan on disk, with its expert segmentation.
 
     Attributes
     ----------
     name : str
-        The case's folder name.
+        Name of the case.
     patient : str
-        The patient's identity within its release; a patient may have several cases.
+        Identity of the patient within the release; a patient may have several cases.
     images : tuple of Path
-        A file of each modality, in the order of the convention's.
+        One file per modality, in the convention's order.
     seg : Path
-        The expert segmentation.
+        File of the expert segmentation.
     convention : Convention
-        What the files mean.
+        Modalities, labels and regions of the files.
     channels : tuple of int
-        Where a file holds several modalities, the number of each in it; else empty.
+        If one file holds several modalities, the number of each within it; otherwise empty.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file of the case, once."""
+        """All files of the case, each once."""
         return tuple(dict.fromkeys((*self.images, self.seg)))
 
 
 @dataclass(frozen=True)
 class SkippedCase:
-    """A case that cannot be used and was left out by request.
+    """A case that cannot be used and was left out, as the user requested.
 
-    `role` is what it was for: ``training``, ``validation`` or ``test``.
+    `role` is the split it belonged to: ``training``, ``validation`` or ``test``.
     """
 
     site: str
@@ -61,7 +61,7 @@ class SkippedCase:
 
     @property
     def rows(self) -> list[CaseFault]:
-        """Its faults, each with its file."""
+        """The case's faults, each with its file."""
         return rows_of({self.case: tuple(self.faults)}, self.site)
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class SkippedCase:
 
 
 def settle(found: BadCases, bad: BadCases | None, site: str = "") -> None:
-    """Enter cases that cannot be used in `bad`, or, where nobody takes them, raise one error that tells of all."""
+    """Add cases that cannot be used to `bad`; if `bad` is None, raise one error that covers all of them."""
     if bad is not None:
         bad.update(found)
     elif found:
@@ -78,22 +78,23 @@ def settle(found: BadCases, bad: BadCases | None, site: str = "") -> None:
 
 
 def rows_of(bad: BadCases, site: str = "") -> list[CaseFault]:
-    """Return every fault of cases that cannot be used, with its file, by the case's name."""
+    """Return the faults of all cases that cannot be used, each with its file, sorted by case name."""
     return [CaseFault.of(site, case, fault) for case in sorted(bad) for fault in bad[case]]
 
 
 def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: BadCases | None = None) -> list[Case]:
-    """Return the cases of `release` below `folder`, by name; `only` restricts them to the names given.
+    """Return the cases of `release` in `folder` and its subfolders, by name.
 
-    What does not follow the release's naming is passed over (releases ship tables and read-me files). Cases that lack
-    a file, or have something else in its place, are entered in `bad`; without it they are refused.
+    `only` restricts the cases to the names given. Files that do not follow the release's naming are ignored (releases
+    ship tables and read-me files). Cases that lack a file, or have something else in its place, are added to `bad`;
+    without `bad`, they raise an error.
 
     Raises
     ------
     DataError
-        Where the folder is missing or cannot be read, holds no case of the release, or lacks a case of `only`.
+        If the folder is missing or cannot be read, holds no case of the release, or lacks a case of `only`.
     BadCasesError
-        Of all cases that cannot be used, without `bad`.
+        Without `bad`: names all cases that cannot be used.
     """
     if not is_directory(folder):
         raise DataError(f"{folder}: no such directory")
@@ -117,16 +118,16 @@ def find_cases(folder: Path, release: Release, only: Sequence[str] = (), bad: Ba
 
 
 def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
-    """Return the segmentations of `release` in `folder` by their case's name, in order; no modality need be there.
+    """Return the segmentations of `release` in `folder` by case name, sorted; the images need not be there.
 
-    A case's segmentation is a file in the folder, ``CASE.nii.gz`` or by the release's name for one, such as
-    ``CASE_seg.nii.gz``, or it is in the case's own folder, as the release has it. What else is there is passed over.
+    A case's segmentation is a file in `folder`, called ``CASE.nii.gz`` or as in the release, such as
+    ``CASE_seg.nii.gz``; or it is in the case's own folder, as in the release. Other files are ignored.
 
     Raises
     ------
     DataError
-        Where the folder is missing or cannot be read, holds no segmentation of the release, two of one case, or
-        something else in a segmentation's place; where a case's folder has none.
+        If the folder is missing or cannot be read, holds no segmentation of the release, holds two of one case, or has
+        something else in a segmentation's place; or if a case's folder has no segmentation.
     """
     if not is_directory(folder):
         raise DataError(f"{folder}: no such directory")
@@ -145,7 +146,7 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
             else:
                 continue
             if name in found:
-                raise DataError(f"{path}: a second segmentation of case {name}, beside {found[name]}: leave one")
+                raise DataError(f"{path}: a second segmentation of case {name}, beside {found[name]}: keep one")
             found[name] = path
     faults.check()
     if not found:
@@ -154,14 +155,14 @@ def find_label_maps(folder: Path, release: Release) -> dict[str, Path]:
 
 
 def passed_over(folder: Path, release: Release) -> list[str]:
-    """Return the names of what lies in a folder and may be a case, but is not named as `release` names one.
+    """Return the names of entries of a folder that may be cases but do not follow the naming of `release`.
 
-    These are folders, and NIfTI files but for those called after a case, such as ``CASE-t1c.nii.gz``.
+    These are folders and NIfTI files, except files named after a case, such as ``CASE-t1c.nii.gz``.
 
     Raises
     ------
     DataError
-        Where the folder cannot be read.
+        If the folder cannot be read.
     """
     names = []
     for entry in sorted(entries_of(folder)):
@@ -174,7 +175,7 @@ def passed_over(folder: Path, release: Release) -> list[str]:
 
 
 def _case_name(entry: Path, release: Release) -> str:
-    """Return the name without what makes it a segmentation's file name; a folder's name as it is."""
+    """Return the case name in a segmentation's file name; a folder's name is returned unchanged."""
     for extension in EXTENSIONS:
         if entry.name.endswith(extension):
             return entry.name.removesuffix(extension).removesuffix(release.file_stem("", "seg"))
@@ -182,7 +183,7 @@ def _case_name(entry: Path, release: Release) -> str:
 
 
 def _what_is_here(folder: Path, release: Release, expected: str) -> str:
-    """Say what a folder without cases of `release` holds instead of the files or folders expected."""
+    """Describe what a folder without cases of `release` holds instead of the expected files or folders."""
     entries = entries_of(folder)
     if not entries:
         return ": the directory is empty"
@@ -216,14 +217,15 @@ def _file(name: str, places: Sequence[Path], release: Release, channel: str) -> 
 
 
 def existing_file(folders: Sequence[Path], stems: Sequence[str], what: str) -> Path:
-    """Return the one of ``STEM.nii.gz`` and ``STEM.nii`` in folders that is a file.
+    """Return the one file among ``STEM.nii.gz`` and ``STEM.nii`` in some folders.
 
-    A folder of this name that holds one NIfTI file stands for that file: some archives are unpacked so.
+    A folder with this name that holds one NIfTI file counts as that file: some archives unpack this way.
 
     Raises
     ------
     DataError
-        Where none is there, which says that `what` is missing, or something else is in its place; where there are two.
+        If there is no such file (the message says that `what` is missing), something else is in its place, or there are
+        two files.
     """
     paths = [folder / f"{stem}{extension}" for folder in folders for stem in stems for extension in EXTENSIONS]
     files, refusals = [], []
@@ -236,7 +238,7 @@ def existing_file(folders: Sequence[Path], stems: Sequence[str], what: str) -> P
             files.append(path)
     if len(files) > 1:
         other = files[1].name if files[1].parent == files[0].parent else files[1]
-        raise DataError(f"{files[0]}: {what} is also in {other}: leave one")
+        raise DataError(f"{files[0]}: {what} is also in {other}: keep one")
     if files:
         return files[0]
     if refusals:
@@ -245,7 +247,7 @@ def existing_file(folders: Sequence[Path], stems: Sequence[str], what: str) -> P
 
 
 def _unwrapped(path: Path) -> Path:
-    """Return the one NIfTI file in a folder that is called as a file; any other path as it is."""
+    """Return the one NIfTI file in a folder that has a file's name; return any other path unchanged."""
     if path.is_dir():
         inner = [entry for entry in entries_of(path) if stem_of(entry.name) and not entry.name.startswith(SHADOWS)]
         if len(inner) == 1:
@@ -254,7 +256,7 @@ def _unwrapped(path: Path) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether anything has this name, were it a link that leads nowhere."""
+    """Return whether anything has this name, including a broken link."""
     try:
         path.lstat()
     except FileNotFoundError:

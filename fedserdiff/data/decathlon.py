@@ -1,8 +1,8 @@
 """Datasets of any organ in the Medical Segmentation Decathlon's layout: ``imagesTr``, ``labelsTr``, ``dataset.json``.
 
-The dataset declares its own modalities and labels in its ``dataset.json``, in the Decathlon's words (``modality``,
+A dataset declares its modalities and labels in its ``dataset.json``, either in the Decathlon's format (``modality``,
 ``labels`` by value; Antonelli et al., Nature Communications 2022) or in nnU-Net's (``channel_names``, ``labels`` by
-name, where a list of values is a region). A case's modalities are one 4D file, or files that end in ``_0000``,
+name, with a list of values for a region). A case's modalities are one 4D file, or files that end in ``_0000``,
 ``_0001``, ….
 """
 
@@ -20,24 +20,24 @@ from fedserdiff.errors import DataError, Faults
 from fedserdiff.text import read_text, readable
 
 MSD = "msd"
-"""What federation files call a dataset in this layout."""
+"""The `release` of a site in this layout, in federation files."""
 
 TABLE = "dataset.json"
 LABELS = "labelsTr"
 
-_RESERVED = ("mean", "ignore")  # a mean over regions; labels that nobody scores, which are not supported
+_RESERVED = ("mean", "ignore")  # "mean" is the mean over regions; "ignore" labels are not supported
 _MOST_NAME = 64
-_NUMBER = re.compile(r"_\d{4}$")  # of a modality, at the end of a name
+_NUMBER = re.compile(r"_\d{4}$")  # the number of a modality at the end of a file name
 
 
 @dataclass(frozen=True)
 class DecathlonDataset(Convention):
-    """What a ``dataset.json`` declares.
+    """The convention that a ``dataset.json`` declares.
 
     Attributes
     ----------
     channels : mapping of str to int
-        By modality, its number in the files.
+        Number of each modality in the files.
     """
 
     channels: Mapping[str, int]
@@ -49,21 +49,21 @@ def read_dataset(folder: Path) -> DecathlonDataset:
     Raises
     ------
     ConfigError
-        As `read_text`.
+        As for `read_text`.
     DataError
-        Where it is missing or unreadable, or declares modalities or labels in neither way.
+        If the file is missing or unreadable, or declares modalities or labels in neither format.
     """
     file = folder / TABLE
     try:
         table = json.loads(read_text(file))
     except FileNotFoundError:
-        raise DataError(f"{file}: is missing: a dataset declares its modalities and labels there") from None
+        raise DataError(f"{file}: is missing: it must declare the dataset's modalities and labels") from None
     except OSError as error:
         raise unreadable(file, error) from None
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
     if not isinstance(table, dict):
-        raise DataError(f"{file}: not a table of modalities and labels")
+        raise DataError(f"{file}: not a JSON object with modalities and labels")
     channels = _channels(table, file)
     regions = _regions(table, file)
     labels = sorted({0, *(value for values in regions.values() for value in values)})
@@ -73,17 +73,17 @@ def read_dataset(folder: Path) -> DecathlonDataset:
 def find_decathlon_cases(
     folder: Path, dataset: DecathlonDataset, only: Sequence[str] = (), bad: BadCases | None = None
 ) -> list[Case]:
-    """Return the cases of ``imagesTr`` and ``labelsTr``, by name; `only` restricts them to the names given.
+    """Return the cases of ``imagesTr`` and ``labelsTr``, by name.
 
-    Every case is a patient of its own: names tell no follow-ups. Cases that lack a file are entered in `bad`; without
-    it they are refused.
+    Every case counts as a patient of its own, because names do not identify follow-up scans. `only` restricts the cases
+    to the names given. Cases that lack a file are added to `bad`; without `bad`, they raise an error.
 
     Raises
     ------
     DataError
-        Where a folder cannot be read or holds no case, or a case of `only` is missing.
+        If a folder cannot be read or holds no case, or a case of `only` is missing.
     BadCasesError
-        Of all cases that cannot be used, without `bad`.
+        Without `bad`: names all cases that cannot be used.
     """
     names = _names(folder / LABELS)
     missing = sorted(set(only) - set(names))
@@ -103,14 +103,14 @@ def find_decathlon_cases(
 
 
 def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:
-    """Return the label maps ``CASE.nii.gz`` in a folder by their case's name, in order.
+    """Return the label maps ``CASE.nii.gz`` in a folder by case name, sorted.
 
-    Passed over are files ``CASE-*`` of one of `cases`: what a segmenter writes beside its label map of it.
+    Files ``CASE-*`` of one of `cases` are ignored: a segmenter writes these beside its label map.
 
     Raises
     ------
     DataError
-        Where the folder is missing or cannot be read, or holds none.
+        If the folder is missing or cannot be read, or holds no label map.
     """
     found, faults = {}, Faults(DataError)
     for name, stem in _names(folder, cases).items():
@@ -121,14 +121,14 @@ def find_decathlon_label_maps(folder: Path, cases: Collection[str] = ()) -> dict
 
 
 def _names(folder: Path, cases: Collection[str] = ()) -> dict[str, str]:
-    """Return the names of `find_decathlon_label_maps` with their files', whether or not these can be used."""
+    """Return the file stems of `find_decathlon_label_maps` by case name, without checking the files."""
     maps = {
         readable(stem): stem
         for stem in sorted(set(_stems(folder)))
         if not any(readable(stem).startswith(f"{case}-") for case in cases if case != readable(stem))
     }
     if not maps:
-        raise DataError(f"{folder}: no segmentation here: expected files such as case_001.nii.gz")
+        raise DataError(f"{folder}: no segmentation found: expected files such as case_001.nii.gz")
     return maps
 
 
@@ -137,12 +137,12 @@ def _label_map(folder: Path, name: str, stem: str) -> Path:
 
 
 def unlabelled_images(folder: Path) -> list[str]:
-    """Return the names of files in ``imagesTr`` of which ``labelsTr`` has no label map.
+    """Return the names of files in ``imagesTr`` without a label map in ``labelsTr``.
 
     Raises
     ------
     DataError
-        Where a folder cannot be read.
+        If a folder cannot be read.
     """
     labelled = set(_stems(folder / LABELS))
     stems = sorted(set(_stems(folder / "imagesTr")))
@@ -158,7 +158,7 @@ def _channels(table: Mapping[str, Any], file: Path) -> dict[str, int]:
         raise DataError(f'{file}: {key}: declare every modality by its number, such as {{"0": "T2", "1": "ADC"}}')
     names = [_name(declared[number], key, file) for number in numbers]
     if len(set(names)) < len(names):
-        raise DataError(f"{file}: {key}: a modality is named twice")
+        raise DataError(f"{file}: {key}: two modalities have the same name")
     return {name: number for number, name in enumerate(names)}
 
 
@@ -166,13 +166,13 @@ def _regions(table: Mapping[str, Any], file: Path) -> dict[str, tuple[int, ...]]
     declared = table.get("labels")
     if not isinstance(declared, dict) or not declared:
         raise DataError(f'{file}: labels: declare every label, such as {{"0": "background", "1": "PZ"}}')
-    if all(str(value).isdecimal() for value in declared):  # the Decathlon's way
+    if all(str(value).isdecimal() for value in declared):  # the Decathlon's format
         declared = {str(name): int(value) for value, name in declared.items()}
     regions = {}
     for name, values in declared.items():
         of_region = values if isinstance(values, list) else [values]
         if not of_region or not all(type(value) is int and 0 <= value < 2**16 for value in of_region):
-            raise DataError(f"{file}: labels: {name}: {values!r} is not a label value, or a list of them")
+            raise DataError(f"{file}: labels: {name}: {values!r} is not a label value or a list of label values")
         if of_region != [0]:  # background
             regions[_name(name, "labels", file)] = tuple(dict.fromkeys(of_region))
     if not regions or any(0 in values for values in regions.values()):
@@ -181,11 +181,11 @@ def _regions(table: Mapping[str, Any], file: Path) -> dict[str, tuple[int, ...]]
 
 
 def _name(value: object, key: str, file: Path) -> str:
-    """Return a modality's or region's name, which stands in files and messages."""
+    """Return the name of a modality or region after checking that files and messages can use it."""
     if not isinstance(value, str) or not 1 <= len(value) <= _MOST_NAME or not value.isprintable() or "." in value:
-        raise DataError(f"{file}: {key}: {value!r} is not a name of 1 to {_MOST_NAME} letters without a full stop")
+        raise DataError(f"{file}: {key}: {value!r} is not a name of 1 to {_MOST_NAME} characters without a full stop")
     if value in _RESERVED:
-        raise DataError(f"{file}: {key}: {value!r} cannot be a name here")
+        raise DataError(f"{file}: {key}: {value!r} is reserved: choose another name")
     return value
 
 
@@ -196,7 +196,7 @@ def _stems(folder: Path) -> list[str]:
         raise DataError(f"{folder}: no such directory") from None
     except OSError as error:
         raise unreadable(folder, error) from None
-    seen = [name for name in files if not name.startswith(".")]  # archives made on a Mac hold a ._name for each
+    seen = [name for name in files if not name.startswith(".")]  # archives made on a Mac hold a ._name beside each file
     return [name.removesuffix(end) for end in EXTENSIONS for name in seen if name.endswith(end)]
 
 

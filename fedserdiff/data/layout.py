@@ -1,4 +1,4 @@
-"""Where cases lie below a folder: in folders of their own, nested or not, or as files side by side."""
+"""Where the cases are in a folder: each in its own folder, nested or not, or as files side by side."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,24 +9,24 @@ from fedserdiff.data.releases import Release
 from fedserdiff.errors import DataError
 
 _DEEPEST = 4
-"""Folders that may lie between a site's own and a case's: downloads have up to three (our choice)."""
+"""Most folders between a site's folder and a case's: downloads have up to three (our choice)."""
 
 _MAY_BE_CASES = (*EXTENSIONS, ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".dcm", ".mha", ".nrrd")
-"""Endings of files that are told where they are of no case: of images, and of archives that are not unpacked."""
+"""Endings of files to report if they belong to no case: images, and archives that are not unpacked."""
 
 
 @dataclass
 class Layout:
-    """What lies below a folder.
+    """The contents of a folder.
 
     Attributes
     ----------
     places : dict of str to list of Path
-        By case, the folders that may hold its files: its own first.
+        Folders that may hold the files of each case, its own first.
     bad : dict of str to tuple of str
-        What is wrong with the folder of a case.
+        Faults of a case's folder, by case.
     others : list of str
-        What may be a case but is named as none, relative to the folder and in order: files, and folders without a case.
+        Files and folders that may be cases but are not named as one: paths relative to the folder, sorted.
     """
 
     places: dict[str, list[Path]] = field(default_factory=dict)
@@ -35,15 +35,15 @@ class Layout:
 
 
 def look(folder: Path, release: Release) -> Layout:
-    """Find the cases of `release` below a folder by names alone.
+    """Find the cases of `release` in a folder by file and folder names alone.
 
-    A folder that is called as a case holds that case. A file that is called as a case's modality or segmentation is
-    that case's, in any folder. Other folders are looked into. What systems put beside files is passed over.
+    A folder with the name of a case holds that case. A file named as a modality or segmentation of a case belongs to
+    that case, in any folder. Other folders are searched. Files that systems add are ignored.
 
     Raises
     ------
     DataError
-        Where the folder cannot be read.
+        If the folder cannot be read.
     """
     found = Layout()
     _look_into(folder, folder, release, found)
@@ -52,12 +52,12 @@ def look(folder: Path, release: Release) -> Layout:
 
 
 def entries_of(folder: Path) -> list[Path]:
-    """Return what lies in a folder.
+    """Return the entries of a folder.
 
     Raises
     ------
     DataError
-        Where it cannot be read.
+        If it cannot be read.
     """
     try:
         return list(folder.iterdir())
@@ -66,12 +66,12 @@ def entries_of(folder: Path) -> list[Path]:
 
 
 def stem_of(name: str) -> str | None:
-    """Return a NIfTI file's name without its extension; None for another name."""
+    """Return a NIfTI file's name without its extension; None for other file names."""
     return next((name.removesuffix(end) for end in EXTENSIONS if name.endswith(end)), None)
 
 
 def called_after_a_case(name: str, release: Release) -> bool:
-    """Say whether a name begins with a case's, as ``CASE-t1c`` does."""
+    """Return whether a name begins with that of a case, as ``CASE-t1c`` does."""
     ends = (match.start() for match in re.finditer("[-_]", name))
     return any(release.patient_of(name[:end]) for end in (*ends, len(name)))
 
@@ -95,7 +95,7 @@ def _look_into(folder: Path, root: Path, release: Release, found: Layout) -> Non
 
 
 def _note_folder(entry: Path, found: Layout) -> None:
-    """Enter the folder of a case."""
+    """Add the folder of a case to `found`."""
     try:
         if is_directory(entry):
             found.places.setdefault(entry.name, []).insert(0, entry)
@@ -104,12 +104,12 @@ def _note_folder(entry: Path, found: Layout) -> None:
 
 
 def _look_below(entry: Path, root: Path, release: Release, found: Layout) -> None:
-    """Look into a folder that is no case's; where no case is in it, it is told, and not what is in it."""
+    """Search a folder that is not a case's; if it holds no case, report the folder, not its contents."""
     inner = Layout()
     if len(entry.relative_to(root).parts) <= _DEEPEST:
         try:
             _look_into(entry, root, release, inner)
-        except DataError:  # a folder of the system's, which is told
+        except DataError:  # an unreadable folder, which is reported
             inner = Layout()
     for case, places in inner.places.items():
         found.places.setdefault(case, []).extend(places)

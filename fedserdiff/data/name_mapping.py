@@ -1,4 +1,4 @@
-"""Which names of several releases are one patient's: the tables that the challenges publish."""
+"""Name mappings: the tables in which challenges publish which names in several releases are the same patient."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from fedserdiff.text import read_rows
 
 
 def read_name_mapping(file: Path) -> dict[str, str]:
-    """Read a CSV whose rows name one patient each, in as many releases as have it.
+    """Read a CSV file in which each row names one patient in several releases.
 
-    Made for BraTS 2020's ``name_mapping.csv`` and for the mapping of BraTS 2023's glioma cases, exported as CSV.
-    Columns may have any name and order: every cell that is a case name of a release we know counts, all others (``NA``,
-    grades, TCGA's ids) are passed over. Rows that share a patient are one person's.
+    It reads BraTS 2020's ``name_mapping.csv`` and the mapping of BraTS 2023's glioma cases, exported as CSV. Columns
+    may have any name and order. Every cell that is a case name of a known release counts; all others (``NA``, grades,
+    TCGA ids) are ignored. Rows that share a patient belong to the same person.
 
     Returns
     -------
     dict of str to str
-        By patient id (`Release.patient_of`), the person: one of the person's patient ids, the same for all of them.
+        Person of each patient id (`Release.patient_of`). A person is identified by one of their patient ids.
 
     Raises
     ------
     ConfigError
-        As `read_rows`, and where the file holds no case name.
+        As for `read_rows`, and if the file holds no case name.
     """
     rows = read_rows(file)
     persons: dict[str, str] = {}
@@ -32,7 +32,7 @@ def read_name_mapping(file: Path) -> dict[str, str]:
         examples = ", ".join(dict.fromkeys(release.example for release in RELEASES.values()))
         lines = rows[-1][0] if rows else 0
         raise ConfigError(
-            f"{file}: none of its {lines} lines has a case name: a name mapping's rows hold names such as {examples}"
+            f"{file}: no case name in any of its {lines} lines: expected rows with names such as {examples}"
         )
     return {patient: _person(persons, patient) for patient in persons}
 
@@ -48,7 +48,7 @@ def _person(persons: dict[str, str], patient: str) -> str:
 
 
 def _join(persons: dict[str, str], patients: list[str]) -> None:
-    """Make the patients of a row one person: each knows another, or itself, on the way to the person."""
+    """Merge the patients of a row into one person (union-find: each patient points to another, or to itself)."""
     for patient in patients:
         persons.setdefault(patient, patient)
         persons[_person(persons, patient)] = _person(persons, patients[0])

@@ -1,4 +1,4 @@
-"""Volumes back to disk, on the grid of the scan that they were made from."""
+"""Writing of volumes as NIfTI, on the grid of the scan they were made from."""
 
 import gzip
 from pathlib import Path
@@ -17,27 +17,27 @@ _DESCRIPTION = "segmented by fedserdiff"
 
 
 def write_like(file: Path, scan: Volume, voxels: NDArray[np.generic]) -> None:
-    """Write a volume that lies as `scan` does, in the scan's own order of axes and with its header's orientation.
+    """Write a volume on the grid of `scan`, in the scan's axis order and with its header's orientation.
 
     Parameters
     ----------
     file : Path
-        ``.nii.gz`` is compressed; the same voxels give the same bytes.
+        File to write; ``.nii.gz`` is compressed. The same voxels give the same bytes.
     scan : Volume
-        Whose shape, sform, qform and units the file gets: it opens aligned with the scan.
+        Scan whose shape, sform, qform and units the file gets, so that viewers show both aligned.
     voxels : ndarray of shape (X, Y, Z) or (C, X, Y, Z)
         In canonical (RAS) order, as `scan.voxels`; channels become the fourth dimension.
 
     Raises
     ------
     StorageError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     channels_last = np.moveaxis(voxels, 0, -1) if voxels.ndim == 4 else voxels
     stored = apply_orientation(channels_last, ornt_transform(_RAS, scan.turn))
     header = scan.header.copy()
     header.set_data_dtype(stored.dtype)
-    header["scl_slope"], header["scl_inter"] = np.nan, np.nan  # nibabel's way of saying that there is no scaling
+    header["scl_slope"], header["scl_inter"] = np.nan, np.nan  # no scaling, for nibabel
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"] = _DESCRIPTION
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image

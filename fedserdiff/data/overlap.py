@@ -1,4 +1,4 @@
-"""The same patient or scan at two places: the releases overlap, and a leak into the test set flatters every score."""
+"""Patients or scans that two sites share: releases overlap, and a leak into the test set inflates every score."""
 
 import dataclasses
 from collections import Counter, deque
@@ -13,19 +13,19 @@ VOXELS = "same brain voxels"
 PATIENT_ID = "same patient id"
 NAME_MAPPING = "name mapping"
 ANOTHER_SCAN = "same brain voxels of another scan"
-"""The patient is the same, by voxels of a scan that is not the one in question."""
+"""The patient is the same, as shown by the voxels of another of their scans."""
 
-_Place = tuple[str, str]  # a site, and a patient's name there
+_Place = tuple[str, str]  # a site, and a patient's id there
 _NO_MAPPING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """A case of `site` whose patient is there already: `first_site` brought `first_case` before.
+    """A case of `site` whose patient `first_site` has already contributed as `first_case`.
 
-    `first_case` is the very same scan where `found_by` is `VOXELS`; else it is a scan of the same patient. `found_by`
-    names the identities that lead from the one to the other, with commas between: it takes several where each place
-    knows the patient by another name.
+    If `found_by` is `VOXELS`, `first_case` is the same scan; otherwise it is a scan of the same patient. `found_by`
+    lists, separated by commas, the identities that link the two. There are several if the sites know the patient by
+    different names.
     """
 
     site: str
@@ -44,24 +44,24 @@ class Overlap:
 def find_overlap(
     sites: Mapping[str, Sequence[CachedCase]], same_patient: Mapping[str, str] = _NO_MAPPING
 ) -> list[Overlap]:
-    """Return every case to leave out so that each patient stays at the first site that brings it, under one name.
+    """Return the cases to leave out so that each patient stays at the first site that has them, under one name.
 
-    Two patients are one where they have the same patient id, a scan with the same canonical brain voxels, or one
-    person in `same_patient`; and so are all that such steps connect, over however many sites and names. Of a patient
-    who has two names within a site, the first is kept: which scans are whose cannot be told otherwise, and the split
-    into training and test goes by name (our choice). All of a patient's scans share its fate.
+    Two patients are the same if they share a patient id, the canonical brain voxels of a scan, or a person in
+    `same_patient`. This is transitive, across any number of sites and names. If a patient has two names within a site,
+    only the first is kept: their scans cannot be told apart otherwise, and the split into training and test goes by
+    name (our choice). All scans of a patient are kept or left out together.
 
     Parameters
     ----------
     sites : mapping
         Cases by site, in order of arrival.
     same_patient : mapping of str to str
-        Person by patient id, as `fedserdiff.data.name_mapping.read_name_mapping` returns it.
+        Person of each patient id, as `fedserdiff.data.name_mapping.read_name_mapping` returns it.
 
     Returns
     -------
     list of Overlap
-        By site, and in the order of its cases.
+        Ordered by site, then in the order of its cases.
     """
     cases: dict[_Place, list[CachedCase]] = {}
     for site, own in sites.items():
@@ -80,7 +80,7 @@ def find_overlap(
 def _reached(
     cases: Mapping[_Place, Sequence[CachedCase]], same_patient: Mapping[str, str]
 ) -> dict[_Place, tuple[_Place, tuple[str, ...]]]:
-    """Return, for each place, the first one of the same patient, and the fewest steps that lead back to it."""
+    """Return, for each place, the first place of the same patient, and the shortest chain of links back to it."""
     identities = {place: _identities(place[1], own, same_patient) for place, own in cases.items()}
     holders: dict[tuple[str, str], list[_Place]] = {}
     for place, own_identities in identities.items():
@@ -95,7 +95,7 @@ def _reached(
         while queue:  # breadth first: the shortest explanation
             here = queue.popleft()
             for identity in identities[here]:
-                for place in holders.pop(identity, ()):  # whoever shares it is reached from here, or was already
+                for place in holders.pop(identity, ()):  # all that share it are reached from here, or were already
                     if place not in reached:
                         reached[place] = first, (identity[0], *reached[here][1])
                         queue.append(place)
@@ -103,7 +103,7 @@ def _reached(
 
 
 def _identities(patient: str, own: Sequence[CachedCase], same_patient: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return what a patient at a site is known by, the strongest evidence first."""
+    """Return the identities of a patient at a site, the strongest evidence first."""
     found = [(VOXELS, cached.prepared.voxel_hash) for cached in own]
     found.append((PATIENT_ID, patient))
     return [*found, (NAME_MAPPING, same_patient[patient])] if patient in same_patient else found
@@ -123,14 +123,14 @@ def _overlap(
 
 
 def overlap_record(overlaps: Sequence[Overlap], kept: bool) -> dict[str, Any]:
-    """Return the ``overlap`` of a run's ``results.json``.
+    """Return the ``overlap`` entry of a run's ``results.json``.
 
     Returns
     -------
     dict
-        ``leaks``, whether patients are in a run twice; ``left_out`` and ``kept``, numbers of cases by site, without
-        sites that have none; ``cases``, what is known of each. A coordinator that may not know names has all but
-        ``cases``.
+        ``leaks``: whether the run contains patients twice; ``left_out`` and ``kept``: number of cases by site, without
+        sites that have none; ``cases``: the details of each. A coordinator that may not know names has everything
+        except ``cases``.
     """
     counts = dict(Counter(overlap.site for overlap in overlaps))
     return {

@@ -1,4 +1,4 @@
-"""NIfTI files to normalised arrays on the working grid, and predictions back to the scan's own grid."""
+"""Preparation of NIfTI files as normalised arrays on the working grid, and the way back to the scan's own grid."""
 
 import hashlib
 import itertools
@@ -18,12 +18,12 @@ from fedserdiff.data.nifti import Volume, read_volume
 from fedserdiff.data.releases import Convention
 from fedserdiff.errors import DataError, Faults
 
-_APART_MM = 0.1  # volumes that lie further apart than this, at any corner, are not aligned
+_APART_MM = 0.1  # volumes whose corners differ by more than this are not aligned
 _CLIP_SIGMA = 6.0  # beyond this a voxel is an artefact (vessel inflow, ringing), not tissue (our choice)
-_LEAST_CONTRAST = 1e-9  # of the standard deviation to the largest value
+_LEAST_CONTRAST = 1e-9  # smallest ratio of the standard deviation to the largest absolute value
 _MOST_LABELS = 16  # more than any release has
-_LARGEST_STEP = 0.2  # between values stored: five to a label, or a scale that is none of labels' would round to them
-_EXACT = 2.0**53  # whole numbers below it are exact in float64
+_LARGEST_STEP = 0.2  # between stored values: at least five per label; a coarser scale would round anything to labels
+_EXACT = 2.0**53  # integers below this are exact in float64
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Geometry:
     Attributes
     ----------
     shape : tuple of int
-        Voxels of the canonical scan.
+        Size of the canonical scan in voxels.
     spacing_mm : tuple of float
         Voxel size of the canonical scan.
     box_start, box_shape : tuple of int
-        The brain's bounding box in the scan.
+        Bounding box of the brain in the scan.
     inner_shape : tuple of int
-        The box after resampling.
+        Size of the box after resampling.
     pad_before : tuple of int
-        Voxels of padding in front of the resampled box in the working grid.
+        Voxels of padding before the resampled box in the working grid.
     margin_before, margin_after : tuple of int
-        Voxels by which labels reach beyond the brain's box: they count in scores, and are no part of any input.
+        Voxels by which labels extend beyond the brain's box. They count in scores, but are not part of any input.
     """
 
     shape: tuple[int, int, int]
@@ -57,24 +57,24 @@ class Geometry:
 
     @property
     def scored_shape(self) -> tuple[int, int, int]:
-        """Voxels of the box that holds brain and labels: the brain's with its margins."""
+        """Size in voxels of the box that holds the brain and all labels: the brain's box with its margins."""
         x, y, z = (b + n + a for b, n, a in zip(self.margin_before, self.box_shape, self.margin_after, strict=True))
         return x, y, z
 
     def to_scored(self, volume: torch.Tensor) -> torch.Tensor:
-        """Resample channels on the working grid as `to_scan` does, with 0 in the margins: (C, *scored_shape)."""
+        """Resample channels as `to_scan` does and pad the margins with 0; return shape (C, *scored_shape)."""
         margins = zip(reversed(self.margin_before), reversed(self.margin_after), strict=True)  # F.pad's order
         return F.pad(self.to_scan(volume), [n for pair in margins for n in pair])
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel of the canonical scan in mL."""
+        """Volume of one voxel of the canonical scan in mL."""
         x, y, z = self.spacing_mm
         return x * y * z / 1000
 
     @property
     def grid_spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size of the working grid."""
+        """Voxel size of the working grid in mm."""
         sides = zip(self.spacing_mm, self.box_shape, self.inner_shape, strict=True)
         x, y, z = (mm * whole / resampled for mm, whole, resampled in sides)
         return x, y, z
@@ -86,7 +86,7 @@ class Geometry:
     def from_box(self, volume: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Resample channels in the brain's box, (C, *box_shape), to the working grid (C, *grid), padded with 0."""
         if all(i <= b for i, b in zip(self.inner_shape, self.box_shape, strict=True)):
-            # Means over each new voxel, which overlap where sizes are no multiples; the identity where the grids agree.
+            # Mean over each new voxel (they overlap if sizes are not multiples); the identity if the grids agree.
             inner = F.interpolate(volume[None].float(), self.inner_shape, mode="area")[0]
         else:
             inner = _resampled(volume, self.inner_shape)
@@ -104,22 +104,22 @@ _WHOLE = slice(None)
 
 
 class PreparedCase(Protocol):
-    """A case ready for the networks, in memory or on disk.
+    """A case that is ready for the networks, in memory or on disk.
 
     Attributes
     ----------
     image : ndarray of shape (modalities, *grid), float16
-        Modalities, z-scored inside the brain, 0 outside.
+        Modalities, z-scored inside the brain and 0 outside.
     mask : ndarray of shape (regions, *grid), uint8
-        Region masks on the working grid, 0 or 1: what training sees.
+        Region masks on the working grid, 0 or 1, as used in training.
     truth : ndarray of shape (regions, *scored_shape), uint8
-        Region masks at the scan's own resolution, in the box of brain and labels: what predictions are scored against.
+        Region masks at the scan's own resolution, in the box of brain and labels; predictions are scored against them.
     geometry : Geometry
-        How the two relate.
+        How the working grid relates to the scan.
     voxel_hash : str
-        SHA-256 of the canonical brain voxels: equal for the same scan under two releases' names.
+        SHA-256 of the canonical brain voxels. It is equal for one scan that two releases name differently.
     tumour_voxels : int
-        Voxels of the grid that are in any region.
+        Number of voxels of the grid that belong to any region.
     """
 
     @property
@@ -141,14 +141,14 @@ class PreparedCase(Protocol):
     def tumour_voxels(self) -> int: ...
 
     def slices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the axial slices of the grid that show brain, and those that show tumour, in order."""
+        """Return the indices of the axial slices that show brain, and of those that show tumour, in ascending order."""
         ...
 
     def boxed(self, axial: slice = _WHOLE) -> tuple[Box, NDArray[np.float16], NDArray[np.uint8]]:
-        """Return a box of the grid, or of some axial slices of it, outside of which all is 0; and what is in it.
+        """Return a box of the grid outside which everything is 0, with the image and masks inside it.
 
-        The image there is (modalities, x, y, z) and the masks are (regions, x, y, z); z is 0 where those slices show
-        nothing. The box has numbers from 0 on, and steps of 1.
+        `axial` restricts the box to some axial slices. The image has shape (modalities, x, y, z) and the masks have
+        shape (regions, x, y, z); z is 0 if those slices show nothing. The box's slices start at 0 or more, with step 1.
         """
         ...
 
@@ -178,22 +178,22 @@ class CaseArrays:
 
     @classmethod
     def showing(cls, case: PreparedCase, image: NDArray[np.float16], mask: NDArray[np.uint8]) -> "CaseArrays":
-        """Return a case with another image and mask."""
+        """Return a copy of `case` with another image and mask."""
         return cls(image, mask, case.truth, case.geometry, case.voxel_hash)
 
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan ready for the networks, whether anybody segmented it or not.
+    """A scan that is ready for the networks, with or without a segmentation.
 
     Attributes
     ----------
     image : ndarray of shape (modalities, *grid), float16
-        z-scored inside the brain, 0 outside.
+        Modalities, z-scored inside the brain and 0 outside.
     geometry : Geometry
-        Where it lies in the scan.
+        How the working grid relates to the scan.
     voxel_hash : str
-        As `PreparedCase` has it.
+        As for `PreparedCase`.
     first : Volume
         The first modality as it was read.
     """
@@ -207,17 +207,17 @@ class PreparedScan:
 def prepare_scan(
     images: Sequence[Path], channels: Sequence[int], grid: tuple[int, int, int], spacing_mm: float
 ) -> PreparedScan:
-    """Read a scan's modalities and bring them to the working grid; no segmentation has a part in it.
+    """Read a scan's modalities and bring them to the working grid, without using any segmentation.
 
-    Steps: canonical orientation; bounding box of the brain (non-zero in any modality); z-score inside the brain;
-    resampling to `spacing_mm` (coarser, by one factor for all axes, where the brain would not fit the grid); centring
-    in `grid`.
+    The steps are: canonical orientation; bounding box of the brain (non-zero in any modality); z-score inside the
+    brain; resampling to `spacing_mm` (coarser, by the same factor on all axes, if the brain would not fit the grid);
+    centring in `grid`.
 
     Raises
     ------
     DataError
-        As `read_volume`, and where volumes disagree in shape or position, the brain is empty, or a modality shows
-        nothing in it; of all files that are at fault.
+        As for `read_volume`, and if volumes disagree in shape or position, the brain is empty, or a modality is
+        constant in it. The error covers all files at fault.
     """
     volumes: list[Volume] = []
     faults = Faults(DataError)
@@ -230,7 +230,7 @@ def prepare_scan(
     folder = images[0].parent
     brain = np.any([volume.voxels != 0 for volume in volumes], axis=0)
     if not brain.any():
-        raise DataError(f"{folder}: every voxel of every modality is 0: there is no brain")
+        raise DataError(f"{folder}: every voxel of every modality is 0: no brain found")
     box = bounding_box(brain)
     hashed = np.stack([volume.voxels[box].astype(np.float32) for volume in volumes])
 
@@ -244,18 +244,18 @@ def prepare_scan(
     if not on_grid.any():
         size = " × ".join(f"{(s.stop - s.start) * mm:g}" for s, mm in zip(box, first.spacing_mm, strict=True))
         raise DataError(
-            f"{folder}: nothing is left of a brain of {size} mm at {spacing_mm:g} mm: are the voxel sizes right?"
+            f"{folder}: nothing is left of a {size} mm brain at {spacing_mm:g} mm spacing: are the voxel sizes right?"
         )
     return PreparedScan(on_grid, geometry, hashlib.sha256(hashed.tobytes()).hexdigest(), first)
 
 
 def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> CaseArrays:
-    """Read a case with its segmentation and bring it to the working grid.
+    """Read a case with its segmentation and bring both to the working grid.
 
     Raises
     ------
     DataError
-        As `prepare_scan`, and where the segmentation is not aligned, or a label is not the convention's.
+        As for `prepare_scan`, and if the segmentation is not aligned, or the convention does not define a label.
     """
     faults = Faults(DataError)
     with faults.caught():
@@ -285,18 +285,18 @@ def prepare_case(case: Case, grid: tuple[int, int, int], spacing_mm: float) -> C
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box that holds all voxels of a mask of shape (X, Y, Z), which has at least one."""
+    """Return the smallest box that holds all voxels of a non-empty mask of shape (X, Y, Z)."""
     x, y, z = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
     return slice(int(x[0]), int(x[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(z[0]), int(z[-1]) + 1)
 
 
 def check_aligned(volume: Volume, first: Volume) -> None:
-    """Check that a volume lies where another lies: that no corner of it is elsewhere.
+    """Check that a volume is aligned with another one: that all their corners coincide.
 
     Raises
     ------
     DataError
-        Where shapes differ, or a corner is more than 0.1 mm apart; the text names `volume`.
+        If shapes differ, or a corner is more than 0.1 mm off. The message names the file of `volume`.
     """
     if volume.shape != first.shape:
         raise DataError(f"{volume.path}: shape {volume.shape} differs from {first.shape} of {first.path.name}")
@@ -307,19 +307,19 @@ def check_aligned(volume: Volume, first: Volume) -> None:
 
 
 def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
-    """Return the masks of a segmentation's regions, (regions, X, Y, Z), in the convention's order.
+    """Return a segmentation's region masks, (regions, X, Y, Z), in the convention's order.
 
     Raises
     ------
     DataError
-        Where its values are no labels, or one is not the convention's; the text names the file.
+        If values are not whole numbers, or the convention does not define a label. The message names the file.
     """
     labels = seg.voxels
     if labels.dtype.kind == "f":
         labels = np.round(labels)
         if np.abs(seg.voxels - labels).max() > _rounding_of(seg):
             slope, inter = seg.scaling
-            scaled = f" as its header scales them (scl_slope {slope:g}, scl_inter {inter:g}): save them unscaled"
+            scaled = f" after the header's scaling (scl_slope {slope:g}, scl_inter {inter:g}): save them unscaled"
             why = ": was the segmentation interpolated?" if (slope, inter) == (1, 0) else scaled
             raise DataError(f"{seg.path}: labels are not whole numbers{why}")
         if np.abs(labels).max() < _EXACT:
@@ -334,11 +334,11 @@ def segmented_regions(seg: Volume, convention: Convention) -> NDArray[np.bool_]:
 
 
 def _rounding_of(seg: Volume) -> float:
-    """Return how far from a label its value may lie, for what saving it through a header that scales has rounded.
+    """Return how far a stored value may lie from its label because of rounding in the header's scaling.
 
-    Integers with a scale are off by half a step of it and by what 32-bit floats make of slope and intercept. Whatever
-    else was saved through 16 bits before: then by half of the 65535th part of its range, and a slope by as much again
-    (our choice).
+    Scaled integers are off by half a step, and by the 32-bit rounding of slope and intercept. Other files may have been
+    saved through 16 bits earlier: they are off by half of 1/65535 of the range, and a slope by as much again (our
+    choice).
     """
     slope, inter = seg.scaling
     most = float(np.abs(seg.voxels).max())
@@ -348,10 +348,10 @@ def _rounding_of(seg: Volume) -> float:
 
 
 def _resampled(volume: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Resample channels (C, X, Y, Z) to `shape`, the outer faces of the box staying where they are.
+    """Resample channels (C, X, Y, Z) to `shape`; the outer faces of the box stay in place.
 
-    Along each axis that grows, values are interpolated between the two nearest. Along each that shrinks they are
-    averaged: interpolated to the next multiple of the new size, so that every mean is of whole voxels about its centre.
+    Along an axis that grows, values are interpolated linearly. Along an axis that shrinks, they are first interpolated
+    to the next multiple of the new size and then averaged, so that each mean covers whole voxels around its centre.
     """
     sizes = zip(volume.shape[1:], shape, strict=True)
     multiple = tuple(new * -(-old // new) for old, new in sizes)
@@ -360,11 +360,11 @@ def _resampled(volume: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tenso
 
 
 def _zscore(volume: NDArray[Any], brain: NDArray[np.bool_], path: Path) -> NDArray[np.float32]:
-    """Scale a modality to mean 0 and standard deviation 1 inside the brain, and to 0 outside."""
+    """Scale a modality to mean 0 and standard deviation 1 inside the brain; set it to 0 outside."""
     inside = volume[brain].astype(np.float64)
     deviation = float(inside.std())
-    if deviation <= _LEAST_CONTRAST * float(np.abs(inside).max()):  # rounding gives equal values a deviation, too
-        raise DataError(f"{path}: the same value in every brain voxel: nothing was recorded in this modality")
+    if deviation <= _LEAST_CONTRAST * float(np.abs(inside).max()):  # rounding gives even equal values a deviation
+        raise DataError(f"{path}: every brain voxel has the same value: this modality recorded nothing")
     scored = np.clip((volume - inside.mean()) / deviation, -_CLIP_SIGMA, _CLIP_SIGMA)
     return np.where(brain, scored, 0).astype(np.float32)
 
@@ -378,7 +378,8 @@ def _place(
 ) -> Geometry:
     """Find the resampled size of the brain's box and centre it in the grid.
 
-    Where one axis would not fit, all are sampled more coarsely by one factor: a brain keeps its shape (our choice).
+    If one axis would not fit, all axes are sampled more coarsely by the same factor, so that the brain keeps its shape
+    (our choice).
     """
     box_shape = tuple(s.stop - s.start for s in box)
     sides = [b * mm / spacing_mm for b, mm in zip(box_shape, spacing, strict=True)]

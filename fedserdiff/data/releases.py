@@ -1,8 +1,8 @@
-"""The naming and label convention of each release: declared, never guessed from data.
+"""The naming and label conventions of releases: declared, never guessed from data.
 
-A release is a table of TOML. Those of the BraTS and FeTS challenges come with the package, a file each in ``declared/``
-that names its source; a user's own stands in an experiment's file or in a file of its own. Datasets in the Decathlon's
-layout declare theirs in their own way: `fedserdiff.data.decathlon`.
+A release is a TOML table. Those of the BraTS and FeTS challenges come with the package, one file each in ``declared/``,
+with its source. Users declare their own in an experiment file or in a separate file. Datasets in the Decathlon's layout
+declare their convention in another format: `fedserdiff.data.decathlon`.
 """
 
 import difflib
@@ -24,28 +24,28 @@ from fedserdiff.errors import ConfigError, DataError, Faults
 from fedserdiff.text import read_text
 
 BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
-"""Order of the image channels of a federation of BraTS releases."""
+"""Order of the image channels in a federation of BraTS releases."""
 
 BRATS_REGIONS = ("tc", "wt", "et")
-"""Order of its region channels: MONAI's (tumour core, whole tumour, enhancing tumour)."""
+"""Order of the region channels, as in MONAI: tumour core, whole tumour, enhancing tumour."""
 
-_LEAST_PROBABILITY = 1e-6  # so that 0 and 1 can be outvoted
+_LEAST_PROBABILITY = 1e-6  # so that probabilities of 0 and 1 can be outvoted
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What a hospital's files mean: its images' modalities, its segmentations' labels, and the regions they make up.
+    """What a hospital's files mean: image modalities, segmentation labels, and the regions that labels make up.
 
     Attributes
     ----------
     name : str
         Name used in federation files, such as ``brats2021``.
     modalities : tuple of str
-        In the order of the image channels.
+        Modalities, in the order of the image channels.
     regions : mapping of str to tuple of int
-        In the order of the region channels: label values whose union is each region.
+        Label values whose union is each region, in the order of the region channels.
     labels : tuple of int
-        Every label value that is defined, background included.
+        All defined label values, including background.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Convention:
     labels: tuple[int, ...]
 
     def agreed(self, modalities: Sequence[str], regions: Sequence[str]) -> Self:
-        """Return the convention with the modalities and regions that a federation agreed on, in its order.
+        """Return this convention restricted to the modalities and regions a federation agreed on, in that order.
 
         Raises
         ------
         DataError
-            Where one of them is not among the convention's.
+            If the convention lacks one of them.
         """
         for what, wanted, known in (("modality", modalities, self.modalities), ("region", regions, self.regions)):
             absent = [name for name in wanted if name not in known]
@@ -73,7 +73,7 @@ class Convention:
         Raises
         ------
         DataError
-            Where a voxel holds a label that is not defined.
+            If a voxel holds an undefined label.
         """
         unknown = sorted(set(np.unique(labels).tolist()) - set(self.labels))
         if unknown:
@@ -86,32 +86,32 @@ class Convention:
         return np.stack([np.isin(labels, values) for values in self.regions.values()])
 
     def alike_with(self, labels: Sequence[int]) -> list[str]:
-        """Return the names of releases that have these labels, and whose cases are named as this one's."""
+        """Return the names of releases that define these labels and share this one's case naming."""
         return []
 
     @property
     def painting_order(self) -> tuple[int, ...]:
-        """Numbers of the regions from the one of most labels to the one of fewest: smaller ones are painted over."""
+        """Region numbers, from the region with the most labels to that with the fewest, which is painted last."""
         sizes = [len(values) for values in self.regions.values()]
         return tuple(sorted(range(len(sizes)), key=lambda number: -sizes[number]))
 
     def label_map(self, probabilities: NDArray[np.floating]) -> NDArray[np.uint16]:
         """Return the most probable label map of shape (X, Y, Z).
 
-        Where regions of probability ½ and more are just those of a label, as nested and disjoint regions mostly are,
-        it is that label. Elsewhere no label says what they say, such as enhancing tumour that is no tumour: then it is
-        the label whose regions, and whose alone, are most probable together, p being independent (our choice; nnU-Net
-        lets the smallest region win).
+        If the regions with probability ½ or more are exactly those of a label, as is usual for nested and disjoint
+        regions, a voxel gets that label. Otherwise no label matches them, for example enhancing tumour outside the
+        whole tumour. The voxel then gets the label whose set of regions is jointly most probable, with independent
+        probabilities (our choice; nnU-Net lets the smallest region win).
 
         Parameters
         ----------
         probabilities : ndarray of shape (regions, X, Y, Z)
-            In [0, 1].
+            Region probabilities in [0, 1].
         """
         members = np.array([[label in values for values in self.regions.values()] for label in self.labels])
         pairs = zip(map(tuple, members.tolist()[::-1]), self.labels[::-1], strict=True)
-        own = dict(pairs)  # of labels alike the first one stands
-        own |= {(False,) * len(self.regions): 0}  # background, and what is no region's
+        own = dict(pairs)  # labels with the same regions: the first one wins
+        own |= {(False,) * len(self.regions): 0}  # background, and labels in no region
         said = np.asarray(probabilities >= 0.5)
         painted = np.zeros(said.shape[1:], np.uint16)
         unsaid = said.any(0)
@@ -121,35 +121,35 @@ class Convention:
             unsaid &= ~here
         if unsaid.any():
             p = np.clip(probabilities[:, unsaid].astype(np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-            inside = np.array(sorted(own, key=sum, reverse=True), np.float64)  # of equals, the one of most regions
+            inside = np.array(sorted(own, key=sum, reverse=True), np.float64)  # ties go to the label in most regions
             together = inside @ np.log(p) + (1 - inside) @ np.log1p(-p)
             labels = np.array([own[tuple(map(bool, row))] for row in inside], np.uint16)
             painted[unsaid] = labels[together.argmax(0)]
         return painted
 
     def written(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return region masks as a scorer of files sees them: of the label map, (regions, X, Y, Z)."""
+        """Return the region masks of the label map, (regions, X, Y, Z), as a scorer of files sees them."""
         return self.region_masks(self.label_map(probabilities))
 
 
 @dataclass(frozen=True)
 class Release(Convention):
-    """A release's convention: of a challenge, a collection or a hospital's own export.
+    """The convention of a release: of a challenge, a collection or a hospital's own export.
 
     Attributes
     ----------
     case_pattern : str
-        Regular expression of a case's name; its group ``patient`` is the patient's identity.
+        Regular expression for case names; its group ``patient`` is the patient's identity.
     example : str
-        A case name in this convention, for error messages.
+        Example of a case name, for error messages.
     separator : str
-        Between the case's name and a file's suffix.
+        Text between the case name and a file's suffix.
     suffixes : mapping of str to str
         File suffix of each modality.
     grid : tuple of int, optional
-        Voxels of a volume at 1 mm, where all have the same.
+        Size of a volume at 1 mm in voxels, if all volumes share it.
     seg_aliases : mapping of str to str
-        Segmentations that the release itself ships under another name.
+        Segmentations that the release ships under another name: file stem by case name.
     segmentation : str
         File suffix of the segmentation.
     """
@@ -163,17 +163,17 @@ class Release(Convention):
     segmentation: str = SEG
 
     def patient_of(self, case_name: str) -> str | None:
-        """Return the patient's identity in `case_name`, or None where the name is not of this release."""
+        """Return the patient's identity in `case_name`, or None if the name does not follow this release."""
         match = re.fullmatch(self.case_pattern, case_name)
         return match.group("patient") if match else None
 
     def file_stem(self, case_name: str, channel: str) -> str:
-        """Return the file name, without extension, of a modality (or ``seg``) of a case."""
+        """Return the file name, without extension, of a case's modality or segmentation (``seg``)."""
         suffix = self.segmentation if channel == SEG else self.suffixes.get(channel, channel)
         return f"{case_name}{self.separator}{suffix}"
 
     def case_of(self, stem: str) -> str | None:
-        """Return whose file has this name, without extension; None where it is none of a modality or segmentation."""
+        """Return the case of a file name without extension; None if it is not a modality or segmentation."""
         for channel in (*self.suffixes, SEG):
             end = self.file_stem("", channel)
             if stem.endswith(end) and self.patient_of(stem[: -len(end)]):
@@ -185,7 +185,7 @@ class Release(Convention):
 
     @property
     def table(self) -> dict[str, Any]:
-        """The table that declares the release, JSON-ready: `own_release` makes the same release of it."""
+        """The table that declares the release, ready for JSON; `own_release` turns it back into the release."""
         return {
             "name": self.name,
             "case_pattern": self.case_pattern,
@@ -201,21 +201,21 @@ class Release(Convention):
 
 
 FILE_END = ".toml"
-"""How the name of a file ends that declares a release."""
+"""Ending of a file that declares a release."""
 
 ENTRY_POINTS = "fedserdiff.releases"
-"""The group of entry points by which an installed package brings releases, each a `Release`."""
+"""Group of entry points through which installed packages provide releases, each a `Release`."""
 
 _REQUIRED = ("name", "case_pattern", "example", "modalities", "regions")
 
 
 def read_release_file(file: Path) -> Release:
-    """Return the release that a TOML file of its own declares.
+    """Return the release that a TOML file declares.
 
     Raises
     ------
     ConfigError
-        As `read_text` and `own_release`, and where the file cannot be read or is no TOML.
+        As for `read_text` and `own_release`, and if the file cannot be read or is not valid TOML.
     """
     try:
         table = tomllib.loads(read_text(file))
@@ -227,23 +227,23 @@ def read_release_file(file: Path) -> Release:
 
 
 def own_release(table: Any, where: str) -> Release:
-    """Return the release that a user's table declares, in TOML or in a run's ``config.json``.
+    """Return the release that a user's table declares, from TOML or from a run's ``config.json``.
 
     Raises
     ------
     ConfigError
-        Naming, after `where`, each field that is missing, unknown, or does not say what it should, and where a release
-        that is there already has its name.
+        If a field is missing, unknown or invalid, or another release already has this name. The message begins with
+        `where` and covers all such fields.
     """
     release = _read_release(table, where)
     if release.name in RELEASES or plugins.is_foreign(release.name, ENTRY_POINTS, RELEASES):
-        raise ConfigError(f"{where}: name: there is a release {release.name} already: give it another name")
+        raise ConfigError(f"{where}: name: there is a release {release.name} already: choose another name")
     return release
 
 
 def _read_release(table: Any, where: str) -> Release:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: {table!r} is no table: declare a release by {', '.join(_REQUIRED)}")
+        raise ConfigError(f"{where}: {table!r} is not a table: declare a release with {', '.join(_REQUIRED)}")
     faults = Faults(ConfigError)
     for name in table:
         if name not in CHECKS:
@@ -270,10 +270,10 @@ def _read_release(table: Any, where: str) -> Release:
         modalities=tuple(suffixes), regions=regions, labels=labels, suffixes=suffixes, **{"separator": "_", **values}
     )
     if release.patient_of(release.example) is None:
-        raise ConfigError(f"{where}: example: {release.example!r} is no name as case_pattern has them")
+        raise ConfigError(f"{where}: example: {release.example!r} does not match case_pattern")
     stems = [release.file_stem("", channel) for channel in (*release.modalities, SEG)]
     if len(set(stems)) < len(stems):
-        raise ConfigError(f"{where}: modalities: two of {', '.join(stems)} are the same file of a case")
+        raise ConfigError(f"{where}: modalities: two of {', '.join(stems)} name the same file of a case")
     return release
 
 
@@ -289,32 +289,32 @@ RELEASES: Mapping[str, Release] = MappingProxyType(_packaged())
 
 
 def get_release(name: str) -> Release:
-    """Return the release called `name`: it comes with the package, or an installed package or ``module:object`` has it.
+    """Return the release called `name`, from this package, another installed package, or a ``module:object``.
 
     Raises
     ------
     ConfigError
-        Where no such release is declared; the text lists those that are.
+        If there is no such release; the message lists the known ones.
     """
     if name in RELEASES:
         return RELEASES[name]
     release = plugins.load(name, ENTRY_POINTS, RELEASES, "release")
     if not isinstance(release, Release):
-        raise ConfigError(f"release {name}: is a {type(release).__name__}, no Release")
+        raise ConfigError(f"release {name}: is a {type(release).__name__}, not a Release")
     return release
 
 
 def release_or_file(name: str) -> Release:
-    """Return the release that a command line names: as `get_release`, or a file ``NAME.toml`` that declares it.
+    """Return the release that a command line names: a name for `get_release`, or a file ``NAME.toml``.
 
     Raises
     ------
     ConfigError
-        As `get_release` and `read_release_file`.
+        As for `get_release` and `read_release_file`.
     """
     return read_release_file(Path(name)) if name.endswith(FILE_END) else get_release(name)
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a release's name is of code that does not come with fedserdiff."""
+    """Return whether a release's name refers to code that does not come with fedserdiff."""
     return plugins.is_foreign(name, ENTRY_POINTS, RELEASES)

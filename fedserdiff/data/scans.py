@@ -1,4 +1,4 @@
-"""Scans to segment: nobody's segmentation of them is needed, nor a name of any release."""
+"""Scans to segment, which need neither an expert segmentation nor the naming of a release."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, unreadable
 from fedserdiff.data.releases import BRATS_MODALITIES, RELEASES
 from fedserdiff.errors import DataError
 
-_NO_IMAGES = (".csv", ".tsv", ".txt", ".md", ".json", ".xlsx", ".pdf", ".html", ".png")  # lie beside scans everywhere
+_NO_IMAGES = (".csv", ".tsv", ".txt", ".md", ".json", ".xlsx", ".pdf", ".html", ".png")  # often lie beside scans
 _OTHER_IMAGES = (".dcm", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mnc", ".hdr", ".img", ".zip")
 _SUFFIXES = {suffix: m for release in RELEASES.values() for m, suffix in release.suffixes.items()}
 _MODALITY = re.compile(rf"(?:(?P<name>.+)[-_])?(?P<suffix>{'|'.join(_SUFFIXES)})", re.IGNORECASE)
 _SEGMENTATION = re.compile(r"(?:.+[-_])?seg", re.IGNORECASE)
 _SEGMENTATIONS = {alias for release in RELEASES.values() for alias in release.seg_aliases.values()}
 _NUMBERED = re.compile(r"(?P<name>.+)_(?P<number>\d{4})")
-_MOST_NAMES = 3  # of files, in one sentence
+_MOST_NAMES = 3  # file names in one sentence
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Scan:
     Attributes
     ----------
     name : str
-        What its segmentation is called.
+        Name for its segmentation.
     images : tuple of Path
-        A file of each modality, in the model's order.
+        One file per modality, in the model's order.
     channels : tuple of int
-        As `fedserdiff.data.cases.Case` has them.
+        As for `fedserdiff.data.cases.Case`.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Scan:
 
 @dataclass(frozen=True)
 class FoundScans:
-    """What lies at the paths that were given.
+    """The contents of the paths that were given.
 
     Attributes
     ----------
     scans : list of Scan
-        By folder and name.
+        Scans, by folder and name.
     left : list of str
-        What may be a patient's and is no scan that the model can read: its path, and why.
+        Paths that may be a patient's but are not scans that the model can read, each with the reason.
     unread : list of Path
-        Images beside those of a scan that are none of any release's modalities.
+        Images beside those of a scan that are not a modality of any release.
     """
 
     scans: list[Scan] = field(default_factory=list)
@@ -60,18 +60,18 @@ class FoundScans:
 
 
 def find_scans(paths: Sequence[Path], modalities: Sequence[str], channels: Mapping[str, int]) -> FoundScans:
-    """Return the scans at paths, each a folder of scans, a folder of such folders, or a file of a scan.
+    """Return the scans at `paths`: each is a folder of scans, a folder of such folders, or a file of a scan.
 
-    Files of modalities are called ``NAME_t1.nii.gz``, … or ``NAME-t1n.nii.gz``, …, as any BraTS release has them, in
-    letters of either case. The only scan of a folder is called as the folder is, several of one folder as their files
-    are. Where `channels` numbers the modalities, files ``NAME_0000.nii.gz``, … and 4D files ``NAME.nii.gz`` are read
-    too. A number that the dataset does not count up to is no modality's: then every file is a scan by itself, as
-    ``liver_0003.nii.gz`` is for a model of one modality.
+    Modality files are named as in any BraTS release: ``NAME_t1.nii.gz``, … or ``NAME-t1n.nii.gz``, …, in upper or
+    lower case. A single scan in a folder takes the folder's name; several take the names of their files. If `channels`
+    numbers the modalities, files ``NAME_0000.nii.gz``, … and 4D files ``NAME.nii.gz`` are also read. A number beyond
+    the dataset's modalities is part of the name: every file is then a scan by itself, as ``liver_0003.nii.gz`` is for a
+    model of one modality.
 
     Raises
     ------
     DataError
-        Where there is no scan at all, or a path cannot be read.
+        If there is no scan, or a path cannot be read.
     """
     found = FoundScans()
     for folder, (files, enumerated) in _images(paths, _expected(modalities), found.left).items():
@@ -82,23 +82,23 @@ def find_scans(paths: Sequence[Path], modalities: Sequence[str], channels: Mappi
 
 
 def named_scan(name: str, images: Mapping[str, Path], modalities: Sequence[str]) -> Scan:
-    """Return the scan whose modalities' files are given one by one.
+    """Return a scan from one file per modality.
 
     Raises
     ------
     DataError
-        Where a modality is missing, or is not the model's.
+        If a modality is missing, or the model does not use it.
     """
     unknown = [modality for modality in images if modality not in modalities]
     missing = [modality for modality in modalities if modality not in images]
     if unknown or missing:
-        wrong = f"no {', '.join(missing)}" if missing else f"{', '.join(unknown)} is none of them"
+        wrong = f"no {', '.join(missing)}" if missing else f"{', '.join(unknown)} is not one of them"
         raise DataError(f"scan {name}: the model needs {', '.join(modalities)}: {wrong}")
     return Scan(name, tuple(images[modality] for modality in modalities))
 
 
 def _images(paths: Sequence[Path], expected: str, left: list[str]) -> dict[Path, tuple[list[Path], bool]]:
-    """Return NIfTI files by their folder, and whether the folder was looked into; add to `left` what holds none."""
+    """Return NIfTI files by folder, and whether that folder was searched; add paths without any to `left`."""
     folders: dict[Path, tuple[list[Path], bool]] = {}
     for path in dict.fromkeys(paths):
         if not path.exists():
@@ -108,20 +108,20 @@ def _images(paths: Sequence[Path], expected: str, left: list[str]) -> dict[Path,
             for entry in _look_into(path, folders, left):
                 inner = _look_into(entry, folders, left)
                 deep = [folder for folder in inner if _holds_images(folder)]
-                left += [f"{folder}: lies too deep to be looked into: give it by itself" for folder in deep]
+                left += [f"{folder}: nested too deeply to be searched: give its path instead" for folder in deep]
                 if entry not in folders and not deep and (why := _why_without_images(entry)):
                     left.append(f"{entry}: {why}")
             if path not in folders and known == (len(folders), len(left)):
                 left.append(f"{path}: no scan here: {expected}")
         elif not _is_nifti(path):
-            left.append(f"{path}: is no NIfTI file")
+            left.append(f"{path}: not a NIfTI file")
         elif path not in (given := folders.setdefault(path.parent, ([], False))[0]):
             given.append(path)
     return folders
 
 
 def _look_into(folder: Path, folders: dict[Path, tuple[list[Path], bool]], left: list[str]) -> list[Path]:
-    """Note a folder's NIfTI files, add to `left` what else of it is an image, and return the folders in it."""
+    """Record a folder's NIfTI files in `folders`, add its other images to `left`, and return its subfolders."""
     entries = _entries(folder)
     images = [entry for entry in entries if _is_nifti(entry)]
     if images:
@@ -130,7 +130,7 @@ def _look_into(folder: Path, folders: dict[Path, tuple[list[Path], bool]], left:
         if entry.is_symlink() and not entry.exists() and entry not in images:
             left.append(str(unreadable(entry, FileNotFoundError())))
         elif entry.name.lower().endswith(_OTHER_IMAGES):
-            left.append(f"{entry}: is no NIfTI file")
+            left.append(f"{entry}: not a NIfTI file")
     return [entry for entry in entries if entry not in images and entry.is_dir()]
 
 
@@ -139,7 +139,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _why_without_images(folder: Path) -> str | None:
-    """Say what a folder without images holds that may be a patient's; None for tables and texts."""
+    """Return what a folder without images holds that may be a patient's; None if it holds only tables and texts."""
     entries = _entries(folder)
     others = [entry.name for entry in entries if not entry.name.lower().endswith((*_NO_IMAGES, *_OTHER_IMAGES))]
     if not entries:
@@ -155,10 +155,10 @@ def _read_folder(
     channels: Mapping[str, int],
     found: FoundScans,
 ) -> None:
-    """Add the scans of one folder's NIfTI files, and what is left of them."""
+    """Add the scans of one folder's NIfTI files, and the files that are not part of one, to `found`."""
     images = [f for f in files if not _SEGMENTATION.fullmatch(_stem(f)) and _stem(f) not in _SEGMENTATIONS]
     if not images:
-        found.left.append(f"{folder}: holds segmentations alone")
+        found.left.append(f"{folder}: holds only segmentations")
     named: dict[str, dict[str, list[Path]]] = {}
     others = []
     for image in images:
@@ -182,15 +182,13 @@ def _read_folder(
     beside = [o for o in others if any(n in ("", of_folder) or _stem(o).startswith((f"{n}-", f"{n}_")) for n in whole)]
     found.unread.extend(beside)
     if strays := [other.name for other in others if other not in beside]:
-        found.left.append(
-            f"{folder}: {_some(strays)}: named as none of the model's modalities: {_expected(modalities)}"
-        )
+        found.left.append(f"{folder}: {_some(strays)}: not named as a modality of the model: {_expected(modalities)}")
 
 
 def _read_numbered(
     folder: Path, images: Sequence[Path], modalities: Sequence[str], channels: Mapping[str, int], found: FoundScans
 ) -> None:
-    """Add the scans of files that are numbered by modality, or hold all modalities."""
+    """Add the scans of files that are numbered by modality, or that hold all modalities."""
     split: dict[str, dict[int, list[Path]]] = {}
     for image in images:
         if match := _NUMBERED.fullmatch(_stem(image)):
@@ -198,7 +196,7 @@ def _read_numbered(
     stems = {_stem(image) for image in images}
     split = {name: files for name, files in split.items() if max(files) < len(channels) and name not in stems}
     if len(channels) == 1 and len(split) < len(stems):
-        split = {}  # some file is no first modality: all are called by their whole names
+        split = {}  # some file is not numbered as the first modality: use all full names
     of_modality = {path for files in split.values() for paths in files.values() for path in paths}
     whole: dict[str, list[Path]] = {}
     for image in images:
@@ -221,16 +219,16 @@ def _add(
     channels: tuple[int, ...],
     found: FoundScans,
 ) -> bool:
-    """Add a scan where each of its modalities has one file, or say in what it is wrong; return whether it was added."""
+    """Add a scan if each of its modalities has one file, else record the faults; return whether it was added."""
     wrong: list[str] = []
     images: list[Path] = []
     for modality, paths in candidates.items():
-        files = [path for path in paths if path.is_file()] or paths  # an archive may hold a folder of a file's name
+        files = [path for path in paths if path.is_file()] or paths  # an archive may hold a folder with a file's name
         if not files:
             wrong.append(f"{expected[modality]}: modality {modality} of scan {name} is missing")
         elif len(files) > 1:
             others = ", ".join(file.name for file in files[1:])
-            wrong.append(f"{files[0]}: modality {modality} of scan {name} is also in {others}: leave one")
+            wrong.append(f"{files[0]}: modality {modality} of scan {name} is also in {others}: keep one")
         else:
             try:
                 check_is_file(files[0])
@@ -244,7 +242,7 @@ def _add(
 
 
 def _file_like(name: str, modality: str, others: Mapping[str, Sequence[Path]]) -> str:
-    """Return what a scan's missing file is called where its other files are called so."""
+    """Return the expected name of a scan's missing file, from the names of its other files."""
     ends = {_stem(path)[len(name) :].lower() for paths in others.values() for path in paths}
     alike = [r for r in RELEASES.values() if ends & {f"{r.separator}{suffix}" for suffix in r.suffixes.values()}]
     release = (alike or list(RELEASES.values()))[0]

@@ -1,4 +1,4 @@
-"""A site's cases, whatever the layout of its files."""
+"""The cases of a site, in any supported file layout."""
 
 from pathlib import Path
 
@@ -9,30 +9,30 @@ from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import Settings, Site
 
-_MOST_NAMES = 5  # of what was passed over
+_MOST_NAMES = 5  # ignored names in one note
 
 
 def convention_of(site: Site, config: Settings) -> Release | DecathlonDataset:
-    """Return what a site's files mean, in the modalities and regions that the config agrees on.
+    """Return the convention of a site's files, with the modalities and regions of the configuration.
 
     Raises
     ------
     DataError
-        As `read_dataset`, and where the site lacks one of them.
+        As for `read_dataset`, and if the site lacks one of them.
     """
     convention = read_dataset(Path(site.path)) if site.release == MSD else release_of(site)
     return convention.agreed(config.data.modalities, config.data.regions)
 
 
 def site_cases(site: Site, config: Settings, bad: BadCases | None = None) -> list[Case]:
-    """Return a site's cases by name, with the modalities and regions that the config agrees on.
+    """Return a site's cases by name, with the modalities and regions of the configuration.
 
-    Cases that cannot be used are entered in `bad`; without it they are refused.
+    Cases that cannot be used are added to `bad`; without `bad`, they raise an error.
 
     Raises
     ------
     DataError
-        As `convention_of`, and `find_cases` or `find_decathlon_cases`.
+        As for `convention_of`, `find_cases` and `find_decathlon_cases`.
     """
     folder, convention = Path(site.path), convention_of(site, config)
     if isinstance(convention, DecathlonDataset):
@@ -41,43 +41,43 @@ def site_cases(site: Site, config: Settings, bad: BadCases | None = None) -> lis
 
 
 def passed_over_note(site: Site) -> str | None:
-    """Say what lies in a site's folder and may be a case, but is taken for none; None where nothing does.
+    """Return a note on entries of a site's folder that may be cases but were ignored; None if there are none.
 
-    Where the site names its cases, others are left out on purpose.
+    If the site names its cases, the others are left out on purpose and not reported.
 
     Raises
     ------
     DataError
-        Where its folder cannot be read.
+        If its folder cannot be read.
     """
     if site.cases:
         return None
     if site.release == MSD:
         others, why = unlabelled_images(Path(site.path)), "without a label map"
     else:
-        others, why = look(Path(site.path), release_of(site)).others, f"named as no case of {site.release}"
+        others, why = look(Path(site.path), release_of(site)).others, f"not named as a case of {site.release}"
     more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
-    return f"site {site.name}: passed over, {why}: {', '.join(others[:_MOST_NAMES])}{more}" if others else None
+    return f"site {site.name}: ignored, {why}: {', '.join(others[:_MOST_NAMES])}{more}" if others else None
 
 
 def release_of(site: Site) -> Release:
-    """Return a site's release: the one that its experiment declares, or the one of this name.
+    """Return a site's release: the one that its experiment declares, or the one with this name.
 
     Raises
     ------
     ConfigError
-        As `get_release`.
+        As for `get_release`.
     """
     return get_release(site.release) if site.declared is None else site.declared
 
 
 def check_release(site: Site) -> None:
-    """See that a site's release is one that `site_cases` can read.
+    """Check that `site_cases` can read a site's release.
 
     Raises
     ------
     ConfigError
-        Where it is not; the text lists those that are.
+        If it cannot; the message lists the supported releases.
     """
     if site.release != MSD:
         try:
@@ -87,7 +87,7 @@ def check_release(site: Site) -> None:
 
 
 def patient_of(site: Site | str, case: str) -> str:
-    """Return the patient's identity in the name of a case of a site, or of a release by its name."""
+    """Return the patient's identity in a case name; `site` is the site or the name of a release."""
     if isinstance(site, str):
         site = Site("", site, "")
     return (None if site.release == MSD else release_of(site).patient_of(case)) or case

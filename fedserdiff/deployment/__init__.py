@@ -1,1 +1,1 @@
-"""A federation of real hospitals: what the coordinator and each of them hold, made once and read at every start."""
+"""A federation of real hospitals: folders for the coordinator and each hospital, written once, read at each start."""

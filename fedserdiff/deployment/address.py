@@ -1,4 +1,4 @@
-"""Where hospitals reach the coordinator: ``host:port``; and whether a proxy is on the way."""
+"""The coordinator's address, ``host:port``, and the proxy on the way to it, if any."""
 
 import re
 from ipaddress import ip_address
@@ -8,21 +8,21 @@ from urllib.request import getproxies, proxy_bypass
 from fedserdiff.errors import ConfigError
 
 _LABEL = "(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
-_NAME = re.compile(rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")  # one that ends in a number is no name
+_NAME = re.compile(rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")  # the last label is not a number
 _PORT = re.compile("[0-9]{1,5}")
 
 NO_PROXY = MappingProxyType({"no_proxy": "*", "NO_PROXY": "*"})
-"""In the environment of a process that talks to its own machine alone: no proxy is asked, and none is even read."""
+"""Environment of a process that talks only to its own machine: it neither uses nor reads proxy settings."""
 
 
 def split_address(address: str, where: str) -> tuple[str, int]:
-    """Return the host, an IPv6 address without its brackets, and the port of ``host:port``.
+    """Return the host and port of ``host:port``; an IPv6 address is returned without its brackets.
 
     Raises
     ------
     ConfigError
-        Beginning with `where`, if the host is neither a DNS name nor an IP address that can be reached, or the port is
-        not in 1..65535.
+        If the host is neither a DNS name nor a reachable IP address, or the port is not in 1..65535. The message begins
+        with `where`.
     """
     written, _, digits = address.rpartition(":")
     bracketed = written.startswith("[") and written.endswith("]")
@@ -33,18 +33,18 @@ def split_address(address: str, where: str) -> tuple[str, int]:
     except ValueError:
         ip = None
     sound = (ip.version == 6) == bracketed if ip else not bracketed and _NAME.fullmatch(host)
-    if not sound or "%" in host or not 1 <= port <= 65535:  # a zone after % means something on one machine only
+    if not sound or "%" in host or not 1 <= port <= 65535:  # a zone after % is valid only on one machine
         raise ConfigError(
             f"{where}: {address!r} is not host:port: write a DNS name or an IP address (IPv6 in brackets) and a port "
             "from 1 to 65535, such as federation.example.org:8000"
         )
     if ip and ip.is_unspecified:
-        raise ConfigError(f"{where}: {address!r} is where a server listens: write the address that hospitals reach")
+        raise ConfigError(f"{where}: {address!r} is a listening address: write the one at which hospitals reach it")
     return host, port
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host, as `split_address` returns it, is this machine by a name or number that needs no network."""
+    """Return whether a host, as `split_address` returns it, is a loopback name or address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -52,9 +52,9 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_to(host: str) -> str | None:
-    """Return the proxy by which this process's environment has HTTPS go to a host; None where it goes straight.
+    """Return the proxy that this process's environment sets for HTTPS to a host; None for a direct connection.
 
-    Whatever name and password are in the proxy's address are left out.
+    The user name and password in the proxy's address are removed.
     """
     named = getproxies()
     proxy = named.get("https") or named.get("all")

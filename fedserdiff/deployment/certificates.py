@@ -1,4 +1,4 @@
-"""Certificates for TLS and keys by which hospitals' nodes are known, as Flower 1.42 reads them."""
+"""TLS certificates, and the keys that identify hospitals' nodes, in the formats of Flower 1.42."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ _SKEW = timedelta(days=1)  # a hospital's clock may be behind
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority of one federation: its private `key` and its self-signed `certificate`."""
+    """The certificate authority of a federation: its private `key` and its self-signed `certificate`."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -43,9 +43,9 @@ class Authority:
 
 
 def make_authority(name: str) -> Authority:
-    """Make an authority called `name` (1 to 64 characters), on the curve P-384, that is valid for 10 years.
+    """Create an authority called `name` (1 to 64 characters), on the curve P-384, that is valid for 10 years.
 
-    It may sign servers' certificates, and no other authority's.
+    It may sign the certificates of servers, but not of other authorities.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     subject = _called(name)
@@ -58,22 +58,22 @@ def make_authority(name: str) -> Authority:
 
 
 def make_server_certificate(authority: Authority, host: str) -> tuple[bytes, bytes]:
-    """Make the coordinator's certificate for TLS, on the curve P-384, valid for 2 years.
+    """Create the coordinator's TLS certificate, on the curve P-384, valid for 2 years.
 
-    It holds for `host` and, for Flower's processes on the coordinator's own machine, for ``localhost``, ``127.0.0.1``
-    and ``::1``.
+    It is valid for `host` and, for Flower's processes on the coordinator's own machine, for ``localhost``,
+    ``127.0.0.1`` and ``::1``.
 
     Parameters
     ----------
     authority : Authority
-        Signs it.
+        Authority that signs the certificate.
     host : str
         DNS name or IP address (IPv6 without brackets) at which hospitals reach the coordinator.
 
     Returns
     -------
     tuple of bytes
-        The certificate and its private key, both as PEM; the key has no passphrase.
+        Certificate and private key, both as PEM; the key has no passphrase.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     hosts = dict.fromkeys(map(_general_name, (host, "localhost", "127.0.0.1", "::1")))
@@ -91,12 +91,12 @@ def make_server_certificate(authority: Authority, host: str) -> tuple[bytes, byt
 
 
 def make_node_key() -> tuple[bytes, bytes]:
-    """Make the key pair by which one hospital's node is known, on the curve P-384.
+    """Create the key pair that identifies one hospital's node, on the curve P-384.
 
     Returns
     -------
     tuple of bytes
-        The private key in OpenSSH's format, without a passphrase, and the public one as OpenSSH's single line.
+        Private key in OpenSSH format, without a passphrase, and public key as a single OpenSSH line.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -109,19 +109,19 @@ def node_key_bytes(public: bytes) -> bytes:
     Parameters
     ----------
     public : bytes
-        OpenSSH's single line.
+        Public key as a single OpenSSH line.
 
     Raises
     ------
     ConfigError
-        Where it is no public key on a NIST curve, which is all that Flower takes.
+        If it is not a public key on a NIST curve, the only kind that Flower accepts.
     """
     try:
         key = load_ssh_public_key(public)
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError("not a public key in OpenSSH's format: it begins with ecdsa-sha2-nistp384") from None
+        raise ConfigError("not a public key in OpenSSH format, which begins with ecdsa-sha2-nistp384") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError("not a key on a NIST curve: make one by ssh-keygen -t ecdsa -b 384")
+        raise ConfigError("not a key on a NIST curve: create one with ssh-keygen -t ecdsa -b 384")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -1,4 +1,4 @@
-"""What the coordinator and each hospital hold of one federation: the folders that `provision` writes, read back."""
+"""Reading of the folders that `provision` writes for the coordinator and each hospital of a federation."""
 
 import math
 from collections.abc import Mapping
@@ -17,22 +17,22 @@ from fedserdiff.settings.sources import read_toml
 from fedserdiff.text import read_json
 
 FEDERATION_FILE = "federation.json"
-"""In the coordinator's folder: the experiment, the address, and every site's public key."""
+"""File in the coordinator's folder with the experiment, the address, and every site's public key."""
 
 SITE_FILE = "site.toml"
-"""In a hospital's folder: what that hospital alone decides and knows."""
+"""File in a hospital's folder with everything that only that hospital decides and knows."""
 
 EXPERIMENT_FILE = "experiment.json"
-"""In a hospital's folder: the experiment, without anything about any hospital's data."""
+"""File in a hospital's folder with the experiment, without any information about hospitals' data."""
 
 CA_FILE = "ca.crt"
-"""In the coordinator's folder and in every hospital's: the authority that vouches for the coordinator."""
+"""File in the coordinator's and every hospital's folder with the certificate of the federation's authority."""
 
 NODE_KEY_FILE = "node.key"
-"""In a hospital's folder: the private key by which its node is known."""
+"""File in a hospital's folder with the private key that identifies its node."""
 
 EGRESS_LIMITS = ("max_update_rms", "egress_quota_mb")
-"""Fields of the experiment that a hospital may lower for itself."""
+"""Settings of the experiment that a hospital may lower for itself."""
 
 _FEDERATION_FIELDS = {"experiment": dict, "address": str, "sites": list}
 _KEY_FIELDS = {"name": str, "release": str, "public_key": str}
@@ -53,13 +53,13 @@ class Coordinator:
     Attributes
     ----------
     folder : Path
-        Absolute.
+        Absolute path.
     config : Settings
-        Its sites have neither paths nor cases: those are the hospitals' own.
+        Settings whose sites have neither paths nor cases, which only the hospitals know.
     address : str
-        Where hospitals reach it, ``host:port``.
+        Address at which hospitals reach the coordinator, ``host:port``.
     keys : mapping of str to bytes
-        Every site's public key as Flower's SuperLink stores it (`node_key_bytes`), by the site's name.
+        Every site's public key, in the format of Flower's SuperLink (`node_key_bytes`), by site name.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Coordinator:
         Raises
         ------
         ConfigError
-            Naming file and field of the first mistake found.
+            If there is a mistake. The message names the file and field of the first one.
         """
         file = folder / FEDERATION_FILE
         values = read_json(file)
@@ -93,11 +93,11 @@ class Coordinator:
             except ConfigError as error:
                 raise ConfigError(f"{where}: public_key: {error}") from None
             if key in keys.values():
-                raise ConfigError(f"{where}: public_key: an earlier site has the same: every hospital needs its own")
+                raise ConfigError(f"{where}: public_key: an earlier site has the same key: each needs its own")
             keys[entry["name"]] = key
             named.append((entry["name"], entry["release"]))
         if named != [(site.name, site.release) for site in config.sites]:
-            raise ConfigError(f"{file}: sites: names and releases are not those of the experiment, in its order")
+            raise ConfigError(f"{file}: sites: names, releases or their order differ from the experiment's")
         return cls(folder.resolve(), config, values["address"], keys)
 
 
@@ -108,16 +108,16 @@ class HospitalKit:
     Attributes
     ----------
     folder : Path
-        Absolute.
+        Absolute path.
     config : Settings
-        The experiment, with this hospital's data and cases in its own `Site` alone, and with the stricter of the
-        experiment's limits and its own on what leaves it.
+        The experiment. Only this hospital's `Site` has data and cases, and egress limits are the stricter of the
+        experiment's and the hospital's own.
     site : int
-        This hospital's place in ``config.sites``.
+        Index of this hospital in ``config.sites``.
     cache : Path
-        Folder of prepared cases; absolute, and need not exist yet.
+        Absolute path of the folder of prepared cases, which need not exist yet.
     coordinator : str
-        Where the coordinator is reached, ``host:port``.
+        Address of the coordinator, ``host:port``.
     """
 
     folder: Path
@@ -128,31 +128,31 @@ class HospitalKit:
 
     @property
     def ca(self) -> Path:
-        """Certificate of the authority that vouches for the coordinator."""
+        """Certificate of the authority that signed the coordinator's certificate."""
         return self.folder / CA_FILE
 
     @property
     def key(self) -> Path:
-        """Private key by which this hospital's node is known."""
+        """Private key that identifies this hospital's node."""
         return self.folder / NODE_KEY_FILE
 
     @property
     def records(self) -> Path:
-        """Folder of what the hospital keeps of the federation; need not exist yet."""
+        """Folder of the hospital's own records of the federation, which need not exist yet."""
         return self.folder / "records"
 
     @classmethod
     def load(cls, file_or_folder: Path) -> "HospitalKit":
-        """Read the folder that `provision` wrote for a hospital, or its ``site.toml``.
+        """Read the folder that `provision` wrote for a hospital, given as the folder or its ``site.toml``.
 
-        Paths in ``site.toml`` are relative to it.
+        Paths in ``site.toml`` are relative to the file.
 
         Raises
         ------
         ConfigError
-            Naming file and field of the first mistake found; also where the scans, the key or the certificate are not
-            there, and where the experiment names code of others that ``site.toml`` does not allow: none of it is
-            imported.
+            If there is a mistake, or the scans, key or certificate are missing; the message names the file and field
+            of the first fault. Also if the experiment names third-party code that ``site.toml`` does not allow; such
+            code is never imported.
         """
         file = file_or_folder / SITE_FILE if file_or_folder.is_dir() else file_or_folder
         folder = file.parent.resolve()
@@ -161,11 +161,11 @@ class HospitalKit:
         values = read_json(folder / EXPERIMENT_FILE)
         allow = entry.get("allow", [])
         if not all(isinstance(name, str) for name in allow):
-            raise ConfigError(f"{file}: allow: every method, network or release is named by a string")
+            raise ConfigError(f"{file}: allow: every name of a method, network or release must be a string")
         if refused := not_allowed(values, allow):
             raise ConfigError(
-                f"{file}: allow: {refused}, beside this hospital's scans: where you have read and trust it, write its "
-                'name into the list, allow = ["NAME"]'
+                f"{file}: allow: {refused}, with access to this hospital's scans: if you have read and trust it, add "
+                'its name to the list, allow = ["NAME"]'
             )
         config = _experiment(values, str(folder / EXPERIMENT_FILE))
         number = _place(entry, config, file)
@@ -173,7 +173,7 @@ class HospitalKit:
         split_address(entry["coordinator"], f"{file}: coordinator")
         data = (folder / entry["data"]).resolve()
         if not data.is_dir():
-            raise ConfigError(f"{file}: data: {data} is not a directory: write where this hospital's scans are")
+            raise ConfigError(f"{file}: data: {data} is not a directory: set data to the folder of the scans")
         sites = list(config.sites)
         sites[number] = replace(sites[number], path=str(data), **cases)
         limits = _stricter(entry.get("egress", {}), config, f"{file}: egress")
@@ -188,17 +188,17 @@ class HospitalKit:
         kit = cls(folder, config, number, cache, entry["coordinator"])
         for needed in (kit.ca, kit.key):
             if not needed.is_file():
-                raise ConfigError(f"{needed}: is missing: copy the whole folder that was provisioned for this hospital")
+                raise ConfigError(f"{needed}: is missing: copy the complete folder provisioned for this hospital")
         return kit
 
 
 def deployable(config: Settings) -> Settings:
-    """Return what all of a federation may know of an experiment: without any site's path and cases.
+    """Return the part of an experiment that all participants may know: without any site's path and cases.
 
     Raises
     ------
     ConfigError
-        Where the method breaks privacy, or a site is named wrongly, twice, or not at all.
+        If the method breaks privacy, there is no site, or a site's name is invalid or used twice.
     """
     if get_method(config.method.name).breaks_privacy:
         raise ConfigError(f"method: {config.method.name} breaks privacy: it runs in a simulation only")
@@ -213,21 +213,23 @@ def deployable(config: Settings) -> Settings:
 
 
 def _place(entry: Mapping[str, Any], config: Settings, file: Path) -> int:
-    """Return which site of the experiment a hospital says it is."""
+    """Return the index of the experiment's site that a hospital's file names."""
     names = [site.name for site in config.sites]
     if entry["name"] not in names:
         raise ConfigError(
-            f"{file}: name: {entry['name']!r} is no site of the experiment: choose from {', '.join(names)}"
+            f"{file}: name: {entry['name']!r} is not a site of the experiment: choose from {', '.join(names)}"
         )
     number = names.index(entry["name"])
     agreed = config.sites[number].release
     if entry["release"] != agreed:
-        raise ConfigError(f"{file}: release: {entry['release']!r} is not the experiment's for this site, {agreed!r}")
+        raise ConfigError(
+            f"{file}: release: {entry['release']!r} differs from the experiment's release for this site, {agreed!r}"
+        )
     return number
 
 
 def _stricter(own: Mapping[str, Any], config: Settings, where: str) -> dict[str, float]:
-    """Return the lower of each limit that a hospital sets for itself and the experiment's."""
+    """Return, for each limit that a hospital sets, the lower of its own and the experiment's."""
     limits = {}
     for name, value in own.items():
         if name not in EGRESS_LIMITS:

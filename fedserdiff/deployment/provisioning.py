@@ -1,4 +1,4 @@
-"""Make everything that a federation of real hospitals needs, and say by which commands it starts."""
+"""Creation of all files that a federation of real hospitals needs, and of the commands that start it."""
 
 import json
 import os
@@ -27,60 +27,60 @@ from fedserdiff.settings.foreign import foreign
 from fedserdiff.text import readable
 
 COMMANDS_FILE = "COMMANDS.txt"
-"""Beside the folders: the commands, for people."""
+"""File beside the folders with the commands, for people."""
 
 _NO_DATA_YET = "/path/to/your/scans"
-_CONNECTION = "federation"  # what Flower's command line calls the way to the SuperLink
+_CONNECTION = "federation"  # name of the SuperLink connection for Flower's command line
 
 
 def provision(out: Path, config: Settings, address: str, data: Mapping[str, str]) -> Coordinator:
-    """Write the coordinator's folder, one for every hospital, and the authority that vouches for the coordinator.
+    """Write the coordinator's folder, one folder for every hospital, and the certificate authority.
 
-    What a site's `Site` tells of its data goes into that hospital's ``site.toml`` and nowhere else. Where anything
-    fails, nothing stays behind.
+    Information about a site's data, from its `Site`, goes only into that hospital's ``site.toml``. If anything fails,
+    no files are left behind.
 
     Parameters
     ----------
     out : Path
-        New or empty.
+        New or empty folder.
     config : Settings
-        Its sites are the hospitals.
+        Experiment whose sites are the hospitals.
     address : str
-        ``host:port`` at which hospitals reach the coordinator.
+        Address at which hospitals reach the coordinator, ``host:port``.
     data : mapping of str to str
-        Where a hospital's scans are, on the hospital's own machine, by the site's name. Other sites' are at their
-        `Site.path` or, where that is empty, for the hospital to fill in.
+        Folder of the scans on the hospital's own machine, by site name. For other sites, `Site.path` is used; if that
+        is empty, the hospital fills it in.
 
     Returns
     -------
     Coordinator
-        What was written for the coordinator.
+        The coordinator's folder, as read back.
 
     Raises
     ------
     ConfigError
-        Where `out` holds something, the address is none, the experiment cannot run between real hospitals, or its
-        coarse network cannot be used.
+        If `out` is not empty, the address is invalid, the experiment cannot run between real hospitals, or its coarse
+        network cannot be used.
     OSError
-        Where the disk refuses.
+        If the files cannot be written.
     """
     host, _ = split_address(address, "coordinator")
     shared = deployable(config)
     if config.network.coarse != UNET or config.network.coarse_arguments:
-        from fedserdiff.networks.coarse import check_coarse  # with torch, for which nothing else here waits
+        from fedserdiff.networks.coarse import check_coarse  # imports torch, which nothing else here needs
 
         check_coarse(config)
     for name in data:
         if name not in (site.name for site in config.sites):
-            raise ConfigError(f"data: {name!r} is no site of the experiment")
+            raise ConfigError(f"data: {name!r} is not a site of the experiment")
     for site in config.sites:
         where = data.get(site.name) or site.path
         if readable(where) != where:
             raise ConfigError(
-                f"site {site.name}: path: {where}: {SITE_FILE} is UTF-8 and cannot hold this name: rename the folder"
+                f"site {site.name}: path: {where}: not UTF-8, so {SITE_FILE} cannot hold it: rename the folder"
             )
     out = out.resolve()
-    if '"' in str(out) or not str(out).isprintable():  # Flower's --run-config could not name it
+    if '"' in str(out) or not str(out).isprintable():  # Flower's --run-config cannot express it
         raise ConfigError(f"{out}: choose a directory without quotation marks and control characters in its path")
     made = _make_empty(out)
     try:
@@ -100,7 +100,7 @@ def provision(out: Path, config: Settings, address: str, data: Mapping[str, str]
 
 
 def commands(coordinator: Coordinator) -> str:
-    """Return the commands that start the federation, at the coordinator and at each hospital, with what to know."""
+    """Return the commands that start the federation, at the coordinator and each hospital, with explanations."""
     folder = coordinator.folder
     host, port = split_address(coordinator.address, "address")
     flower = {"FLWR_HOME": str(folder / "flower"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -116,26 +116,26 @@ def commands(coordinator: Coordinator) -> str:
     names = [site.name for site in coordinator.config.sites]
     run_config = shlex.quote(f"federation={_toml_string(str(folder))}")
     lines = [
-        "# At the coordinator, in the project's checkout; the exports in every shell:",
+        "# At the coordinator, in the project's checkout. Run the exports in every shell:",
         *(f"export {name}={shlex.quote(value)}" for name, value in flower.items()),
-        f'export no_proxy="{host},localhost,127.0.0.1,::1${{no_proxy:+,$no_proxy}}"  # none on the way to this machine',
+        f'export no_proxy="{host},localhost,127.0.0.1,::1${{no_proxy:+,$no_proxy}}"  # no proxy to this machine',
         'export NO_PROXY="$no_proxy"',
         "",
-        "# 1. Flower's SuperLink; leave it running. Flower asks hospitals for their key, but not whoever starts runs:",
-        f"#    let a firewall, or a proxy that passes /v1/fleet/ alone, guard port {port}.",
+        "# 1. Start Flower's SuperLink and leave it running. Flower authenticates hospitals, but not those who start",
+        f"#    runs: protect port {port} with a firewall, or with a proxy that passes only /v1/fleet/.",
         " \\\n    ".join(superlink),
         "",
-        "# 2. In another shell, once: make the hospitals' keys known.",
+        "# 2. In another shell, once: register the hospitals' keys.",
         *(f"flwr supernode register {_quoted(folder / 'keys' / f'{name}.pub')} {_CONNECTION}" for name in names),
         "",
-        "# 3. When the hospitals are there: start the run.",
+        "# 3. When the hospitals are connected: start the run.",
         f"flwr run . {_CONNECTION} --stream --run-config {run_config}",
     ]
     for name in names:
         lines += [
             "",
-            f"# At {name}: bring {folder.parent / 'sites' / name}",
-            f"# there as sites/{name}, by a safe way; write where the scans are as `data` in its {SITE_FILE}; then:",
+            f"# At {name}: copy {folder.parent / 'sites' / name}",
+            f"# there as sites/{name}, over a secure channel; set `data` in its {SITE_FILE} to the scans' folder; run:",
             f"fedserdiff hospital sites/{name}",
         ]
     return "\n".join(lines) + "\n"
@@ -144,7 +144,7 @@ def commands(coordinator: Coordinator) -> str:
 def _write_all(out: Path, config: Settings, shared: Settings, address: str, host: str, data: Mapping[str, str]) -> None:
     authority = make_authority("fedserdiff federation")
     folder = out / "coordinator"
-    for private in (out / "authority", folder, out / "sites"):  # Flower's database and files lie in the coordinator's
+    for private in (out / "authority", folder, out / "sites"):  # the coordinator's holds Flower's database and files
         private.mkdir(0o700)
     for inner in (folder / "keys", folder / "flower"):
         inner.mkdir()
@@ -172,26 +172,26 @@ def _write_all(out: Path, config: Settings, shared: Settings, address: str, host
 
 def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
     lines = [
-        "# What this hospital alone decides and knows. Keep node.key in this folder secret.",
+        "# Only this hospital sets and knows these values. Keep node.key in this folder secret.",
         f"name = {_toml_string(site.name)}",
         f"release = {_toml_string(site.release)}",
         f"coordinator = {_toml_string(address)}",
         f"data = {_toml_string(data or _NO_DATA_YET)}  # folder of the scans, relative to this file or absolute",
         'cache = "cache"  # prepared cases; safe to delete',
-        f"# cpus = {shared.machine.cpus_per_site:g}  # threads of training; another number gives slightly other sums",
+        f"# cpus = {shared.machine.cpus_per_site:g}  # training threads; another number changes results slightly",
         f"# gpus = {shared.machine.gpus_per_site:g}  # 1 trains on this machine's GPU",
     ]
     if others := sorted({name for _, name in foreign(shared.to_dict())}):
         lines += [
-            "# The experiment names code that does not come with fedserdiff and would run here, beside the scans.",
-            "# Where you have read and trust it, take the # from the next line:",
+            "# The experiment names code that does not come with fedserdiff. It would run here, with access to scans.",
+            "# If you have read and trust it, remove the # from the next line:",
             f"# allow = [{', '.join(map(_toml_string, others))}]",
         ]
     for field in CASE_FIELDS:
         if names := getattr(site, field):
             lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")
     lines += ["# statistics = false  # do not answer if the coordinator asks for statistics before training"]
-    lines += ["", "# This hospital may let out less than the experiment allows, which is:", "# [egress]"]
+    lines += ["", "# This hospital may set lower egress limits than the experiment's, which are:", "# [egress]"]
     lines += [f"# {name} = {getattr(shared.privacy, name):g}" for name in EGRESS_LIMITS]
     return "\n".join(lines) + "\n"
 
@@ -205,7 +205,7 @@ def _flower_config(address: str, ca: Path) -> str:
 
 
 def _toml_string(text: str) -> str:
-    """Return a TOML string: JSON's, but for the one control character that JSON leaves as it is."""
+    """Return a TOML string: a JSON string with the one control character escaped that JSON does not escape."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -218,19 +218,19 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _make_empty(out: Path) -> bool:
-    """See that `out` is an empty folder; return whether it had to be made."""
+    """Make sure that `out` is an empty folder; return whether it had to be created."""
     try:
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         taken = any(out.iterdir())
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be the directory of a federation ({error.strerror})") from None
+        raise ConfigError(f"{out}: cannot be created or read ({error.strerror})") from None
     if taken:
-        raise ConfigError(f"{out}: is not empty: a federation is made in a new directory")
+        raise ConfigError(f"{out}: is not empty: choose a new or empty directory")
     return made
 
 
 def _write(file: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a new file that has its mode from its first moment on: nobody else can read a private key meanwhile."""
+    """Write a new file with its mode set at creation, so that nobody else can read a private key in between."""
     with open(file, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as stream:
         stream.write(content)

@@ -1,4 +1,4 @@
-"""A voxel-wise translator of contrast, in front of a student at one hospital: the site adapter h."""
+"""The site adapter h: a voxel-wise contrast translator in front of one hospital's student."""
 
 from itertools import product
 
@@ -9,15 +9,15 @@ _HIDDEN = 32
 
 
 class SiteAdapter(nn.Module):
-    """h(c) = s · c + MLP(c) at every voxel of the brain, 0 outside: one look for scans of any scanner (our choice).
+    """A network h(c) = s · c + MLP(c) at every brain voxel, 0 outside, that makes scanners look alike (our choice).
 
-    It sees one voxel at a time, so it can change contrast and nothing else: no shape, no place. Some 1,300 weights. A
-    new one changes nothing. Slices and volumes are the same to it.
+    It sees one voxel at a time, so it can change only contrast, not shape or position. It has some 1,300 weights. A new
+    adapter is the identity. It works on slices and volumes alike.
 
     Attributes
     ----------
     signs : Tensor of shape (modalities,)
-        s, 1 or −1 for each modality: an inverted contrast is where a gradient would not find the way.
+        s, 1 or −1 for each modality; gradient descent alone would not find an inverted contrast.
     """
 
     signs: torch.Tensor
@@ -38,10 +38,10 @@ class SiteAdapter(nn.Module):
         brain = (voxels != 0).any(-1, keepdim=True)
         translated: torch.Tensor = (
             self.signs * voxels + self.residual(voxels)
-        ) * brain  # the same work whatever a scan shows
+        ) * brain  # same amount of work for every scan
         return translated.movedim(-1, 1).contiguous()
 
 
 def all_signs(modalities: int) -> list[torch.Tensor]:
-    """Return every choice of signs, none inverted first: each of shape (modalities,)."""
+    """Return all combinations of signs, each of shape (modalities,); the first inverts nothing."""
     return [torch.tensor(signs) for signs in product((1.0, -1.0), repeat=modalities)]

@@ -1,4 +1,4 @@
-"""The network that the residual diffusion is made of, and the coarse segmenter where no other is chosen."""
+"""The network of the residual diffusion, which is also the default coarse segmenter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,27 +17,27 @@ _GROUPS = 8
 class StemmedUNet(nn.Module):
     """MONAI's `DiffusionModelUNet` between a space-to-depth stem and its inverse.
 
-    The stem moves `factor` × `factor` neighbourhoods into channels, so that every convolution runs on a grid
-    `factor` times coarser: about three times cheaper a step, at equal Dice (our choice, measured).
+    The stem moves `factor` × `factor` neighbourhoods into channels, so that every convolution runs on a grid that is
+    `factor` times coarser. A step is about three times cheaper at equal Dice (our choice, measured).
 
-    MONAI's forward pass is taken apart here: its features are wanted for distillation, and its first convolution, being
-    linear, need not see again what stays the same from one sampling step to the next.
+    This class splits MONAI's forward pass into parts, because distillation needs its features. The first convolution is
+    linear, so inputs that do not change between sampling steps pass through it only once.
 
     Parameters
     ----------
     spatial_dims : {2, 3}
-        Slices or volumes.
+        2 for slices, 3 for volumes.
     in_channels, out_channels : int
-        Channels at full resolution.
+        Number of channels at full resolution.
     channels : sequence of int
-        Features a level, each a multiple of 8.
+        Number of features at each level, each a multiple of 8.
     factor : int
-        Of the stem, at least 1.
+        Factor of the stem, at least 1.
 
     Attributes
     ----------
     checkpointing : bool
-        Whether activations inside a block are computed again for its gradient (`torch.utils.checkpoint`).
+        Whether to recompute activations inside a block for its gradient (`torch.utils.checkpoint`).
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class StemmedUNet(nn.Module):
         return self.from_entry(self.entry(x), torch.zeros(len(x), device=x.device) if t is None else t)
 
     def entry(self, x: torch.Tensor, first: int = 0, bias: bool = True) -> torch.Tensor:
-        """Return what the first convolution makes of the input channels from `first` on, of shape (B, *, *grid).
+        """Return the first convolution's output for input channels `x`, (B, *, *grid), which start at index `first`.
 
-        Entries of all the channels, one of them with the bias, add up to the entry of the whole input.
+        The entries of disjoint groups of channels, one of them with the bias, add up to the entry of the whole input.
         """
         conv = self.unet.conv_in.conv
         start = first * self.factor**self.spatial_dims
@@ -80,7 +80,7 @@ class StemmedUNet(nn.Module):
         return convolve(stemmed, weight, conv.bias if bias else None, padding=conv.padding)
 
     def from_entry(self, entry: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return `with_features` of the input that has this `entry`."""
+        """Return the result of `with_features` for the input with this `entry`."""
         unet = self.unet
         embedded = unet.time_embed(get_timestep_embedding(t, unet.block_out_channels[0]))
         h, skips = entry, [entry]
@@ -97,7 +97,7 @@ class StemmedUNet(nn.Module):
         return pixelshuffle(unet.out(h), self.spatial_dims, self.factor), features
 
     def _through(self, block: nn.Module, hidden: torch.Tensor, **others: Any) -> Any:
-        """Return what one of MONAI's blocks makes of its input, whose activations are kept or not."""
+        """Apply one of MONAI's blocks, with or without checkpointing."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, hidden_states=hidden, **others, use_reentrant=False, preserve_rng_state=False)
         return block(hidden_states=hidden, **others)

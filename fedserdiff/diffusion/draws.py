@@ -1,4 +1,4 @@
-"""What chance decides of a training step, drawn where it is used: the step itself is a function of tensors alone."""
+"""The random numbers of a training step, drawn outside it, so that the step is a pure function of tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ _BUMPS_EVERY = 6  # voxels
 
 @dataclass(frozen=True)
 class Draws:
-    """What the refiner's share of a step needs for B samples.
+    """The random numbers that the refiner's part of a step needs for B samples.
 
     Attributes
     ----------
     t : Tensor of shape (B,)
         Timesteps, from 0 to T − 1.
     noise : Tensor of shape (B, 3, *grid)
-        Standard normal.
+        Standard normal noise.
     keep : Tensor of shape (2, B), bool
-        Which samples keep their context, and which keep Ê_old in it.
+        Row 0: samples that keep their context; row 1: samples that keep Ê_old in it.
     bumps : Tensor of shape (B, 3, *coarser grid), optional
-        Standard normal, by which P is perturbed near its boundary.
+        Standard normal noise that perturbs P near its boundary.
     """
 
     t: torch.Tensor
@@ -33,15 +33,15 @@ class Draws:
 
 
 def draw(shape: Sequence[int], rates: tuple[float, float], perturb: bool, generator: torch.Generator) -> Draws:
-    """Draw what a step needs for samples of `shape`, (B, 3, *grid), on the generator's own device.
+    """Draw the random numbers of a step for samples of `shape`, (B, 3, *grid), on the generator's device.
 
     Parameters
     ----------
     shape : sequence of int
     rates : tuple of float
-        With which probabilities a sample loses its context, and Ê_old alone.
+        Probabilities that a sample loses its whole context, and that it loses only Ê_old.
     perturb : bool
-        Whether P is perturbed.
+        Whether P is to be perturbed.
     generator : torch.Generator
     """
     batch, masks, *grid = shape
@@ -55,7 +55,7 @@ def draw(shape: Sequence[int], rates: tuple[float, float], perturb: bool, genera
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a timestep for each of B samples, uniformly from 0 … T − 1, and noise of `shape`, whose first size is B."""
+    """Draw a timestep in 0 … T − 1, uniformly, for each of B samples, and noise of `shape`, (B, …)."""
     device = generator.device
     t = torch.randint(0, TIMESTEPS, (shape[0],), generator=generator, device=device)
     return t, torch.randn(*shape, generator=generator, device=device)

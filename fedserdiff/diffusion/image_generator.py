@@ -1,4 +1,4 @@
-"""A diffusion model of multimodal images with masks: what image replay shares where SER-Diff shares error maps."""
+"""A diffusion model of multimodal images with masks, which image replay shares instead of error maps."""
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +10,18 @@ from fedserdiff.diffusion.precision import autocast
 from fedserdiff.diffusion.schedule import add_noise, ddim_step, sampling_timesteps
 from fedserdiff.settings.experiment import Settings
 
-_SIGMAS = 3.0  # z-scores are divided by this, so that most of an image lies in [−1, 1] as a mask does
+_SIGMAS = 3.0  # divisor of z-scores, so that most of an image lies in [−1, 1] like a mask
 _STEPS = 50
 
 
 class ImageGenerator(nn.Module):
-    """DDPM over image, masks and brain, E₀-prediction, with the refiner's widths (our choice)."""
+    """A DDPM over image, masks and brain mask, with E₀-prediction and the refiner's widths (our choice)."""
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
         self._shape = config.sample_shape
         self._precision = config.network.precision
-        self._channels = [len(config.data.modalities), len(config.data.regions), 1]  # the last says where the brain is
+        self._channels = [len(config.data.modalities), len(config.data.regions), 1]  # the last one is the brain mask
         dims, channels = config.data.spatial_dims, sum(self._channels)
         self._network = StemmedUNet(
             dims, channels, channels, config.network.refiner_channels, config.network.stem_factor
@@ -33,11 +33,11 @@ class ImageGenerator(nn.Module):
         Parameters
         ----------
         image : Tensor of shape (B, 4, *grid)
-            z-scored, 0 outside the brain.
+            z-scored images, 0 outside the brain.
         truth : Tensor of shape (B, 3, *grid)
             Region masks, 0 or 1.
         generator : torch.Generator
-            On the images' device.
+            Generator on the images' device.
         """
         brain = (image != 0).any(1, keepdim=True).float()
         clean = torch.cat([image / _SIGMAS, 2 * truth - 1, 2 * brain - 1], 1)
@@ -46,7 +46,7 @@ class ImageGenerator(nn.Module):
 
     @torch.no_grad()
     def sample(self, samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Generate images (samples, 4, *grid), 0 outside the brain, and masks (samples, 3, *grid) of 0 and 1."""
+        """Generate images (samples, 4, *grid), 0 outside the brain, with masks (samples, 3, *grid) of 0 and 1."""
         device = generator.device
         noisy = torch.randn(samples, sum(self._channels), *self._shape, generator=generator, device=device)
         timesteps = sampling_timesteps(_STEPS)

@@ -1,4 +1,4 @@
-"""Segment a whole volume: in 2D slice by slice, in 3D at once; window by window after training on patches."""
+"""Segmentation of whole volumes: slice by slice in 2D, at once in 3D, or in windows after training on patches."""
 
 import math
 from functools import partial
@@ -14,13 +14,14 @@ from fedserdiff.diffusion.refiner import Prediction, Student
 from fedserdiff.threads import each
 
 _VOXELS_AT_ONCE = {"cpu": 4 * 160 * 192, "cuda": 160 * 160 * 192}
-"""Of slices in one batch, by device: what a core's caches hold, and a whole volume at 1 mm."""
+"""Voxels of the slices in one batch, by device: what a core's caches hold, and a whole volume at 1 mm."""
 
 _LEAST_BATCHES = {"cpu": 4, "cuda": 1}
-"""So that cores share a small volume evenly; no fewer on one core, which then computes the same sums."""
+"""Least number of batches, so that cores share a small volume evenly. It does not depend on the number of cores, so
+that one core computes the same sums."""
 
 REFINED_FROM = 0.02
-"""A slice is refined where the coarse network gives some voxel of it at least this probability of tumour."""
+"""A slice is refined if the coarse network gives any of its voxels at least this probability of tumour."""
 
 
 def predict_volume(
@@ -34,37 +35,37 @@ def predict_volume(
 ) -> Prediction:
     """Segment one scan on the working grid.
 
-    A slice, or a volume in 3D, in which the coarse network sees no tumour at all is not refined: its error map is 0
-    (our choice, measured: docs/explanation/performance.md). A slice meets the same noise whatever is done with others.
+    If the coarse network sees no tumour in a slice (in 3D: in the volume), it is not refined and its error map is 0
+    (our choice, measured: docs/explanation/performance.md). A slice's noise does not depend on the other slices.
 
-    A student of patches sees one window of their size at a time, and a window is what is refined or not. Windows that
-    overlap start from the same noise where they do. Their coarse and refined probabilities are averaged, weighed by a
-    Gaussian about each window's centre (nnU-Net's: a standard deviation of 1/8 of its width). No more windows are there
-    at a time than a batch holds, however large the grid is.
+    A student trained on patches sees one window of the patch size at a time, and each window is refined or not.
+    Overlapping windows start from the same noise in their overlap. Their coarse and refined probabilities are averaged
+    with a Gaussian weight around each window's centre (as in nnU-Net: the standard deviation is 1/8 of the width). At
+    most one batch of windows is in memory at a time, however large the grid is.
 
     Parameters
     ----------
     student : Student
-        2D or 3D.
+        2D or 3D student.
     image : ndarray of shape (4, X, Y, Z)
         z-scored modalities, 0 outside the brain.
     steps : int
-        K of the sampler.
+        Number of sampling steps K.
     generator : torch.Generator
-        On the student's device.
+        Generator on the student's device.
     adapter : SiteAdapter, optional
         Translates the scan before the student sees it; on the student's device.
     flips : bool
-        Whether the scan is also shown left for right, and coarse and refined probabilities are the means of both. Each
-        is refined from the same noise, which is not turned with it: the mask of a scan turned left for right is the
-        scan's mask turned so. What Ê then says is by how much the mean refined differs from the mean coarse one.
+        Whether to also segment the scan mirrored left to right, and average the coarse and refined probabilities of
+        both. Both are refined from the same noise, which is not mirrored, so that a mirrored scan gives the mirrored
+        mask. Ê is then the difference between the mean refined and the mean coarse probabilities.
     overlap : float
-        Share of their width by which neighbouring windows overlap, from 0 to less than 1.
+        Overlap of neighbouring windows as a share of their width, from 0 to less than 1.
 
     Returns
     -------
     Prediction
-        Each field of shape (3, X, Y, Z), on the CPU. Slices with no brain are 0.
+        Each field has shape (3, X, Y, Z), on the CPU. Slices without brain are 0.
     """
     volume = to_device(torch.from_numpy(np.array(image, order="C")), generator.device).float()
     samples = volume[None] if len(student.spatial_shape) == 3 else volume.permute(3, 0, 1, 2)  # slices (Z, 4, X, Y)
@@ -86,7 +87,7 @@ def predict_volume(
 
 
 def _mean(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return P and Ê, (2, N, 3, *grid), of which P, and what it is refined to, are the means of two predictions'."""
+    """Return P and Ê, (2, N, 3, *grid), whose coarse and refined probabilities are the means of two predictions."""
     coarse = (one[0] + other[0]) / 2
     refined = (Prediction(*one).refined + Prediction(*other).refined) / 2
     return torch.stack([coarse, refined - coarse])
@@ -100,7 +101,7 @@ def _predict_windows(
     adapter: SiteAdapter | None,
     overlap: float,
 ) -> torch.Tensor:
-    """Segment slices or volumes, (N, 4, *grid), window by window; return P and Ê, (2, N, 3, *grid), blended."""
+    """Segment slices or volumes, (N, 4, *grid), window by window; return blended P and Ê, (2, N, 3, *grid)."""
 
     def predicted(windows: torch.Tensor, places: list[list[slice]]) -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.cat([noise[tuple(place)] for place in places])
@@ -118,9 +119,10 @@ def _predict_windows(
 def _predict(
     student: Student, samples: torch.Tensor, steps: int, noise: torch.Tensor, adapter: SiteAdapter | None
 ) -> torch.Tensor:
-    """Segment slices or volumes, (N, 4, *grid), in batches of what is left to do; return P and Ê, (2, N, 3, *grid).
+    """Segment slices or volumes, (N, 4, *grid), in batches of those that need it; return P and Ê, (2, N, 3, *grid).
 
-    All of it stays on their device. That is waited for once for each of the two, to learn how much there is to do.
+    Everything stays on the samples' device. The host waits for it twice, before the coarse and the refining pass, to
+    learn which samples need them.
     """
     device = samples.device
     found = torch.zeros(2, *noise.shape, device=device)
@@ -142,7 +144,7 @@ def _predict(
 
 
 def _batches_where(true: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    """Return the numbers of the samples in which anything is true, in batches for a device."""
+    """Return the indices of the samples in which any value is true, in batches for a device."""
     found = torch.nonzero(true.flatten(1).any(1))[:, 0]
     most = _VOXELS_AT_ONCE[device.type] // true[0, 0].numel()
     size = min(most, math.ceil(len(found) / _LEAST_BATCHES[device.type]))

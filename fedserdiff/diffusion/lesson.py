@@ -1,4 +1,4 @@
-"""What a step learns from: the hospital's samples, and what is replayed with them."""
+"""The input of a training step: the hospital's samples, and the samples replayed with them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,27 @@ from fedserdiff.diffusion.refiner import Student
 
 @dataclass(frozen=True)
 class Replay:
-    """Samples at which the student's features are held to a teacher's.
+    """Samples on which the student's features are distilled from a teacher's.
 
-    The teacher's P of `image` is computed in the step: it is part of the context of the error maps, and its true errors
-    may be the error maps.
+    The step computes the teacher's P of `image`. P is part of the context of the error maps, and the error maps may be
+    the true errors of P.
 
     Attributes
     ----------
     image : Tensor of shape (M, 4, *grid)
-        The hospital's own, as the networks see them.
+        The hospital's own images, as the networks see them.
     teacher : Student
-        Frozen.
+        Frozen teacher.
     gamma : float
-        As `feature_distance`'s.
+        As for `feature_distance`.
     t, noise : Tensor of shape (N,), (N, 3, *grid)
-        Timesteps to which the error maps are noised, and the noise: of the maps of `image` first, then of `bank`.
+        Timesteps and noise for the error maps: first those of `image`, then those of `bank`.
     maps : Tensor of shape (M, 3, *grid)
-        Error maps of `image`, in [−1, 1]; or its region masks, where those errors are replayed that P makes.
+        Error maps of `image`, in [−1, 1]; with `true_errors`, its region masks.
     true_errors : bool
-        Whether they are.
+        Whether to replay the true errors of P.
     bank : Tensor of shape (N − M, 3, *grid), optional
-        Error maps that come with a null context.
+        Error maps that are replayed with the null context.
     """
 
     image: torch.Tensor
@@ -47,31 +47,32 @@ class Replay:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a step learns from.
+    """The input of one training step.
 
-    What is replayed goes through each network in one pass with the samples: those of one pass do not see each other.
+    Replayed samples go through each network in the same pass as the hospital's samples. Samples of a pass do not
+    influence each other.
 
     Attributes
     ----------
     image : Tensor of shape (B, 4, *grid)
-        The hospital's own.
+        The hospital's own images.
     truth : Tensor of shape (B, 3, *grid)
         Region masks, 0 or 1, float32.
     noise : torch.Generator
-        From which the step's `Draws` come; on the student's device.
+        Generator for the step's `Draws`, on the student's device.
     adapter : SiteAdapter, optional
-        Translates `image` before any network sees it, and learns from the coarse network's terms.
+        Translates `image` before any network sees it; it is trained with the coarse network's terms.
     old_map : Tensor of shape (B, 3, *grid), optional
-        The teacher's conditional maps Ê_old, zeros for samples without one.
+        The teacher's conditional error maps Ê_old; zeros for samples without one.
     replay : Replay, optional
     teacher : Student, optional
-        Frozen. The student is held to what it makes of the very samples of the lesson, features and outputs.
+        Frozen teacher, whose features and outputs on the lesson's own samples the student is trained to match.
     outputs_alone : bool
-        Whether it is held to the teacher's outputs and not to its features.
+        Whether to match only the teacher's outputs, not its features.
     taught : int, optional
-        Of how many of them, the first ones; all by default.
+        Number of samples, from the first, that are distilled from `teacher`; all by default.
     gamma : float
-        As `feature_distance`'s, for what `teacher` makes of them.
+        As for `feature_distance`, for the features of `teacher`.
     """
 
     image: torch.Tensor
@@ -87,17 +88,17 @@ class Lesson:
 
 
 def in_passes(lessons: Mapping[str, Lesson], most: int) -> list[dict[str, Lesson]]:
-    """Share lessons out among passes, of no more than `most` samples each where that can be.
+    """Split lessons into passes of at most `most` samples each, if possible.
 
-    Every pass has its share of each lesson's samples, of those that a teacher teaches and of what is replayed, with at
-    least one of each: the gradients of all passes, averaged, are those of the step but for what is a ratio of sums over
-    the samples, such as Dice.
+    Every pass gets a share of each lesson's samples, of its distilled samples and of its replayed samples, at least one
+    of each kind. The average of the passes' gradients is the gradient of the step, except for terms that are a ratio of
+    sums over samples, such as Dice.
 
     Parameters
     ----------
     lessons : mapping of str to Lesson
     most : int
-        Samples of a network at a time, what is replayed included; 0 is all.
+        Samples per network pass, including replayed ones; 0 means all.
     """
     sizes = [size for lesson in lessons.values() for size in _sizes(lesson)]
     samples = sum(
@@ -110,13 +111,13 @@ def in_passes(lessons: Mapping[str, Lesson], most: int) -> list[dict[str, Lesson
 
 
 def shares(passes: Sequence[Mapping[str, Lesson]]) -> list[float]:
-    """Return which share of a step's samples each of its passes has."""
+    """Return each pass's share of a step's samples."""
     samples = [sum(len(lesson.image) for lesson in lessons.values()) for lessons in passes]
     return [own / sum(samples) for own in samples]
 
 
 def _sizes(lesson: Lesson) -> Sequence[int]:
-    """Return how many there are of each kind of samples of which every pass has one."""
+    """Return the numbers of samples of each kind of which every pass needs at least one."""
     sizes = [len(lesson.image)]
     if lesson.teacher is not None and lesson.taught is not None:
         sizes.append(lesson.taught)
@@ -126,7 +127,7 @@ def _sizes(lesson: Lesson) -> Sequence[int]:
 
 
 def _share(lesson: Lesson, number: int, passes: int) -> Lesson:
-    """Return every so-manyth sample of a lesson: those that show tumour come first, and so each pass has some."""
+    """Return every `passes`-th sample of a lesson; tumour samples come first, so each pass gets some."""
     mine = slice(number, None, passes)
     return replace(
         lesson,

@@ -1,21 +1,21 @@
-"""L_seg's terms as functions of what the networks put out: no voxel is so wrong that its gradient vanishes."""
+"""The terms of L_seg as functions of the networks' outputs; the gradient of a wrong voxel never vanishes."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-_SMOOTHING = 1.0  # voxels: keeps the loss of a region that no sample shows near 0
+_SMOOTHING = 1.0  # voxels: keeps the loss near 0 for a region that no sample shows
 
 _CERTAIN = 1e-4
-"""P is kept this far from 0 and 1 where its inverse hyperbolic tangent is taken."""
+"""P is clipped to this distance from 0 and 1 before the inverse hyperbolic tangent."""
 
 
 def dice_loss(probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the soft Dice loss of probabilities in [0, 1] against masks of 0 and 1, both (B, R, *grid).
 
-    It is over the batch, so that slices without a region do not each count as a failure. Its values are those of
-    MONAI's `DiceLoss`, whose axes come from a tensor's values: a step that has to wait for those cannot be compiled.
+    Sums run over the batch, so that slices without a region do not each count as a failure. Values equal those of
+    MONAI's `DiceLoss`, which takes its axes from a tensor's values; a step that waits for these cannot be compiled.
     """
     axes = [0, *range(2, truth.ndim)]
     overlap, sizes = (probabilities * truth).sum(axes), probabilities.sum(axes) + truth.sum(axes)
@@ -35,7 +35,7 @@ def refined_loss(correction: torch.Tensor, coarse: torch.Tensor, truth: torch.Te
     correction : Tensor of shape (B, R, *grid)
         f, the residual diffusion's output before tanh.
     coarse : Tensor of shape (B, R, *grid)
-        P, in [0, 1], without gradient.
+        P in [0, 1], without gradient.
     truth : Tensor of shape (B, R, *grid)
         Region masks, 0 or 1.
     """
@@ -44,15 +44,15 @@ def refined_loss(correction: torch.Tensor, coarse: torch.Tensor, truth: torch.Te
 
 
 def matching_loss(correction: torch.Tensor, coarse: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return the mean over voxels of 2 ∫ (ŷ(z) − y) dz from where ŷ = y to f: its gradient by f is 2 (ŷ − y).
+    """Return the mean over voxels of 2 ∫ (ŷ(z) − y) dz, from the z at which ŷ = y to f; its f-gradient is 2 (ŷ − y).
 
-    The loss that matches a transfer function (Auer, Herbster and Warmuth, NIPS 1995). Of the logistic function it is
-    binary cross-entropy; of ŷ = clip(P + tanh f, 0, 1) it is this (our choice). The logarithm of a clipped ŷ has no
-    gradient where ŷ is clipped on the wrong side, and tanh passes none on where it is saturated. Here a voxel that is
-    wrong always has one, the larger the more wrong it is, and a voxel that is right has none. The factor 2 gives it the
-    slope of −log ŷ where P = 1 and ŷ is near 0.
+    This is the matching loss of a transfer function (Auer, Herbster and Warmuth, NIPS 1995). For the logistic function
+    it is binary cross-entropy; for ŷ = clip(P + tanh f, 0, 1) it is this loss (our choice). The logarithm of a clipped
+    ŷ has no gradient if ŷ is clipped on the wrong side, and a saturated tanh passes none on. Here, a wrong voxel always
+    has a gradient, which grows with the error, and a correct voxel has none. The factor 2 gives the slope of −log ŷ
+    for P = 1 and ŷ near 0.
 
-    Parameters and shapes are `refined_loss`'s; the result is at least 0.
+    Parameters and shapes are as for `refined_loss`; the result is at least 0.
     """
     inside = coarse.clamp(_CERTAIN, 1 - _CERTAIN)
     lower, upper = torch.atanh(-inside), torch.atanh(1 - inside)  # between them ŷ is neither 0 nor 1

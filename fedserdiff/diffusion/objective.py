@@ -1,6 +1,6 @@
-"""The dual loss: L = L_seg + λ · L_KD, with L_KD over features at replayed error maps.
+"""The dual loss L = L_seg + λ · L_KD, with L_KD over features at replayed error maps.
 
-It falls into two halves that share no gradient, one for each network: they may be computed side by side.
+It consists of two halves, one per network, that share no gradient and can be computed concurrently.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from fedserdiff.diffusion.schedule import add_noise
 
 @dataclass(frozen=True)
 class Replayed:
-    """What is replayed to the residual diffusion.
+    """The replayed input of the residual diffusion.
 
     Attributes
     ----------
     noisy, t, context : Tensor of shape (N, 3, *grid), (N,), (N, 10, *grid)
-        Noised error maps, their timesteps and the context of each.
+        Noised error maps, with the timestep and the context of each.
     teacher : Student
     gamma : float
     """
@@ -36,20 +36,20 @@ class Replayed:
 
     @torch.no_grad()
     def features(self) -> list[torch.Tensor]:
-        """Return the teacher's features there."""
+        """Return the teacher's features on this input."""
         return self.teacher.denoise_features(self.noisy, self.t, self.context)[1]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the coarse network's share of a step leaves to the refiner's: nothing of it carries a gradient.
+    """The output of the coarse network's half of a step that the refiner's half needs, without gradients.
 
     Attributes
     ----------
     image : Tensor of shape (B, 4, *grid)
-        The lesson's, as the networks see it.
+        The lesson's images, as the networks see them.
     coarse : Tensor of shape (B, 3, *grid)
-        P of it.
+        P of these images.
     replayed : Replayed, optional
     """
 
@@ -60,17 +60,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Terms:
-    """One network's share of the dual loss, scalars: of L_seg and, where something is replayed, of L_KD."""
+    """One network's half of the dual loss: the scalar terms of L_seg and, with distillation, of L_KD."""
 
     segmentation: torch.Tensor
     distillation: torch.Tensor | None = None
 
 
 def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, Seen]:
-    """Return the coarse network's share, (Dice + BCE)(P, y) and its features' distance, and what the refiner needs.
+    """Return the coarse network's terms, (Dice + BCE)(P, y) and its feature distance, and what the refiner needs.
 
-    The paper distils its diffusion model alone. Here P is part of the context, and a coarse network free to forget
-    would take the refined mask with it (our choice).
+    The paper distils only its diffusion model. Here P is part of the context, so a coarse network that forgets would
+    also spoil the refined mask (our choice).
     """
     own, replay, replayed = len(lesson.image), lesson.replay, None
     seen = images = lesson.image if lesson.adapter is None else lesson.adapter(lesson.image)
@@ -93,7 +93,7 @@ def coarse_terms(student: Student, lesson: Lesson) -> tuple[Terms, Seen]:
 
 @torch.no_grad()
 def _replayed(replay: Replay) -> tuple[list[torch.Tensor], Replayed]:
-    """Return a teacher's coarse features of what it replays, and what the refiner gets."""
+    """Return the teacher's coarse features on replayed images, and the refiner's replayed input."""
     logits, of_coarse = replay.teacher.coarse_features(replay.image)
     coarse = torch.sigmoid(logits)
     maps = replay.maps - coarse if replay.true_errors else replay.maps
@@ -106,10 +106,10 @@ def _replayed(replay: Replay) -> tuple[list[torch.Tensor], Replayed]:
 
 
 def refiner_terms(student: Student, lesson: Lesson, seen: Seen, draws: Draws) -> Terms:
-    """Return the residual diffusion's share, (Dice + BCE)(ŷ, y) + ‖Ê − E‖² and its features' distance.
+    """Return the residual diffusion's terms, (Dice + BCE)(ŷ, y) + ‖Ê − E‖² and its feature distance.
 
-    The norm is a mean over voxels, as BCE is. BCE of ŷ is the loss that matches how ŷ follows from the network's
-    output (`matching_loss`).
+    The norm is a mean over voxels, like BCE. The BCE of ŷ is the loss that matches the function from the network's
+    output to ŷ (`matching_loss`).
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ def refiner_terms(student: Student, lesson: Lesson, seen: Seen, draws: Draws) ->
         The model in training.
     lesson : Lesson
     seen : Seen
-        From `coarse_terms`: each network learns from its own terms (our choice).
+        From `coarse_terms`. Each network learns only from its own terms (our choice).
     draws : Draws
-        With bumps where P is to be perturbed near its boundary before the diffusion sees it.
+        With `bumps`, P is perturbed near its boundary before the diffusion sees it.
     """
     own, replayed = len(lesson.image), seen.replayed
     coarse = seen.coarse if draws.bumps is None else perturb_boundary(seen.coarse, draws.bumps)
@@ -145,12 +145,12 @@ def refiner_terms(student: Student, lesson: Lesson, seen: Seen, draws: Draws) ->
 
 
 def draws_for(student: Student, lesson: Lesson, perturb: bool) -> Draws:
-    """Draw what the refiner's share of a step on a lesson needs; `perturb` is whether P is to be perturbed."""
+    """Draw the random numbers for the refiner's half of a step; `perturb` tells whether to perturb P."""
     return draw(lesson.truth.shape, student.drop_rates, perturb, lesson.noise)
 
 
 def segmentation_loss(student: Student, lesson: Lesson, perturb: bool) -> torch.Tensor:
-    """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖², both networks' shares."""
+    """Return L_seg = (Dice + BCE)(P, y) + (Dice + BCE)(ŷ, y) + ‖Ê − E‖², the terms of both networks."""
     terms, seen = coarse_terms(student, lesson)
     draws = draws_for(student, lesson, perturb)
     return terms.segmentation + refiner_terms(student, lesson, seen, draws).segmentation
@@ -174,14 +174,14 @@ def _total(distances: Sequence[torch.Tensor]) -> torch.Tensor | None:
 def _distance(
     features: Sequence[torch.Tensor], own: int, teacher: Sequence[torch.Tensor], gamma: float
 ) -> torch.Tensor:
-    """Return the distance of features of what was replayed, which come after those of `own` samples."""
+    """Return the feature distance on replayed samples, which follow the `own` samples in the batch."""
     return feature_distance([feature[own:] for feature in features], teacher, gamma)
 
 
 def feature_distance(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], gamma: float) -> torch.Tensor:
-    """Return Σ_layers ‖h_S − h_T‖²/‖h_T‖² + γ‖Cov h_S − Cov h_T‖²_F/‖Cov h_T‖²_F; 0 where S = T.
+    """Return Σ_layers ‖h_S − h_T‖²/‖h_T‖² + γ‖Cov h_S − Cov h_T‖²_F/‖Cov h_T‖²_F, which is 0 if S = T.
 
-    Each feature has shape (B, C, *grid); covariances are over channels, with every position of every sample as an
+    Each feature has shape (B, C, *grid). Covariances are over channels, with every position of every sample as one
     observation.
     """
     terms = []

@@ -1,1 +1,1 @@
-"""Lesions of hospitals that came before, painted into the scans of a later one."""
+"""Lesions of earlier hospitals, painted into the scans of a later one."""

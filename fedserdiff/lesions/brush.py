@@ -1,4 +1,4 @@
-"""What paints lesions, drawn from other hospitals' moments: whose, how large, of what classes, and how they look."""
+"""Brushes: random parameters of painted lesions (size, classes, intensities), drawn from hospitals' moments."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,29 +10,29 @@ import torch.nn.functional as F
 from fedserdiff.device import to_device
 from fedserdiff.lesions.moments import LesionMoments
 
-_SMOOTH_MM = 8.0  # distance of the points between which a border's noise is interpolated (our choice)
-_RIDGE = 0.02  # of a covariance's mean variance, added to it: moments of few patients are degenerate
-_WIDEST = 0.3  # of the grid's shortest side, the largest radius of a lesion in healthy tissue
+_SMOOTH_MM = 8.0  # spacing of the points between which border noise is interpolated (our choice)
+_RIDGE = 0.02  # share of the mean variance added to a covariance: moments of few patients are degenerate
+_WIDEST = 0.3  # largest radius of a lesion in healthy tissue, as a share of the grid's shortest side
 
 
 @dataclass(frozen=True)
 class Brush:
-    """Parameters of N painted samples of R regions and M modalities, on the samples' device.
+    """Parameters for painting N samples with R regions and M modalities, on the samples' device.
 
     Attributes
     ----------
     means : Tensor of shape (N, R, M)
-        Of each class, relative to healthy tissue as `LesionMoments` has it.
+        Mean intensity of each class, relative to healthy tissue as in `LesionMoments`.
     colours : Tensor of shape (N, R, M, M)
-        Lower triangles by which white noise gets the class's covariance.
+        Lower triangular matrices that give white noise the covariance of the class.
     begin, end : Tensor of shape (N, R)
-        From and to which share of the lesion, counted from its rim inwards, a class lies; equal where it is absent.
+        Range of each class, as shares of the lesion counted from its rim inwards; equal if the class is absent.
     inside : Tensor of shape (N, R, R)
-        1 where the row's region lies inside the column's.
+        1 if the row's region lies inside the column's.
     radius : Tensor of shape (N,)
-        Of a lesion in healthy tissue, in voxels.
+        Radius in voxels of a lesion in healthy tissue.
     rim, place : Tensor of shape (N, *grid)
-        Smooth noise of unit variance for borders; and noise that decides where in healthy tissue a lesion lies.
+        Smooth noise of unit variance for borders, and noise that picks the position of a lesion in healthy tissue.
     """
 
     means: torch.Tensor
@@ -46,14 +46,14 @@ class Brush:
 
 
 class Painter:
-    """Draws brushes from the moments of the hospitals that came before.
+    """A source of random brushes, drawn from the moments of earlier hospitals.
 
     Parameters
     ----------
     moments : mapping of str to Tensor
-        `LesionMoments` by name, of H hospitals: shapes (H, …).
+        `LesionMoments` of H hospitals by name, of shapes (H, …).
     spacing_mm : float
-        Voxel size of the samples.
+        Voxel size of the samples in mm.
     """
 
     def __init__(self, moments: Mapping[str, torch.Tensor], spacing_mm: float) -> None:
@@ -63,19 +63,19 @@ class Painter:
 
     @property
     def earlier_patients(self) -> float:
-        """Of all hospitals together, as they told them: 0 where none has a lesion to paint."""
+        """Total number of patients that hospitals reported; 0 if none has a lesion to paint."""
         return float(self._patients.sum())
 
     def draw(self, shape: Sequence[int], draws: torch.Generator, noise: torch.Generator) -> Brush:
-        """Draw a brush for images of `shape` (N, M, *grid): hospitals by the number of their patients.
+        """Draw a brush for images of `shape` (N, M, *grid); hospitals are weighted by their number of patients.
 
         Parameters
         ----------
         shape : sequence of int
         draws : torch.Generator
-            On the host.
+            Generator on the host.
         noise : torch.Generator
-            On the samples' device.
+            Generator on the samples' device.
         """
         count, grid = shape[0], shape[2:]
         whose = torch.multinomial(self._patients, count, replacement=True, generator=draws)
@@ -103,9 +103,9 @@ class Painter:
 
 
 def whitening(within: torch.Tensor) -> torch.Tensor:
-    """Return what makes white noise of textures of covariances (R, M, M): L⁻¹, with L Lᵀ one and a ridge.
+    """Return the matrices L⁻¹ that whiten textures with covariances (R, M, M); L Lᵀ is a covariance plus a ridge.
 
-    A class of which nothing is known has 1: its texture stays as it is.
+    A class without a known covariance gets the identity: its texture does not change.
     """
     lower = _lower(within)
     known = lower.diagonal(dim1=-2, dim2=-1).sum(-1) > 0
@@ -114,17 +114,17 @@ def whitening(within: torch.Tensor) -> torch.Tensor:
 
 
 def _correlated(covariance: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
-    """Draw vectors (N, R, M) of covariances (N, R, M, M)."""
+    """Draw normal vectors (N, R, M) with covariances (N, R, M, M)."""
     normal = torch.randn(covariance.shape[:-1], generator=draws)
     return (_lower(covariance) @ normal[..., None])[..., 0]
 
 
 def _lower(covariance: torch.Tensor) -> torch.Tensor:
-    """Return lower triangles L with L Lᵀ a covariance and a ridge; 0 where all of it is 0."""
+    """Return lower triangular L, where L Lᵀ is a covariance plus a ridge; L is 0 for a covariance of 0."""
     size = covariance.shape[-1]
     symmetric = (covariance + covariance.transpose(-1, -2)) / 2
     variance = symmetric.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=0)
-    values, vectors = torch.linalg.eigh(symmetric)  # what was sent need not be positive definite
+    values, vectors = torch.linalg.eigh(symmetric)  # received covariances need not be positive definite
     floor = (_RIDGE * variance + 1e-6)[..., None]
     mended = (vectors * torch.maximum(values, floor)[..., None, :]) @ vectors.transpose(-1, -2)
     lower = torch.linalg.cholesky(mended + 1e-6 * torch.eye(size))
@@ -133,9 +133,9 @@ def _lower(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def _layers(extent: torch.Tensor, draws: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw which classes (N, R) a lesion has, and return from and to which share of it each lies, from the rim in.
+    """Draw a lesion's classes and return the range of each (N, R), as shares of the lesion from the rim inwards.
 
-    A lesion that would have no class has the one that most patients have.
+    A lesion that would have no class gets the most common one.
     """
     share, mean, deviation, depth = extent.unbind(-1)
     there = torch.rand(share.shape, generator=draws) < share
@@ -143,6 +143,6 @@ def _layers(extent: torch.Tensor, draws: torch.Generator) -> tuple[torch.Tensor,
     there |= commonest & ~there.any(1, keepdim=True)
     parts = torch.exp(mean + deviation * torch.randn(mean.shape, generator=draws)) * there
     parts = parts / parts.sum(1, keepdim=True)
-    order = torch.where(there, depth, 2 + depth).argsort(1)  # absent ones last: they are empty anyway
+    order = torch.where(there, depth, 2 + depth).argsort(1)  # absent classes last; they are empty anyway
     end = torch.zeros_like(parts).scatter(1, order, parts.gather(1, order).cumsum(1))
     return end - parts, end

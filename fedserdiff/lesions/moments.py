@@ -1,4 +1,4 @@
-"""What a hospital's lesions look like, in some 100 numbers: moments over patients."""
+"""Moments of a hospital's lesions over its patients: some 100 numbers that describe their appearance."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from scipy import ndimage
 from fedserdiff.data.cache import CachedCase
 
 SHARES_ROUNDED_TO = 0.05
-"""Shares of patients are told as multiples of this: exact ones would tell how many patients there are."""
+"""Shares of patients are rounded to multiples of this, because exact shares would reveal the number of patients."""
 
 _FURTHEST = 30.0
 MOMENTS_WITHIN = {
@@ -23,18 +23,18 @@ MOMENTS_WITHIN = {
     "size": (-_FURTHEST, _FURTHEST),
     "patients": (0.0, 1_000_000.0),
 }
-"""From what to what each of a hospital's moments may go: the rest is cut off (our choice)."""
+"""Range of each of a hospital's moments; values beyond it are clipped (our choice)."""
 
 PRIOR_VOXELS = 64
-"""Healthy tissue counts as if so many more voxels of it had mean 0 and deviation 1, as z-scored brains have."""
+"""Number of extra voxels with mean 0 and deviation 1, as in z-scored brains, that are counted as healthy tissue."""
 
 LEAST_DEVIATION = 0.1
-"""Of healthy tissue."""
+"""Smallest standard deviation of healthy tissue."""
 
 _ROUNDED_TO = 5  # patients
-_MOST_CASES = 100  # whose voxels are read (our choice)
+_MOST_CASES = 100  # cases whose voxels are read (our choice)
 _LEAST_VOXELS = 20  # of a class in a case
-_CONTAINED = 0.99  # share of a region that lies in another one that contains it
+_CONTAINED = 0.99  # least share of a region inside another one that counts as containing it
 
 Floats = NDArray[np.float32]
 
@@ -43,27 +43,27 @@ Floats = NDArray[np.float32]
 class LesionMoments:
     """Moments of a hospital's lesions over its patients, float32. R regions, M modalities.
 
-    The class of a region is what of it lies in no smaller region inside it: of TC, WT and ET the necrotic or
-    non-enhancing core, the oedema and the enhancing tumour. Intensities are relative to the patient's own healthy
-    tissue: how many of its standard deviations above its mean.
+    The class of a region is the part of it outside all smaller regions inside it. For TC, WT and ET, these are the
+    necrotic or non-enhancing core, the oedema and the enhancing tumour. Intensities are relative to the patient's own
+    healthy tissue, in its standard deviations above its mean.
 
     Attributes
     ----------
     means : ndarray of shape (R, M)
-        Of classes, each the mean over patients of the class's mean.
+        Mean intensity of each class, averaged over patients.
     between : ndarray of shape (R, M, M)
         Covariance of these means between patients.
     within : ndarray of shape (R, M, M)
-        Covariance within a patient, mean over patients.
+        Covariance within a patient, averaged over patients.
     extent : ndarray of shape (R, 4)
-        Of each class: the share of patients that have it; mean and standard deviation of the logarithm of its share of
-        the lesion, of those that have it; and how deep in the lesion it lies, 0 at the rim, 1 at the centre.
+        For each class: the share of patients that have it; among those, the mean and standard deviation of the
+        logarithm of its share of the lesion; and its depth in the lesion, from 0 at the rim to 1 at the centre.
     inside : ndarray of shape (R, R)
-        1 where the row's region lies inside the column's, else 0.
+        1 if the row's region lies inside the column's, else 0.
     size : ndarray of shape (2,)
-        Mean and standard deviation of the logarithm of the radius in mm of a ball of the lesion's volume.
+        Mean and standard deviation of the logarithm of the radius in mm of a ball with the lesion's volume.
     patients : ndarray of shape (1,)
-        How many, rounded to a multiple of 5.
+        Number of patients, rounded to a multiple of 5.
     """
 
     means: Floats
@@ -81,7 +81,7 @@ class LesionMoments:
 
     @staticmethod
     def shapes(regions: int, modalities: int) -> dict[str, tuple[int, ...]]:
-        """Return each moment's shape."""
+        """Return the shape of each moment."""
         square = (regions, modalities, modalities)
         return {
             "means": (regions, modalities), "between": square, "within": square, "extent": (regions, 4),
@@ -101,23 +101,23 @@ class _Class:
 
 @dataclass(frozen=True)
 class _Lesion:
-    """A case's lesion: its classes, where they are there, and its radius in mm."""
+    """A case's lesion: its classes, None if absent, and its radius in mm."""
 
     classes: tuple[_Class | None, ...]
     radius: float
 
 
 def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int) -> LesionMoments:
-    """Return the moments of a hospital's cases, of its first 100 at most.
+    """Return the moments of a hospital's cases, using at most its first 100.
 
     Parameters
     ----------
     cases : sequence of CachedCase
-        At least one.
+        At least one case.
     spacing_mm : float
-        Voxel size of the grid.
+        Voxel size of the grid in mm.
     least : int
-        A class that fewer patients have counts as one that nobody has, and all moments of it are 0.
+        Least number of patients with a class. If fewer have it, it counts as absent and all its moments are 0.
     """
     chosen = cases[:_MOST_CASES]
     inside, lesions, modalities = _read(_Same(chosen), spacing_mm)
@@ -125,7 +125,7 @@ def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int) -> Le
 
 
 class _Same:
-    """Cases that are equal to none but the very same ones: arrays of cases in memory cannot be hashed."""
+    """Cases compared and hashed by identity, because the arrays of cases in memory cannot be hashed."""
 
     def __init__(self, cases: Sequence[CachedCase]) -> None:
         self.cases = tuple(cases)
@@ -137,7 +137,7 @@ class _Same:
         return isinstance(other, _Same) and [*map(id, self.cases)] == [*map(id, other.cases)]
 
 
-@lru_cache(maxsize=8)  # hospitals of a process, which ask each round, and once more when a stage has ended
+@lru_cache(maxsize=8)  # for the hospitals of a process, which ask every round and again after a stage
 def _read(same: _Same, spacing_mm: float) -> tuple[NDArray[np.bool_], tuple[tuple[str, _Lesion], ...], int]:
     """Return which region lies inside which other, the lesions with their patients, and the number of modalities."""
     inside = _inside(case.prepared.mask for case in same.cases)
@@ -150,12 +150,12 @@ def _read(same: _Same, spacing_mm: float) -> tuple[NDArray[np.bool_], tuple[tupl
 
 
 def classes_of(mask: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return masks of the classes of regions, both of shape (R, *grid); `inside` (R, R) as `LesionMoments` has it."""
+    """Return class masks from region masks, both (R, *grid); `inside`, (R, R), is as in `LesionMoments`."""
     return np.stack([region & ~mask[inner].any(0) for region, inner in zip(mask, inside.T, strict=True)])
 
 
 def _inside(masks: Iterable[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    """Return which region lies inside which other, by all masks together."""
+    """Return which region lies inside which other, over all masks together."""
     common: NDArray[np.float64] | None = None
     for mask in masks:
         flat = mask.reshape(len(mask), -1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Lesions painted into scans: a function of tensors alone, in 2D and 3D."""
+"""Painting of lesions into scans, as a pure function of tensors, in 2D and 3D."""
 
 import torch
 import torch.nn.functional as F
@@ -6,33 +6,33 @@ import torch.nn.functional as F
 from fedserdiff.lesions.brush import Brush
 from fedserdiff.lesions.moments import LEAST_DEVIATION, PRIOR_VOXELS
 
-_RIM_NOISE = 0.15  # of a lesion's depth (our choice)
-_BLOB_NOISE = 0.25  # of a radius
-_LEAST_VOXELS = 12  # of a lesion that is painted over; where there are fewer, one is placed in healthy tissue
+_RIM_NOISE = 0.15  # relative to a lesion's depth (our choice)
+_BLOB_NOISE = 0.25  # relative to the radius
+_LEAST_VOXELS = 12  # of a lesion to paint over; a sample with fewer gets one in healthy tissue
 
 
 def paint(
     image: torch.Tensor, truth: torch.Tensor, brush: Brush, whitening: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give samples lesions of other hospitals: their classes, from the rim inwards, and their looks.
+    """Paint lesions of other hospitals into samples: their classes, from the rim inwards, and their intensities.
 
-    A lesion that is there keeps its outline. A sample without one gets one in healthy tissue, a bumpy ball. Texture and
-    noise stay the sample's own: what deviates from a class's mean gets the covariance of the painted class.
+    An existing lesion keeps its outline. A sample without a lesion gets a bumpy ball in healthy tissue. Texture and
+    noise come from the sample: deviations from a class's mean are given the covariance of the painted class.
 
     Parameters
     ----------
     image : Tensor of shape (N, M, *grid)
-        0 outside the brain in all channels.
+        Images, 0 outside the brain in all channels.
     truth : Tensor of shape (N, R, *grid)
         Region masks, 0 or 1.
     brush : Brush
     whitening : Tensor of shape (R, M, M)
-        What makes white noise of the texture of each class at this hospital: see `fedserdiff.lesions.brush.whitening`.
+        Whitening matrices of each class's texture at this hospital: see `fedserdiff.lesions.brush.whitening`.
 
     Returns
     -------
     image, truth : Tensor
-        As they came. Outside the lesion an image stays as it was.
+        Shapes as for the input. An image does not change outside the lesion.
     """
     brain = (image != 0).any(1)
     old = truth.bool()
@@ -47,12 +47,12 @@ def paint(
     target = mean + deviation * looks
     soft = (_smooth(whole.to(image)[:, None]) * (whole & brain)[:, None]).clamp(0, 1)
     mask = _regions(new, brush.inside)
-    kept = old & ~large[:, None]  # a few voxels of lesion elsewhere stay what they are
+    kept = old & ~large[:, None]  # a few lesion voxels elsewhere keep their class
     return image + soft * (target - image), (mask | kept).to(truth)
 
 
 def _ball(free: torch.Tensor, brush: Brush) -> torch.Tensor:
-    """Return (N, *grid) bumpy balls about a voxel of what is `free`, within it."""
+    """Return bumpy balls (N, *grid) around a random voxel of `free`, and inside it."""
     grid = free.shape[1:]
     at = (free * (1 + brush.place)).flatten(1).argmax(1)
     square = torch.zeros(free.shape, device=free.device)
@@ -68,7 +68,7 @@ def _ball(free: torch.Tensor, brush: Brush) -> torch.Tensor:
 
 
 def _classes(whole: torch.Tensor, brush: Brush) -> torch.Tensor:
-    """Return (N, R, *grid) which class each voxel of lesions (N, *grid) gets, by its depth and noise."""
+    """Return masks (N, R, *grid) of the class of each voxel of lesions (N, *grid), by its depth and noise."""
     depth, layer = torch.zeros_like(whole, dtype=torch.int16), whole
     for _ in range(max(whole.shape[1:]) // 4):
         depth += layer
@@ -76,11 +76,11 @@ def _classes(whole: torch.Tensor, brush: Brush) -> torch.Tensor:
     deepest = depth.flatten(1).amax(1).clamp(min=1)
     field = depth / _wide(deepest, whole) + _RIM_NOISE * brush.rim
     flat = torch.where(whole, field, torch.inf).flatten(1)
-    order = flat.sort(1).values  # the rim first, what is outside last
+    order = flat.sort(1).values  # the rim first, outside voxels last
     count = whole.flatten(1).sum(1)
 
     def cut(share: torch.Tensor) -> torch.Tensor:
-        """Return the depth (N, R) above which a share of the lesion's voxels is not yet."""
+        """Return the depth (N, R) below which the given share of the lesion's voxels lies."""
         place = (share * count[:, None]).round().long()
         found = order.gather(1, place.clamp(max=order.shape[1] - 1))
         return torch.where(place >= count[:, None], torch.inf, found)
@@ -90,7 +90,7 @@ def _classes(whole: torch.Tensor, brush: Brush) -> torch.Tensor:
 
 
 def _eroded(mask: torch.Tensor) -> torch.Tensor:
-    """Return masks (N, *grid) without voxels that have a neighbour outside along an axis; the grid has no edge."""
+    """Return masks (N, *grid) without voxels that have an outside neighbour along an axis; grid edges do not count."""
     left = mask.clone()
     for axis, length in enumerate(mask.shape[1:], 1):
         first, last = (mask.narrow(axis, start, length - 1) for start in (0, 1))
@@ -100,22 +100,22 @@ def _eroded(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _parts(mask: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Return the classes (N, R, *grid) of region masks: each without the regions inside it."""
+    """Return the classes (N, R, *grid) of region masks: each region without the regions inside it."""
     inner = torch.einsum("nij,ni...->nj...", inside, mask.to(inside))
     return mask & (inner == 0)
 
 
 def _regions(classes: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Return the region masks (N, R, *grid) of classes: each with those of the regions inside it."""
+    """Return the region masks (N, R, *grid) of classes: each class with those of the regions inside it."""
     return classes | (torch.einsum("nij,ni...->nj...", inside, classes.to(inside)) > 0)
 
 
 def _texture(
     image: torch.Tensor, healthy: torch.Tensor, parts: torch.Tensor, whitening: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return how voxels deviate from their class's mean in the sample, as white noise; healthy mean and deviation.
+    """Return the voxels' deviations from their class's mean in the sample, whitened; and healthy mean and deviation.
 
-    Shapes: (N, M, *grid), and twice (N, M, 1, …).
+    Shapes: (N, M, *grid), then (N, M, 1, …) twice.
     """
     trust = _wide(healthy.flatten(1).sum(1), image[:, 0])[:, None]
     trust = trust / (trust + PRIOR_VOXELS)
@@ -139,18 +139,18 @@ def _coloured(texture: torch.Tensor, classes: torch.Tensor, colours: torch.Tenso
 
 
 def _mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return the mean of values (N, M, *grid) where a mask (N, *grid) is, (N, M, 1, …); 0 where it is empty."""
+    """Return the mean (N, M, 1, …) of values (N, M, *grid) inside a mask (N, *grid); 0 if it is empty."""
     axes = tuple(range(2, values.ndim))
     inside = where[:, None].to(values)
     return (values * inside).sum(axes, keepdim=True) / inside.sum(axes, keepdim=True).clamp(min=1)
 
 
 def _smooth(values: torch.Tensor) -> torch.Tensor:
-    """Return values (N, C, *grid), each the mean of itself, twice, and of its neighbourhood of 3 voxels an axis."""
+    """Return the average of values (N, C, *grid) and their local means over 3 voxels along each axis."""
     pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
     return (values + pool(values, 3, 1, 1, count_include_pad=False)) / 2
 
 
 def _wide(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return values (N,) as they go with (N, *grid)."""
+    """Return values (N,) reshaped to broadcast with (N, *grid)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""What a stage's last reply tells of earlier hospitals' lesions: how well students segment them, painted."""
+"""The retention figures in a stage's last reply: how well students segment earlier hospitals' lesions, painted."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,28 @@ from fedserdiff.settings.experiment import Settings
 
 
 def before(place: int, region: str) -> str:
-    """Return the name of the Dice, in percent, that the student of the stage before has on a hospital's lesions."""
+    """Return the record name of the previous stage's student's Dice, in percent, on a hospital's lesions."""
     return f"retained-{place}-{region}-before"
 
 
 def after(place: int, region: str) -> str:
-    """Return the name of the same of the student that the stage ends with."""
+    """Return the record name of the same Dice for the student at the end of the stage."""
     return f"retained-{place}-{region}-after"
 
 
 def watched_places(config: Settings, server_round: object, patients: Sequence[float]) -> tuple[int, ...]:
-    """Return the places, from 1, of the earlier hospitals of which a round's reply tells.
+    """Return the positions, from 1, of the earlier hospitals whose retention a round's reply reports.
 
-    None, unless the round is a stage's last, and where the settings have no alarm. No more than there are sites.
+    There are none if the round is not the last of a stage, or if the settings have no alarm. There are at most as many
+    as sites.
 
     Parameters
     ----------
     config : Settings
     server_round : object
-        From 1, as an order has it.
+        Round number in an order, from 1.
     patients : sequence of float
-        How many each earlier hospital says it has, in the order in which its moments are sent: 0 where it shared none.
+        Number of patients that each earlier hospital reported, in the order of its moments; 0 if it shared none.
     """
     method = config.method
     if not isinstance(method, LesionReplaySettings) or method.alarm_drop == 0 or method.teacher != "latest":

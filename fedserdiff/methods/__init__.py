@@ -1,4 +1,4 @@
-"""The methods there are: a module each in this package, and others' by entry point or by name of an object."""
+"""All methods: one module each in this package, and third-party ones by entry point or object name."""
 
 import importlib
 import pkgutil
@@ -13,14 +13,14 @@ from fedserdiff.methods.method import Method
 from fedserdiff.plugins import one_line
 
 ENTRY_POINTS = "fedserdiff.methods"
-"""The group of entry points by which an installed package brings methods, each a `Method` of the entry point's name."""
+"""Group of entry points through which packages provide methods, each a `Method` with the entry point's name."""
 
 _DECLARED = "METHOD"
-"""What a module of this package calls the method that it declares."""
+"""Name of the variable in which a module of this package declares its method."""
 
 
 class _Methods(Mapping[str, Method]):
-    """The methods by name. One that an installed package brings is imported when it is asked for, and not before."""
+    """A mapping of methods by name, which imports a third-party method on first access."""
 
     def __getitem__(self, name: str) -> Method:
         own = _packaged()
@@ -56,29 +56,29 @@ def _packaged() -> dict[str, Method]:
 def _foreign(name: str) -> Method:
     method = plugins.load(name, ENTRY_POINTS, _packaged(), "method")
     if not isinstance(method, Method):
-        raise ConfigError(f"method {name}: is a {type(method).__name__}, no Method")
+        raise ConfigError(f"method {name}: is a {type(method).__name__}, not a Method")
     if ":" not in name and method.name != name:
-        raise ConfigError(f"method {name}: calls itself {method.name}: an entry point has its method's name")
+        raise ConfigError(f"method {name}: its name is {method.name}: an entry point must have its method's name")
     return method
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a method, or one that it combines, does not come with fedserdiff; it is not imported."""
+    """Return whether a method, or one that it combines, is third-party, without importing it."""
     return any(plugins.is_foreign(part, ENTRY_POINTS, _packaged()) for part in parts_of(name))
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Return the names in the name of a method that combines some; of any other, its own."""
+    """Return the names of the methods that a name combines; for any other method, its own name."""
     return tuple(name.split(SIGN))
 
 
 def get_method(name: str) -> Method:
-    """Return the method called `name`, or the one that ``module:object`` names; or several, with a + between names.
+    """Return a method by name or ``module:object``, or a combination of several with + between their names.
 
     Raises
     ------
     ConfigError
-        Where there is none; the text says which there are.
+        If there is no such method; the message lists the known ones.
     """
     if SIGN in name:
         return _combined(name)
@@ -91,35 +91,35 @@ def _combined(name: str) -> Method:
 
 
 def half_of(method: Method, half: str) -> Any:
-    """Return a method's half, its `strategy` or its `objective`, imported.
+    """Import and return one half of a method, its `strategy` or its `objective`.
 
     Raises
     ------
     ConfigError
-        Where it cannot be imported.
+        If it cannot be imported.
     """
     try:
         return pkgutil.resolve_name(half)
-    except Exception as error:  # noqa: BLE001 - others' modules may raise anything when they are imported
+    except Exception as error:  # noqa: BLE001 - third-party modules may raise anything on import
         raise ConfigError(f"method {method.name}: {half} cannot be imported ({one_line(error)})") from None
 
 
 def label(name: str) -> str:
-    """Return a method's name as people are to read it: what breaks privacy says so."""
+    """Return a method's display name, which says if the method breaks privacy."""
     return f"{name} (breaks privacy)" if get_method(name).breaks_privacy else name
 
 
 def listed_methods() -> str:
-    """Return the methods there are, for help texts; one of others is named and not imported, since it may be broken."""
+    """Return all methods for help texts; third-party ones are not imported, since they may be broken."""
     return ", ".join(name if is_foreign(name) else label(name) for name in METHODS)
 
 
 def origin_note(names: Iterable[str]) -> str | None:
-    """Return what is to be said beside scores of these methods; None where none knows where a scan comes from."""
+    """Return a note for scores of these methods; None if none of them needs the origin of a scan."""
     knowing = [name for name in names if get_method(name).knows_origin]
     if not knowing:
         return None
     return (
-        f"{', '.join(knowing)}: a hospital is scored with what it keeps for itself, an adapter or weights, so it has "
-        "to be known which hospital a scan comes from."
+        f"{', '.join(knowing)}: a hospital is scored with the adapter or weights that it keeps for itself, so scores "
+        "assume that the hospital of each scan is known."
     )

@@ -1,4 +1,4 @@
-"""Methods whose terms add up to one loss, named as a list: ``ser-diff+ewc`` replays error maps and holds weights."""
+"""Combinations of methods whose terms add up to one loss: ``ser-diff+ewc`` replays error maps and holds weights."""
 
 from collections.abc import Sequence
 
@@ -6,36 +6,36 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.methods.method import Method, MethodSettings
 
 SIGN = "+"
-"""Stands between the names."""
+"""Separator of the names."""
 
 
 def combined(name: str, methods: Sequence[Method]) -> Method:
-    """Return the method whose loss is that of the first of several, plus the terms that the others add to L_seg.
+    """Return a method whose loss is that of the first of several methods, plus the terms that the others add to L_seg.
 
-    The first one says which sites train in which stage, on what cases, and through what adapter. Every one keeps,
-    sends and asks for what it does by itself. The settings are those of all.
+    The first method determines which sites train in which stage, on which cases, and with which adapter. Every method
+    keeps, sends and requests the same records as by itself. The settings are those of all methods.
 
     Raises
     ------
     ConfigError
-        Where one of the others has nothing to add, or two would report one term, hand over one record, or declare a
+        If one of the others adds no term, or if two report the same term, hand over the same record, or declare a
         setting differently.
     """
     first, *others = methods
     for place, other in enumerate(others, 1):
         added = set(other.terms) - {"segmentation"}
         if not added or other.knows_origin or other.changes_batch:
-            raise ConfigError(f"method {name}: {other.name} is more than terms of a loss: name it first, or by itself")
+            raise ConfigError(f"method {name}: {other.name} is more than loss terms: put it first, or use it alone")
         for one in methods[:place]:
             for what, both in (("term", added & set(one.terms)), ("record", {one.hands_over} & {other.hands_over})):
                 if both - {""}:
-                    raise ConfigError(f"method {name}: {one.name} and {other.name} have one {what}: {min(both)}")
+                    raise ConfigError(f"method {name}: {one.name} and {other.name} share a {what}: {min(both)}")
     if not first.federated:
-        raise ConfigError(f"method {name}: {first.name} has no past that terms could be of")
+        raise ConfigError(f"method {name}: {first.name} has no earlier hospitals to which terms could refer")
     return Method(
         name,
         "; ".join(method.summary for method in methods),
-        strategy="",  # halves are the parts'
+        strategy="",  # each part has its own halves
         objective="",
         settings=_settings(name, methods),
         terms=tuple(dict.fromkeys(term for method in methods for term in method.terms)),
@@ -49,7 +49,7 @@ def combined(name: str, methods: Sequence[Method]) -> Method:
 
 
 def _settings(name: str, methods: Sequence[Method]) -> type[MethodSettings]:
-    """Return a class of the settings of all: an instance of each one's own class."""
+    """Return a class with the settings of all methods, a subclass of each method's settings class."""
     own = dict.fromkeys(method.settings for method in methods)
     for one in own:
         for other in own:

@@ -6,7 +6,7 @@ from fedserdiff.methods.method import Method
 
 METHOD = Method(
     "der",
-    "image-replay that also holds the student to the teacher's outputs on the replayed scans (arXiv 2004.07211)",
+    "image-replay that also distils the teacher's outputs on the replayed scans (arXiv 2004.07211)",
     "strategies.der:Der",
     "sites.objectives.der:DerObjective",
     ImageReplaySettings,

@@ -8,7 +8,7 @@ class EwcSettings(MethodSettings):
     """Settings of EWC."""
 
     weight: float = setting(
-        10000.0, "Weight of the penalty on moving weights that earlier hospitals need.", ge=0, after_first_stage=True
+        10000.0, "Weight of the penalty on changing weights that earlier hospitals need.", ge=0, after_first_stage=True
     )
 
 

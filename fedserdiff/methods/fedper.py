@@ -1,4 +1,4 @@
-"""FedPer: federated averaging of all weights but those of each network's last layer."""
+"""FedPer: federated averaging of all weights except those of each network's last layer."""
 
 from fedserdiff.methods.method import Method, Together
 

@@ -1,4 +1,4 @@
-"""FedProx: federated averaging with hospitals held near the student of the round."""
+"""FedProx: federated averaging in which hospitals' students stay near the round's initial student."""
 
 from fedserdiff.methods.method import Method, Together
 from fedserdiff.settings.declaration import setting
@@ -7,12 +7,12 @@ from fedserdiff.settings.declaration import setting
 class FedProxSettings(Together):
     """Settings of FedProx."""
 
-    mu: float = setting(0.01, "μ, the weight of the penalty on moving weights away from the round's student.", ge=0)
+    mu: float = setting(0.01, "μ, the weight of the penalty on changes from the round's initial student.", ge=0)
 
 
 METHOD = Method(
     "fedprox",
-    "FedAvg with hospitals held near the student that a round begins with (arXiv 1812.06127)",
+    "FedAvg with a penalty on changes from the student at the start of a round (arXiv 1812.06127)",
     "strategies.fine_tune:FineTune",
     "sites.objectives.fedprox:FedProxObjective",
     FedProxSettings,

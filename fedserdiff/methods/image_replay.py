@@ -1,4 +1,4 @@
-"""Replay of whole synthetic scans."""
+"""Replay of complete synthetic scans."""
 
 from fedserdiff.methods.method import Method, MethodSettings, Teacher
 from fedserdiff.settings.declaration import setting
@@ -10,7 +10,7 @@ class ImageReplaySettings(MethodSettings):
     lambda_kd: float = setting(1.0, "λ, the weight of replay against segmentation.", ge=0, after_first_stage=True)
     teacher: Teacher = setting(
         "first",
-        "Whose images are replayed: the `first` hospital's, or, with `latest`, every hospital's.",
+        "Source of replayed images: `first` for the first hospital's, `latest` for every earlier hospital's.",
         after_first_stage=True,
     )
 

@@ -1,4 +1,4 @@
-"""Lesion replay: lesions of earlier hospitals painted into the scans of a later one."""
+"""Lesion replay: lesions of earlier hospitals are painted into the scans of a later one."""
 
 from fedserdiff.methods.method import Distilling, Method, Teacher
 from fedserdiff.settings.declaration import setting
@@ -9,34 +9,34 @@ class LesionReplaySettings(Distilling):
 
     teacher: Teacher = setting(
         "latest",
-        "Whose student is frozen as the teacher: `first` (stage 1's) or `latest` (every stage's).",
+        "Student that is frozen as the teacher: that of the `first` stage, or the `latest` of every stage.",
         after_first_stage=True,
     )
     painted_share: float = setting(
         0.25,
-        "Share of earlier hospitals' patients that stand for them in a batch: of P earlier and n own patients it is "
-        "painted_share · P ÷ (painted_share · P + n) of a batch that gets earlier hospitals' lesions.",
+        "Weight of an earlier hospital's patient in a batch, relative to an own one. With P earlier and n own "
+        "patients, a share painted_share · P ÷ (painted_share · P + n) of a batch gets earlier hospitals' lesions.",
         ge=0,
         le=1,
         after_first_stage=True,
     )
     least_patients: int = setting(
         5,
-        "Fewest patients over whom moments are shared: a class that fewer have counts as absent.",
+        "Least number of patients for shared moments: a class that fewer patients have counts as absent.",
         ge=5,
         after_first_stage=True,
     )
     distillation: float = setting(
         0.3,
-        "Weight of distillation as a share of λ, where all patients so far are earlier hospitals': it shrinks with the "
-        "share that they are. Painted samples are distilled, outputs with features.",
+        "Weight of distillation as a share of λ, multiplied by earlier hospitals' share of all patients so far. "
+        "Painted samples are distilled, with features and outputs.",
         ge=0,
         after_first_stage=True,
     )
     alarm_drop: float = setting(
         0.1,
-        "By how much the Dice of a region of an earlier hospital's lesions, painted, may fall in a stage before the "
-        "coordinator warns; 0 is never. It takes the latest teacher.",
+        "Largest drop, in a stage, of a region's Dice on an earlier hospital's painted lesions before the coordinator "
+        "warns; 0 turns warnings off. It needs the latest teacher.",
         ge=0,
         le=1,
         after_first_stage=True,

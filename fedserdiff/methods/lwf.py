@@ -1,4 +1,4 @@
-"""Learning without Forgetting: outputs of the last stage's student, distilled on the hospital's own scans."""
+"""Learning without Forgetting: the last stage's outputs are distilled on the hospital's own scans."""
 
 from fedserdiff.methods.method import Method, MethodSettings
 from fedserdiff.settings.declaration import setting

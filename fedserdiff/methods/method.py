@@ -1,4 +1,4 @@
-"""What is declared of a method: its two halves, its settings, and what its hospitals hand over."""
+"""The declaration of a method: its two halves, its settings, and the record that its hospitals hand over."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -7,7 +7,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.settings.declaration import Group, setting
 
 TAKEN = frozenset({"arrays", "teacher", "config", "left-out", "metrics", "site", "scan-hashes"})
-"""Names of records that are no method's: `fedserdiff.wire` says what they hold."""
+"""Names of records that methods may not use; `fedserdiff.wire` describes these records."""
 
 Teacher = Literal["first", "latest"]
 SharedErrorMaps = Literal["null", "mri", "none"]
@@ -23,35 +23,35 @@ class MethodSettings(Group):
 
     @classmethod
     def of(cls, method: "MethodSettings") -> Self:
-        """Return a method's settings as those of this class.
+        """Return a method's settings as an instance of this class.
 
         Raises
         ------
         TypeError
-            Where they are another class's.
+            If they belong to another class.
         """
         if not isinstance(method, cls):
-            raise TypeError(f"{method.name} has no {cls.__name__}")
+            raise TypeError(f"the settings of {method.name} are not {cls.__name__}")
         return method
 
 
 class NoSettings(MethodSettings):
-    """Of a method that has none."""
+    """The settings class of a method without settings."""
 
 
 class Together(MethodSettings):
-    """What methods share by which all hospitals train from the start."""
+    """The settings that methods share in which all hospitals train from the start."""
 
     rounds: int = setting(
         20,
-        "Rounds of training and averaging of the one stage in which all hospitals train: no more than its steps or "
+        "Rounds of training and averaging in the single stage in which all hospitals train; at most its steps or "
         "epochs.",
         ge=1,
     )
 
 
 class Distilling(MethodSettings):
-    """What methods that distil a teacher share."""
+    """The settings that methods share which distil a teacher."""
 
     lambda_kd: float = setting(
         1.0,
@@ -64,7 +64,8 @@ class Distilling(MethodSettings):
     )
     teacher: Teacher = setting(
         "first",
-        "Whose student is frozen as the teacher: `first` (stage 1's, as in the paper) or `latest` (every stage's).",
+        "Student that is frozen as the teacher: that of the `first` stage (as in the paper), or the `latest` of every "
+        "stage.",
         after_first_stage=True,
     )
 
@@ -76,7 +77,7 @@ class Method:
     Attributes
     ----------
     name : str
-        As people write it.
+        Name in settings and commands.
     summary : str
         One line for help texts and reports.
     strategy : str
@@ -89,32 +90,31 @@ class Method:
     terms : tuple of str
         Names of the loss terms that its objective may report.
     hands_over : str
-        Name of the record that a hospital hands over of a stage that has ended, and no other record's; none if "".
+        Name of the record that a hospital hands over after a stage, used by no other record; "" if there is none.
     records : str
-        What that record may hold, ``module:function``: of the settings and of a student as it crosses the wire, a
-        record of one vector, the function returns an `ArrayRule` of `fedserdiff.reply_schema` for each of the record's
-        arrays, by name. Where it returns none, nothing may be handed over under those settings.
+        Rules for that record, ``module:function``. The function takes the settings and a student's weights, a record
+        with one vector, and returns an `ArrayRule` of `fedserdiff.reply_schema` for each of the record's arrays, by
+        name. If it returns none, nothing may be handed over with those settings.
     every_round : bool
-        Whether a hospital hands that record over with each round's change, and not when a stage has ended.
+        Whether a hospital hands that record over with each round's change instead of after a stage.
     breaks_privacy : bool
-        Whether it needs raw data of other hospitals: possible in a simulation only.
+        Whether it needs raw data of other hospitals, which is possible only in a simulation.
     knows_origin : bool
-        Whether its scores use that a hospital knows which it is.
+        Whether its scores depend on knowing the hospital of each scan.
     changes_batch : bool
-        Whether it trains on other samples than those that are drawn: then no other method's terms are of its batch.
+        Whether it trains on other samples than the drawn ones, so that it cannot add terms to another method's batch.
     federated : bool
-        Whether hospitals train together by what crosses the wire. Otherwise students cross it only because a
-        simulation scores them everywhere, and comparisons do not count their bytes.
+        Whether hospitals train together through messages. Otherwise students are sent only because a simulation scores
+        them everywhere, and comparisons do not count their bytes.
     arrival : str
-        How hospitals arrive where `training.arrival` leaves it to the method: ``in-turn``, a stage each, or
+        How hospitals arrive if `training.arrival` leaves it to the method: ``in-turn``, one stage each, or
         ``together``, in one stage.
     aggregation : str
-        Flower's strategy by which students become one, where `aggregation.strategy` leaves it to the method.
+        Flower strategy that aggregates students, if `aggregation.strategy` leaves it to the method.
     inertia : float
-        The most that a stage keeps of the student that it began with, where `aggregation.inertia` leaves it to the
-        method.
+        Largest share that a stage keeps of its initial student, if `aggregation.inertia` leaves it to the method.
     combines : tuple of Method
-        The methods whose terms this one adds up, where `fedserdiff.methods.combination` made it.
+        The methods whose terms this one adds up, if `fedserdiff.methods.combination` made it.
     """
 
     name: str
@@ -137,9 +137,9 @@ class Method:
 
     @property
     def group(self) -> GroupName:
-        """Which methods it is compared with first.
+        """Group of methods with which it is compared first.
 
-        ``raw-data`` where it breaks privacy, ``alone`` without a federation, else as its hospitals arrive.
+        It is ``raw-data`` if the method breaks privacy, ``alone`` without a federation, and otherwise its `arrival`.
         """
         if self.breaks_privacy:
             return "raw-data"
@@ -147,16 +147,16 @@ class Method:
 
     @property
     def parts(self) -> tuple["Method", ...]:
-        """The methods that this one combines: itself, where it combines none."""
+        """The methods that this one combines; itself if it combines none."""
         return self.combines or (self,)
 
     @property
     def hands_over_all(self) -> tuple[str, ...]:
-        """Names of the records that a hospital may hand over, one a part at most."""
+        """Names of the records that a hospital may hand over, at most one per combined method."""
         return tuple(part.hands_over for part in self.parts if part.hands_over)
 
     def __post_init__(self) -> None:
         if self.hands_over in TAKEN or self.hands_over.startswith("teacher-"):
-            raise ConfigError(f"method {self.name}: hands_over: {self.hands_over!r} is the name of another record")
+            raise ConfigError(f"method {self.name}: hands_over: {self.hands_over!r} is already the name of a record")
         if bool(self.hands_over) != bool(self.records):
-            raise ConfigError(f"method {self.name}: hands_over, records: name a record and its rules, or neither")
+            raise ConfigError(f"method {self.name}: hands_over, records: declare a record with its rules, or neither")

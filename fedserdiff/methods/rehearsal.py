@@ -9,7 +9,7 @@ class RehearsalSettings(MethodSettings):
 
     share: float = setting(
         0.25,
-        "Share of each past site's training patients that is kept and trained on again.",
+        "Share of each past site's training patients that is kept for further training.",
         gt=0,
         le=1,
         after_first_stage=True,

@@ -9,8 +9,8 @@ class SerDiffSettings(Distilling):
 
     shared_error_maps: SharedErrorMaps = setting(
         "null",
-        "Error maps that a hospital shares: `null` (from the teacher's unconditional branch, no patient goes in), "
-        "`mri` (made of its scans) or `none`.",
+        "Error maps that a hospital shares: `null` (from the teacher's unconditional branch, without patients' data), "
+        "`mri` (generated from its scans) or `none`.",
         after_first_stage=True,
     )
 

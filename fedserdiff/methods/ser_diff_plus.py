@@ -11,44 +11,46 @@ class SerDiffPlusSettings(SerDiffSettings):
     """Settings of SER-Diff+ (values are our choice, measured: docs/explanation/retention.md)."""
 
     teacher: Literal["latest"] = setting(
-        "latest", "The student that teaches: always the latest.", after_first_stage=True
+        "latest", "Student that is frozen as the teacher: always the `latest`.", after_first_stage=True
     )
     shared_error_maps: SharedErrorMaps = setting(
         "none",
-        "Error maps that a hospital shares: `null` (from the teacher's unconditional branch, no patient goes in), "
-        "`mri` (made of its scans) or `none`.",
+        "Error maps that a hospital shares: `null` (from the teacher's unconditional branch, without patients' data), "
+        "`mri` (generated from its scans) or `none`.",
         after_first_stage=True,
     )
     inversion_steps: int = setting(
         300,
-        "Contrast inversion: steps by which an arriving hospital learns its adapter; 0 is no adapter.",
+        "Steps of contrast inversion, in which an arriving hospital trains its adapter; 0 means no adapter.",
         ge=0,
         after_first_stage=True,
     )
-    inversion_rate: float = setting(5e-3, "Adam's initial rate in contrast inversion.", gt=0, after_first_stage=True)
+    inversion_rate: float = setting(
+        5e-3, "Adam's initial learning rate in contrast inversion.", gt=0, after_first_stage=True
+    )
     inversion_batch_share: float = setting(
         0.5,
-        "Batch of contrast inversion as a share of `training.batch_size`: more steps of fewer samples take the adapter "
-        "further for the same time.",
+        "Batch size of contrast inversion as a share of `training.batch_size`: in the same time, more steps with fewer "
+        "samples improve the adapter more.",
         gt=0,
         le=1,
         after_first_stage=True,
     )
     adapter_rate: float = setting(
         0.5,
-        "Rate by which the adapter learns on with the student, as a share of `training.learning_rate`.",
+        "Learning rate of the adapter during the student's training, as a share of `training.learning_rate`.",
         ge=0,
         after_first_stage=True,
     )
     distillation: float = setting(
         0.3,
-        "Weight of distillation as a share of λ: the samples themselves are distilled, and outputs with features.",
+        "Weight of distillation as a share of λ. The hospital's samples are distilled, with features and outputs.",
         ge=0,
         after_first_stage=True,
     )
     taught_share: float = setting(
         0.5,
-        "Share of a batch that is distilled, the part that is drawn from items with tumour.",
+        "Share of a batch that is distilled, taken from the part drawn from items with tumour.",
         gt=0,
         le=1,
         after_first_stage=True,

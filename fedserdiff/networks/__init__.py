@@ -1,7 +1,7 @@
-"""The coarse networks there are: those of `packaged`, and others' by entry point or by name of an object.
+"""The coarse networks: those of `packaged`, and third-party ones by entry point or object name.
 
 Any module that maps images (B, modalities, *grid) to logits (B, regions, *grid) can be the coarse network. The residual
-diffusion behind it stays as it is. `fedserdiff.networks.coarse` builds one and sees that it can be used.
+diffusion behind it does not change. `fedserdiff.networks.coarse` builds a network and checks that it can be used.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from fedserdiff import plugins
 
 ENTRY_POINTS = "fedserdiff.networks"
-"""The group of entry points by which an installed package brings networks, each a function like those of `packaged`."""
+"""Group of entry points through which packages provide networks, each a function like those of `packaged`."""
 
 UNET = "unet"
 """The network that `network.coarse_channels` and `network.stem_factor` describe."""
@@ -24,14 +24,14 @@ NETWORKS: Mapping[str, str] = MappingProxyType(
         "nnunet": "fedserdiff.networks.packaged:nnunet",
     }
 )
-"""The networks of this package by name, each the function that builds it: named, so that no name imports torch."""
+"""The builder of each network of this package, as a name, so that this module does not import torch."""
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a network does not come with fedserdiff."""
+    """Return whether a network is third-party."""
     return plugins.is_foreign(name, ENTRY_POINTS, NETWORKS)
 
 
 def names() -> list[str]:
-    """Return the names of the networks of this package and of installed packages, none of them imported."""
+    """Return the names of all networks, of this and of installed packages, without importing them."""
     return list(dict.fromkeys((*NETWORKS, *plugins.installed(ENTRY_POINTS))))

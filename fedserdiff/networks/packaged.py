@@ -1,6 +1,6 @@
-"""Builders of the coarse networks by name: each takes dimensions, channels, the grid, and a network's own arguments.
+"""Builders of the coarse networks: each takes dimensions, channels, the grid, and the network's own arguments.
 
-A package of others brings the same: ``build(dims, in_channels, out_channels, grid, **arguments) -> nn.Module``.
+Third-party builders have the same form: ``build(dims, in_channels, out_channels, grid, **arguments) -> nn.Module``.
 """
 
 import importlib
@@ -13,14 +13,14 @@ from torch import nn
 from fedserdiff.diffusion.denoiser import StemmedUNet
 from fedserdiff.errors import ConfigError
 
-_MOST_FEATURES = {2: 512, 3: 320}  # nnU-Net's, of planes and of volumes
-_LEAST_EDGE = 4  # below which nnU-Net halves no axis
+_MOST_FEATURES = {2: 512, 3: 320}  # nnU-Net's limits in 2D and 3D
+_LEAST_EDGE = 4  # nnU-Net does not halve an axis below this
 
 
 def unet(
     dims: int, in_channels: int, out_channels: int, grid: Sequence[int], *, channels: Sequence[int], factor: int
 ) -> nn.Module:
-    """Build the student's own kind of network, at timestep 0 throughout."""
+    """Build the default network, a `StemmedUNet` that always runs at timestep 0."""
     return StemmedUNet(dims, in_channels, out_channels, channels, factor)
 
 
@@ -43,15 +43,15 @@ def basic_unet(dims: int, in_channels: int, out_channels: int, grid: Sequence[in
 
 
 def nnunet(dims: int, in_channels: int, out_channels: int, grid: Sequence[int], **arguments: Any) -> nn.Module:
-    """Build nnU-Net's PlainConvUNet (Isensee et al., Nature Methods 2021), deep supervision off.
+    """Build nnU-Net's PlainConvUNet (Isensee et al., Nature Methods 2021), without deep supervision.
 
-    Without arguments its widths follow nnU-Net's rule, and it halves the grid as often as every axis allows: all axes
-    alike, where nnU-Net plans each by itself (our choice).
+    Without arguments, its widths follow nnU-Net's rule, and it halves the grid as often as all axes allow. All axes are
+    halved equally (our choice; nnU-Net plans each axis separately).
 
     Raises
     ------
     ConfigError
-        Where the optional package is not installed.
+        If the optional package is not installed.
     """
     try:
         architectures = importlib.import_module("dynamic_network_architectures.architectures.unet")
@@ -82,5 +82,5 @@ def nnunet(dims: int, in_channels: int, out_channels: int, grid: Sequence[int], 
         deep_supervision=False,
         **{**planned, **arguments},
     )
-    network.decoder.seg_layers = network.decoder.seg_layers[-1:]  # the others serve deep supervision alone
+    network.decoder.seg_layers = network.decoder.seg_layers[-1:]  # the others only serve deep supervision
     return cast(nn.Module, network)

@@ -1,1 +1,1 @@
-"""Attacks on what leaves a hospital, and how well they do: leakage under these attacks, never a proof of privacy."""
+"""Attacks on the data that leave a hospital, and their success: leakage under these attacks, never a privacy proof."""

@@ -1,8 +1,8 @@
-"""Canaries: patients with planted lesions of shapes that no other patient has, and what is found of them afterwards.
+"""Canaries: patients with planted lesions of unique shapes, which an attack then tries to find.
 
-After the canaries of arXiv 1802.08232: a shape is drawn at random, some shapes are planted in training patients and
-others, of the same distribution, in none. Who finds planted shapes in what leaves a hospital better than the others has
-found a patient.
+The idea is that of arXiv 1802.08232. Shapes are drawn at random; some are planted in training patients, and others from
+the same distribution are not. An attack that finds planted shapes better than the others in the data that leave a
+hospital has identified a patient.
 """
 
 import math
@@ -16,14 +16,14 @@ from fedserdiff.data.preprocess import CaseArrays
 
 _RADII = (4.0, 7.0)  # voxels of the working grid
 _LOBES = (3, 8)
-_DEPTH = 0.45  # of the lobes, as a share of the radius
+_DEPTH = 0.45  # of the lobes, relative to the radius
 _SLICES = 8
 
 
 def star(shape: tuple[int, int], centre: tuple[float, float], rng: np.random.Generator) -> NDArray[np.bool_]:
     """Draw a star with a random number, depth and direction of lobes, stretched at random, as a mask (X, Y).
 
-    No lesion looks like it: its radius is r₀ (1 + d cos(nθ + φ)).
+    Its radius is r₀ (1 + d cos(nθ + φ)), unlike that of any lesion.
     """
     x, y = np.meshgrid(*(np.arange(n) - c for n, c in zip(shape, centre, strict=True)), indexing="ij")
     turn, stretch = rng.uniform(0, math.pi), rng.uniform(0.7, 1.4)
@@ -35,11 +35,11 @@ def star(shape: tuple[int, int], centre: tuple[float, float], rng: np.random.Gen
 
 
 def plant(cached: CachedCase, rng: np.random.Generator) -> tuple[CachedCase, NDArray[np.uint8]]:
-    """Return a case with a star planted beside its own lesion, and the star's masks (3, X, Y, Z), alone.
+    """Return a case with a star planted beside its own lesion, and the masks (3, X, Y, Z) of the star alone.
 
-    The star runs through a few neighbouring slices away from the case's own lesion where there are such, at a random
-    place in the brain. Its voxels get the mean contrast of the case's own enhancing tumour, or else of its tumour, and
-    all three regions as truth. A case without any tumour gets what a bright lesion might have: 2 in every modality.
+    The star spans a few neighbouring slices at a random position in the brain, away from the case's own lesion if
+    possible. Its voxels get the mean intensities of the case's enhancing tumour, or otherwise of its tumour, and belong
+    to all three regions. In a case without tumour, they get 2 in every modality, as a bright lesion might have.
     """
     image = np.array(cached.prepared.image, np.float32)
     mask = np.array(cached.prepared.mask)

@@ -1,4 +1,4 @@
-"""Differential privacy of what a hospital lets out with Gaussian noise: how much it spends."""
+"""Differential privacy with Gaussian noise: the privacy budget that a hospital's releases spend."""
 
 import math
 from typing import Any
@@ -9,55 +9,55 @@ from scipy.special import erfcx, ndtr, ndtri
 from fedserdiff.settings.experiment import Settings
 
 DELTA = 1e-5
-"""At which ε is told (our choice; nothing depends on it but the figure that is shown)."""
+"""The δ for which ε is reported (our choice; only the reported figure depends on it)."""
 
 
 def epsilon(noise: float, releases: int, delta: float = DELTA) -> float:
-    """Return the ε of (ε, δ)-differential privacy of `releases` Gaussian mechanisms together.
+    """Return the ε of (ε, δ)-differential privacy for the composition of `releases` Gaussian mechanisms.
 
-    Together they are one Gaussian mechanism whose noise is √releases times smaller (arXiv 1905.02383), of which the
-    exact ε is known (arXiv 1805.06530, theorem 8): no bound is given away.
+    They compose to one Gaussian mechanism whose noise is √releases times smaller (arXiv 1905.02383), for which the
+    exact ε is known (arXiv 1805.06530, theorem 8), so the result is tight.
 
     Parameters
     ----------
     noise : float
-        Standard deviation of the noise over the sensitivity, above 0, the same for every release.
+        Standard deviation of the noise divided by the sensitivity, above 0, the same for every release.
     releases : int
-        At least 1; each may depend on all before it.
+        Number of releases, at least 1; each may depend on all earlier ones.
     delta : float
-        In (0, 1).
+        δ, in (0, 1).
     """
     mu = math.sqrt(releases) / noise
 
     def beyond(x: float) -> float:
-        """Return by how much the mechanism's δ at ε = μ (x + μ/2) exceeds the one wanted: Φ(−x) − e^ε Φ(−x − μ) − δ."""
+        """Return the excess of the mechanism's δ at ε = μ (x + μ/2) over the given one: Φ(−x) − e^ε Φ(−x − μ) − δ."""
         return float(ndtr(-x) - math.exp(-x * x / 2) * erfcx((x + mu) / math.sqrt(2)) / 2 - delta)
 
     if beyond(-mu / 2) <= 0:
         return 0.0
-    most = -float(ndtri(delta))  # there the first of the two terms alone is δ
+    most = -float(ndtri(delta))  # at this x, the first of the two terms alone is δ
     return mu * (float(brentq(beyond, -mu / 2, most)) + mu / 2)
 
 
 def noise_deviation(config: Settings) -> float:
-    """Return the standard deviation of the noise on a round's change of each weight: noise times sensitivity, 2C."""
+    """Return the standard deviation of the noise on each weight's change in a round: noise × sensitivity 2C."""
     return 2 * config.privacy.dp_clip * config.privacy.dp_noise
 
 
 def most_releases(config: Settings, site: int) -> int:
-    """Return in how many rounds the hospital with this number, from 0, trains at most: as often its change leaves."""
+    """Return the most rounds in which hospital number `site`, from 0, trains and sends its change of weights."""
     return config.rounds * len(config.timetable.stages_of(config.sites[site].name))
 
 
 def spent(config: Settings) -> dict[str, Any] | None:
-    """Return what a run's noise on changes of weights promises each hospital; None where there is no noise.
+    """Return the guarantee that a run's noise on weight changes gives each hospital; None without noise.
 
     Returns
     -------
     dict or None
-        ``unit``, whose data may all be others' without anybody being able to tell; ``noise``, ``clip`` and ``delta``;
-        ``releases`` and ``epsilon``, each by site. The guarantee is of what rounds release and of all that is made of
-        it; the counts and scan hashes of an introduction, and scores of test patients, are outside.
+        ``unit`` (the data that could be replaced without anybody noticing), ``noise``, ``clip`` and ``delta``, and, by
+        site, ``releases`` and ``epsilon``. The guarantee covers the rounds' releases and everything computed from them.
+        It does not cover the counts and scan hashes of an introduction, or scores of test patients.
     """
     if config.privacy.dp_noise == 0:
         return None

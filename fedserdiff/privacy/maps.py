@@ -1,4 +1,4 @@
-"""Do error maps that a hospital shares look more like its training patients than like patients it never trained on?"""
+"""A test of whether shared error maps look more like a hospital's training patients than like held-out patients."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ _REPLICATES = 1000
 
 
 def contours(truth: torch.Tensor) -> torch.Tensor:
-    """Return the contours of masks of 0 and 1, of shape (N, 3, *grid): a region's voxels that touch what is outside."""
+    """Return the contours of 0/1 masks of shape (N, 3, *grid): the voxels of a region that touch its outside."""
     pool = F.max_pool2d if truth.ndim == 4 else F.max_pool3d
     outside = 1 - truth
     return truth * pool(outside, 3, 1, 1)
 
 
 def nearness(shared: torch.Tensor, by_patient: Iterable[torch.Tensor]) -> NDArray[np.float64]:
-    """Return how near each shared sample comes to each patient: its best cosine with any of the patient's items.
+    """Return the nearness of each shared sample to each patient: its best cosine with any of the patient's items.
 
-    A mirrored item counts as the item: training mirrors half of its batches (our choice: the cosine knows no scale, so
-    that neither an empty map nor a small lesion is near to everything).
+    A mirrored item counts as well, because training mirrors half of its batches. The cosine is our choice: it does not
+    depend on scale, so neither an empty map nor a small lesion is near to everything.
 
     Parameters
     ----------
     shared : Tensor of shape (M, C, *grid)
     by_patient : iterable of Tensor of shape (N, C, *grid)
-        At least one item a patient.
+        Items of each patient, at least one.
 
     Returns
     -------
     array of float64 of shape (M, patients)
-        In [−1, 1]; an item that is 0 everywhere has 0 with every sample.
+        Values in [−1, 1]; an item that is 0 everywhere has nearness 0 to every sample.
     """
     own = _directions(shared)
     found = []
@@ -57,10 +57,10 @@ class DistanceTest:
     Attributes
     ----------
     ratio : Interval
-        Mean distance to the nearest of the training patients over that to the nearest of as many held-out ones: 1 where
-        samples are no nearer to those that were trained on, below 1 where they are. Interval of 95 % over patients.
+        Mean distance to the nearest training patient, divided by that to the nearest of as many held-out ones: 1 if
+        samples are not nearer to training patients, below 1 if they are. With a 95 % interval over patients.
     p_value : float
-        Two-sample permutation test, one-sided: how often groups drawn from all patients alike have a ratio as low.
+        One-sided two-sample permutation test: how often random groups of all patients have a ratio as low.
     """
 
     ratio: Interval
@@ -70,10 +70,10 @@ class DistanceTest:
 def distance_test(
     to_training: NDArray[np.float64], to_held_out: NDArray[np.float64], rng: np.random.Generator
 ) -> DistanceTest:
-    """Compare distances 1 − `nearness` to two groups of patients, shapes (M, training) and (M, held-out).
+    """Compare the distances 1 − nearness to two groups of patients, given `nearness` of shapes (M, patients).
 
-    The nearest of many patients is nearer than that of few: of the larger group the mean is taken over every choice of
-    as many as the smaller has.
+    The nearest of many patients is nearer than the nearest of few. For the larger group, the mean is therefore taken
+    over all subsets of the smaller group's size.
     """
     size = min(to_training.shape[1], to_held_out.shape[1])
 
@@ -81,7 +81,7 @@ def distance_test(
         return _distance(training, size) / max(_distance(held_out, size), 1e-12)
 
     def resampled(group: NDArray[np.float64]) -> NDArray[np.float64]:
-        alike = rng.permutation(group.shape[1])[:size]  # as many repeats in both: they make the nearest less near
+        alike = rng.permutation(group.shape[1])[:size]  # same share of repeats in both groups
         return group[:, rng.choice(alike, size)]
 
     value = ratio(to_training, to_held_out)
@@ -99,8 +99,8 @@ def distance_test(
 
 
 def _distance(near: NDArray[np.float64], size: int) -> float:
-    """Return the mean over samples of the distance to the nearest of `size` patients, over all choices of those."""
+    """Return the mean distance of samples to the nearest of `size` patients, over all subsets of that size."""
     patients = near.shape[1]
-    place = np.arange(1, patients + 1)  # the nearest of a choice is the one at this place with C(place − 1, size − 1)
+    place = np.arange(1, patients + 1)  # this place is nearest in C(place − 1, size − 1) subsets
     chance = comb(place - 1, size - 1) / comb(patients, size)
     return float((1 - np.sort(near, axis=1) @ chance).mean())

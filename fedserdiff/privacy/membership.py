@@ -1,4 +1,4 @@
-"""Membership inference on a student's weights: was this patient's scan among those that it was trained on?"""
+"""Membership inference on a student's weights: was a patient's scan among its training data?"""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,23 @@ from fedserdiff.diffusion.refiner import Student
 from fedserdiff.privacy.scores import Scores
 
 LOSSES = ("coarse", "refined")
-"""Of which of a student's two masks the loss is taken."""
+"""The student's two masks whose loss is measured."""
 
-_STEPS = 2  # by which a mask is refined
+_STEPS = 2  # sampling steps of refinement
 _AT_ONCE = 64
 _LEAST = 1e-8
-_CERTAIN = 1e-4  # a probability counts as no surer than this: one voxel is not to drown all others of an item
+_CERTAIN = 1e-4  # probabilities are clipped to this distance from 0 and 1, so that one voxel cannot dominate an item
 
 
 @torch.no_grad()
 def losses(
     student: Student, image: torch.Tensor, truth: torch.Tensor, adapter: SiteAdapter | None
 ) -> dict[str, Scores]:
-    """Return the logarithm of (Dice + BCE) of the coarse and the refined mask of every item: float64 of shape (N,).
+    """Return the logarithm of (Dice + BCE) of each item's coarse and refined masks, float64 of shape (N,).
 
-    All items are refined from one noise (our choice): a loss does not depend on what else comes. The residual
-    diffusion's own loss, ‖Ê − E‖² at given timesteps, does not even tell whom a student has learnt by heart.
+    All items are refined from the same noise (our choice), so an item's loss does not depend on the others. The
+    residual diffusion's own loss, ‖Ê − E‖² at given timesteps, does not even reveal patients that a student has
+    memorised.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def losses(
     image, truth : Tensor of shape (N, 4, *grid), (N, 3, *grid)
         Scans and their region masks.
     adapter : SiteAdapter or None
-        The hospital's. It never leaves; an attack that has it is the stronger one.
+        The hospital's adapter. It never leaves the hospital; an attack with it is stronger.
     """
     student.eval()
     noise = torch.randn(1, *truth.shape[1:], generator=torch.Generator().manual_seed(0)).to(image.device)
@@ -49,22 +50,22 @@ def losses(
 
 
 def _loss(mask: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return Dice + BCE of a mask of probabilities, which nothing learns from."""
+    """Return Dice + BCE of a mask of probabilities, for measurement only."""
     certain = mask.clamp(_CERTAIN, 1 - _CERTAIN)
     return float(dice_loss(mask, truth) + F.binary_cross_entropy(certain, truth))
 
 
 def calibrated(loss: Scores, of_shadows: Sequence[Scores]) -> Scores:
-    """Return, item by item, how far a loss lies below the mean of shadow models' that never saw the item.
+    """Return, for each item, how far its loss lies below the mean loss of shadow models that never saw it.
 
-    Some scans are easy for every model: what tells a member is a loss lower than the scan's own difficulty explains
-    (arXiv 2111.08440).
+    Some scans are easy for every model. A member stands out by a loss lower than the scan's difficulty explains (arXiv
+    2111.08440).
 
     Parameters
     ----------
     loss : array of shape (N,)
-        Of the model under attack.
+        Losses of the model under attack.
     of_shadows : sequence of array of shape (N,)
-        Of each shadow model, NaN for items that it was trained on; every item has a shadow without it.
+        Losses of each shadow model, NaN for its training items. Every item needs a shadow model not trained on it.
     """
     return np.asarray(np.nanmean(np.stack(of_shadows), axis=0) - loss)

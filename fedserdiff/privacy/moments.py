@@ -1,10 +1,10 @@
-"""Membership from means that are shared: does a patient pull them to its own side?"""
+"""Membership inference from shared means: does a patient pull them to its own side?"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 _RIDGE = 0.05
-"""Of the mean variance, added to a covariance: of few patients it is degenerate (our choice)."""
+"""Share of the mean variance added to a covariance, which is degenerate for few patients (our choice)."""
 
 Floats = NDArray[np.float64]
 
@@ -12,28 +12,28 @@ Floats = NDArray[np.float64]
 def inner_products(
     patients: Floats, members: NDArray[np.bool_], shared: Floats, rng: np.random.Generator
 ) -> list[Floats]:
-    """Return for each patient how far shared means lie to its own side of the population's.
+    """Return, for each patient, how far the shared means lie towards it from the population's means.
 
-    The attack of Dwork, Smith, Steinke, Ullman and Vadhan (Robust traceability from trace amounts, FOCS 2015): with x
-    what a patient has, μ the population's mean and m the shared one, the score is (x − μ)ᵀ Σ⁻¹ (m − μ), summed over
-    classes that the patient has. The population is everyone else who is no member, so that a patient is never held
-    against itself; a member's lacks one drawn patient, too, so that all of them are equally large.
+    This is the attack of Dwork, Smith, Steinke, Ullman and Vadhan (Robust traceability from trace amounts, FOCS 2015).
+    With a patient's values x, the population's mean μ and the shared mean m, the score is (x − μ)ᵀ Σ⁻¹ (m − μ), summed
+    over the patient's classes. The population is all other non-members, so that a patient is never compared with
+    itself. For a member, it also lacks one random patient, so that all populations have the same size.
 
     Parameters
     ----------
     patients : array of float64, shape (P, K, M)
-        Means of K classes in M modalities; NaN of classes that a patient does not have.
+        Means of K classes in M modalities; NaN for classes that a patient does not have.
     members : array of bool, shape (P,)
-        Who was averaged; at least two patients were not.
+        Patients whose values were averaged; at least two patients must be non-members.
     shared : array of float64, shape (K, M)
-        The means; a class that is 0 in all modalities is not shared.
+        Shared means; a class that is 0 in all modalities is not shared.
     rng : numpy Generator
-        For which patient a member's population lacks.
+        Generator that picks the patient left out of a member's population.
 
     Returns
     -------
     list of array, each of shape (1,)
-        By patient; the higher, the more it seems to be a member. 0 where nothing is shared.
+        Score of each patient; higher scores suggest membership. 0 if nothing is shared.
     """
     outside = np.flatnonzero(~members)
     there = shared.any(1)

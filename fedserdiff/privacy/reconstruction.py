@@ -1,4 +1,4 @@
-"""Update inversion: which scan has the gradient that an update of weights shows?"""
+"""Update inversion: reconstruction of a scan from the gradient that a weight update reveals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,11 +7,11 @@ import torch
 from monai.metrics.regression import SSIMMetric
 
 Gradient = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-"""From an image, (1, C, *grid), to the gradient of its loss by each weight, itself differentiable by the image."""
+"""Function from an image, (1, C, *grid), to its loss's gradient for each weight, differentiable by the image."""
 
-_RATE = 0.1  # standard deviations of a brain's intensity a step
+_RATE = 0.1  # standard deviations of a brain's intensity per step
 _SMOOTH = 0.03  # weight of total variation
-_RANGE = 6.0  # of a brain's intensities in standard deviations: some 3 either side of their mean
+_RANGE = 6.0  # range of a brain's intensities in standard deviations: some 3 on each side of the mean
 _WINDOW = 7
 _LEAST = 1e-12
 
@@ -19,26 +19,26 @@ _LEAST = 1e-12
 def reconstruct(
     update: Sequence[torch.Tensor], gradient: Gradient, inside: torch.Tensor, channels: int, steps: int
 ) -> torch.Tensor:
-    """Return the image whose gradient points where an update shows that it pointed.
+    """Return the image whose gradient has the direction that an update reveals.
 
-    Cosine of the gradients and total variation, minimised by the signs of their own gradient, as in arXiv 2003.14053.
-    From an empty brain, within the outline that the attacker is told; the rate falls by a cosine.
+    It minimises the cosine distance of the gradients plus total variation, by the signs of the gradient, as in arXiv
+    2003.14053. It starts from an empty brain, within the outline that the attacker knows; the rate follows a cosine.
 
     Parameters
     ----------
     update : sequence of Tensor
-        What the attacker takes for the gradient, by weight; its length does not matter.
+        The attacker's estimate of the gradient, by weight; its length does not matter.
     gradient : callable
-        The attacker's own, of the same weights.
+        The attacker's gradient function, for the same weights.
     inside : Tensor of shape (1, 1, *grid)
         1 in the brain, 0 outside.
     channels, steps : int
-        C, and how often the image is changed.
+        Number of channels C, and number of optimisation steps.
 
     Returns
     -------
     Tensor of shape (1, C, *grid)
-        As `gradient` takes it; 0 outside the brain.
+        Image, 0 outside the brain.
     """
     wanted = torch.cat([part.reshape(-1) for part in update]).detach()
     wanted = wanted / wanted.norm().clamp(min=_LEAST)
@@ -55,7 +55,7 @@ def reconstruct(
 
 
 def _variation(image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute difference of neighbours that are both inside, summed over directions."""
+    """Return the mean absolute difference of neighbours that are both inside, summed over axes."""
     terms = []
     for axis in range(2, image.ndim):
         last = image.shape[axis] - 1
@@ -71,7 +71,7 @@ def similarity(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the correlation of two images where both show brain, in [−1, 1]; 0 where they share none, or are flat."""
+    """Return the correlation of two images in their common brain, in [−1, 1]; 0 if that is empty or they are flat."""
     both = (one != 0) & (other != 0)
     if int(both.sum()) < 2:
         return 0.0

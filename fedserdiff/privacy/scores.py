@@ -1,4 +1,4 @@
-"""How well an attack tells members from others: AUC, TPR at a low FPR, and their intervals over patients."""
+"""The success of an attack in telling members from others: AUC, TPR at a low FPR, and intervals over patients."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 from fedserdiff.evaluation.bootstrap import Interval
 
 Scores = NDArray[np.float64]
-"""An attack's score of each item of one patient; the higher, the more the attack takes it for a member."""
+"""An attack's score of each item of one patient; higher scores suggest membership."""
 
 _REPLICATES = 1000
 
 
 def auc(members: Sequence[Scores], others: Sequence[Scores], rng: np.random.Generator) -> Interval:
-    """Return the probability that an item of a member scores above one of another, ties counting half; 0.5 is guessing.
+    """Return the probability that a member's item scores above a non-member's; ties count half, 0.5 is guessing.
 
-    With its 95 % interval by bootstrap over patients: a drawn patient brings all its items. Few patients understate
-    themselves, as n of them show (n − 1)/n of their variance; one shows none, and has no interval.
+    It comes with a 95 % bootstrap interval over patients; a drawn patient contributes all its items. With few patients
+    the interval is too narrow, since n patients show only (n − 1)/n of their variance. One patient has no interval.
 
     Parameters
     ----------
     members, others : sequence of array of float64
-        By patient; at least one patient each, with at least one item.
+        Scores by patient: at least one patient each, with at least one item.
     rng : numpy Generator
-        For the draws.
+        Generator for the bootstrap.
     """
     first, last = np.concatenate(members), np.cumsum([0, *map(len, members)])[:-1]
     wins = np.empty((len(members), len(others)))  # pairs of items in the right order, by the two patients
@@ -42,7 +42,7 @@ def auc(members: Sequence[Scores], others: Sequence[Scores], rng: np.random.Gene
 
 
 def mean_of(values: Sequence[float], rng: np.random.Generator) -> Interval:
-    """Return a mean with its 95 % interval by bootstrap over the values, one a patient; a single one has none."""
+    """Return a mean with its 95 % bootstrap interval over values, one per patient; one value has no interval."""
     found = np.array(values)
     if len(found) < 2:
         return Interval(float(found.mean()), None, None)
@@ -54,10 +54,10 @@ def mean_of(values: Sequence[float], rng: np.random.Generator) -> Interval:
 def tpr_at(
     fpr: float, members: Sequence[Scores], others: Sequence[Scores], rng: np.random.Generator
 ) -> Interval | None:
-    """Return the TPR: the share of members' items above a threshold that a share `fpr` of others' items passes.
+    """Return the TPR: the share of members' items above the threshold that a share `fpr` of others' items exceed.
 
-    With its interval as `auc`; None where there are fewer than 1 / `fpr` items of others: none of them may pass then,
-    and a threshold is not known.
+    The interval is as for `auc`. The result is None with fewer than 1 / `fpr` items of others, because then none of
+    them may exceed the threshold, which is unknown.
     """
     if fpr * sum(map(len, others)) < 1:
         return None

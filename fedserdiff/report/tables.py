@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.comparison.verdicts import said
+from fedserdiff.evaluation.departures import departure_notes
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
-from fedserdiff.report.departures import departure_notes
 from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms

@@ -1,1 +1,1 @@
-"""What hospitals tell of their data before anybody trains: histograms, and how far apart they lie."""
+"""The statistics of hospitals' data before training: histograms, and the distances between them."""

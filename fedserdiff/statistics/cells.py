@@ -1,4 +1,4 @@
-"""The cells of hospitals' histograms: the same in every hospital, so that histograms add up."""
+"""The cells of hospitals' histograms, which are the same everywhere so that histograms can be added."""
 
 import itertools
 import math
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from fedserdiff.settings.experiment import Settings
 
 PATIENTS = "patients"
-"""The array that says how many training patients a hospital has; 0 where they are too few to tell anything of."""
+"""Array with a hospital's number of training patients; 0 if they are too few to report anything."""
 
 SHARES = 1000
-"""An intensity histogram is told in thousandths, which add up to this."""
+"""Intensity histograms are reported in thousandths, which add up to this."""
 
 _MOST_FIVES = 200_000  # a million patients
 
@@ -23,17 +23,17 @@ class Quantity:
     Attributes
     ----------
     name : str
-        Of its array, of shape (rows, cells), in a hospital's answer.
+        Name of its array, of shape (rows, cells), in a hospital's answer.
     title : str
         What it shows, for people.
     unit : str
-        Of the cells' ends.
+        Unit of the cells' limits.
     cells : tuple of (float, float)
-        Each cell's ends.
+        Lower and upper limit of each cell.
     counts : bool
-        Whether it counts patients, in multiples of `COUNTS_ROUNDED_TO`; else it has shares of voxels in thousandths.
+        Whether it counts patients, in multiples of `COUNTS_ROUNDED_TO`, or gives shares of voxels in thousandths.
     rows : callable
-        Returns the names of its histograms, in order, by settings.
+        Function from settings to the names of its histograms, in order.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Quantity:
 
     @property
     def most(self) -> int:
-        """The greatest value that a cell may have."""
+        """Largest value that a cell may have."""
         return _MOST_FIVES if self.counts else SHARES
 
     def shape(self, config: Settings) -> tuple[int, int]:
-        """Return the shape of its array."""
+        """Return the shape of the array."""
         return len(self.rows(config)), len(self.cells)
 
 
@@ -58,16 +58,17 @@ def _between(*ends: float) -> tuple[tuple[float, float], ...]:
 
 
 VOLUME_ENDS_ML = (0.0, 1.0, 5.0, 20.0, 50.0, 100.0, 200.0)
-"""The first cell is of patients who do not show a region; the others go from above one end to the next (our choice)."""
+"""Limits of volume cells, each excluding its lower one; before them is a cell for patients without the region
+(our choice)."""
 
 SPACING_ENDS_MM = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""Cells go from above one end to the next (our choice)."""
+"""Limits of voxel size cells, each excluding its lower one (our choice)."""
 
 INTENSITY_WIDTH = 0.5
 INTENSITY_WITHIN = 6.0
-"""Prepared intensities lie within 6 standard deviations: 24 cells from each low end to below the next (our choice)."""
+"""Prepared intensities lie within 6 standard deviations: 24 cells, each excluding its upper limit (our choice)."""
 
-# Eight cells: in 32 patients or fewer each may hold four and be told as 0, and none can be shown to hold anyone.
+# Eight cells: with 32 patients or fewer, each may hold four and be reported as 0, so none can be shown to hold anyone.
 VOLUMES = Quantity(
     "volumes", "tumour volume", "ml", ((0.0, 0.0), *_between(*VOLUME_ENDS_ML, math.inf)), True,
     lambda config: config.data.regions,

@@ -1,4 +1,4 @@
-"""What a coordinator makes of hospitals' statistics: plain values for JSON, CSV and a page, and sentences."""
+"""The coordinator's summary of hospitals' statistics: plain values for JSON, CSV and a page, with sentences."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from fedserdiff.statistics.shifts import Shift, Told, beyond_chance, pooled, shi
 from fedserdiff.wire import COUNTS_ROUNDED_TO
 
 COLUMNS = ("site", "quantity", "of", "low", "high", "value")
-"""Of ``statistics.csv``: a row a cell, whose value is patients, or a share of voxels."""
+"""Columns of ``statistics.csv``: one row per cell, whose value is a number of patients or a share of voxels."""
 
-_SEEN = 0.005  # a smaller distance is told as 0.00
+_SEEN = 0.005  # smaller distances are shown as 0.00
 
 
 def summarised(
@@ -32,23 +32,23 @@ def summarised(
     Parameters
     ----------
     told : mapping
-        By site, the arrays of its answer.
+        Arrays of each site's answer.
     refused : mapping of str to str
-        Why each other site told nothing.
+        Reason why each other site reported nothing.
     bytes_out : mapping
-        By site and kind of record, what left it.
+        Bytes that left each site, by kind of record.
     config : Settings
         The experiment.
     data : str
-        Whose scans these are, such as ``phantom``.
+        Name of the data, such as ``phantom``.
 
     Returns
     -------
     dict
-        ``sites``, with patients and histograms by quantity and row: patients in each cell, in multiples of 5, or shares
-        of voxels; ``pooled``, all sites together, in shares; ``too_few`` and ``refused``; ``shifts``, each site's
-        distances from the others together; ``answer``, in sentences; ``quantities`` with the cells' ends, of which null
-        is none; ``bytes_out``.
+        ``sites``: patients, and histograms by quantity and row (patients per cell, in multiples of 5, or shares of
+        voxels); ``pooled``: all sites together, in shares; ``too_few`` and ``refused``; ``shifts``: each site's
+        distances from all others; ``answer``: sentences; ``quantities``: with the cells' limits, null if there is none;
+        ``bytes_out``.
     """
     counted = {site: one for site, one in told.items() if one[PATIENTS][0] > 0}
     too_few = [site for site in told if site not in counted]
@@ -109,7 +109,7 @@ def summarised(
 
 
 def statistics_csv(summary: Mapping[str, Any]) -> bytes:
-    """Return every figure that a site told as CSV, `COLUMNS` wide; a cell without an upper end has an empty one."""
+    """Return all reported figures as CSV with `COLUMNS`; `high` is empty for a cell without an upper limit."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -131,12 +131,12 @@ def _histograms(told: Mapping[str, Any], quantity: Quantity, config: Settings) -
 
 
 def _answer(sites: Sequence[str], shifts: Sequence[Shift], far: Sequence[Shift]) -> list[str]:
-    """Say which site differs most from the others and in what, and what is not known of it."""
+    """Return sentences on which site differs most from the others, in what, and with what uncertainty."""
     if len(sites) < 2:
         return [
-            f"{sites[0]} alone told statistics: there is nothing to compare them with."
+            f"Only {sites[0]} reported statistics: there is nothing to compare them with."
             if sites
-            else "No hospital told statistics: there is nothing to compare."
+            else "No hospital reported statistics: there is nothing to compare."
         ]
     counts, voxels = _greatest(far), _greatest([shift for shift in shifts if shift.by_chance is None])
     first = _greatest([shift for shift in (counts, voxels) if shift is not None])
@@ -144,28 +144,28 @@ def _answer(sites: Sequence[str], shifts: Sequence[Shift], far: Sequence[Shift])
     if first is not None:
         both = f"{sites[0]} and {sites[1]} differ most"
         who = both if len(sites) == 2 else f"{first.site} differs most from the others"
-        said.append(f"{who} {_what(first)}. A distance of 0 is equality, of 1 no cell in common.")
+        said.append(f"{who} {_what(first)}. A distance of 0 means equality, of 1 no cell in common.")
     if counts is None:
         said.append(
-            "In counts of patients (tumour volumes, voxel sizes) no hospital differs from the others by more than "
-            "chance explains among so few patients."
+            "In counts of patients (tumour volumes, voxel sizes), no hospital differs from the others by more than "
+            "chance can explain with so few patients."
         )
     elif counts is not first:
-        said.append(f"Of counts of patients, {_who(counts, sites)} {_what(counts)}.")
+        said.append(f"In counts of patients, {_who(counts, sites)} {_what(counts)}.")
     if voxels is not None and voxels is not first:
-        said.append(f"Of intensities, {_who(voxels, sites)} {_what(voxels)}.")
+        said.append(f"In intensities, {_who(voxels, sites)} {_what(voxels)}.")
     if voxels is not None:
-        said.append("How much of a difference in intensities is chance is unknown: hospitals tell means over patients.")
+        said.append("The role of chance in intensities is unknown: hospitals report only means over patients.")
     return said
 
 
 def _silent(too_few: Sequence[str], refused: Mapping[str, str]) -> list[str]:
-    few = f"Fewer than {LEAST_PATIENTS} training patients, so nothing else was told: {', '.join(too_few)}."
-    return ([few] if too_few else []) + [f"{site} told nothing: it {why}." for site, why in refused.items()]
+    few = f"Fewer than {LEAST_PATIENTS} training patients, so nothing else was reported: {', '.join(too_few)}."
+    return ([few] if too_few else []) + [f"{site} reported nothing: it {why}." for site, why in refused.items()]
 
 
 def _greatest(shifts: Sequence[Shift]) -> Shift | None:
-    """Return the shift of the greatest distance, if it is one that can be seen."""
+    """Return the shift with the largest distance, if that is not shown as 0.00."""
     return max((shift for shift in shifts if shift.distance >= _SEEN), key=lambda shift: shift.distance, default=None)
 
 

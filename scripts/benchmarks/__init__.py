@@ -1,1 +1,1 @@
-"""What a training step, a stage, a stream and a prediction cost, and how well the same budget serves others."""
+"""Benchmarks: the costs of a training step, a stage, a stream and a prediction, and peers with the same budget."""

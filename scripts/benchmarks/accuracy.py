@@ -1,4 +1,4 @@
-"""What the diffusion adds: the refined mask against coarse networks of the same training budget or the same FLOPs."""
+"""The benefit of the diffusion: the refined mask against coarse networks with equal training budget or FLOPs."""
 
 import json
 import statistics
@@ -34,7 +34,7 @@ from benchmarks.direct_training import train_stage
 from benchmarks.enlarged_coarse import coarse_flops, coarse_only, enlarged_coarse, refined_flops
 from benchmarks.machine import machine
 
-_OTHERS_SEED, _OTHERS = 2000, 12  # the settings were chosen on seed 1000: these were never looked at
+_OTHERS_SEED, _OTHERS = 2000, 12  # settings were chosen on seed 1000; these patients were never used for that
 _WARM_UP, _TIMED = 5, 20  # steps of a pilot
 _PILOT_SEED = 0
 _METRICS = ("dice", "hd95")
@@ -43,7 +43,7 @@ _GROUPS = {"test": "test patients of site 1", "others": "other patients of its s
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to train: how, and which of its masks counts."""
+    """A network to train, with its settings and the mask that counts."""
 
     title: str
     config: Settings
@@ -52,9 +52,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trained:
-    """CPU seconds of a candidate's training on one seed, and by group the scores of each case by metric.
+    """CPU seconds of a candidate's training on one seed, and the scores of each case by group and metric.
 
-    Dice in [0, 1] and HD95 in mm, mean over TC, WT and ET.
+    Scores are Dice in [0, 1] and HD95 in mm, mean over TC, WT and ET.
     """
 
     cpu_s: float
@@ -63,12 +63,12 @@ class Trained:
 
 def accuracy(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    seeds: Annotated[str, typer.Option(help="Seeds, each with phantoms and weights of its own.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds, each with its own phantoms and weights.")] = "0,1,2",
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
 ) -> None:
-    """Train on phantom site 1, on one thread: the default network, and coarse networks alone of the same budget."""
+    """Train the default network and coarse networks with the same budget on phantom site 1, on one thread."""
     console = open_console()
-    with clear_errors("nothing: figures stand at the end"):
+    with clear_errors("nothing: figures are written at the end"):
         config = make_settings(profile, {"machine.cpus_per_site": 1}, method="fine-tune")
         numbers = seeds_of(seeds)
         use_cpus(1)
@@ -85,7 +85,7 @@ def accuracy(
                 with console.status(f"seed {seed}: {candidate.title}"):
                     own = candidate.config.replace(seed=seed)
                     if own not in students:
-                        students = {own: _train(own, hospital)}  # the two masks of one student stand together
+                        students = {own: _train(own, hospital)}  # the two masks of a student follow each other
                     student, cpu_s = students[own]
                     scores = {group: _score(student, c, own, candidate.mask) for group, c in cases[seed].items()}
                     trained[candidate.title][seed] = Trained(cpu_s, scores)
@@ -105,12 +105,12 @@ def accuracy(
 
 
 def _candidates(config: Settings, hospital: Hospital) -> list[Candidate]:
-    """Return what is trained: the default network, its coarse network alone, and the enlarged one.
+    """Return the candidates: the default network, its coarse network alone, and the enlarged one.
 
-    Those of the same CPU seconds take as many steps as fit into the default's, by a pilot of each.
+    Candidates with the same CPU seconds take as many steps as fit into the default's time, measured by pilot runs.
     """
     if not config.training.steps_per_stage:
-        raise ConfigError(f"profile {config.profile}: its stages are counted in epochs: a budget needs steps")
+        raise ConfigError(f"profile {config.profile}: its stages are in epochs: choose a profile with steps")
     alone, enlarged = coarse_only(config), enlarged_coarse(config)
     budget = config.training.steps_per_stage * _step_s(config, hospital)
     shorter = {
@@ -157,7 +157,7 @@ def _rows(
     trained: Mapping[str, Mapping[int, Trained]],
     cases: Mapping[int, Mapping[str, Sequence[CachedCase]]],
 ) -> list[dict[str, Any]]:
-    """Return one row a candidate, with 95 % intervals of its difference to the refined mask, paired by case."""
+    """Return one row per candidate, with 95 % intervals of its difference from the refined mask, paired by case."""
     rows: list[dict[str, Any]] = [
         {
             "title": candidate.title,
@@ -223,10 +223,10 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
             )  # fmt: skip
         print_table(console, table)
     console.print(
-        f"The refined mask takes K = {config['scoring']['sampling_steps']} steps. GFLOPs are those of one item's "
-        "prediction (slice or volume), CPU s those of training, mean over seeds. Coarse networks alone train beside a "
-        "refiner of 8 features a level, whose cost is in their CPU seconds. Differences are Dice points, paired by "
-        "case, with 95 % intervals over seeds and patients."
+        f"The refined mask takes K = {config['scoring']['sampling_steps']} steps. GFLOPs are for one item's prediction "
+        "(slice or volume), CPU s for training, averaged over seeds. Coarse networks alone are trained with a refiner "
+        "of 8 features per level, whose cost is in their CPU seconds. Differences are Dice points, paired by case, "
+        "with 95 % intervals over seeds and patients."
     )
 
 

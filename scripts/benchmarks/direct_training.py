@@ -1,4 +1,4 @@
-"""One hospital's stage by plain calls, with no Flower and no Ray."""
+"""One hospital's stage by direct calls, without Flower and Ray."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ def train_stage(
     config: Settings,
     progress: Progress = lambda step, steps, terms: None,
 ) -> None:
-    """Train `student` in place for all rounds of a stage, by a method that opens no other hospital."""
+    """Train `student` in place for all rounds of a stage, with a method that opens no other hospital."""
     in_rounds(
         student, config, lambda number: run_round(student, Order(stage, number), hospital, no_other, config, progress)
     )
 
 
 def in_rounds(student: Student, config: Settings, train: Callable[[int], object]) -> None:
-    """Call `train`, which trains `student` in place, with the number of each round of a stage.
+    """Call `train`, which trains `student` in place, with each round number of a stage.
 
-    What a round changes is rounded as it is on the wire, so that the student is the one that Flower would bring.
+    The change of each round is rounded as in messages, so that the student equals the one from a run with Flower.
     """
     for server_round in range(1, config.rounds + 1):
         received = wire.weights_to_record(student)
@@ -34,5 +34,5 @@ def in_rounds(student: Student, config: Settings, train: Callable[[int], object]
 
 
 def no_other(site: Site) -> Hospital:
-    """Open no other hospital: the methods that are timed here ask for none."""
+    """Refuse to open another hospital: the methods timed here need none."""
     raise AssertionError("this method opens no other hospital")

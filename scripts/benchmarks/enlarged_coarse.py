@@ -1,4 +1,4 @@
-"""A coarse network as expensive as the whole refined prediction: what the same FLOPs buy without a diffusion."""
+"""A coarse network that costs as many FLOPs as the whole refined prediction, for a comparison without diffusion."""
 
 import bisect
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def coarse_flops(config: Settings) -> int:
 
 
 def refined_flops(config: Settings) -> int:
-    """Return the FLOPs of the refined prediction of one slice or volume with the config's K, as `coarse_flops`."""
+    """Return the FLOPs of the refined prediction of one slice or volume with the settings' K, as `coarse_flops`."""
 
     def predict(student: Student, image: torch.Tensor) -> object:
         return student.predict(image, config.scoring.sampling_steps, student.noise(1, torch.Generator()))
@@ -32,7 +32,7 @@ def refined_flops(config: Settings) -> int:
 
 
 def _count(config: Settings, run: Callable[[Student, torch.Tensor], object]) -> int:
-    with FakeTensorMode(), torch.no_grad():  # shapes alone: nothing is computed
+    with FakeTensorMode(), torch.no_grad():  # only shapes: nothing is computed
         student = Student(config)
         image = torch.zeros(1, len(config.data.modalities), *student.spatial_shape)
         with FlopCounterMode(display=False) as counter:
@@ -41,7 +41,7 @@ def _count(config: Settings, run: Callable[[Student, torch.Tensor], object]) -> 
 
 
 def coarse_only(config: Settings) -> Settings:
-    """Return the config of the coarse network alone: beside it stands the least refiner there is, passed once."""
+    """Return settings of the coarse network alone, with the smallest possible refiner, which runs once."""
     return config.replace(
         {
             "network.refiner_channels": (_LEAST_FEATURES,) * len(config.network.refiner_channels),
@@ -51,9 +51,9 @@ def coarse_only(config: Settings) -> Settings:
 
 
 def enlarged_coarse(config: Settings) -> Settings:
-    """Return `coarse_only` with all levels widened by one factor: its coarse FLOPs are nearest to those of `config`.
+    """Return `coarse_only` with all levels widened by one factor, so that its FLOPs are closest to `refined_flops`.
 
-    That is, to `refined_flops`. Features are multiples of 8, as the networks need them.
+    Features are multiples of 8, as the networks require.
     """
     alone, target = coarse_only(config), refined_flops(config)
     widths = list(dict.fromkeys(_widened(config.network.coarse_channels, scale) for scale in _SCALES))

@@ -1,4 +1,4 @@
-"""What one whole volume costs to segment: this project's network, and what people run today, on the same brain."""
+"""The cost of segmenting one whole volume with this project's network and with established networks."""
 
 import json
 import os
@@ -44,26 +44,26 @@ from benchmarks.peer_networks import PEERS, Peer
 from benchmarks.separate_process import run_apart
 
 GRID = (160, 192, 160)
-"""Voxels of 1 mm that hold a whole brain."""
+"""Grid of 1 mm voxels that holds a whole brain."""
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16") if has_bf16("cpu") else ("fp32",)
-"""Emulated, bf16 would take a peer half an hour, and nobody would run it."""
+"""bf16 is left out if the CPU only emulates it: a peer would take half an hour."""
 
 _OURS = {
     "refined": "refined mask",
-    "refined-all": "refined mask, slices without tumour refined as well",
+    "refined-all": "refined mask, also in slices without tumour",
     "refined-1": "refined mask, one step",
     "coarse": "coarse mask alone",
-    "enlarged": "coarse mask of a network enlarged to the FLOPs of the refined one",
+    "enlarged": "coarse mask of a network with as many FLOPs as the refined one",
 }
 _TIMEOUT_S = 3 * 3600.0
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is to be measured in a process of its own: one method in one precision.
+    """One measurement in a separate process: one method in one precision.
 
-    `windows` is how many windows of a peer are timed, `repeats` how many predictions of this project's networks.
+    `windows` is the number of timed windows of a peer, `repeats` that of timed predictions of this project's networks.
     """
 
     method: str
@@ -77,22 +77,22 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one volume costs.
+    """The cost of one volume.
 
     Attributes
     ----------
     seconds, flops : float
-        Of the brain's box. A multiply-add counts as two FLOPs.
+        Cost of the brain's box. A multiply-add counts as two FLOPs.
     timed : list of float
-        What was measured: seconds of each prediction of a volume, or of each pass over a window.
+        Measured seconds of each prediction of a volume, or of each pass over a window.
     windows, passes : int
-        Of a peer: windows in the brain's box, and passes a window. 1 and 1 of this project's networks.
+        For a peer: windows in the brain's box, and passes per window. Both are 1 for this project's networks.
     encoding_s : float
-        Of a peer: seconds of the encoder, which passes once a window; 0 where there is none.
+        For a peer: seconds of the encoder, which runs once per window; 0 if there is none.
     whole_s : float, optional
-        Of a peer: seconds of the whole field of view, not cropped to the brain.
+        For a peer: seconds for the whole field of view, not cropped to the brain.
     extrapolated : bool
-        Whether `seconds` were measured on a part and multiplied.
+        Whether `seconds` were extrapolated from a part.
     """
 
     seconds: float
@@ -110,21 +110,21 @@ def inference(
     case: Annotated[Path | None, typer.Option(help="Folder of a real case; otherwise a phantom.")] = None,
     release: Annotated[str, typer.Option(help="BraTS release of --case.")] = "brats2021",
     only: Annotated[str, typer.Option(help=f"Methods, of {','.join([*_OURS, *PEERS])}.")] = ",".join([*_OURS, *PEERS]),
-    profile: Annotated[str, typer.Option(help="Profile whose networks are timed, on a grid of 1 mm.")] = "laptop",
-    threads: Annotated[int, typer.Option(help="Threads of torch; 0 is one a core.")] = 0,
-    windows: Annotated[int, typer.Option(help="Windows of each peer to time; the rest is multiplied.")] = 3,
-    repeats: Annotated[int, typer.Option(help="Predictions to time of this project's networks.")] = 3,
+    profile: Annotated[str, typer.Option(help="Profile whose networks are timed, on a 1 mm grid.")] = "laptop",
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 means one per core.")] = 0,
+    windows: Annotated[int, typer.Option(help="Number of windows of each peer to time; the rest is extrapolated.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Number of predictions of this project's networks to time.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the phantom and of the weights.")] = 0,
 ) -> None:
-    """Time a 1 mm volume, each method in a process of its own; print FLOPs and peak memory, too.
+    """Time a 1 mm volume, each method in a separate process; print FLOPs and peak memory too.
 
-    In fp32 and, where the CPU computes in it, bf16.
+    It runs in fp32 and, if the CPU supports it natively, in bf16.
     """
     console = open_console()
-    with clear_errors(f"what was measured until then stands in {out}"):
+    with clear_errors(f"finished measurements are in {out}"):
         methods = _methods(only)
         if min(windows, repeats) < 1 or threads < 0:
-            raise ConfigError("--windows, --repeats: are at least 1; --threads: is at least 0")
+            raise ConfigError("--windows and --repeats must be at least 1, --threads at least 0")
         config = make_settings(profile, {"data.grid": GRID, "data.spacing_mm": 1.0}, seed=seed)
         with console.status("preparing the volume"):
             scan = _phantom(seed) if case is None else _real(case, release)
@@ -154,7 +154,7 @@ def inference(
 
 
 def measure(task: Measurement) -> Cost:
-    """Measure one method in this process; the peers share the CPUs by torch's own threads."""
+    """Measure one method in this process; peers use the CPUs through torch's own threads."""
     torch.set_num_threads(task.threads)
     cached = _prepared(task.case, task.release, task.config)
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def measure(task: Measurement) -> Cost:
 
 
 class _Discerning(Student):
-    """A student that sees tumour in the slices where there is some, as a trained one would: those that are marked."""
+    """A student that sees tumour only in marked slices, as a trained one would in slices with tumour."""
 
     def segment(self, image: torch.Tensor) -> torch.Tensor:
         marked = image[:, :1, :1, :1] > 0
@@ -170,21 +170,21 @@ class _Discerning(Student):
 
 
 class _CoarseAlone(Student):
-    """A student that stops at its coarse mask: what `predict_volume` does for both stays the same for both."""
+    """A student without refinement, so that the rest of `predict_volume` is the same for both masks."""
 
     def sample(self, context: torch.Tensor, steps: int, noise: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(context), len(BRATS_REGIONS), *context.shape[2:])
 
 
 def _marked(cached: CachedCase) -> NDArray[np.float16]:
-    """Return the image with a mark in the corner, outside the brain, of each slice that shows tumour."""
+    """Return the image with a mark in the corner of each slice with tumour, outside the brain."""
     image = np.array(cached.prepared.image)
     image[0, 0, 0] = np.any(cached.prepared.mask, axis=(0, 1, 2))
     return image
 
 
 def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
-    """Predict once to warm up and to count FLOPs, on one thread, then `repeats` times on all."""
+    """Predict once on one thread to warm up and count FLOPs, then `repeats` times on all threads."""
     config = enlarged_coarse(task.config) if task.method == "enlarged" else task.config
     kinds = {"refined": _Discerning, "refined-1": _Discerning, "refined-all": Student}
     student = kinds.get(task.method, _CoarseAlone)(config)
@@ -194,7 +194,7 @@ def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
     def predict() -> None:
         predict_volume(student, image, steps, generator(config.seed, "noise"))
 
-    use_cpus(1)  # arithmetic is counted in the thread that does it
+    use_cpus(1)  # FLOPs are counted only in the calling thread
     with FlopCounterMode(display=False) as counter:
         predict()
     use_cpus(task.threads)
@@ -203,7 +203,7 @@ def _own_cost(cached: CachedCase, task: Measurement) -> Cost:
 
 
 def _peer_cost(peer: Peer, cached: CachedCase, task: Measurement) -> Cost:
-    """Time one pass over each of some windows of the brain's box, and multiply."""
+    """Time one pass over each of some windows of the brain's box, and extrapolate."""
     geometry = cached.prepared.geometry
     windows = peer.windows(geometry.inner_shape)
     images = _crops(cached, windows, peer.roi, task.windows)
@@ -226,7 +226,7 @@ def _peer_cost(peer: Peer, cached: CachedCase, task: Measurement) -> Cost:
 
 
 def _crops(cached: CachedCase, windows: Sequence[tuple[slice, ...]], roi: int, count: int) -> list[torch.Tensor]:
-    """Return the image in at most `count` windows, spread over the brain's box: each of shape (1, 4, roi, roi, roi)."""
+    """Return the image in at most `count` windows spread over the brain's box, each (1, 4, roi, roi, roi)."""
     geometry = cached.prepared.geometry
     starts, shape = geometry.pad_before, geometry.inner_shape
     inner = tuple(slice(start, start + n) for start, n in zip(starts, shape, strict=True))
@@ -238,14 +238,14 @@ def _crops(cached: CachedCase, windows: Sequence[tuple[slice, ...]], roi: int, c
 
 
 def _passes(network: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[list[float], int]:
-    """Return the seconds of a pass over each input, and the FLOPs of one, counted in a pass that warms up."""
+    """Return the seconds of a pass over each input, and the FLOPs of one, counted in the warm-up pass."""
     with FlopCounterMode(display=False) as counter:
         network(inputs[0])
     return [seconds_of(partial(network, x)) for x in inputs], counter.get_total_flops()
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how many times longer each peer takes than the refined mask, by precision, where both were measured."""
+    """Return the ratio of each peer's time to that of the refined mask, by precision, if both were measured."""
     seconds = {(row["method"], row["precision"]): row["seconds"] for row in rows}
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     compared = []
@@ -262,10 +262,10 @@ def _methods(only: str) -> list[str]:
     methods = [name.strip() for name in only.split(",")]
     unknown = [name for name in methods if name not in known]
     if unknown:
-        raise ConfigError(f"--only: {unknown[0]!r} is none of {', '.join(known)}")
+        raise ConfigError(f"--only: {unknown[0]!r} is not one of {', '.join(known)}")
     for name in methods:
         if name in PEERS:
-            PEERS[name].network()  # an optional package is missed now, not in an hour
+            PEERS[name].network()  # report a missing optional package now, not in an hour
     return methods
 
 
@@ -306,12 +306,12 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     for each in report["ratios"]:
         own = _title(each["own"], report["config"])
         same = ", ".join(f"{each[precision]:.1f} in {precision}" for precision in _PRECISIONS if precision in each)
-        console.print(f"{PEERS[each['peer']].title} takes so many times as long as the {own}: {same}")
+        console.print(f"Time of {PEERS[each['peer']].title} relative to the {own}: {same}")
     console.print(
-        "Weights are untrained. No figure depends on them but which slices are refined: the truth stands in for a "
-        "coarse network that sees tumour where there is some. Reading, cropping and normalising are the same for all "
-        "and not timed; nor are the peers' blending of windows and their arithmetic between passes, whose peaks hold "
-        "no blended volume either. All crop to the brain."
+        "Weights are untrained. They affect only which slices are refined; here these are the slices with true tumour, "
+        "as if the coarse network were perfect. All methods crop to the brain. Times exclude reading, cropping and "
+        "normalisation, which are the same for all, and the peers' blending of windows and arithmetic between passes; "
+        "the peers' peak memory excludes the blended volume."
     )
 
 

@@ -1,4 +1,4 @@
-"""A timing, and what it was taken on."""
+"""Timing of work, and a description of the machine."""
 
 import os
 import platform
@@ -15,9 +15,9 @@ _CPU = torch.device("cpu")
 
 
 def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
-    """Return the processor's name, its cores, the threads that torch was given, and the versions of the software.
+    """Return the processor's name, its cores, the number of torch's threads, and the versions of the software.
 
-    ``bf16`` names its instructions for bf16, on which fast arithmetic in that precision depends; Linux on x86 tells.
+    ``bf16`` lists the processor's bf16 instructions, on which its speed in bf16 depends; known for Linux on x86 only.
     """
     versions = installed_versions()
     return {
@@ -31,7 +31,7 @@ def machine(threads: int) -> dict[str, str | int | dict[str, str]]:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device = _CPU) -> float:
-    """Return the wall time of `work`, done once, until `device` has done what it was given by it."""
+    """Return the wall time of one call of `work`, until `device` has finished it."""
     started = time.perf_counter()
     work()
     finish(device)
@@ -39,7 +39,7 @@ def seconds_of(work: Callable[[], object], device: torch.device = _CPU) -> float
 
 
 def _cpuinfo(field: str) -> str:
-    """Return what Linux tells of the first core; nothing elsewhere."""
+    """Return a field of the first core from Linux's cpuinfo; empty on other systems."""
     told = Path("/proc/cpuinfo")
     if told.exists():
         for line in told.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""What Flower and Ray cost: a stream through them, in turns with the same rounds called directly."""
+"""The cost of Flower and Ray: a stream run with them, compared with the same rounds called directly."""
 
 import statistics
 import time
@@ -28,13 +28,13 @@ from benchmarks.direct_training import train_stage
 from benchmarks.machine import machine
 from benchmarks.turns import Track, take_turns
 
-_TURN_S = 10.0  # a virtual machine changes its speed within half a minute
+_TURN_S = 10.0  # the speed of a virtual machine changes within half a minute
 _WEIGHTS, _START_UP = "student.pt", "start-up.txt"
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """A stream to run: its sites are in the config, its results go to a new folder."""
+    """A stream to run: sites are in the settings, results go to a new folder."""
 
     config: Settings
     folder: Path
@@ -46,16 +46,16 @@ def overhead(
     sites: Annotated[int, typer.Option(help="Number of phantom hospitals.")] = 3,
     profile: Annotated[str, typer.Option(help="Profile of the run.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    repeats: Annotated[int, typer.Option(help="How often it is timed.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Number of repeated timings.", min=1)] = 3,
 ) -> None:
-    """Time fine-tuning through Flower and Ray against the same rounds called directly, and compare the weights.
+    """Time fine-tuning with Flower and Ray and the same rounds called directly, and compare the weights.
 
-    Each is a process that has just begun, and they take turns of ten seconds: the one that has none is stopped, and
-    all that Ray started with it. From the first evaluation to the last; start-up is told apart. Both write each stage's
-    student.
+    Both run in new processes that take turns of ten seconds; the waiting one is stopped, with everything that Ray
+    started. The time is from the first evaluation to the last; start-up is reported separately. Both write each
+    stage's student.
     """
     console = open_console()
-    with clear_errors("nothing: timings stand at the end of a run"):
+    with clear_errors("nothing: timings are written at the end of a run"):
         config = make_settings(profile, method="fine-tune", seed=seed)
         with console.status("preparing phantoms"):
             named = phantom_federation(sites, config, Cache().phantoms)
@@ -103,7 +103,7 @@ def _run(track: Track, stream: _Stream) -> None:
 
 
 def _directly(track: Track, federation: Federation, run: RunDirectory) -> None:
-    """Run every round and every evaluation of a fine-tuning stream by plain calls."""
+    """Run every round and every evaluation of a fine-tuning stream by direct calls."""
     config = federation.config
     use_cpus(config.machine.cpus_per_site)
     track.start()
@@ -126,7 +126,7 @@ def _evaluate(student: Student, federation: Federation, stage: int, tables: Path
 
 
 class _Timed(RunEvents):
-    """Says when the first row of R is about to be measured, and when the last one is known."""
+    """Events that start the track before the first row of R is measured, and end it after the last one."""
 
     def __init__(self, track: Track, stages: int) -> None:
         self._track, self._stages = track, stages

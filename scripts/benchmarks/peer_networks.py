@@ -1,7 +1,7 @@
-"""What people segment brain tumours with today: the networks, and how many windows a volume takes. Nothing is trained.
+"""Established networks for segmenting brain tumours, and the number of windows of a volume. Nothing is trained.
 
-Diff-UNet and nnU-Net as published: their widths, window sizes and overlap. SegResNet as MONAI's tutorial
-has it. Their weights are random: what a pass costs does not depend on them.
+Diff-UNet and nnU-Net have their published widths, window sizes and overlap. SegResNet is as in MONAI's tutorial.
+Weights are random, since the cost of a pass does not depend on them.
 """
 
 import importlib
@@ -30,19 +30,19 @@ class Peer:
     Attributes
     ----------
     title, source : str
-        What the report calls it, and where its settings come from.
+        Name in the report, and its settings with their source.
     roi : int
         Edge of a window in voxels.
     least : int
-        Edge of the smallest window that `network` takes.
+        Edge of the smallest window that `network` accepts.
     passes : int
-        Passes of `network` a window.
+        Passes of `network` per window.
     channels : int
-        That `network` takes: of the image, and of the noisy mask of a diffusion.
+        Input channels of `network`: of the image and, for a diffusion, of the noisy mask.
     network : callable
-        Builds the network that passes many times.
+        Builds the network that runs in every pass.
     encoder : callable, optional
-        Builds what passes once a window, over the image alone.
+        Builds the network that runs once per window, on the image only.
     """
 
     title: str
@@ -55,18 +55,18 @@ class Peer:
     encoder: Callable[[], nn.Module] | None = None
 
     def windows(self, shape: Sequence[int]) -> list[tuple[slice, ...]]:
-        """Return the windows of a volume of `shape` voxels, padded to the window's edge where it is smaller."""
+        """Return the windows of a volume of `shape` voxels, padded to at least one window."""
         return sliding_windows(shape, self.roi)
 
     def of_volume(self, windows: int, a_pass: float, encoding: float) -> float:
-        """Return the cost of a volume from those of one pass and of one encoding: seconds, or FLOPs."""
+        """Return the cost of a volume from those of one pass and one encoding, in seconds or FLOPs."""
         return windows * (self.passes * a_pass + encoding)
 
 
 def sliding_windows(shape: Sequence[int], roi: int) -> list[tuple[slice, ...]]:
-    """Return the windows of edge `roi` that overlap by half, as MONAI's `SlidingWindowInferer` lays them.
+    """Return windows of edge `roi` that overlap by half, placed as by MONAI's `SlidingWindowInferer`.
 
-    nnU-Net spreads its windows evenly instead of moving the last one back, and takes exactly as many.
+    nnU-Net spaces its windows evenly instead of moving the last one back, but uses exactly as many.
     """
     padded = [max(n, roi) for n in shape]
     step = int(roi * (1 - _OVERLAP))
@@ -75,7 +75,7 @@ def sliding_windows(shape: Sequence[int], roi: int) -> list[tuple[slice, ...]]:
 
 
 class _DiffUNetEncoder(nn.Module):
-    """The encoder of Diff-UNet, which sees the image alone: MONAI's `BasicUNet` down to its deepest level."""
+    """The encoder of Diff-UNet, which sees only the image: MONAI's `BasicUNet` down to its deepest level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class _DiffUNetEncoder(nn.Module):
 
 
 class _DiffusionModelUNet(nn.Module):
-    """MONAI's `DiffusionModelUNet` of Diff-UNet's width, at a fixed timestep: the cost is the same at all."""
+    """MONAI's `DiffusionModelUNet` with Diff-UNet's width, at a fixed timestep; the cost is the same for all."""
 
     def __init__(self) -> None:
         super().__init__()
-        levels = _DIFF_UNET[:-1]  # its way up ends with as many features as its way down begins with: 64, too
+        levels = _DIFF_UNET[:-1]  # its decoder ends with as many features as its encoder begins with: also 64
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
             in_channels=_IMAGE + _MASK,
@@ -110,12 +110,12 @@ class _DiffusionModelUNet(nn.Module):
 
 
 def _nnunet() -> nn.Module:
-    """Build nnU-Net's full-resolution 3D network as it plans BraTS, deep supervision off.
+    """Build nnU-Net's full-resolution 3D network as planned for BraTS, without deep supervision.
 
     Raises
     ------
     ConfigError
-        Where the optional package is not installed.
+        If the optional package is not installed.
     """
     try:
         architectures = importlib.import_module("dynamic_network_architectures.architectures.unet")
@@ -144,7 +144,7 @@ def _nnunet() -> nn.Module:
 
 
 PEERS = {
-    # Its denoiser is a BasicUNet whose blocks also add a projection of the timestep, which costs next to nothing.
+    # Its denoiser is a BasicUNet whose blocks also add a projection of the timestep, at negligible cost.
     "diff-unet": Peer(
         "Diff-UNet as published",
         "BasicUNet 64, 64, 128, 256, 512, 64; windows of 96³, overlap 0.5; 10 DDIM steps × 4 samples",

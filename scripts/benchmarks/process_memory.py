@@ -1,4 +1,4 @@
-"""Peak memory of this process and of Ray's workers below it, as Linux tells it."""
+"""Peak memory of this process and of Ray's workers below it, from Linux's /proc."""
 
 import contextlib
 import os
@@ -11,25 +11,25 @@ _MIB = 1024.0  # kB
 
 
 def peaks() -> dict[str, float]:
-    """Return the peak resident memory since the last call, in MiB: of the ``coordinator`` and the largest ``worker``.
+    """Return the peak resident memory since the last call, in MiB, of the ``coordinator`` and the largest ``worker``.
 
     Raises
     ------
     ConfigError
-        Where the system has no ``/proc`` that tells it.
+        If the system has no ``/proc`` with this information.
     """
     if not Path("/proc/self/clear_refs").exists():
-        raise ConfigError("peak memory is read from Linux's /proc, which this system has not")
+        raise ConfigError("peak memory is read from Linux's /proc, which this system lacks: run this on Linux")
     workers = [pid for pid in below(os.getpid()) if _is_worker(pid)]
     return {"coordinator": _peak(os.getpid()), "worker": max((_peak(pid) for pid in workers), default=0.0)}
 
 
 def _peak(pid: int) -> float:
-    """Read a process's peak and set it back; 0 where the process has ended."""
+    """Read and reset a process's peak; return 0 if the process has ended."""
     folder = Path("/proc") / str(pid)
     with contextlib.suppress(OSError):
         status = (folder / "status").read_text()
-        (folder / "clear_refs").write_text("5")  # sets the peak back to what is resident now
+        (folder / "clear_refs").write_text("5")  # resets the peak to the current resident memory
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / _MIB
     return 0.0
 
@@ -41,7 +41,7 @@ def _is_worker(pid: int) -> bool:
 
 
 def below(ancestor: int) -> list[int]:
-    """Return the processes that descend from one."""
+    """Return the ids of all descendants of a process."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -1,4 +1,4 @@
-"""Run a function in a process of its own, so that its peak of memory is its alone."""
+"""Run a function in a separate process, so that its peak memory can be measured."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -14,14 +14,14 @@ R = TypeVar("R")
 
 
 def run_apart(function: Callable[[T], R], argument: T, what: str, timeout_s: float) -> tuple[R, float]:
-    """Return ``function(argument)``, computed in a fresh process, and the peak memory of that process in MiB.
+    """Return ``function(argument)``, computed in a new process, and the peak memory of that process in MiB.
 
-    Both must be importable and picklable. The peak includes the interpreter, torch and the data.
+    The function and its argument must be importable and picklable. The peak includes the interpreter, torch and data.
 
     Raises
     ------
     FedSerDiffError
-        Where the process ended without an answer, or gave none in time; the text begins with `what`.
+        If the process ended without an answer, or took too long; the message begins with `what`.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -33,7 +33,7 @@ def run_apart(function: Callable[[T], R], argument: T, what: str, timeout_s: flo
             raise FedSerDiffError(f"{what}: no answer within {timeout_s:g} s")
         answer: tuple[R, float] = here.recv()
     except EOFError:
-        raise FedSerDiffError(f"{what}: its process ended before it answered: was its memory enough?") from None
+        raise FedSerDiffError(f"{what}: its process ended without an answer: did it run out of memory?") from None
     finally:
         process.kill()
         process.join()

@@ -1,4 +1,4 @@
-"""What each stage of a running simulation costs, and whether it grows along the stream."""
+"""The costs of each stage of a running simulation, and their growth along the stream."""
 
 import json
 import time
@@ -12,27 +12,27 @@ from strategies.run_directory import RunDirectory
 from benchmarks.process_memory import peaks
 
 Cost = Mapping[str, Any]
-"""Of one stage, by the names of `UNITS`, and its number as ``stage``."""
+"""Costs of one stage, by the names of `UNITS`, with its number as ``stage``."""
 
 UNITS = {"seconds": "s", "coordinator": "MiB", "worker": "MiB", "bytes out": "B", "bytes in": "B"}
-"""Of a stage: wall time and bytes of its rounds, state and results written included; peak memory, scoring included."""
+"""Costs of a stage: wall time and bytes of its rounds, including writing; peak memory, including scoring."""
 
 LEAST_STAGES = 3
-"""Stage 1 has nothing to replay: what grows has to be seen from stage 2 on."""
+"""Least number of stages: stage 1 has no replay, so growth can be seen only from stage 2 on."""
 
 _WINDOW = 10
-_FLAT = 0.01  # of the bytes: their headers hold numbers, which get longer
+_FLAT = 0.01  # tolerance for bytes: numbers in their headers get longer
 
 
 class StageCosts(RunEvents):
-    """Notes what each stage costs, from the events and the ``results.json`` of a run whose stages have one site each.
+    """A recorder of each stage's costs, from the events and ``results.json`` of a run with one site per stage.
 
     Parameters
     ----------
     run : RunDirectory
-        Of the run.
+        Directory of the run.
     tell : callable
-        Told of each stage's cost when its student has been scored.
+        Called with each stage's costs after its student has been scored.
     """
 
     def __init__(self, run: RunDirectory, tell: Callable[[Cost], None] = lambda cost: None) -> None:
@@ -50,7 +50,7 @@ class StageCosts(RunEvents):
         self._began = time.monotonic()
 
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
-        if stage == 0 or self._rounds:  # the untrained student, or who came late
+        if stage == 0 or self._rounds:  # the untrained student, or a late site
             return
         seconds = time.monotonic() - self._began
         out, into = (after - before for after, before in zip(self._bytes(), self._before, strict=True))
@@ -69,12 +69,12 @@ class StageCosts(RunEvents):
 
 
 def in_words(cost: Cost) -> str:
-    """Return a stage's cost as a line."""
+    """Return a stage's costs as a line of text."""
     return f"stage {cost['stage']}: " + ", ".join(f"{name} {_value(cost[name], unit)}" for name, unit in UNITS.items())
 
 
 def medians(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
-    """Return the medians over the first ten stages from stage 2 on, and over the last ten, of at least 2 stages."""
+    """Return the medians over the first ten stages from stage 2 on and over the last ten; there must be 2 stages."""
     early, late = costs[1 : _WINDOW + 1], costs[max(1, len(costs) - _WINDOW) :]
     return {
         f"stages {part[0]['stage']} to {part[-1]['stage']}": {name: median(c[name] for c in part) for name in UNITS}
@@ -83,7 +83,7 @@ def medians(costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
 
 
 def growth(costs: Sequence[Cost]) -> list[str]:
-    """Say what a stage costs late in the stream against early in it, and whether its bytes stay as they are."""
+    """Return texts on late costs compared with early ones, and on whether the bytes are constant."""
     by_part = medians(costs)
     early, late = next(iter(by_part.values())), list(by_part.values())[-1]
     parts = [
@@ -92,7 +92,7 @@ def growth(costs: Sequence[Cost]) -> list[str]:
     ]
     grown = [name for name, unit in UNITS.items() if unit == "B" and late[name] > (1 + _FLAT) * early[name]]
     change = ", ".join(f"{name} {100 * (late[name] / early[name] - 1):+.1f} %" for name in UNITS if early[name])
-    flat = f"NOT flat: {' and '.join(grown)} grow with the stream" if grown else "flat"
+    flat = f"NOT flat: {' and '.join(grown)} grow along the stream" if grown else "flat"
     return [*(f"medians of {part}" for part in parts), f"change: {change}; bytes are {flat}"]
 
 

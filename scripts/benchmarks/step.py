@@ -1,4 +1,4 @@
-"""What a training step costs: its time, its arithmetic, and what of it goes to loading data."""
+"""The cost of a training step: its time, its arithmetic, and the share of data loading."""
 
 import json
 import statistics
@@ -33,26 +33,26 @@ from sites.training_set import TrainingSet
 from benchmarks.direct_training import no_other
 from benchmarks.machine import machine, seconds_of
 
-_WARM_UP, _BLOCK = 5, 10  # steps before those that are timed; those between two looks at the clock
-_SQUARE, _PRODUCTS = 1024, 8  # of matrices whose products tell what the cores can do
+_WARM_UP, _BLOCK = 5, 10  # steps before timing; steps per timed block
+_SQUARE, _PRODUCTS = 1024, 8  # size and number of matrix products that measure peak performance
 _CPU = torch.device("cpu")
 
 
 def step(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     profile: Annotated[str, typer.Option(help="Profile of the training.")] = "laptop",
-    steps: Annotated[int, typer.Option(help=f"Steps to time of each stage, in blocks of {_BLOCK}.", min=_BLOCK)] = 60,
+    steps: Annotated[int, typer.Option(help=f"Steps of each stage to time, in blocks of {_BLOCK}.", min=_BLOCK)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of phantoms and weights.")] = 0,
 ) -> None:
-    """Time SER-Diff's training steps on phantoms: without a past (stage 1) and with replay (stage 2)."""
+    """Time SER-Diff's training steps on phantoms: without replay (stage 1) and with replay (stage 2)."""
     console = open_console()
     blocks = steps // _BLOCK
-    with clear_errors("nothing: figures stand at the end"):
+    with clear_errors("nothing: figures are written at the end"):
         config = make_settings(profile, method="ser-diff", seed=seed)
         with console.status("preparing phantoms"):
             sites = phantom_federation(2, config, Cache().phantoms)
             hospitals = [open_hospital(site, config, Cache().prepared) for site in sites]
-        use_cpus(1)  # arithmetic is counted in the thread that does it
+        use_cpus(1)  # FLOPs are counted only in the calling thread
         flops = [_flops(config, hospitals[0], _first()), _flops(config, hospitals[1], _second(config, hospitals[0]))]
         use_cpus(config.machine.cpus_per_site)
         with console.status("timing"):
@@ -83,7 +83,7 @@ def _first() -> Order:
 
 
 def _second(config: Settings, hospital: Hospital) -> Order:
-    """Return an order with a teacher, who is untrained: a step costs the same."""
+    """Return an order with an untrained teacher, with which a step costs the same."""
     teacher = new_student(config.replace(seed=config.seed + 1)).eval().requires_grad_(False)
     method = get_method(config.method.name)
     memory = consolidate(teacher, 1, hospital, config, method.hands_over_all)
@@ -91,7 +91,7 @@ def _second(config: Settings, hospital: Hospital) -> Order:
 
 
 def _flops(config: Settings, hospital: Hospital, order: Order) -> int:
-    """Return the FLOPs of one step, forwards and backwards; the teacher's map that it needs adds a hundredth."""
+    """Return the FLOPs of one step, forward and backward; the teacher's error map adds one per cent."""
     once = one_round(config.training, config.method)
     only = {"training.steps_per_stage": 1, "training.epochs_per_stage": 0, **once}
     one = config.replace({**LITTLE_BEFORE_STEPS, **only})
@@ -101,7 +101,7 @@ def _flops(config: Settings, hospital: Hospital, order: Order) -> int:
 
 
 def _loading_s(config: Settings, hospitals: list[Hospital]) -> list[float]:
-    """Return, of both stages, the seconds that a step's batch takes to draw and load, with what is replayed in 2."""
+    """Return the seconds to draw and load a step's batch, for stage 1 and, with replayed samples, for stage 2."""
     draws = generator(config.seed, "loading")
     first, second = (TrainingSet(hospital.training, config, _CPU) for hospital in hospitals)
 
@@ -120,7 +120,7 @@ def _loading_s(config: Settings, hospitals: list[Hospital]) -> list[float]:
 
 
 def _peak_flops() -> float:
-    """Return the FLOPs a second of large matrix products in fp32, on as many cores as a step has."""
+    """Return the FLOPs per second of large matrix products in fp32, on as many cores as a step uses."""
     a = torch.randn(_SQUARE, _SQUARE)
 
     def multiply(number: int) -> None:
@@ -153,7 +153,6 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         )  # fmt: skip
     print_table(console, table)
     console.print(
-        f"Peak: {peak / 1e9:.0f} GFLOP/s, large matrix products in fp32 on the same cores. Convolutions and matrix "
-        "products count, a multiply-add as two; normalisations, activations and losses do not, and have no peak of "
-        "their own here."
+        f"Peak: {peak / 1e9:.0f} GFLOP/s, large matrix products in fp32 on the same cores. FLOPs include convolutions "
+        "and matrix products, with a multiply-add as two, but not normalisations, activations and losses."
     )

@@ -1,4 +1,4 @@
-"""Pieces of work that take turns of a few seconds, so that what a machine drifts by in minutes falls on all of them."""
+"""Tasks that take turns of a few seconds, so that slow drifts of the machine's speed affect all of them equally."""
 
 import multiprocessing
 import os
@@ -17,44 +17,44 @@ T = TypeVar("T")
 
 
 class Track:
-    """What a piece of work tells whoever times it: that it is ready to begin, and that it has ended."""
+    """The channel on which a task reports to its timer that it is ready, and that it has ended."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
     def start(self) -> None:
-        """Say that all is ready, and wait for the first turn."""
+        """Report that the task is ready, and wait for the first turn."""
         self._pipe.send(None)
         self._pipe.recv()
 
     def end(self) -> None:
-        """Say that what is timed has ended; what follows is not."""
+        """Report the end of the timed part; later work is not timed."""
         self._pipe.send(time.monotonic())
 
 
 def take_turns(
     work: Callable[[Track, T], None], arguments: Sequence[T], turn_s: float, timeout_s: float
 ) -> list[float]:
-    """Call ``work(track, argument)`` for each argument in a fresh process, in turns; return the seconds each had.
+    """Call ``work(track, argument)`` for each argument in a new process, in turns; return the seconds of each.
 
-    A process that has no turn is stopped, and with it all that it has started. They get ready one after another, and
-    finish what they do after their end together.
+    A waiting process is stopped, together with its child processes. Processes get ready one after another. After their
+    timed parts, all finish at the same time.
 
     Parameters
     ----------
     work : callable
-        Importable, as its arguments are picklable.
+        Importable function; its arguments must be picklable.
     arguments : sequence
-        One a process.
+        One argument per process.
     turn_s : float
-        Seconds of a turn.
+        Length of a turn in seconds.
     timeout_s : float
-        The longest that a process may take to get ready, to come to its end, or to finish after it.
+        Longest time that a process may take to get ready, to reach its end, or to finish after it.
 
     Raises
     ------
     FedSerDiffError
-        Where a process ends early or takes too long.
+        If a process ends early or takes too long.
     """
     runners: list[_Runner] = []
     try:
@@ -76,7 +76,7 @@ def take_turns(
 
 
 class _Runner:
-    """One process, and the seconds that it has had."""
+    """One process, with the seconds that it has run."""
 
     def __init__(self, work: Callable[[Track, T], None], argument: T) -> None:
         context = multiprocessing.get_context("spawn")

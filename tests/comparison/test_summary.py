@@ -171,8 +171,8 @@ def test_ser_diff_plus_is_held_against_what_it_is_to_beat_and_what_it_has_to_kno
     assert any(s.startswith("ser-diff-plus beats ser-diff: +27.5") for s in told)
     assert any(s.startswith("ser-diff-plus beats rehearsal (breaks privacy): +17.5") for s in told)
     assert (
-        "ser-diff-plus: a hospital is scored with what it keeps for itself, an adapter or weights, so it has to be "
-        "known which hospital a scan comes from." in compare_runs(runs(write_run, given, (3, 4)), PHANTOM)["answer"]
+        "ser-diff-plus: a hospital is scored with the adapter or weights that it keeps for itself, so scores assume "
+        "that the hospital of each scan is known." in compare_runs(runs(write_run, given, (3, 4)), PHANTOM)["answer"]
     )
 
 

@@ -64,8 +64,8 @@ def test_every_case_that_lacks_a_file_is_named_with_every_file_that_it_lacks(tmp
     assert _lines(caught.value) == {
         str(_file(tmp_path, 0, "t2")): f"modality t2 of case {_name(0)} is missing",
         str(_file(tmp_path, 0, "seg")): f"segmentation of case {_name(0)} is missing",
-        str(_file(tmp_path, 2, "flair")): "a directory, where a NIfTI file is expected",
-        str(tmp_path / _name(9)): "a symbolic link to what is not there",
+        str(_file(tmp_path, 2, "flair")): "a directory: a NIfTI file is expected",
+        str(tmp_path / _name(9)): "a symbolic link to a missing file",
     }
     bad: BadCases = {}
     assert [case.name for case in find_cases(tmp_path, RELEASE, bad=bad)] == [_name(1), _name(3)]

@@ -70,7 +70,7 @@ def test_what_may_be_a_case_and_is_passed_over_is_told_with_a_count_and_first_na
         (tmp_path / f"brats2021_0000{number}").mkdir()
     (tmp_path / "P07.NII.GZ").touch()
     told = "P07.NII.GZ, brats2021_00000, brats2021_00001, brats2021_00002, brats2021_00003 and 3 more"
-    assert passed_over_note(site) == f"site north: passed over, named as no case of brats2021: {told}"
+    assert passed_over_note(site) == f"site north: ignored, not named as a case of brats2021: {told}"
     chosen = Site("north", "brats2021", str(tmp_path), ("BraTS2021_00001",))
     assert passed_over_note(chosen) is None, "others are left out on purpose"
 
@@ -78,7 +78,7 @@ def test_what_may_be_a_case_and_is_passed_over_is_told_with_a_count_and_first_na
 def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     """One of them would be used, and nobody would know which."""
     (_case_2021(tmp_path, 1) / "BraTS2021_00001_t1.nii").touch()
-    with pytest.raises(DataError, match=r"_t1\.nii\.gz: modality t1 of .* is also in .*_t1\.nii: leave one"):
+    with pytest.raises(DataError, match=r"_t1\.nii\.gz: modality t1 of .* is also in .*_t1\.nii: keep one"):
         find_cases(tmp_path, RELEASES["brats2021"])
 
 

@@ -149,7 +149,7 @@ def test_who_has_a_case_open_keeps_what_it_sees(tmp_path: Path, root: Path) -> N
 def test_a_case_that_is_cut_off_while_it_is_open_is_said_to_be(tmp_path: Path, root: Path) -> None:
     cached = _open(tmp_path)
     os.truncate(file_of(root, ".cases"), 100)
-    with pytest.raises(StorageError, match=r"\.cases: a prepared case is cut off: run this again"):
+    with pytest.raises(StorageError, match=r"\.cases: a prepared case is truncated: run the command again"):
         _ = cached.prepared.image
     assert_right(_open(tmp_path).prepared, VOLUMES)
 
@@ -160,7 +160,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, root: Path) -> 
     forget()
     with pytest.raises(StorageError) as caught:
         _open(tmp_path)
-    assert str(caught.value) == f"{root}: prepared cases cannot be kept there (Not a directory)"
+    assert str(caught.value) == f"{root}: prepared cases cannot be written there (Not a directory)"
 
 
 @pytest.mark.parametrize("of", [store, log], ids=["voxels", "index"])
@@ -177,7 +177,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(
     with monkeypatch.context() as broken:
         broken.setattr(of, "sync", full)
         with pytest.raises(
-            StorageError, match=r"cache: prepared cases cannot be kept there \(No space left on device\)"
+            StorageError, match=r"cache: prepared cases cannot be written there \(No space left on device\)"
         ):
             _open(tmp_path)
     files = [file for ending in (".cases", ".jsonl") for file in root.glob(f"[0-9a-f]*/*{ending}")]

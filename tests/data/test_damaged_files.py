@@ -167,7 +167,7 @@ def test_empty_brain(tmp_path: Path, volumes: Volumes, write_case: WriteCase) ->
     for channel in ("t1", "t1ce", "t2", "flair"):
         volumes[channel][:] = 0
     case = write_case(tmp_path, volumes)
-    assert _refusal(tmp_path) == f"{case}: every voxel of every modality is 0: there is no brain"
+    assert _refusal(tmp_path) == f"{case}: every voxel of every modality is 0: no brain found"
 
 
 @pytest.mark.parametrize("value", [0, 0.1, 700])
@@ -175,7 +175,7 @@ def test_modality_without_contrast(tmp_path: Path, volumes: Volumes, write_case:
     volumes["t2"] = np.where(volumes["t2"] > 0, np.float32(value), np.float32(0))
     case = write_case(tmp_path, volumes)
     assert re.fullmatch(
-        re.escape(f"{case / 'BraTS2021_00000_t2.nii.gz'}: the same value in every brain voxel") + ".*",
+        re.escape(f"{case / 'BraTS2021_00000_t2.nii.gz'}: every brain voxel has the same value") + ".*",
         _refusal(tmp_path),
     )
 
@@ -196,12 +196,12 @@ def _loop(path: Path) -> None:
 
 PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing": (lambda path: None, "is missing"),
-    "a directory": (Path.mkdir, "a directory, where a NIfTI file is expected"),
-    "a link to a directory": (lambda p: p.symlink_to("/"), "a directory, where a NIfTI file is expected"),
-    "a named pipe": (os.mkfifo, "a named pipe, where a NIfTI file is expected"),
-    "a socket": (_listen, "a socket, where a NIfTI file is expected"),
-    "a link to a device without end": (lambda p: p.symlink_to("/dev/zero"), "a device, where a NIfTI file is expected"),
-    "a link to nothing": (lambda p: p.symlink_to("../gone.nii.gz"), "a symbolic link to what is not there"),
+    "a directory": (Path.mkdir, "a directory: a NIfTI file is expected"),
+    "a link to a directory": (lambda p: p.symlink_to("/"), "a directory: a NIfTI file is expected"),
+    "a named pipe": (os.mkfifo, "a named pipe: a NIfTI file is expected"),
+    "a socket": (_listen, "a socket: a NIfTI file is expected"),
+    "a link to a device without end": (lambda p: p.symlink_to("/dev/zero"), "a device: a NIfTI file is expected"),
+    "a link to nothing": (lambda p: p.symlink_to("../gone.nii.gz"), "a symbolic link to a missing file"),
     "a link to itself": (lambda p: p.symlink_to(p), "cannot be read (Too many levels of symbolic links)"),
     "a loop of links": (_loop, "cannot be read (Too many levels of symbolic links)"),
     "a link through a file": (lambda p: p.symlink_to("/dev/null/scan"), "cannot be read (Not a directory)"),
@@ -271,7 +271,7 @@ def test_a_plain_file_beside_a_directory_of_the_compressed_ones_name_is_read(
 
 
 @pytest.mark.parametrize(
-    ("target", "reason"), [("gone", "a symbolic link to what is not there"), ("BraTS2021_00001", "cannot be read (")]
+    ("target", "reason"), [("gone", "a symbolic link to a missing file"), ("BraTS2021_00001", "cannot be read (")]
 )
 def test_a_case_that_is_a_link_to_nowhere_is_not_passed_over(
     tmp_path: Path, volumes: Volumes, write_case: WriteCase, target: str, reason: str

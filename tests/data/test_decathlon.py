@@ -112,7 +112,7 @@ def test_scans_without_a_label_map_are_told(tmp_path: Path, write: Write) -> Non
     assert passed_over_note(site) is None
     for name in ("c.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz", "._e.nii.gz"):
         (tmp_path / "imagesTr" / name).touch()
-    assert passed_over_note(site) == "site north: passed over, without a label map: c, d_0000, d_0001"
+    assert passed_over_note(site) == "site north: ignored, without a label map: c, d_0000, d_0001"
 
 
 def test_what_files_mean_is_part_of_what_a_prepared_case_is_known_by(tmp_path: Path, write: Write) -> None:
@@ -129,10 +129,10 @@ def test_what_files_mean_is_part_of_what_a_prepared_case_is_known_by(tmp_path: P
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ([], "not a table"),
+        ([], "not a JSON object"),
         ({"labels": DECATHLON["labels"]}, "modality: declare every modality by its number"),
         ({**DECATHLON, "modality": {"1": "T2"}}, "modality: declare every modality by its number"),
-        ({**DECATHLON, "modality": {"0": "T2", "1": "T2"}}, "modality: a modality is named twice"),
+        ({**DECATHLON, "modality": {"0": "T2", "1": "T2"}}, "modality: two modalities have the same name"),
         ({**DECATHLON, "modality": {"0": ""}}, "modality: '' is not a name"),
         ({**DECATHLON, "modality": {"0": "a.b"}}, "modality: 'a.b' is not a name"),
         ({"modality": {"0": "T2"}}, "labels: declare every label"),
@@ -140,8 +140,8 @@ def test_what_files_mean_is_part_of_what_a_prepared_case_is_known_by(tmp_path: P
         ({**DECATHLON, "labels": {"background": 0, "all": [0, 1]}}, "labels: 0 is background"),
         ({**DECATHLON, "labels": {"background": 0, "PZ": "one"}}, "labels: PZ: 'one' is not a label value"),
         ({**DECATHLON, "labels": {"background": 0, "PZ": []}}, r"labels: PZ: \[\] is not a label value"),
-        ({**DECATHLON, "labels": {"background": 0, "PZ": 1, "ignore": 2}}, "labels: 'ignore' cannot be a name here"),
-        ({**DECATHLON, "labels": {"background": 0, "mean": 1}}, "labels: 'mean' cannot be a name here"),
+        ({**DECATHLON, "labels": {"background": 0, "PZ": 1, "ignore": 2}}, "labels: 'ignore' is reserved"),
+        ({**DECATHLON, "labels": {"background": 0, "mean": 1}}, "labels: 'mean' is reserved"),
     ],
 )
 def test_a_table_that_declares_too_little_is_refused_naming_file_and_field(
@@ -176,7 +176,7 @@ def test_a_file_with_fewer_modalities_than_declared_and_a_case_without_images_ar
     declare(tmp_path, {**DECATHLON, "modality": {"0": "T2", "1": "ADC", "2": "DCE"}})
     write("a", "T2", "ADC")
     (case,) = find_decathlon_cases(tmp_path, read_dataset(tmp_path))
-    with pytest.raises(DataError, match=r"a\.nii\.gz: shape \(9, 8, 7, 2\): it holds no modality number 2"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz: shape \(9, 8, 7, 2\): there is no modality number 2"):
         prepare_case(case, GRID, 1.0)
     (tmp_path / "imagesTr" / "a.nii.gz").unlink()
     with pytest.raises(DataError, match=r"a_0000\.nii\.gz: modality T2 of case a is missing"):

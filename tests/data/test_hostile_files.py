@@ -195,11 +195,11 @@ ZEROS = zipped(bytes(1 << 24)) * 256  # 4 GiB in 4 MiB
 @pytest.mark.parametrize(
     ("dim", "offset", "reason"),
     [
-        ((3, 12, 14, 10), 352, "there is more in it than the 3712 bytes that its header declares"),
+        ((3, 12, 14, 10), 352, "it holds more than the 3712 bytes that its header declares"),
         ((3, 12, 14, 10), 2**29, "its header says that voxels begin at byte 5.36871e+08"),
         ((3, 32767, 32767, 32767), 352, f"more than {MAX_VOXELS} voxels"),
         ((4, 32767, 32767, 32767, 32767), 352, "4 dimensions"),
-        ((3, 12, 14, 10), 2**26, "there is more in it than"),
+        ((3, 12, 14, 10), 2**26, "it holds more than"),
     ],
 )
 @pytest.mark.parametrize("channel", ["t1", "seg"])
@@ -281,13 +281,13 @@ def test_one_value_in_every_voxel_of_a_modality_is_refused_for_all_that_rounding
 ) -> None:
     files = {c: encode(np.full((60, 60, 60), value), Spec(dtype="f8")) for c in CHANNELS[:4]}
     write_files(tmp_path, {**files, "seg": encode(np.zeros((60, 60, 60), np.int64), Spec())})
-    assert "_t1.nii: the same value in every brain voxel" in _refusal(tmp_path)
+    assert "_t1.nii: every brain voxel has the same value" in _refusal(tmp_path)
 
 
 def test_values_that_32_bit_floats_round_alike_are_told_apart(tmp_path: Path) -> None:
     volumes = {c: VOLUMES[c] + 10**12 for c in CHANNELS[:4]} | {"seg": VOLUMES["seg"]}
     write_files(tmp_path, {c: encode(volume, Spec(dtype="i8")) for c, volume in volumes.items()})
-    with pytest.raises(DataError, match="the same value in every brain voxel"):
+    with pytest.raises(DataError, match="every brain voxel has the same value"):
         prepare(tmp_path)  # a spread of 3e-11 of the values
     shutil.rmtree(tmp_path / "BraTS2021_00000")
     volumes = {c: VOLUMES[c] + 10**9 for c in CHANNELS[:4]} | {"seg": VOLUMES["seg"]}
@@ -297,7 +297,7 @@ def test_values_that_32_bit_floats_round_alike_are_told_apart(tmp_path: Path) ->
 
 def test_a_volume_of_one_voxel_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, {c: encode(VOLUMES[c][5:6, 5:6, 5:6] * 0 + 4, Spec()) for c in CHANNELS})
-    assert f"{path_of(tmp_path, 't1', '.nii')}: the same value in every brain voxel" in _refusal(tmp_path)
+    assert f"{path_of(tmp_path, 't1', '.nii')}: every brain voxel has the same value" in _refusal(tmp_path)
 
 
 def test_a_volume_of_one_slice_is_a_right_result(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_volume_of_one_slice_is_a_right_result(tmp_path: Path) -> None:
 
 def test_a_brain_that_vanishes_on_the_working_grid_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, {c: encode(VOLUMES[c], Spec(spacing=(0.02, 0.02, 0.02))) for c in CHANNELS})
-    assert f"{tmp_path}/BraTS2021_00000: nothing is left of a brain of 0.16 × 0.22 × 0.12 mm" in _refusal(tmp_path)
+    assert f"{tmp_path}/BraTS2021_00000: nothing is left of a 0.16 × 0.22 × 0.12 mm brain" in _refusal(tmp_path)
 
 
 def test_scans_a_fraction_of_a_degree_apart_are_not_aligned(tmp_path: Path) -> None:

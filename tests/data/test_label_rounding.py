@@ -73,7 +73,7 @@ def _one_stored_step_off() -> tuple[Array, Spec]:
 
 
 INTERPOLATED = "labels are not whole numbers: was the segmentation interpolated?"
-SCALED = "labels are not whole numbers as its header scales them (scl_slope "
+SCALED = "labels are not whole numbers after the header's scaling (scl_slope "
 REFUSED = {
     "interpolated": (SEG * 0.7, Spec(dtype="f4"), INTERPOLATED),
     "off by a thousandth": (_moved(1e-3), Spec(dtype="f8"), INTERPOLATED),

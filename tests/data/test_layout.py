@@ -113,7 +113,7 @@ def test_files_that_were_unpacked_into_folders_of_their_names_are_read(tmp_path:
     (case,) = find_cases(tmp_path, RELEASES["brats2023-gli"])
     assert [file.name for file in case.images] == [f"00000116_{suffix}.nii" for suffix in names[:-1]]
     (tmp_path / name / f"{name}-t1c.nii" / "second.nii").touch()
-    with pytest.raises(DataError, match=r"t1c\.nii: a directory, where a NIfTI file is expected"):
+    with pytest.raises(DataError, match=r"t1c\.nii: a directory: a NIfTI file is expected"):
         find_cases(tmp_path, RELEASES["brats2023-gli"])
 
 
@@ -157,7 +157,7 @@ def test_what_is_not_used_is_told_by_its_place_and_folders_without_a_case_as_one
     (tmp_path / "HGG" / "P1.nii.gz").touch()
     (tmp_path / "part2.zip").touch()
     assert passed_over_note(Site("north", "brats2019", str(tmp_path))) == (
-        "site north: passed over, named as no case of brats2019: HGG/MR_007, HGG/P1.nii.gz, old, part2.zip"
+        "site north: ignored, not named as a case of brats2019: HGG/MR_007, HGG/P1.nii.gz, old, part2.zip"
     )
 
 

@@ -89,9 +89,9 @@ def test_rows_that_share_a_patient_are_one_persons_whatever_their_order(tmp_path
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "none of its 0 lines has a case name: .* such as Brats17_CBICA_AAB_1, .*, BraTS2021_00000, "),
-        ("Grade,Id\nHGG,brats_tcia_pat101_0001\nLGG,NA\n", "none of its 3 lines has a case name"),
-        ("Id\nBraTS2021_1\nxBraTS2021_00001\nBraTS-GLI-00001\n", "none of its 4 lines has a case name"),
+        ("", "no case name in any of its 0 lines: .* such as Brats17_CBICA_AAB_1, .*, BraTS2021_00000, "),
+        ("Grade,Id\nHGG,brats_tcia_pat101_0001\nLGG,NA\n", "no case name in any of its 3 lines"),
+        ("Id\nBraTS2021_1\nxBraTS2021_00001\nBraTS-GLI-00001\n", "no case name in any of its 4 lines"),
         (b"a,b\nBraTS2021_00001,x\n\xe9,y\n", r"line 3: not text in UTF-8 \(byte 0xe9\): save it as text in UTF-8"),
         (b"PK\x03\x04\xff\xfe", "line 1: not text in UTF-8"),
         ('a,b\nBraTS2021_00001,"x\n', "line 2: not a CSV table: unexpected end of data"),

@@ -65,7 +65,7 @@ def test_without_its_channels_a_federation_of_declared_datasets_is_refused(feder
         file = tmp_path / f"no-{field}.toml"
         lines = [line for line in text.splitlines() if not line.startswith(field)]
         file.write_text("\n".join(lines).replace('path = "', f'path = "{federation.parent}/'))
-        with pytest.raises(ConfigError, match=rf"{field}: is missing: name above the first .*such as {field} = \["):
+        with pytest.raises(ConfigError, match=rf"{field}: is missing: list above the first .*such as {field} = \["):
             read_federation(file)
 
 

@@ -100,16 +100,16 @@ def test_what_may_be_a_patient_and_is_no_scan_is_named_with_the_reason(tmp_path:
     assert names(found) == ["good"]
     expected = {
         "lacks/lacks-t2f.nii.gz": "modality flair of scan lacks is missing",
-        "twins/twins_t2.nii": "modality t2 of scan twins is also in twins_t2.nii.gz: leave one",
-        "both/both-t1n.nii.gz": "modality t1 of scan both is also in both_t1.nii.gz: leave one",
-        "strange": "a.nii.gz, b.nii.gz, strange_dwi.nii.gz and 1 more: named as none of the model's modalities: "
+        "twins/twins_t2.nii": "modality t2 of scan twins is also in twins_t2.nii.gz: keep one",
+        "both/both-t1n.nii.gz": "modality t1 of scan both is also in both_t1.nii.gz: keep one",
+        "strange": "a.nii.gz, b.nii.gz, strange_dwi.nii.gz and 1 more: not named as a modality of the model: "
         "expected files NAME_t1.nii.gz, NAME_t1ce.nii.gz, NAME_t2.nii.gz, NAME_flair.nii.gz, or name each with --image",
         "dicom": "holds no NIfTI file, but IM0001, IM0002",
         "nothing": "is empty",
-        "deep/ses-1": "lies too deep to be looked into: give it by itself",
-        "elsewhere": "a symbolic link to what is not there",
-        "unlinked/unlinked_t1.nii.gz": "a symbolic link to what is not there",
-        "other.nrrd": "is no NIfTI file",
+        "deep/ses-1": "nested too deeply to be searched: give its path instead",
+        "elsewhere": "a symbolic link to a missing file",
+        "unlinked/unlinked_t1.nii.gz": "a symbolic link to a missing file",
+        "other.nrrd": "not a NIfTI file",
     }
     assert sorted(found.left) == sorted(f"{tmp_path / where}: {why}" for where, why in expected.items())
 
@@ -172,12 +172,12 @@ def test_where_no_scan_is_it_is_said_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"empty: no scan here: expected files NAME_t1\.nii\.gz, NAME_t1ce"):
         find_scans([empty], MODALITIES, {})
     single = touch(tmp_path / "single", "a.nii.gz")
-    with pytest.raises(DataError, match=r"a\.nii\.gz: named as none of the model's modalities: .* with --image"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz: not named as a modality of the model: .* with --image"):
         find_scans([single / "a.nii.gz"], MODALITIES, {})
     with pytest.raises(DataError, match="nowhere: cannot be read"):
         find_scans([tmp_path / "nowhere"], MODALITIES, {})
     truths = touch(tmp_path / "truths", "x_seg.nii.gz", "W39_1998.09.19_Segm.nii")
-    with pytest.raises(DataError, match="truths: holds segmentations alone"):
+    with pytest.raises(DataError, match="truths: holds only segmentations"):
         find_scans([truths], MODALITIES, {})
     found = find_scans(
         [case(tmp_path / "good", "good"), empty, touch(tmp_path, "list.txt") / "list.txt"], MODALITIES, {}
@@ -191,5 +191,5 @@ def test_modalities_given_one_by_one_are_the_models_and_all_of_them(tmp_path: Pa
     assert named_scan("x", files, MODALITIES).images == tuple(tmp_path / name for name in MODALITIES)
     with pytest.raises(DataError, match="scan x: the model needs t1, t1ce, t2, flair: no t2"):
         named_scan("x", {name: file for name, file in files.items() if name != "t2"}, MODALITIES)
-    with pytest.raises(DataError, match="dwi is none of them"):
+    with pytest.raises(DataError, match="dwi is not one of them"):
         named_scan("x", files | {"dwi": tmp_path}, MODALITIES)

@@ -129,8 +129,8 @@ def test_beside_named_cases_a_share_of_all_is_taken_from_the_others_in_their_ord
     ("named", "says"),
     [
         (["a-1", "a-2", "h-1", "a-3"], "no case a-3, h-1 here$"),
-        (["a-1"], "a-2: of a patient whose other scan is held out$"),
-        (["e-1", "a-1"], "a-2, e-2: of a patient whose other scan is held out$"),
+        (["a-1"], "a-2: another scan of this patient is held out"),
+        (["e-1", "a-1"], "a-2, e-2: another scan of this patient is held out"),
     ],
     ids=["missing", "torn patient", "two torn patients"],
 )
@@ -142,11 +142,11 @@ def test_a_list_that_cannot_be_is_refused_naming_site_and_field(field: str, name
 @pytest.mark.parametrize(
     ("test", "validation", "says"),
     [
-        (["b-1"], ["c-1", "b-1"], "validation_cases: b-1: among the test_cases, too$"),
-        (["a-1"], ["a-2"], "test_cases: a-2: of a patient whose other scan is held out$"),
-        (CASES, [], "test_cases: every patient is held out: none is left to train on$"),
-        (CASES[:3], CASES[3:], "test_cases, validation_cases: every patient is held out: none is left to train on$"),
-        ([], CASES[:-1], "data.test_share: 1 of 6 patients is left to hold out and to train on; at least 2"),
+        (["b-1"], ["c-1", "b-1"], "validation_cases: b-1: also in test_cases"),
+        (["a-1"], ["a-2"], "test_cases: a-2: another scan of this patient is held out"),
+        (CASES, [], "test_cases: every patient is held out, none is left for training$"),
+        (CASES[:3], CASES[3:], "test_cases, validation_cases: every patient is held out, none is left for training$"),
+        ([], CASES[:-1], "data.test_share: 1 of 6 patients is left to hold out and train on; at least 2"),
     ],
     ids=["on both sides", "torn between both", "nobody left", "nobody left of both", "nobody to test on"],
 )

@@ -145,7 +145,7 @@ def test_what_is_no_node_key_is_refused() -> None:
 
     private, public = make_node_key()
     for nonsense in (b"", b"ecdsa-sha2-nistp384 AAAA", public[:-20], node_key_bytes(public), private):
-        with pytest.raises(ConfigError, match="not a public key in OpenSSH's format"):
+        with pytest.raises(ConfigError, match="not a public key in OpenSSH format"):
             node_key_bytes(nonsense)
     for other in (rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()):
         with pytest.raises(ConfigError, match="not a key on a NIST curve"):

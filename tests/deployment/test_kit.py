@@ -108,13 +108,17 @@ def test_hospital_tightens_what_may_leave_it_and_never_widens_it(
         ('name = "north"', 'name = "north', "not valid TOML: .*line 2"),
         ('name = "north"', "", "name: is missing"),
         ('name = "north"', "name = 3", "name: 3 is not a filled str"),
-        ('name = "north"', 'name = "south"', "name: 'south' is no site of the experiment: choose from north, east"),
+        ('name = "north"', 'name = "south"', "name: 'south' is not a site of the experiment: choose from north, east"),
         ('release = "brats2021"', "", "release: is missing"),
-        ('"brats2021"', '"brats2020"', "release: 'brats2020' is not the experiment's for this site, 'brats2021'"),
+        (
+            '"brats2021"',
+            '"brats2020"',
+            "release: 'brats2020' differs from the experiment's release for this site, 'brats2021'",
+        ),
         ("coordinator =", "# coordinator =", "coordinator: is missing"),
         ("federation.example.org:8443", "federation.example.org", "coordinator: 'federation.example.org' is not host:"),
         ("data =", "# data =", "data: is missing"),
-        ("scans-of-north", "scans-of-nobody", "data: .*scans-of-nobody is not a directory: write where"),
+        ("scans-of-north", "scans-of-nobody", "data: .*scans-of-nobody is not a directory: set data to"),
         ("data =", "path =", "data: is missing"),
         (
             'cache = "cache"',
@@ -126,11 +130,19 @@ def test_hospital_tightens_what_may_leave_it_and_never_widens_it(
         (
             'cases = ["BraTS2021_00007", "BraTS2021_00008", "BraTS2021_00009"]',
             "cases = [7]",
-            "cases: every case is named by a string",
+            "cases: every case name must be a string",
         ),
-        ('["BraTS2021_00008"]', '["BraTS2021_00006"]', "test_cases: 'BraTS2021_00006' is none of the cases"),
-        ('["BraTS2021_00009"]', '["BraTS2021_00006"]', "validation_cases: 'BraTS2021_00006' is none of the cases"),
-        ('["BraTS2021_00009"]', '["BraTS2021_00008"]', "validation_cases: 'BraTS2021_00008' is one of the test_cases"),
+        ('["BraTS2021_00008"]', '["BraTS2021_00006"]', "test_cases: 'BraTS2021_00006' is not one of the site's cases"),
+        (
+            '["BraTS2021_00009"]',
+            '["BraTS2021_00006"]',
+            "validation_cases: 'BraTS2021_00006' is not one of the site's cases",
+        ),
+        (
+            '["BraTS2021_00009"]',
+            '["BraTS2021_00008"]',
+            "validation_cases: 'BraTS2021_00008' is also one of the test_cases",
+        ),
         (
             "# [egress]",
             "[egress]\nquota = 1",
@@ -209,17 +221,17 @@ def test_damaged_experiment_is_refused_by_hospital_and_coordinator(kits: Path, d
         (lambda v: v.update(experiment=3), "experiment: 3 is not a filled dict"),
         (lambda v: v["sites"].append(1), "site 3: 1 is not an object"),
         (lambda v: v["sites"][1].pop("public_key"), "site 2: public_key: is missing"),
-        (lambda v: v["sites"][1].update(public_key="ssh"), "site 2: public_key: not a public key in OpenSSH's format"),
+        (lambda v: v["sites"][1].update(public_key="ssh"), "site 2: public_key: not a public key in OpenSSH format"),
         (
             lambda v: v["sites"][1].update(public_key=v["sites"][0]["public_key"]),
             "site 2: public_key: an earlier site has the same",
         ),
-        (lambda v: v["sites"].pop(), "sites: names and releases are not those of the experiment"),
-        (lambda v: v["sites"].reverse(), "sites: names and releases are not those of the experiment"),
-        (lambda v: v["sites"][0].update(release="brats2020"), "sites: names and releases are not those"),
+        (lambda v: v["sites"].pop(), "sites: names, releases or their order differ from the experiment's"),
+        (lambda v: v["sites"].reverse(), "sites: names, releases or their order differ from the experiment's"),
+        (lambda v: v["sites"][0].update(release="brats2020"), "sites: names, releases or their order differ"),
         (
             lambda v: v["sites"].append({**v["sites"][0], "public_key": make_node_key()[1].decode()}),
-            "sites: names and releases are not those",
+            "sites: names, releases or their order differ",
         ),
     ],
 )
@@ -312,7 +324,7 @@ def test_no_other_way_of_writing_a_name_is_taken(kits: Path, marked: Path, metho
 def test_a_hospital_cannot_allow_what_is_no_name(kits: Path) -> None:
     file = kits / "sites" / "north" / "site.toml"
     file.write_text("allow = [1]\n" + file.read_text())
-    with pytest.raises(ConfigError, match="allow: every method, network or release is named by a string"):
+    with pytest.raises(ConfigError, match="allow: every name of a method, network or release must be a string"):
         HospitalKit.load(file)
 
 

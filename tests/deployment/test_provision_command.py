@@ -134,7 +134,7 @@ def test_as_many_phantom_hospitals_as_asked_are_named_and_the_same_place_is_not_
 
     again = provision(tmp_path, *call)
     assert (again.returncode, again.stdout) == (1, "")
-    complaint = f"error: {tmp_path}/kits: is not empty: a federation is made in a new directory\n"
+    complaint = f"error: {tmp_path}/kits: is not empty: choose a new or empty directory\n"
     assert again.stderr == complaint
     assert (tmp_path / "kits" / "authority" / "ca.key").read_bytes() == key
 

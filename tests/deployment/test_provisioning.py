@@ -97,7 +97,7 @@ def test_hospital_without_a_known_path_is_asked_for_it(tmp_path: Path) -> None:
     provision(tmp_path / "kits", make_settings("smoke", sites=(Site("west", "brats2020", ""),)), ADDRESS, {})
     file = tmp_path / "kits" / "sites" / "west" / "site.toml"
     assert tomllib.loads(file.read_text())["data"] == "/path/to/your/scans"
-    with pytest.raises(ConfigError, match="data: /path/to/your/scans is not a directory: write where"):
+    with pytest.raises(ConfigError, match="data: /path/to/your/scans is not a directory: set data to"):
         HospitalKit.load(file)
 
 
@@ -130,7 +130,7 @@ def test_commands_are_kept_and_name_every_hospital(kits: Path, coordinator: Coor
     keys = kits / "coordinator" / "keys"
     assert [line[3] for line in registered] == [str(keys / "north.pub"), str(keys / "east.pub")]
     assert words(text, "fedserdiff") == [["fedserdiff", "hospital", f"sites/{name}"] for name in ("north", "east")]
-    for told in (f"bring {kits}/sites/north\n", "write where the scans are as `data`", "guard port 8443"):
+    for told in (f"copy {kits}/sites/north\n", "set `data`", "protect port 8443"):
         assert told in text
 
 
@@ -191,10 +191,10 @@ def test_server_listens_by_ipv6_where_hospitals_come_by_it(tmp_path: Path, exper
 
 def test_directory_that_holds_something_is_left_alone(tmp_path: Path, experiment: Settings) -> None:
     (tmp_path / "kept").write_text("mine")
-    with pytest.raises(ConfigError, match="is not empty: a federation is made in a new directory"):
+    with pytest.raises(ConfigError, match="is not empty: choose a new or empty directory"):
         provision(tmp_path, experiment, ADDRESS, {})
     assert list(files(tmp_path)) == ["kept"]
-    with pytest.raises(ConfigError, match=r"kept: cannot be the directory of a federation \(File exists"):
+    with pytest.raises(ConfigError, match=r"kept: cannot be created or read \(File exists"):
         provision(tmp_path / "kept", experiment, ADDRESS, {})
 
 
@@ -228,7 +228,7 @@ def test_what_fails_midway_leaves_nothing(tmp_path: Path, experiment: Settings, 
         ({"sites": (Site("../a", "brats2020", ""),)}, ADDRESS, {}, "site 1: name: '../a' may hold letters, digits"),
         ({"sites": (Site("a", "brats1999", ""),)}, ADDRESS, {}, "site 1: release: unknown release 'brats1999'"),
         ({}, "federation.example.org", {}, "coordinator: 'federation.example.org' is not host:port"),
-        ({}, ADDRESS, {"south": "/scans"}, "data: 'south' is no site of the experiment"),
+        ({}, ADDRESS, {"south": "/scans"}, "data: 'south' is not a site of the experiment"),
     ],
 )
 def test_what_cannot_be_deployed_is_refused_before_anything_is_written(

@@ -84,5 +84,5 @@ def test_without_an_address_a_run_does_not_join_the_cluster_of_its_machine(
 
 
 def test_a_cluster_none_of_whose_machines_is_large_enough_for_a_site_is_refused(cluster: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a site asks for 2 CPUs .* have 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"):
+    with pytest.raises(ConfigError, match=r"a site needs 2 CPUs .* have 1 CPUs and 0 GPUs, 1 CPUs and 0 GPUs"):
         simulate(ServerApp(), ClientApp(), 1, Resources(2, address=cluster), tmp_path / "flower.log", LIMIT_S)

@@ -214,7 +214,7 @@ def test_every_patient_that_is_given_is_segmented_or_named(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("absent", "x"), "absent: no model can be read from it"),
+        (("absent", "x"), "absent: cannot be read as a model"),
         ((".", "x"), "is not the directory of a run"),
         (("ser-diff", "nowhere"), "nowhere: cannot be read"),
         (("ser-diff",), "give either scans, or --image"),

@@ -21,9 +21,9 @@ FILE = f"{CASE}/{CASE}_t2.nii.gz"
     [
         (f"/data/{FILE}", "truncated or damaged (CRC check failed: 1 != 2)"),
         (f"/data: ours/2021/{FILE}", f"modality t2 of case {CASE} is missing"),
-        (f"/data/{CASE}", "nothing is left of a brain of 1 × 1 × 1 mm at 8 mm: are the voxel sizes right?"),
-        (f"/data/{FILE}", f"modality t2 of case {CASE} is also in /more: ours/{FILE}: leave one"),
-        ("/flat", "every voxel of every modality is 0: there is no brain"),
+        (f"/data/{CASE}", "nothing is left of a 1 × 1 × 1 mm brain at 8 mm spacing: are the voxel sizes right?"),
+        (f"/data/{FILE}", f"modality t2 of case {CASE} is also in /more: ours/{FILE}: keep one"),
+        ("/flat", "every voxel of every modality is 0: no brain found"),
     ],
 )
 def test_a_fault_is_taken_apart_where_its_file_ends(file: str, reason: str) -> None:

@@ -107,8 +107,8 @@ def test_fifty_hospitals_have_a_row_each_in_every_table(told: dict[str, Answer])
 
 def test_without_any_answer_there_is_a_page_that_says_so() -> None:
     page = render_statistics(summary({}, {"north": "did not answer in time"}))
-    assert "No hospital told statistics" in page
-    assert "north told nothing: it did not answer in time." in page
+    assert "No hospital reported statistics" in page
+    assert "north reported nothing: it did not answer in time." in page
 
 
 def test_a_bar_is_as_high_as_its_share_of_the_highest(told: dict[str, Answer]) -> None:

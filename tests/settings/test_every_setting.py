@@ -109,7 +109,7 @@ def test_naming_the_method_that_is_chosen_already_keeps_its_settings(tmp_path: P
 
 def test_a_profile_beside_a_runs_own_settings_is_refused(tmp_path: Path) -> None:
     RunDirectory(tmp_path).write_config(make_settings("smoke"))
-    with pytest.raises(ConfigError, match=r"config.json: holds every setting: --profile laptop would change none"):
+    with pytest.raises(ConfigError, match=r"config.json: holds every setting, so --profile laptop has no effect"):
         layers_of_file(tmp_path / "config.json", "laptop")
 
 

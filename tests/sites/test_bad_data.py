@@ -82,7 +82,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "flat": (_save(np.ones((12, 14, 10), np.int16), _FLAT), f"{FILE}: the axes in its header"),
     "a case that links nowhere": (
         lambda file: file.parent.with_name("BraTS2021_00009").symlink_to("gone"),
-        "BraTS2021_00009: a symbolic link to what is not there",
+        "BraTS2021_00009: a symbolic link to a missing file",
     ),
 }
 

@@ -51,12 +51,12 @@ def test_the_settings_are_those_of_all_parts_each_with_its_own_default() -> None
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("ser-diff+distill", "ser-diff and distill have one term: distillation"),
-        ("ewc+ser-diff-plus", "ser-diff-plus is more than terms of a loss: name it first"),
-        ("ewc+rehearsal", "rehearsal is more than terms of a loss: name it first"),
-        ("ewc+lesion-replay", "lesion-replay is more than terms of a loss: name it first"),
-        ("ewc+ewc", "ewc and ewc have one term: consolidation"),
-        ("local+ewc", "local has no past"),
+        ("ser-diff+distill", "ser-diff and distill share a term: distillation"),
+        ("ewc+ser-diff-plus", "ser-diff-plus is more than loss terms: put it first"),
+        ("ewc+rehearsal", "rehearsal is more than loss terms: put it first"),
+        ("ewc+lesion-replay", "lesion-replay is more than loss terms: put it first"),
+        ("ewc+ewc", "ewc and ewc share a term: consolidation"),
+        ("local+ewc", "local has no earlier hospitals"),
         ("ewc+", "unknown method ''"),
         ("ewc+magic", "unknown method 'magic'"),
         ("ewc + ser-diff", "unknown method 'ewc '"),

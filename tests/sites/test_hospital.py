@@ -108,7 +108,7 @@ def test_named_test_cases_are_taken_from_the_named_cases(hospital: Hospital, tmp
     ("held_out", "says"),
     [
         (("BraTS-GLI-00009-000",), "no case BraTS-GLI-00009-000 here"),
-        (("BraTS-GLI-00001-000",), "BraTS-GLI-00001-001, BraTS-GLI-00001-002: of a patient whose other scan"),
+        (("BraTS-GLI-00001-000",), "BraTS-GLI-00001-001, BraTS-GLI-00001-002: another scan of this patient"),
     ],
 )
 def test_a_bad_hold_out_is_refused_before_anything_is_prepared(

@@ -95,11 +95,11 @@ def test_two_hospitals_differ_from_each_other() -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({}, "No hospital told statistics: there is nothing to compare."),
-        ({"west": too_few()}, "No hospital told statistics: there is nothing to compare."),
+        ({}, "No hospital reported statistics: there is nothing to compare."),
+        ({"west": too_few()}, "No hospital reported statistics: there is nothing to compare."),
         (
             {"west": too_few(), "north": hospital()},
-            "north alone told statistics: there is nothing to compare them with.",
+            "Only north reported statistics: there is nothing to compare them with.",
         ),
     ],
 )
@@ -116,8 +116,8 @@ def test_hospitals_that_tell_the_same_are_not_told_apart() -> None:
 def test_who_told_nothing_is_said() -> None:
     told = {"north": hospital(), "east": too_few(), "south": too_few()}
     sentences = answer(told, {"west": "did not answer in time"})
-    assert "Fewer than 5 training patients, so nothing else was told: east, south." in sentences
-    assert "west told nothing: it did not answer in time." in sentences
+    assert "Fewer than 5 training patients, so nothing else was reported: east, south." in sentences
+    assert "west reported nothing: it did not answer in time." in sentences
 
 
 def test_the_same_answers_give_the_same_figures() -> None:

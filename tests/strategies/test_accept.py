@@ -83,13 +83,13 @@ def more(name: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> Callab
 SPOILT = {
     "weights that are no numbers": (weights(np.nan), "arrays: weights: not finite"),
     "infinite weights": (weights(np.inf), "arrays: weights: not finite"),
-    "a whole student": (more(wire.ARRAYS, SENT), "arrays: weights: of another shape or type"),
+    "a whole student": (more(wire.ARRAYS, SENT), "arrays: weights: another shape or type than agreed"),
     "a loss that is no number": (metric("loss-segmentation", np.nan), "metrics: loss-segmentation: not finite"),
     "weights far off": (weights(6e4), "arrays: the weights changed by more than max_update_rms = 0.1"),
     "all the say": (metric(wire.WEIGHT, 10**9), "metrics: num-examples: out of range"),
     "no say": (metric(wire.WEIGHT, 0), "metrics: num-examples: out of range"),
     "a say below none": (metric(wire.WEIGHT, -10), "metrics: num-examples: out of range"),
-    "text for a name": (metric(SECRET, 0.5), "metrics: names other than agreed"),
+    "text for a name": (metric(SECRET, 0.5), "metrics: names differ from those agreed"),
     "another record": (more(SECRET, MetricRecord()), "records other than arrays, metrics"),
     "text": (more("why", ConfigRecord({"why": SECRET})), "records other than arrays, metrics"),
     "an empty text": (more("why", ConfigRecord({"why": ""})), "records other than arrays, metrics"),
@@ -118,7 +118,10 @@ def test_weights_of_another_kind_than_were_sent_are_dropped() -> None:
         record = ArrayRecord({"weights": Array(other)})
         accepted, failed = begun.inbox.accept([spoilt(begun, 12, more(wire.ARRAYS, record))], TRAIN, SENT, {12: "east"})
         assert accepted == {}
-        assert in_words(failed) == "east sent what was not agreed, dropped (arrays: weights: of another shape or type)"
+        assert (
+            in_words(failed)
+            == "east sent what was not agreed, dropped (arrays: weights: another shape or type than agreed)"
+        )
 
 
 def test_faults_and_silence_are_told_beside_what_was_dropped_and_no_text_of_a_site_is() -> None:

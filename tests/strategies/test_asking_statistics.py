@@ -65,7 +65,9 @@ def test_hospitals_that_refuse_or_send_what_was_not_agreed_are_told_of_and_the_o
     assert (
         found.refused["north"] == "answered BLOCKED (code 214), its own guard held the answer back; its ledger says why"
     )
-    assert found.refused["east"].startswith("sent what was not agreed, dropped (histograms: names other than agreed")
+    assert found.refused["east"].startswith(
+        "sent what was not agreed, dropped (histograms: names differ from those agreed"
+    )
 
 
 def test_a_hospital_that_never_answers_is_waited_for_no_longer_than_agreed(link: SuperLink) -> None:

@@ -100,9 +100,9 @@ def test_a_place_is_a_site_in_order_of_first_sharing() -> None:
         (kept(101, 50), "metrics: retained-1-wt-before: out of range"),
         (kept(50, -1), "metrics: retained-1-wt-after: out of range"),
         (kept(0.5, 0.4), "metrics: retained-1-wt-before: is not a multiple of 1"),
-        (kept(50, 50, region="pz"), "metrics: names other than agreed"),
-        ({**kept(50, 50), **kept(50, 50, 2)}, "metrics: names other than agreed"),
-        ({**kept(50, 50), **kept(50, 50, 3)}, "metrics: names other than agreed"),
+        (kept(50, 50, region="pz"), "metrics: names differ from those agreed"),
+        ({**kept(50, 50), **kept(50, 50, 2)}, "metrics: names differ from those agreed"),
+        ({**kept(50, 50), **kept(50, 50, 3)}, "metrics: names differ from those agreed"),
     ],
     ids=["above", "below", "unrounded", "of another region", "of who shared nothing", "of who is not there"],
 )
@@ -128,7 +128,7 @@ def test_else_no_figure_is_taken(server_round: int, shared: tuple[str, ...], cha
     begun.server_round = server_round
     begun.aggregate(SENT, [reply(begun, {})])
     assert begun.retention == []
-    with pytest.raises(FederationError, match="names other than agreed"):
+    with pytest.raises(FederationError, match="names differ from those agreed"):
         begun.aggregate(SENT, [reply(begun, kept(50, 50))])
 
 

@@ -1,1 +1,1 @@
-"""Synthetic releases on real (MNI152) anatomy, written as NIfTI in each release's own convention."""
+"""Synthetic releases on real (MNI152) anatomy, written as NIfTI in each release's convention."""

@@ -1,15 +1,15 @@
-"""Which protocols a radiologist accepts, by the signals of their tissues: no image is needed."""
+"""Checks of which protocols a radiologist would accept, from the tissues' signals alone, without an image."""
 
 from fedserdiff.data.phantom.scanner import Scanner
 
 _VISIBLY = 1.05
-"""How many times brighter counts as brighter; our choice, above the noise of a region's mean."""
+"""Least signal ratio that counts as brighter; our choice, above the noise of a region's mean."""
 
-# modality, the tissue that is brighter, the one that is darker
+# modality, brighter tissue, darker tissue
 _ORDER = (
     ("t1", "wm", "gm"),
     ("t1", "gm", "csf"),
-    ("t1ce", "rim", "wm"),  # with the next rule what BraTS calls enhancing tumour: Baid et al., arXiv 2107.02314
+    ("t1ce", "rim", "wm"),  # with the contrast check, BraTS's enhancing tumour: Baid et al., arXiv 2107.02314
     ("t2", "csf", "wm"),
     ("t2", "csf", "gm"),
     ("t2", "oedema", "wm"),
@@ -20,13 +20,13 @@ _ORDER = (
 
 
 def objections(scanner: Scanner, uptake: float = 1.0) -> tuple[str, ...]:
-    """Return what a radiologist objects to in a protocol, a line each; nothing where it is admissible.
+    """Return a radiologist's objections to a protocol, one line each; empty if the protocol is admissible.
 
     Parameters
     ----------
     scanner : Scanner
     uptake : float
-        Of the weakest rim that the hospital's patients have, see `Lesion`.
+        Uptake of the weakest rim among the hospital's patients, see `Lesion`.
     """
     signals = {
         modality: {tissue: abs(signal) for tissue, signal in tissues.items()}

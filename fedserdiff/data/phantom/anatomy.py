@@ -1,4 +1,4 @@
-"""Healthy brains: MNI152 tissue maps, moved and deformed into one patient after another."""
+"""Healthy brains: MNI152 tissue maps, moved and deformed for each patient."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Anatomy:
     wm, gm, csf : ndarray of shape (X, Y, Z), float32
         Fraction of each tissue in a voxel, in [0, 1]; they sum to 1 inside the brain.
     brain : ndarray of shape (X, Y, Z), bool
-        The brain's mask.
+        Mask of the brain.
     """
 
     wm: NDArray[np.float32]
@@ -54,8 +54,8 @@ def _mni(blur_mm: float) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], sigma_voxels: float) -> NDArray[np.float32]:
     """Return smooth Gaussian noise of `shape` with unit standard deviation, correlated over `sigma_voxels`.
 
-    White noise is filtered on a grid of about one point per `sigma_voxels` and interpolated: a wide filter at
-    full resolution took most of a phantom's time.
+    White noise is filtered on a grid of about one point per `sigma_voxels` and then interpolated, because a wide filter
+    at full resolution took most of the time of a phantom.
     """
     step = max(sigma_voxels / 2.0, 1.0)
     coarse_shape = [math.ceil(n / step) + 1 for n in shape]
@@ -72,11 +72,11 @@ def random_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], spacin
     rng : numpy.random.Generator
         The patient's generator.
     shape : tuple of int
-        Voxels of the patient's grid, axes towards the patient's right-to-left, posterior-to-anterior, up (RAS).
+        Size of the patient's grid in voxels, with axes in RAS orientation.
     spacing_mm : float
         Isotropic voxel size in mm.
     """
-    # Averaging over a voxel's extent before sampling keeps thin cortex as a partial volume.
+    # Average over a voxel's extent before sampling, so that thin cortex remains as a partial volume.
     maps, mni_affine = _mni(max(spacing_mm - 1.0, 0.0) / 2.355)
     centre = (np.array(shape) - 1) / 2
     axes = [np.arange(n, dtype=np.float32) - c for n, c in zip(shape, centre, strict=True)]
@@ -94,7 +94,7 @@ def random_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], spacin
     mni_voxel = np.einsum("ij,j...->i...", inverse[:3, :3], mni_mm) + inverse[:3, 3][:, None, None, None]
     grey, white, brain = maps
     mask = ndimage.map_coordinates(brain, mni_voxel, order=1) > 0.5
-    inside = mni_voxel[:, mask]  # three voxels of four are outside
+    inside = mni_voxel[:, mask]  # three quarters of the voxels are outside
     gm, wm = (ndimage.map_coordinates(tissue, inside, order=1) for tissue in (grey, white))
     total = np.maximum(gm + wm, 1e-6)
     solid = np.minimum(gm + wm, 1.0)
@@ -104,7 +104,7 @@ def random_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], spacin
 
 
 def _in_brain(mask: NDArray[np.bool_], inside: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return a volume that has these values inside a mask, and 0 outside."""
+    """Return a volume with these values inside a mask and 0 outside."""
     volume = np.zeros(mask.shape, np.float32)
     volume[mask] = inside
     return volume
@@ -123,9 +123,9 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def distance_to_edge(mask: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the distance in voxels from each voxel of `mask` to the nearest that is not in it, 0 for those.
+    """Return the distance in voxels from each voxel of `mask` to the nearest one outside it; 0 outside.
 
-    It is right for the voxels of `within`, whose box holds every edge that is nearest to one of them.
+    The result is valid only for the voxels of `within`, whose bounding box must hold the edges nearest to them.
     """
     box = ndimage.find_objects(within.astype(np.uint8))[0]
     wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)

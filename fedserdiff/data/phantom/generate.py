@@ -1,4 +1,4 @@
-"""Write a phantom hospital's scans as NIfTI files that the loaders of real BraTS read."""
+"""Writing of a phantom hospital's scans as NIfTI files, which the loaders for real BraTS data read."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ from fedserdiff.data.releases import BRATS_MODALITIES, Release, get_release
 from fedserdiff.settings.groups import PhantomStream
 
 GENERATOR_VERSION = 2
-"""Part of the folder's name: raise it when the images change, so that no old phantom is mistaken for a new one."""
+"""Part of the folder's name: increase it when the images change, so that old and new phantoms are not mixed up."""
 
-_SCANS_IN_PAIRS = 8  # where names carry a time point, one patient in this many has a second scan
+_SCANS_IN_PAIRS = 8  # if names have a time point, one patient in this many has a second scan
 
 
 def write_phantom_hospital(
@@ -34,20 +34,20 @@ def write_phantom_hospital(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write the scans of the phantom hospital that arrives at place `index`, unless they are there already.
+    """Write the scans of the phantom hospital that arrives at position `index`, unless they already exist.
 
     Parameters
     ----------
     root : Path
-        Folder under which the hospital gets a folder of its own.
+        Folder in which the hospital's folder is created.
     stream : str
-        Which stream of phantom hospitals.
+        Name of the stream of phantom hospitals.
     index : int
-        Place in the order of arrival, from 0.
+        Position in the order of arrival, from 0.
     patients : int
-        Number of patients, at least 1. One in eight has two scans where the release's names carry a time point.
+        Number of patients, at least 1. One in eight has two scans if the release's names have a time point.
     spacing_mm : float
-        Isotropic voxel size of the files in mm; the field of view is the release's.
+        Isotropic voxel size of the files in mm; the release determines the field of view.
     seed : int
         Seed of the patients. Scanner and population depend on `stream` and `index` alone.
     progress : callable
@@ -56,7 +56,7 @@ def write_phantom_hospital(
     Returns
     -------
     Path
-        The hospital's folder, complete: it is renamed into place after its last file.
+        The hospital's folder. It is always complete, because it is renamed into place after its last file.
     """
     hospital = phantom_hospital(stream, index)
     of = "" if stream == "contrast" else f"{stream}-"
@@ -70,8 +70,8 @@ def write_phantom_hospital(
     partial.mkdir(parents=True)
     try:
         progress(0, len(cases))
-        # SciPy, zlib and the generators leave the interpreter free; a few threads bound the memory of fine grids. Each
-        # computes alone: a mean taken by several threads differs in its last bits, and so would the scans.
+        # SciPy, zlib and the generators release the interpreter lock; few threads bound the memory of fine grids. Each
+        # computes single-threaded: the last bits of a multi-threaded mean vary, and so would the scans.
         threads = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), "scan", torch.set_num_threads, (1,))
         try:
             written = [
@@ -96,7 +96,7 @@ def write_phantom_hospital(
 def case_names(release: str, index: int, patients: int) -> list[tuple[int, int, str]]:
     """Return (patient number, scan number, case name) of every case of a phantom hospital.
 
-    Numbers start at 1000 × `index`, so that no two phantom hospitals name the same patient.
+    Numbers start at 1000 × `index`, so that two phantom hospitals never share a patient name.
     """
     names = []
     for patient in range(patients):
@@ -114,10 +114,10 @@ def case_names(release: str, index: int, patients: int) -> list[tuple[int, int, 
 def _write_case(
     folder: Path, case: str, hospital: PhantomHospital, key: tuple[int, int, int, int], spacing_mm: float
 ) -> None:
-    """Draw and write one case; `key` is (seed, hospital, patient, scan) and a patient keeps its brain across scans."""
+    """Draw and write one case with the key (seed, hospital, patient, scan); a patient's scans show the same brain."""
     release = get_release(hospital.release)
     seed, index, patient, scan = key
-    assert release.grid is not None, "phantoms' releases have one"
+    assert release.grid is not None, "the releases of phantoms have a grid"
     x, y, z = (round(n / spacing_mm) for n in release.grid)
     shape = (x, y, z)
     anatomy = random_anatomy(np.random.default_rng([seed, index, patient]), shape, spacing_mm)
@@ -133,7 +133,7 @@ def _write_case(
 
 
 def _labels(lesion: Lesion, release: Release) -> NDArray[np.uint8]:
-    """Return the release's label map: 1 core without enhancement, 2 oedema, its own value for the rim, 4 cavity."""
+    """Return the label map: 1 non-enhancing core, 2 oedema, the release's own value for the rim, 4 cavity."""
     labels = np.zeros(lesion.core.shape, np.uint8)
     labels[lesion.oedema] = 2
     labels[lesion.core | lesion.necrosis] = 1
@@ -144,7 +144,7 @@ def _labels(lesion: Lesion, release: Release) -> NDArray[np.uint8]:
 
 
 def _save(path: Path, volume: NDArray[np.generic], spacing_mm: float) -> None:
-    """Write a volume given in RAS order in the LPS order of BraTS files."""
+    """Write a volume in RAS order to a file in LPS order, as BraTS has it."""
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = -spacing_mm * (np.array(volume.shape) - 1) / 2
     image = nib.Nifti1Image(volume, affine)

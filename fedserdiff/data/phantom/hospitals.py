@@ -1,4 +1,4 @@
-"""The phantom hospitals of each stream in order of arrival: which release, which scanner, which patients."""
+"""The phantom hospitals of each stream in order of arrival, with their release, scanner and patients."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from fedserdiff.data.phantom.scanner import Scanner, Sequence
 from fedserdiff.settings.groups import PhantomStream
 
 _RELEASES = ("brats2020", "brats2021", "brats2023-gli", "brats2024-gli")  # in turn
-_FEWEST = 4  # patients of a small hospital, where a stream's middling one has as many
+_FEWEST = 4  # patients of a small hospital, unless the stream's medium-sized one has fewer
 _MOST_DRAWS = 100
 
 
@@ -21,11 +21,11 @@ class PhantomHospital:
     Attributes
     ----------
     release : str
-        Name of the release in whose layout its scans are.
+        Name of the release whose layout its scans follow.
     scanner : Scanner
     population : Population
     size : float
-        How many patients it has, relative to a middling hospital.
+        Number of patients relative to a medium-sized hospital.
     """
 
     release: str
@@ -34,13 +34,13 @@ class PhantomHospital:
     size: float = 1.0
 
     def patients(self, middling: int) -> int:
-        """Return how many patients it has where a middling hospital has `middling`."""
+        """Return the number of patients if a medium-sized hospital has `middling`."""
         return max(round(self.size * middling), min(_FEWEST, middling))
 
 
-# The first three of the stream `contrast` make forgetting as strong as it can be: a standard 3 T protocol; an older
-# 1.5 T one whose FLAIR does not suppress CSF, with weak contrast and unlabelled hyperintensities; and
-# inversion-recovery T1, whose contrast is inverted. A radiologist accepts the first alone.
+# The first three hospitals of the stream `contrast` make forgetting as strong as possible: a standard 3 T protocol; an
+# older 1.5 T protocol whose FLAIR does not suppress CSF, with weak contrast and unlabelled hyperintensities; and
+# inversion-recovery T1, whose contrast is inverted. A radiologist would accept only the first.
 _CONTRAST = (
     PhantomHospital(
         "brats2020",
@@ -59,10 +59,10 @@ _CONTRAST = (
     ),
 )
 
-# The first six of the stream `patients` resemble six hospitals of BraTS 2018 and 2020 by their patients, as far as
-# docs/explanation/patient-stream.md measured them; scanners differ moderately and are our choice.
+# The patients of the first six hospitals of the stream `patients` resemble those of six hospitals of BraTS 2018 and
+# 2020, as measured in docs/explanation/patient-stream.md. Scanners differ moderately and are our choice.
 _PATIENTS = (
-    PhantomHospital(  # as the University of Pennsylvania: many patients, all of high grade, oedema two thirds
+    PhantomHospital(  # like the University of Pennsylvania: many patients, all high-grade, two thirds oedema
         "brats2020",
         Scanner(3.0, Sequence(600, 10), Sequence(5000, 100), Sequence(9000, 120, 2500), 0.33, 3.0, 0.10, 0.03, 10),
         Population(
@@ -77,7 +77,7 @@ _PATIENTS = (
         ),
         size=1.5,
     ),
-    PhantomHospital(  # as Thomas Jefferson University, of low grade above all: few
+    PhantomHospital(  # like Thomas Jefferson University: few patients, mostly low-grade
         "brats2021",
         Scanner(1.5, Sequence(500, 12), Sequence(4000, 95), Sequence(9000, 110, 2350), 0.40, 3.0, 0.15, 0.03, 10),
         Population(
@@ -92,7 +92,7 @@ _PATIENTS = (
         ),
         size=0.5,
     ),
-    PhantomHospital(  # as Henry Ford: half of low grade, large tumours of large cores
+    PhantomHospital(  # like Henry Ford: half low-grade, large tumours with large cores
         "brats2023-gli",
         Scanner(3.0, Sequence(700, 12), Sequence(3500, 85), Sequence(8000, 100, 2400), 0.36, 4.0, 0.12, 0.03, 12),
         Population(
@@ -108,7 +108,7 @@ _PATIENTS = (
         ),
         size=1.0,
     ),
-    PhantomHospital(  # as the sites of 2012 and 2013: a quarter does not enhance
+    PhantomHospital(  # like the sites of 2012 and 2013: a quarter does not enhance
         "brats2024-gli",
         Scanner(1.5, Sequence(550, 14), Sequence(4500, 110), Sequence(10000, 130, 2450), 0.42, 5.0, 0.20, 0.03, 12),
         Population(
@@ -123,7 +123,7 @@ _PATIENTS = (
         ),
         size=0.5,
     ),
-    PhantomHospital(  # as MD Anderson: few, all of high grade, much enhancing rim
+    PhantomHospital(  # like MD Anderson: few patients, all high-grade, large enhancing rims
         "brats2020",
         Scanner(3.0, Sequence(500, 9), Sequence(5500, 105), Sequence(9500, 125, 2550), 0.30, 2.0, 0.08, 0.03, 8),
         Population(
@@ -137,7 +137,7 @@ _PATIENTS = (
         ),
         size=0.4,
     ),
-    PhantomHospital(  # as Case Western: two thirds of low grade, large cores
+    PhantomHospital(  # like Case Western: two thirds low-grade, large cores
         "brats2021",
         Scanner(1.5, Sequence(450, 10), Sequence(3800, 90), Sequence(8500, 115, 2300), 0.40, 4.0, 0.15, 0.03, 12),
         Population(
@@ -157,9 +157,9 @@ _PATIENTS = (
 
 
 def phantom_hospital(stream: PhantomStream, index: int) -> PhantomHospital:
-    """Return the phantom hospital that arrives at place `index` (from 0): set ones, then drawn ones.
+    """Return the phantom hospital that arrives at position `index` (from 0): first fixed, then random ones.
 
-    The draw depends on `stream` and `index` alone, so that every seed meets the same hospitals (their patients differ).
+    Random hospitals depend only on `stream` and `index`: every seed has the same hospitals, with other patients.
     """
     if stream == "contrast":
         return _CONTRAST[index] if index < len(_CONTRAST) else _of_any_contrast(index)
@@ -167,7 +167,7 @@ def phantom_hospital(stream: PhantomStream, index: int) -> PhantomHospital:
 
 
 def _of_any_contrast(index: int) -> PhantomHospital:
-    """Draw a hospital of any protocol, admissible or not."""
+    """Draw a hospital with any protocol, admissible or not."""
     rng = np.random.default_rng([20, index])
     field_t = float(rng.choice([1.5, 3.0]))
     inverted = rng.random() < 0.3
@@ -196,15 +196,15 @@ def _of_any_contrast(index: int) -> PhantomHospital:
 
 
 def _of_other_patients(index: int) -> PhantomHospital:
-    """Draw a hospital whose patients lie between those that were measured, and whose protocol is admissible.
+    """Draw a hospital whose patients lie within the measured range and whose protocol is admissible.
 
     Raises
     ------
     RuntimeError
-        Where a hundred drawn protocols are not.
+        If a hundred drawn protocols are all inadmissible.
     """
     rng = np.random.default_rng([27, index])
-    # Most hospitals treat glioblastoma above all; some see low-grade tumours as often.
+    # Most hospitals mainly treat glioblastoma; some see low-grade tumours as often.
     low_grade = 0.0 if rng.random() < 0.4 else rng.uniform(0.3, 0.7)
     least, core = rng.uniform(18, 26), rng.uniform(0.55, 0.75)
     population = Population(

@@ -1,4 +1,4 @@
-"""What disease adds to a brain: a glioma with its parts, white-matter hyperintensities, a resection cavity."""
+"""Disease in a brain: a glioma with its parts, white-matter hyperintensities, and a resection cavity."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from fedserdiff.data.phantom.anatomy import Anatomy, distance_to_edge, smooth_no
 
 _SPOT_MM = (2.0, 5.0)  # radii of white-matter hyperintensities
 _DISEASED = ("oedema", "core", "necrosis", "rim")  # tissues whose relaxation differs from patient to patient
-_PATCH_MM = 8.0  # over which enhancement is patchy
-_SECOND_FOCUS = (0.35, 0.6)  # radius, relative to the first's
+_PATCH_MM = 8.0  # length scale of patchy enhancement
+_SECOND_FOCUS = (0.35, 0.6)  # radius relative to the first focus
 # Measured on BraTS 2018 and 2020, docs/explanation/patient-stream.md: oedema is a quarter to a half of tumours that do
-# not enhance; of hospitals' low-grade patients about half show nothing that does.
+# not enhance; about half of the hospitals' low-grade patients show no enhancement.
 _LOW_GRADE_CORE = (0.68, 0.95)
 _LOW_GRADE_ENHANCING = 0.5
 _LOW_GRADE_UPTAKE = (0.4, 0.8)
@@ -23,7 +23,7 @@ _LOW_GRADE_UPTAKE = (0.4, 0.8)
 
 @dataclass(frozen=True)
 class Population:
-    """How one hospital's patients differ from another's.
+    """The distribution of one hospital's patients.
 
     Attributes
     ----------
@@ -32,20 +32,20 @@ class Population:
     non_enhancing : float
         Share of high-grade tumours that have no enhancing rim, in [0, 1].
     hyperintensities : tuple of int
-        Range (inclusive) of the number of white-matter hyperintensities: they look like oedema and are not labelled.
+        Inclusive range of the number of white-matter hyperintensities, which look like oedema and are not labelled.
     cavities : float
         Share of patients with a resection cavity (only releases with label 4), in [0, 1].
     low_grade : float
-        Share of patients whose glioma is of low grade, in [0, 1]: a large core without necrosis, little oedema, and in
-        every second of them patches that enhance faintly, in the others nothing that enhances.
+        Share of patients with a low-grade glioma, in [0, 1]: a large core without necrosis and little oedema. Half of
+        them have patches that enhance faintly, the others have no enhancement.
     core : tuple of float
-        Range of the radius of a high-grade tumour's core (all but oedema), relative to the whole tumour's.
+        Range of the radius of a high-grade tumour's core (everything but oedema), relative to the whole tumour.
     uptake : tuple of float
-        Range of how strongly a high-grade rim takes up contrast agent, see `Lesion`.
+        Range of a high-grade rim's uptake of contrast agent, see `Lesion`.
     multifocal : float
         Share of patients with a second, smaller focus away from the first, in [0, 1].
     frontal : float or None
-        Share of tumours whose seed lies in the front half of the brain; None leaves it to the anatomy.
+        Share of tumours whose seed lies in the front half of the brain; None leaves this to the anatomy.
     variation : float
         Standard deviation, over patients, of the logarithm of each diseased tissue's T1 and T2.
     """
@@ -63,16 +63,16 @@ class Population:
 
     @property
     def weakest_uptake(self) -> float:
-        """The least uptake that a patient's rim may have."""
+        """Smallest possible uptake of a patient's rim."""
         return min(self.uptake[0], _LOW_GRADE_UPTAKE[0]) if self.low_grade > 0 else self.uptake[0]
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """Masks of shape (X, Y, Z), bool; disjoint but for `hyperintensity`, which tumour overrides.
+    """One patient's disease: Boolean masks of shape (X, Y, Z), disjoint except for `hyperintensity` (tumour wins).
 
-    Contrast agent multiplies the rim's T1 by the scanner's `enhancement` to the power of `uptake`. This patient's
-    T1 and T2 of a diseased tissue are the representative ones times its two `factors`, where it has some.
+    Contrast agent multiplies the rim's T1 by the scanner's `enhancement` to the power of `uptake`. If a diseased tissue
+    has `factors`, its T1 and T2 in this patient are the representative values times these two factors.
     """
 
     oedema: NDArray[np.bool_]
@@ -86,7 +86,7 @@ class Lesion:
 
 
 class _Focus(NamedTuple):
-    """One growth: masks of the whole, of all but oedema, and of that what is necrotic and what enhances."""
+    """One focus: masks of the whole tumour, its core (without oedema), and the core's necrosis and enhancing rim."""
 
     tumour: NDArray[np.bool_]
     core: NDArray[np.bool_]
@@ -99,7 +99,7 @@ def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Popula
     brain = anatomy.brain
     depth_mm = distance_to_edge(brain, brain) * spacing_mm
     radius = rng.uniform(*population.radius_mm)
-    # What a population has none of is not drawn, so that its patients stay as they are when others get more.
+    # Draw only what the population can have, so that its patients stay the same when other populations gain features.
     low_grade = population.low_grade > 0 and rng.random() < population.low_grade
     uptake_range = _LOW_GRADE_UPTAKE if low_grade else population.uptake
     uptake = rng.uniform(*uptake_range) if uptake_range[0] < uptake_range[1] else uptake_range[0]
@@ -130,7 +130,7 @@ def random_lesion(rng: np.random.Generator, anatomy: Anatomy, population: Popula
             foci.append(_focus(rng, anatomy, population, second, smaller, low_grade, spacing_mm))
 
     tumour, core, necrosis, rim = (np.zeros_like(brain) for _ in range(4))
-    for focus in foci:  # where cores meet, the first one stays
+    for focus in foci:  # if cores overlap, the first one wins
         necrosis |= focus.necrosis & ~core
         rim |= focus.rim & ~core
         tumour |= focus.tumour
@@ -157,7 +157,7 @@ def _focus(
     low_grade: bool,
     spacing_mm: float,
 ) -> _Focus:
-    """Grow one focus of `radius` mm about a voxel."""
+    """Grow one focus of `radius` mm around a voxel."""
     brain = anatomy.brain
     level = _noisy_ellipsoid(rng, brain.shape, seed, radius, spacing_mm)
     inside = brain & (anatomy.csf < 0.7)
@@ -172,13 +172,13 @@ def _focus(
     enhancing = rng.random() >= population.non_enhancing
     necrosis = core & (level < core_level * rng.uniform(0.45, 0.7)) if enhancing else none
     rim_all = core & ~necrosis if enhancing else none
-    # A part of the solid tumour does not enhance: real rims are rarely closed.
+    # Part of the solid tumour does not enhance: real rims are rarely closed.
     patchy = smooth_noise(rng, brain.shape, _PATCH_MM / spacing_mm) > 1.3
     return _Focus(tumour, core, necrosis, rim_all & ~patchy)
 
 
 def _half(brain: NDArray[np.bool_], front: bool) -> NDArray[np.bool_]:
-    """Return the front or the back half of the space that the brain fills, between its foremost and last voxel."""
+    """Return the front or back half of the volume, divided midway between the brain's first and last voxel."""
     filled = np.flatnonzero(brain.any((0, 2)))
     half = np.zeros_like(brain)
     middle = (filled[0] + filled[-1] + 1) // 2

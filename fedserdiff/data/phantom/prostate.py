@@ -1,11 +1,11 @@
 """Phantoms of another organ: prostates on T2 and ADC, in the Medical Segmentation Decathlon's layout.
 
-They prove that nothing of the federation is tied to brains: two modalities for four, two regions that lie side by side
-for three that lie in each other, tissue all around for a skull-stripped head. Pelvic anatomy is drawn of ellipsoids and
-smooth noise (our choice). T2 follows the spin-echo signal equation over relaxation times at 3 T that are representative
-of what papers give (de Bazelaire et al., Radiology 2004; Gibbs et al., MRM 2001, for the zones), ADC diffusion
-coefficients (Sato et al., JMRI 2005, for the zones); the choice among them is ours. Labels are those of the Decathlon's
-Task05: peripheral zone (PZ) 1, transition zone (TZ) 2.
+They show that the federation is not tied to brains: two modalities instead of four, two adjacent regions instead of
+three nested ones, and tissue all around instead of a skull-stripped head. Pelvic anatomy is drawn from ellipsoids and
+smooth noise (our choice). T2 follows the spin-echo signal equation with representative relaxation times at 3 T from the
+literature (de Bazelaire et al., Radiology 2004; Gibbs et al., MRM 2001, for the zones). ADC follows published diffusion
+coefficients (Sato et al., JMRI 2005, for the zones). The choice among the published values is ours. Labels are those of
+the Decathlon's Task05: peripheral zone (PZ) 1, transition zone (TZ) 2.
 """
 
 import json
@@ -28,7 +28,7 @@ REGIONS = ("PZ", "TZ")
 _EXTENT_MM = (144.0, 144.0, 84.0)
 _DATASET = {
     "name": "prostate phantoms",
-    "description": "drawn, of no patient",
+    "description": "synthetic, not of a patient",
     "modality": dict(enumerate(MODALITIES)),
     "labels": {0: "background", 1: "PZ", 2: "TZ"},
 }
@@ -47,17 +47,17 @@ class ProstateScanner:
     Attributes
     ----------
     t2 : Sequence
-        Spin echo.
+        Spin-echo sequence.
     fat_suppressed : bool
-        Fat is dark on T2.
+        Whether fat is dark on T2.
     slice_mm : float
-        Slice thickness.
+        Slice thickness in mm.
     bias, noise : float
-        As `fedserdiff.data.phantom.scanner.Scanner` has them; an endorectal coil gives a strong bias.
+        As for `fedserdiff.data.phantom.scanner.Scanner`; an endorectal coil gives a strong bias.
     adc_scale : float
-        Factor on all ADC values: scanners and b-values disagree.
+        Factor on all ADC values, which vary with scanner and b-values.
     tz_share : tuple of float
-        Range of the transition zone's share of the gland's radius: it grows with age.
+        Range of the transition zone's radius relative to the gland's; it grows with age.
     """
 
     t2: Sequence
@@ -69,8 +69,8 @@ class ProstateScanner:
     tz_share: tuple[float, float]
 
 
-# A standard protocol; a fat-suppressed one with thick slices, noise and high ADC; an endorectal coil's strong field,
-# with low ADC and in older men.
+# A standard protocol; a fat-suppressed one with thick slices, noise and high ADC; and an endorectal coil with a strong
+# bias field, low ADC and older men.
 _FIRST = (
     ProstateScanner(Sequence(5000, 100), False, 3.0, 0.10, 0.03, 1.0, (0.55, 0.70)),
     ProstateScanner(Sequence(3500, 70), True, 4.0, 0.20, 0.06, 1.15, (0.50, 0.65)),
@@ -79,7 +79,7 @@ _FIRST = (
 
 
 def prostate_scanner(index: int) -> ProstateScanner:
-    """Return the scanner of the phantom hospital that arrives at place `index` (from 0): three set ones, then drawn."""
+    """Return the scanner of the hospital at position `index` (from 0): the first three are fixed, the rest random."""
     if index < len(_FIRST):
         return _FIRST[index]
     rng = np.random.default_rng([30, index])
@@ -103,18 +103,18 @@ def write_prostate_hospital(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a phantom hospital's ``imagesTr``, ``labelsTr`` and ``dataset.json``; what stands there is written anew.
+    """Write a phantom hospital's ``imagesTr``, ``labelsTr`` and ``dataset.json``, overwriting existing files.
 
     Parameters
     ----------
     folder : Path
-        The hospital's own.
+        The hospital's folder.
     index : int
-        Place in the order of arrival, from 0: its scanner and its patients' numbers follow from it.
+        Position in the order of arrival, from 0; it determines the scanner and the patients' numbers.
     patients : int
-        At least 1.
+        Number of patients, at least 1.
     spacing_mm : float
-        Isotropic voxel size.
+        Isotropic voxel size in mm.
     seed : int
         Seed of the patients.
     progress : callable
@@ -163,7 +163,7 @@ def _draw(
 def _acquired(
     rng: np.random.Generator, ideal: NDArray[np.float32], scanner: ProstateScanner, spacing_mm: float
 ) -> NDArray[np.float32]:
-    """Add thick slices and Rician noise to an ideal magnitude image; no voxel is 0, as no scanner's is."""
+    """Add thick slices and Rician noise to an ideal magnitude image; as on a real scanner, no voxel is 0."""
     thick = ndimage.gaussian_filter1d(ideal, max(scanner.slice_mm / spacing_mm, 0.1) / 2.355, axis=2)
     real, imaginary = rng.normal(0, scanner.noise * float(ideal.mean()), (2, *ideal.shape))
     return np.asarray(np.maximum(np.hypot(thick + real, imaginary), 1e-3), np.float32)
@@ -172,7 +172,7 @@ def _acquired(
 def _anatomy(
     rng: np.random.Generator, scanner: ProstateScanner, shape: tuple[int, int, int], spacing_mm: float
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return each tissue's mask; together they cover the volume, none twice."""
+    """Return each tissue's mask; the masks are disjoint and cover the volume."""
     axes = [(np.arange(n) - (n - 1) / 2) * spacing_mm for n in shape]
     wobble = 1 + 0.07 * smooth_noise(rng, shape, 12.0 / spacing_mm)
     grid = np.meshgrid(*axes, indexing="ij")

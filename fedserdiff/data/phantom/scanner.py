@@ -1,6 +1,6 @@
-"""Scanners: the MR signal equations over published relaxation times, so that a domain shift has a physical cause.
+"""Scanners: MR signal equations with published relaxation times, which give domain shifts a physical cause.
 
-Relaxation times are representative values; papers differ by tens of per cent, the choice among them is ours.
+Relaxation times are representative values; papers differ by tens of per cent, and the choice among them is ours.
 Healthy tissue: Wansapura et al., JMRI 1999 (3 T) and Stanisz et al., MRM 2005 (1.5 T and 3 T). Glioma and oedema:
 Badve et al., AJNR 2017. Contrast agent shortens T1 where the blood-brain barrier leaks.
 """
@@ -37,7 +37,7 @@ _RELAXATION: Mapping[float, Mapping[str, tuple[float, float, float]]] = MappingP
 
 @dataclass(frozen=True)
 class Sequence:
-    """One pulse sequence: spin echo, or inversion recovery where `ti` is given. Times in ms."""
+    """One pulse sequence: spin echo, or inversion recovery if `ti` is given. Times are in ms."""
 
     tr: float
     te: float
@@ -60,17 +60,17 @@ class Scanner:
     field_t : float
         Field strength in tesla, 1.5 or 3.
     t1, t2, flair : Sequence
-        T1ce uses the T1 sequence after contrast.
+        Pulse sequences; T1ce uses the T1 sequence after contrast.
     enhancement : float
-        Factor on the enhancing rim's T1 after gadolinium, in (0, 1]: smaller enhances more.
+        Factor on the enhancing rim's T1 after gadolinium, in (0, 1]; smaller values enhance more.
     slice_mm : float
-        Slice thickness.
+        Slice thickness in mm.
     bias : float
-        Strength of the receive field's inhomogeneity: standard deviation of its logarithm.
+        Standard deviation of the logarithm of the receive field (its inhomogeneity).
     noise : float
         Standard deviation of the Rician noise, relative to the brain's mean signal.
     vessels : int
-        Number of vessels that shine on T1-weighted images (inflow).
+        Number of bright vessels on T1-weighted images (inflow).
     """
 
     field_t: float
@@ -88,7 +88,7 @@ class Scanner:
     ) -> dict[str, dict[str, float]]:
         """Return the signed signal of every tissue by modality: t1, t1ce, t2, flair.
 
-        `uptake` and `factors` are a `Lesion`'s.
+        `uptake` and `factors` are those of a `Lesion`.
         """
         sequences = {"t1": self.t1, "t1ce": self.t1, "t2": self.t2, "flair": self.flair}
         found: dict[str, dict[str, float]] = {}
@@ -105,7 +105,7 @@ class Scanner:
         return found
 
     def image(self, rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, spacing_mm: float) -> NDArray[np.int16]:
-        """Scan one patient: four skull-stripped magnitude images of shape (4, X, Y, Z), positive inside the brain."""
+        """Return four skull-stripped magnitude images of one patient, (4, X, Y, Z), positive inside the brain."""
         fractions = _fractions(rng, anatomy, lesion, self.vessels)
         gain = rng.uniform(500, 1500)  # scanners have no absolute scale
         volumes = []
@@ -134,7 +134,7 @@ class Scanner:
 def _fractions(
     rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, vessels: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the fraction of each tissue in each voxel after disease has replaced healthy tissue."""
+    """Return the fraction of each tissue in each voxel, with diseased in place of healthy tissue."""
     fractions = {"wm": anatomy.wm.copy(), "gm": anatomy.gm.copy(), "csf": anatomy.csf.copy()}
     replaced = [(name, getattr(lesion, name)) for name in ("hyperintensity", "oedema", "core", "necrosis", "rim")]
     replaced += [("csf", lesion.cavity), ("vessel", _vessels(rng, anatomy, vessels) & ~lesion.rim)]

@@ -1,1 +1,1 @@
-"""The store of prepared cases: few large files, and an index of all that is asked of a case without its voxels."""
+"""The store of prepared cases: a few large files, and an index of everything needed about a case except its voxels."""

@@ -1,4 +1,4 @@
-"""A log of JSON lines that many processes add to and none ever changes: whatever kills one, no record is half there."""
+"""An append-only log of JSON lines for many processes; a killed process leaves no partial record."""
 
 import json
 import os
@@ -14,14 +14,14 @@ _ENDING = ".jsonl"
 
 
 class Log:
-    """Records in a folder. Each writer has a file of its own, so that none waits for, or spoils, another's.
+    """A folder of records. Each writer has its own file, so that writers neither wait for nor damage each other.
 
-    A record is there once its line has ended. What a line lacks that was cut off, or is no JSON, is passed over.
+    A record exists once its line is complete. Truncated lines, and lines that are not JSON, are ignored.
 
     Parameters
     ----------
     folder : Path
-        Made when the first record is written.
+        Created when the first record is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,18 +32,18 @@ class Log:
 
     @property
     def name(self) -> str:
-        """The writer's name, of this process alone."""
-        if self._writer[0] != os.getpid():  # it was forked
-            self._writer = os.getpid(), uuid.uuid4().hex  # not the number itself: containers number alike
+        """Unique name of this process as a writer."""
+        if self._writer[0] != os.getpid():  # the process was forked
+            self._writer = os.getpid(), uuid.uuid4().hex  # not the process id itself: containers reuse the same ids
         return self._writer[1]
 
     def new_records(self) -> Iterator[tuple[str, Any]]:
-        """Yield the records that this object has not yielded before, each behind the name of its writer.
+        """Yield (writer name, record) for all records that this object has not yielded before.
 
         Raises
         ------
         OSError
-            Where the folder, or a file in it, is there and cannot be read.
+            If the folder or a file in it exists but cannot be read.
         """
         with self._lock:
             try:
@@ -69,12 +69,12 @@ class Log:
             yield record
 
     def append(self, *records: Any) -> None:
-        """Add records, which are safe on disk when this returns.
+        """Add records; they are safely on disk when this returns.
 
         Raises
         ------
         OSError
-            Where they cannot be written.
+            If the records cannot be written.
         """
         text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
         with self._lock:
@@ -88,7 +88,7 @@ class Log:
                     opened.flush()
                     sync(opened.fileno())
                 except BaseException:
-                    opened.truncate(start)  # a full disk took a part of it
+                    opened.truncate(start)  # a full disk may have taken a part
                     raise
             if first:
                 sync_folder(self.folder)

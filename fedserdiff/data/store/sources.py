@@ -1,4 +1,4 @@
-"""What the content of files is, without reading those again that are as they were when they were read."""
+"""Content hashes of files, which are read again only if they have changed."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from fedserdiff.data.store.log import Log
 from fedserdiff.errors import DataError, Faults
 
 _SETTLED_NS = 2 * 10**9
-"""A file younger than this when it was read may change once more within one tick of its file system's clock."""
+"""A file younger than this when read may change again within the same tick of the file system's clock."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells that a file is another one than before: its size, time of change and number on its disk."""
+    """The size, modification time and inode of a file; if one differs, the file has changed."""
 
     size: int
     time_ns: int
@@ -27,18 +27,18 @@ class Stamp:
 
     @classmethod
     def of(cls, descriptor: int | Path) -> "Stamp":
-        """Return a file's; raises OSError where there is none."""
+        """Return the stamp of a file; raise OSError if it does not exist."""
         found = os.stat(descriptor)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 class Sources:
-    """SHA-256 of files, kept under a folder.
+    """SHA-256 hashes of files, stored in a folder.
 
     Parameters
     ----------
     folder : Path
-        Of the log.
+        Folder of the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,18 +48,18 @@ class Sources:
         self._lock = Lock()
 
     def refresh(self) -> None:
-        """Take in what other processes have read since.
+        """Load the hashes that other processes have added.
 
         Raises
         ------
         OSError
-            Where the log is there and cannot be read.
+            If the log exists but cannot be read.
         """
         with self._lock:
             for _, record in self._log.new_records():
                 try:
                     path, size, time_ns, inode, content, read_ns = record
-                    if self._read_ns.get(str(path), 0) < int(read_ns):  # logs are in no order
+                    if self._read_ns.get(str(path), 0) < int(read_ns):  # logs are not in order
                         self._known[str(path)] = Stamp(int(size), int(time_ns), int(inode)), bytes.fromhex(content)
                         self._read_ns[str(path)] = int(read_ns)
                 except (TypeError, ValueError):
@@ -67,11 +67,11 @@ class Sources:
 
     @property
     def paths(self) -> list[Path]:
-        """The files that are known."""
+        """Files whose hashes are known."""
         return [Path(path) for path in self._known]
 
     def known(self, files: Iterable[Path]) -> dict[Path, tuple[Stamp, bytes]] | None:
-        """Return what `hashes` would, where that would read no file; else None."""
+        """Return the same as `hashes` if that needs to read no file, else None."""
         found: dict[Path, tuple[Stamp, bytes]] = {}
         for path in files:
             known = self._known.get(str(path))
@@ -81,14 +81,14 @@ class Sources:
         return found
 
     def hashes(self, files: Iterable[Path], again: bool = False) -> dict[Path, tuple[Stamp, bytes]]:
-        """Return each file's stamp and SHA-256; every one is read where it is to be read `again`.
+        """Return each file's stamp and SHA-256; `again` forces every file to be read.
 
         Raises
         ------
         DataError
-            Of all files that cannot be read.
+            If files cannot be read; the error covers all of them.
         OSError
-            Where what was read cannot be written down; the hashes are had again by reading.
+            If the hashes cannot be written to the log; they can be computed again later.
         """
         found: dict[Path, tuple[Stamp, bytes]] = {}
         new: list[Any] = []

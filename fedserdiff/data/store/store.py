@@ -1,4 +1,4 @@
-"""Cases of one kind of preparation, found by what stands for the content of their files."""
+"""A store of cases that were prepared with the same settings, indexed by the content of their files."""
 
 import dataclasses
 import json
@@ -17,19 +17,19 @@ from fedserdiff.files import sync
 _ENDING = ".cases"
 
 ABOUT = "about.json"
-"""Of a store, for people and for `fedserdiff.data.store.upkeep`; its time says when the store was last in use."""
+"""File that describes a store, for people and `fedserdiff.data.store.upkeep`; its time is that of the last use."""
 
 
 class Store:
-    """A folder of files of cases, and a log of what is where in them.
+    """A folder of case files, with a log of the position of each case in them.
 
-    Each process that adds cases has a file of its own: nobody waits, and no process spoils what another wrote. The
-    bytes of a case are safe on disk before the log tells of them, so that whatever ends a process leaves whole cases.
+    Each process adds cases to its own file, so processes neither wait for nor damage each other. The bytes of a case
+    are safely on disk before the log records them, so a killed process leaves only complete cases.
 
     Parameters
     ----------
     folder : Path
-        Made when the first case is kept.
+        Created when the first case is stored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Store:
         self._lock = Lock()
 
     def refresh(self) -> None:
-        """Take in what other processes have added; raises OSError where it is there and cannot be read."""
+        """Load what other processes have added; raise OSError if it exists but cannot be read."""
         with self._lock:
             self._sizes.clear()
             for writer, record in self._log.new_records():
@@ -55,23 +55,23 @@ class Store:
                     continue
 
     def touch(self) -> None:
-        """Note that the store is in use; where that cannot be noted, it is not."""
+        """Record that the store is in use, if that is possible."""
         with suppress(OSError):
             os.utime(self.folder / ABOUT)
 
     @property
     def keys(self) -> list[str]:
-        """Of the cases that are there."""
+        """Keys of the stored cases."""
         return list(self._entries)
 
     def drop(self, key: str) -> None:
-        """Have a case prepared anew when it is asked for; raises OSError where that cannot be written down."""
+        """Drop a case, so that it is prepared again when needed; raise OSError if the log cannot be written."""
         for writer, entry in self._entries.pop(key, {}).items():
             self._dropped.add((key, writer, entry.at))
             self._log.append([key, {"dropped": writer, "at": entry.at}])
 
     def find(self, key: str) -> StoredCase | None:
-        """Return a case, or None where it is not there, or its bytes are not; raises OSError where nobody knows."""
+        """Return a case, or None if it or its bytes are missing; raise OSError if the files cannot be inspected."""
         with self._lock:
             for writer, entry in self._entries.get(key, {}).items():
                 file = self.folder / f"{writer}{_ENDING}"
@@ -82,18 +82,18 @@ class Store:
         return None
 
     def keep(self, key: str, prepared: PreparedCase, about: Mapping[str, Any]) -> StoredCase:
-        """Add a case, in place of another of this key; `about` is what all cases here have in common, for people.
+        """Store a case, in place of any other with this key; `about` describes the store for people.
 
         Raises
         ------
         OSError
-            Where it cannot be written.
+            If the case cannot be written.
         """
         entry, content = encoded(prepared)
         with self._lock:
             writer = self._log.name
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / ABOUT).exists():  # by a name of its own: several processes may write it at once
+            if not (self.folder / ABOUT).exists():  # under a unique name: several processes may write it at once
                 partial = self.folder / f"{writer}.partial"
                 partial.write_text(json.dumps(about, indent=1))
                 partial.replace(self.folder / ABOUT)

@@ -1,4 +1,4 @@
-"""A prepared case that stays on disk: its index entry answers what it can, its voxels are read when asked for."""
+"""A prepared case on disk: its index entry is in memory, its voxels are read on demand."""
 
 import dataclasses
 import math
@@ -22,32 +22,34 @@ from fedserdiff.errors import StorageError, reason_of
 _MOST_OPEN = 16
 _ALIGNED = 64
 _WHOLE = slice(None)
-_LARGEST_READ = 2**30  # the system reads no more than 2 GiB at once
+_LARGEST_READ = 2**30  # the operating system reads at most 2 GiB at once
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index knows of a case.
+    """The index entry of a case.
 
     Attributes
     ----------
     at : int
-        Where its bytes begin in its file: the image in the brain's box on the grid, float16, then the box's labels,
-        then the scored box's, deflated. Slice lies after slice: training in 2D reads some of many volumes.
+        Offset of its bytes in the file: the image in the brain's box on the grid (float16), the labels in that box, and
+        the compressed labels in the scored box. Slices are contiguous, because 2D training reads single slices of many
+        volumes.
     size, truth_size : int
-        Bytes of all, and of the last of them.
+        Number of bytes in total, and of the labels in the scored box.
     check : int
-        CRC-32 of all.
+        CRC-32 of all bytes.
     grid : tuple of int
+        Size of the working grid in voxels.
     modalities, regions : int
-        Their numbers.
+        Number of modalities and of regions.
     geometry : Geometry
     voxel_hash : str
-        As `PreparedCase` has them.
+        As for `PreparedCase`.
     brain, tumour : tuple of int
-        The axial slices of the grid that show some.
+        Axial slices of the grid that show brain, and tumour.
     region_voxels : tuple of int
-        Of each region on the grid, and of all of them together.
+        Number of voxels of each region on the grid, and of their union.
     """
 
     at: int
@@ -65,12 +67,12 @@ class Entry:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Read what `dataclasses.asdict` makes of one, through JSON.
+        """Return the entry that `dataclasses.asdict` turned into JSON values.
 
         Raises
         ------
         ValueError
-            Where it is no entry, or does not fit itself.
+            If the values are not an entry, or contradict each other.
         """
         try:
             geometry = Geometry(**{name: _numbers(value, 3) for name, value in values["geometry"].items()})
@@ -88,40 +90,40 @@ class Entry:
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(str(error)) from None
         if not fits:
-            raise ValueError("does not fit itself")
+            raise ValueError("the values contradict each other")
         return entry
 
     @property
     def label_type(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Of a label map, a bit a region."""
+        """Data type of a label map with one bit per region."""
         return label_type(self.regions)
 
     @property
     def image_size(self) -> int:
-        """Bytes of the image."""
+        """Size of the image in bytes."""
         return 2 * self.modalities * math.prod(self.geometry.inner_shape)
 
     @property
     def mask_size(self) -> int:
-        """Bytes of the label map on the grid."""
+        """Size of the label map on the grid in bytes."""
         return self.label_type.itemsize * math.prod(self.geometry.inner_shape)
 
 
 def label_type(regions: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """Return the type of a label map that has a bit for each of so many regions."""
+    """Return the data type of a label map with one bit for each of `regions` regions."""
     return np.dtype(np.uint8 if regions <= 8 else np.uint32)
 
 
 def _numbers(values: Any, count: int | None = None) -> Any:
     if not isinstance(values, list) or (count is not None and len(values) != count):
-        raise TypeError("a list of numbers")
+        raise TypeError("not a list of numbers of this length")
     if not all(isinstance(value, int | float) for value in values):
         raise TypeError("not a number")
     return tuple(values)
 
 
 def encoded(prepared: PreparedCase) -> tuple[Entry, bytes]:
-    """Return the entry, as of the first case of a file, and the bytes of a case."""
+    """Return the entry of a case, with offset 0, and its bytes."""
     geometry, regions = prepared.geometry, len(prepared.mask)
     box = tuple(slice(p, p + n) for p, n in zip(geometry.pad_before, geometry.inner_shape, strict=True))
     volumes = prepared.mask.reshape(regions, -1).sum(1, dtype=np.int64)
@@ -144,7 +146,7 @@ def _grid(image: NDArray[Any]) -> tuple[int, int, int]:
 
 
 def _labels(masks: NDArray[np.uint8], entry: Entry) -> NDArray[np.unsignedinteger[Any]]:
-    """Return masks (regions, X, Y, Z) as one map, a bit a region."""
+    """Return masks (regions, X, Y, Z) as one label map with one bit per region."""
     labels = np.zeros(masks.shape[1:], entry.label_type)
     for number, mask in enumerate(masks):
         labels |= (mask != 0).astype(entry.label_type) << number
@@ -152,7 +154,7 @@ def _labels(masks: NDArray[np.uint8], entry: Entry) -> NDArray[np.unsignedintege
 
 
 def _masks(labels: NDArray[Any], regions: int) -> NDArray[np.uint8]:
-    """Return what `_labels` made a map of, regions fastest; most voxels are in none."""
+    """Return the masks of a map from `_labels`, with regions fastest in memory; most voxels belong to none."""
     flat = labels.ravel(order="F")
     somewhere = np.flatnonzero(flat)
     masks = np.zeros((flat.size, regions), np.uint8)
@@ -162,9 +164,9 @@ def _masks(labels: NDArray[Any], regions: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class StoredCase(PreparedCase):
-    """A case in the store: nothing of its voxels is held, for memory does not hold those of a thousand cases.
+    """A case in the store. Its voxels are not kept in memory, which could not hold those of a thousand cases.
 
-    Every one of these raises `StorageError` where the file cannot be read.
+    All methods that read voxels raise `StorageError` if the file cannot be read.
     """
 
     file: Path
@@ -219,7 +221,7 @@ class StoredCase(PreparedCase):
         return self.entry.region_voxels[-1]
 
     def is_whole(self) -> bool:
-        """Say whether the bytes are those that were written."""
+        """Return whether the bytes are the ones that were written."""
         return zlib.crc32(self._read(0, self.entry.size).data) == self.entry.check
 
     def _read(self, start: int, size: int) -> NDArray[np.uint8]:
@@ -230,7 +232,7 @@ class StoredCase(PreparedCase):
                     opened.fileno(), [content.data[done : done + _LARGEST_READ]], self.entry.at + start + done
                 )
                 if not count:
-                    raise StorageError(f"{self.file}: a prepared case is cut off: run this again")
+                    raise StorageError(f"{self.file}: a prepared case is truncated: run the command again")
                 done += count
         return content
 
@@ -243,13 +245,13 @@ def _padded(part: NDArray[Any], box: Box, grid: tuple[int, int, int]) -> NDArray
 
 @lru_cache(maxsize=_MOST_OPEN)
 def _opened(file: Path) -> FileIO:
-    """Open a file of cases; who still reads one that is dropped here holds it open for as long."""
+    """Open a file of cases; a reader keeps its file open even after the LRU cache drops it."""
     return file.open("rb", buffering=0)
 
 
 @contextmanager
 def reading(what: Path) -> Iterator[None]:
-    """Turn what the system refuses while a case is read into a `StorageError` that names it."""
+    """Turn operating system errors during reading into a `StorageError` that names the path."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a cache of prepared cases holds, whether it is sound, and what of it nobody has used for long."""
+"""Maintenance of a cache of prepared cases: list its content, verify it, and delete what has not been used lately."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from fedserdiff.data.store.stored_case import reading
 from fedserdiff.errors import DataError
 
 SOURCES = "sources"
-"""Folder of the hashes of scans, beside the stores."""
+"""Folder of the scans' hashes, beside the stores."""
 
 _DAY_S = 86_400
 
@@ -23,18 +23,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """Cases that were prepared in one way.
+    """The cases that were prepared with the same settings.
 
     Attributes
     ----------
     folder : Path
     about : mapping
-        Grid, voxel size, modalities and regions; empty where another version of this software left the folder.
+        Grid, voxel size, modalities and regions; empty if another version of fedserdiff left the folder.
     cases : int
     size : int
         Bytes on disk.
     unused_s : float
-        Since it was last in use, in seconds.
+        Seconds since the last use.
     """
 
     folder: Path
@@ -46,14 +46,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Damage:
-    """What a look at every byte found: stored `cases` that are not as they were written, and scans that `changed`."""
+    """The result of a verification: the number of damaged stored `cases`, and the scans that have `changed`."""
 
     cases: int
     changed: tuple[Path, ...]
 
 
 def kinds(root: Path) -> list[Kind]:
-    """Return what is in a cache, the most recently used first; raises `StorageError` where it cannot be read."""
+    """Return the content of a cache, most recently used first; raise `StorageError` if it cannot be read."""
     found = []
     with reading(root):
         for folder in _stores(root):
@@ -68,15 +68,14 @@ def kinds(root: Path) -> list[Kind]:
 
 
 def verify(root: Path, progress: Progress = lambda done, total: None) -> Damage:
-    """Read every scan that was hashed and is still there, and every stored case.
+    """Read every hashed scan that still exists, and every stored case.
 
-    Cases that are damaged are dropped, and scans that have changed are known by their new content: both are prepared
-    anew when they are asked for.
+    Damaged cases are dropped, and the hashes of changed scans are updated. Both are prepared again when needed.
 
     Raises
     ------
     StorageError
-        Where the cache cannot be read, or not be written.
+        If the cache cannot be read or written.
     """
     with reading(root):
         sources, stores = Sources(root / SOURCES), [Store(folder) for folder in _stores(root)]
@@ -91,7 +90,7 @@ def verify(root: Path, progress: Progress = lambda done, total: None) -> Damage:
             try:
                 after = sources.hashes([path], again=True)[path]
             except DataError:
-                continue  # training on it says so
+                continue  # training on it reports the fault
             if after[1] != before[path][1]:
                 changed.append(path)
             progress(done := done + 1, total)
@@ -107,12 +106,17 @@ def verify(root: Path, progress: Progress = lambda done, total: None) -> Damage:
 
 
 def prune(root: Path, days: float) -> tuple[list[Kind], int]:
-    """Delete what nobody has used for so many days, and what other versions left; return it, and its bytes.
+    """Delete what has not been used for `days` days, and what other versions left.
+
+    Returns
+    -------
+    tuple of (list of Kind, int)
+        What was deleted, and its size in bytes.
 
     Raises
     ------
     StorageError
-        Where the cache cannot be read, or something in it not be deleted.
+        If the cache cannot be read, or something in it cannot be deleted.
     """
     gone = [kind for kind in kinds(root) if not kind.about or kind.unused_s > days * _DAY_S]
     with reading(root):

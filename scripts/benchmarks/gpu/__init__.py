@@ -1,1 +1,1 @@
-"""What a GPU does of this project's work in minutes, and of its peers'."""
+"""A benchmark of this project's work, and its peers', on a GPU, within minutes."""

@@ -1,4 +1,4 @@
-"""What all measurements on a device share: the sizes of what is measured, repeats, peaks of memory, and rows."""
+"""Shared parts of all measurements on a device: sizes, repeats, peak memory, and rows."""
 
 import statistics
 import time
@@ -16,32 +16,33 @@ from benchmarks.inference import GRID
 from benchmarks.machine import seconds_of
 
 GIB = 2**30
-_WARM_UP = 2  # times that something is done before it is timed
+_WARM_UP = 2  # runs before timing
 
 _SITES = tuple(Site(f"site-{number}", "brats2021", "") for number in (1, 2))
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is that is measured.
+    """The sizes of everything that is measured.
 
     Attributes
     ----------
     name : str
     laptop, paper, slices : tuple of str and mapping
-        A profile and changes of its settings: of the small networks, the large ones, the small ones on 1 mm slices.
+        A profile and changes of its settings, for the small networks, the large ones, and the small ones on 1 mm
+        slices.
     steps, large_steps : tuple of int
-        Blocks to time, and the steps of each, of small and of large networks.
+        Number of blocks to time, and of steps in each, for small and for large networks.
     whole_windows : bool
-        Whether peers have their own windows, or the smallest that they take.
+        Whether peers use their own windows, or the smallest that they accept.
     copied : int
-        Bytes of a tensor that is copied.
+        Size in bytes of the tensor in the copy test.
     square : int
-        Edge of matrices that are multiplied.
+        Edge of the multiplied matrices.
     repeats : int
-        Of anything else, at most.
+        Most repeats of any other measurement.
     limit_s : float
-        Seconds after which a figure has no further repeat.
+        Seconds after which a measurement is not repeated again.
     compiler : str
         Backend of `torch.compile`.
     """
@@ -89,7 +90,7 @@ SIZES = {
             square=256,
             repeats=3,
             limit_s=0.5,
-            compiler="eager",  # it traces, and compiles nothing
+            compiler="eager",  # traces without compiling
         ),
     )
 }
@@ -97,17 +98,17 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: the median of several.
+    """One figure: the median of several values.
 
     Attributes
     ----------
     what, unit : str
     values : tuple of float
-        Empty where there is no figure.
+        Measured values; empty if there is no figure.
     how : str
-        What was done; where there is no figure, why.
+        How it was measured, or why there is no figure.
     peak_gib, predicted_gib : float, optional
-        Of a GPU's memory: what torch's allocator held at most, and what was counted from shapes.
+        GPU memory: the peak of torch's allocator, and the amount computed from shapes.
     """
 
     what: str
@@ -118,7 +119,7 @@ class Row:
     predicted_gib: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a report says of it."""
+        """Return the row as it is reported."""
         return {
             "what": self.what, "unit": self.unit, "median": statistics.median(self.values) if self.values else None,
             "values": list(self.values), "how": self.how, "peak_gib": self.peak_gib,
@@ -128,15 +129,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows that are measured together.
+    """A group of rows that are measured together.
 
     Attributes
     ----------
     name : str
     expected_s : float
-        Seconds that it takes at full size: where fewer are left, it is left out.
+        Seconds that it takes at full size; it is skipped if fewer are left.
     measure : callable
-        Yields its rows, each as it is known.
+        Yields each row when it is measured.
     """
 
     name: str
@@ -146,7 +147,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bench:
-    """A device, and the size of what is measured on it."""
+    """A device, with the size of the measurements on it."""
 
     size: Size
     device: torch.device
@@ -158,7 +159,7 @@ class Bench:
         return make_settings(profile, changes, method=method, seed=self.seed).replace(sites=_SITES)
 
     def timed(self, work: Callable[[], object], times: int = 1) -> tuple[float, ...]:
-        """Return the seconds of work, repeated until its repeats or its time is up; `times` is how often it does it."""
+        """Return the seconds of repeated runs of `work`, within repeats and time; `work` does its job `times` times."""
         for _ in range(_WARM_UP):
             work()
         finish(self.device)
@@ -169,12 +170,12 @@ class Bench:
         return tuple(values)
 
     def watch(self) -> None:
-        """Begin to watch how much of a GPU's memory is held."""
+        """Start to record a GPU's peak memory."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_gib(self) -> float | None:
-        """Return the most that was held since `watch`; None on a CPU."""
+        """Return the peak memory since `watch`; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None
 
 

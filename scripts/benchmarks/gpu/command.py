@@ -1,4 +1,4 @@
-"""The command that measures a device: every part by itself, within minutes."""
+"""The command that measures a device, part by part, within minutes."""
 
 import gc
 import json
@@ -28,36 +28,36 @@ from benchmarks.gpu.volumes import VOLUMES
 from benchmarks.machine import machine
 
 PARTS = (*TRAINING, *VOLUMES, FLOOR, COMPILED)
-"""In the order of interest: what no time is left for is left out."""
+"""All parts, the most important first; parts that no longer fit the time are skipped."""
 
 _SECONDS = 225  # four minutes, less what imports take
 
 
 class SizeName(StrEnum):
-    """Names of sizes, as an option has them."""
+    """Names of sizes for the command-line option."""
 
     FULL = "full"
     TOY = "toy"
 
 
 def gpu(
-    out: Annotated[Path, typer.Option(help="JSON file to write; it is whole after each figure.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; it is complete after each figure.")],
     size: Annotated[
         SizeName | None,
-        typer.Option(help="full, which needs a GPU, or toy; by default full on a GPU and toy on a CPU."),
+        typer.Option(help="full (needs a GPU) or toy; by default full on a GPU and toy on a CPU."),
     ] = None,
-    seconds: Annotated[int, typer.Option(help="No part begins that would not end within so many.", min=1)] = _SECONDS,
+    seconds: Annotated[int, typer.Option(help="Time limit; parts that would exceed it are skipped.", min=1)] = _SECONDS,
     seed: Annotated[int, typer.Option(help="Seed of scans, weights and noise.")] = 0,
 ) -> None:
-    """Time steps, volumes, peers and the floor on this machine's GPU, on random scans, in under four minutes."""
+    """Time steps, volumes, peers and hardware limits on this machine's GPU, on random scans, within four minutes."""
     begun = time.perf_counter()
     console = open_console()
-    with clear_errors(f"what was measured until then stands in {out}"):
+    with clear_errors(f"finished measurements are in {out}"):
         device = use_device(Machine(gpus_per_site=1.0))
         if size is None:
             size = SizeName.FULL if device.type == "cuda" else SizeName.TOY
         if size is SizeName.FULL and device.type != "cuda":
-            raise ConfigError(f"--size full: takes hours on a CPU, and {why_no_gpu()}; --size toy runs anywhere")
+            raise ConfigError(f"--size full: takes hours on a CPU, and {why_no_gpu()}: use --size toy instead")
         bench = Bench(SIZES[size], device, seed)
         report = _about(bench)
         console.print(f"{report['device']}, {size} size, {report['software']}", highlight=False, soft_wrap=True)
@@ -76,19 +76,19 @@ def gpu(
 
 
 def _measured(part: Part, bench: Bench, left_s: float) -> Iterator[Row]:
-    """Yield a part's rows; where it ends in an error, or has no time, a row that says why."""
+    """Yield a part's rows; if it fails or there is no time for it, yield a row with the reason."""
     needed_s = part.expected_s if bench.size is SIZES[SizeName.FULL] else 0.0
     if left_s < needed_s:
-        yield Row(part.name, how=f"left out: it takes some {needed_s:.0f} s, and {max(left_s, 0):.0f} s were left")
+        yield Row(part.name, how=f"skipped: it takes some {needed_s:.0f} s, but {max(left_s, 0):.0f} s were left")
         return
     try:
         yield from part.measure(bench)
-    except Exception as error:  # noqa: BLE001 - whatever fails here, the rest of a lent machine's minutes are used
+    except Exception as error:  # noqa: BLE001 - after any failure, the other parts still run
         why = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
         reason = f"{why}: {str(error).strip().partition(chr(10))[0]}"
     else:
         reason = ""
-    gc.collect()  # what a part held, or the error's frames did, is the next one's
+    gc.collect()  # free the memory held by the part or the error's frames
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
     if reason:
@@ -96,7 +96,7 @@ def _measured(part: Part, bench: Bench, left_s: float) -> Iterator[Row]:
 
 
 def _about(bench: Bench) -> dict[str, Any]:
-    """Return what the figures were taken on."""
+    """Return a description of the device, software and settings of the figures."""
     on_gpu = bench.device.type == "cuda"
     laptop = bench.config("laptop", "ser-diff-plus")
     on = machine(int(laptop.machine.cpus_per_site))
@@ -139,8 +139,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         table.add_row(escape(row["what"]), figures[0], row["unit"], *figures[1:], *held, escape(row["how"]))
     print_table(console, table)
     console.print(
-        f"{report['seconds']:.0f} s in all. Weights are untrained: no figure depends on them but which slices are "
-        "refined, and all are. Counted: what a step holds by shapes, without workspaces and torch's reserve.",
+        f"{report['seconds']:.0f} s in total. Weights are untrained; they affect only which slices are refined, and "
+        "here all are. Counted: memory of a step computed from shapes, without workspaces and torch's reserve.",
         highlight=False,
         soft_wrap=True,
     )

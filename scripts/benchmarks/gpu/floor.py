@@ -1,4 +1,4 @@
-"""What a device can do at most: bandwidth, matrix products, launches; and how long kernels of some work run."""
+"""The limits of a device (bandwidth, matrix products, kernel launches), and the kernel time of some work."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def kernel_seconds(device: torch.device, work: Callable[[], object], repeats: int) -> tuple[float, ...]:
-    """Return how long the kernels of some work ran, in sum, each time; on a CPU the operations of this thread."""
+    """Return the total kernel time of each run of `work`; on a CPU, that of this thread's operations."""
     return tuple(_kernels(device, work) for _ in range(repeats))
 
 
@@ -26,7 +26,7 @@ def _kernels(device: torch.device, work: Callable[[], object]) -> float:
         work()
         finish(device)
     events = [event for event in profiled.key_averages() if not event.is_user_annotation]
-    if on_gpu:  # a kernel's time stands at its own event, and once more at the operation that launched it
+    if on_gpu:  # a kernel's time is in its own event and again in the operation that launched it
         microseconds = [event.self_device_time_total for event in events if event.device_type.name == "CUDA"]
     else:
         microseconds = [event.self_cpu_time_total for event in events]
@@ -50,7 +50,7 @@ def _bandwidth(bench: Bench) -> Row:
             target.copy_(source)
 
     rates = tuple(2e-9 * count / seconds for seconds in bench.timed(copy, _COPIES))
-    return Row("memory bandwidth", "GB/s", rates, f"a copy of {count / 2**20:.0f} MiB, which is read and written")
+    return Row("memory bandwidth", "GB/s", rates, f"a copy of {count / 2**20:.0f} MiB, counting read and write")
 
 
 def _product(bench: Bench, name: str) -> Row:
@@ -70,7 +70,7 @@ def _launch(bench: Bench) -> Row:
             number.add_(1)
 
     timed = tuple(1e6 * seconds for seconds in bench.timed(launch, _LAUNCHES))
-    return Row("launch of a kernel", "µs", timed, "1 is added to one number, from Python")
+    return Row("launch of a kernel", "µs", timed, "adding 1 to one number, from Python")
 
 
 FLOOR = Part("floor", 8, _floor)

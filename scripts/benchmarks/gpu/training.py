@@ -1,4 +1,4 @@
-"""Training steps on a device: of each network size, stage and method, in parts, and compiled."""
+"""Training steps on a device, for each network size, stage and method, in parts, and compiled."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -24,17 +24,17 @@ from sites.training_set import TrainingSet
 from benchmarks.gpu.bench import GIB, Bench, Part, Row, in_ms
 from benchmarks.gpu.floor import kernel_seconds
 
-_WARM_UP = 4  # steps: P is perturbed in every second one
+_WARM_UP = 4  # steps; every second one perturbs P
 
 
 class _NotKept(TrainingSet):
-    """Items that stay on the host, as those of a large hospital do; a GPU would keep the few of a random one."""
+    """A training set whose items stay on the host, like those of a large hospital, instead of on the GPU."""
 
     _kept_items = None
 
 
 def _steps(bench: Bench, of: str, method: str, stages: tuple[int, ...], changes: Mapping[str, Any]) -> Iterator[Row]:
-    """Time the steps of a stage without a past, or of one with, as a hospital's round takes them."""
+    """Time the steps of a stage, with or without earlier hospitals, as in a hospital's round."""
     config = bench.config(of, method).replace({**LITTLE_BEFORE_STEPS, **changes})
     blocks, size = bench.size.steps if of == "laptop" else bench.size.large_steps
     use_cpus(config.machine.cpus_per_site)
@@ -54,9 +54,9 @@ def _steps(bench: Bench, of: str, method: str, stages: tuple[int, ...], changes:
 
 
 def _parts(bench: Bench, of: str) -> Iterator[Row]:
-    """Time what a step of stage 1 is made of, one after another, and how long its kernels run."""
+    """Time the parts of a step of stage 1 one after another, and its kernels."""
     config = bench.config(of, "ser-diff-plus")
-    use_cpus(1)  # so that on a CPU the profiler, which sees its own thread, sees all
+    use_cpus(1)  # on a CPU, the profiler sees only its own thread
     hospital, student = random_hospital(config), new_student(config).to(bench.device).train()
     objective, training_set = make_objective(config), _NotKept(hospital.training, config, bench.device)
     items, noise = (
@@ -71,7 +71,7 @@ def _parts(bench: Bench, of: str) -> Iterator[Row]:
         f"{of}: loading a batch",
         "ms",
         in_ms(bench.timed(load)),
-        f"{how}, from the host's memory; in a run a thread does it ahead",
+        f"{how}, from the host's memory; in a run, a thread loads ahead",
     )
     batch = training_set.batch(training_set.draw(config.training.batch_size, items))
     lessons = objective.lessons(batch, noise)
@@ -104,19 +104,19 @@ def _parts(bench: Bench, of: str) -> Iterator[Row]:
 
 
 def _compiled(bench: Bench) -> Iterator[Row]:
-    """Time the steps of stage 1 with compiled losses: no setting compiles them.
+    """Time the steps of stage 1 with compiled losses, which no setting compiles.
 
-    Their precision is said outright: where it is ``auto``, asking the hardware for bf16 ends a graph.
+    The precision is explicit, because ``auto`` queries the hardware for bf16, which breaks the graph.
     """
     precision = "bf16" if has_bf16(bench.device.type) else "fp32"
     backend = bench.size.compiler
-    torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler is told, too, as for a run that compiles
+    torch.use_deterministic_algorithms(True, warn_only=True)  # also for the compiler, as in a compiled run
     losses: dict[str, Any] = {of.__name__: torch.compile(of, backend=backend) for of in (coarse_losses, refiner_losses)}
     begun = time.perf_counter()
     with patch.multiple("sites.step", **losses):
         (row,) = _steps(bench, "laptop", "ser-diff-plus", (1,), {"network.precision": precision})
     taken = time.perf_counter() - begun
-    how = f"{row.how}; {backend}, {taken:.0f} s with compiling"
+    how = f"{row.how}; {backend}, {taken:.0f} s including compilation"
     yield replace(row, what=f"{row.what}, torch.compile", how=how)
 
 

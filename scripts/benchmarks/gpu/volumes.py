@@ -1,4 +1,4 @@
-"""A whole volume at 1 mm on a device, by this project's networks and by its peers'; and a peer's training step."""
+"""A whole volume at 1 mm on a device, with this project's networks and its peers', and a peer's training step."""
 
 import statistics
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from benchmarks.gpu.bench import Bench, Part, Row, in_ms
 from benchmarks.peer_networks import PEERS, Peer
 
 _METHOD = "ser-diff-plus"
-_BATCH = 2  # of nnU-Net's as it plans BraTS
+_BATCH = 2  # nnU-Net's batch size as planned for BraTS
 
 
 def _own(bench: Bench, of: str, what: str) -> Iterator[Row]:
-    """Time predictions of a volume; of untrained networks, by which every slice is refined."""
+    """Time predictions of a volume with untrained networks, which refine every slice."""
     config = bench.config(of, _METHOD)
     use_cpus(config.machine.cpus_per_site)
     image, student = random_hospital(config).test[0].prepared.image, new_student(config).to(bench.device)
@@ -36,7 +36,7 @@ def _own(bench: Bench, of: str, what: str) -> Iterator[Row]:
 
 
 def _peer_volume(bench: Bench, name: str) -> Iterator[Row]:
-    """Time passes over one window of a peer's, and multiply."""
+    """Time passes over one window of a peer, and extrapolate."""
     peer = _sized(bench, PEERS[name])
     config = bench.config("paper", _METHOD)
     windows = len(peer.windows(random_hospital(config).test[0].prepared.geometry.inner_shape))
@@ -48,13 +48,13 @@ def _peer_volume(bench: Bench, name: str) -> Iterator[Row]:
     with torch.inference_mode(), _as_peers_run(), autocast(config.network.precision, bench.device):
         encoding = statistics.median(bench.timed(lambda: encoder(image))) if encoder else 0.0
         passes = bench.timed(lambda: network(x))
-    how = f"{windows} windows of {peer.roi}³ × {peer.passes} passes, multiplied from one; blending not counted"
+    how = f"{windows} windows of {peer.roi}³ × {peer.passes} passes, extrapolated from one; without blending"
     volumes = tuple(peer.of_volume(windows, one, encoding) for one in passes)
     yield Row(f"a volume: {peer.title}", "s", volumes, how, bench.peak_gib())
 
 
 def _peer_step(bench: Bench, name: str) -> Iterator[Row]:
-    """Time a training step of a peer's network, by Dice and cross-entropy as this project's."""
+    """Time a training step of a peer's network, with Dice and cross-entropy as in this project."""
     peer = _sized(bench, PEERS[name])
     edge = peer.roi
     network = peer.network().train().to(bench.device)
@@ -82,7 +82,7 @@ def _sized(bench: Bench, peer: Peer) -> Peer:
 
 @contextmanager
 def _as_peers_run() -> Iterator[None]:
-    """Let cuDNN try its algorithms and take the fastest, as nnU-Net does; this project asks for repeatable sums."""
+    """Let cuDNN pick its fastest algorithms, as nnU-Net does, instead of repeatable ones as in this project."""
     torch.use_deterministic_algorithms(False)
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):

@@ -1,1 +1,1 @@
-"""Training what people run on the same patients, in the same minutes, on the same device."""
+"""Training of established methods on the same patients, for the same minutes, on the same device."""

@@ -1,4 +1,4 @@
-"""The minutes of training that every method gets: CPU minutes on a CPU, which others may use, and minutes on a GPU."""
+"""The training time that every method gets: CPU minutes on a CPU, which may be shared, and wall time on a GPU."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from fedserdiff.device import finish
 
 
 def seconds_on(device: torch.device) -> float:
-    """Return a clock's seconds: on a CPU those that this process and its ended children computed, else wall time."""
+    """Return CPU seconds of this process and its ended children on a CPU, wall time in seconds on a GPU."""
     if device.type == "cpu":
         own = os.times()
         return own.user + own.system + own.children_user + own.children_system
@@ -18,12 +18,12 @@ def seconds_on(device: torch.device) -> float:
 
 
 class Budget:
-    """A time to train in, which begins when it is first asked.
+    """A training time budget, which starts on first use.
 
     Parameters
     ----------
     minutes : float
-        More than 0.
+        Length in minutes, above 0.
     device : torch.device
     """
 
@@ -33,7 +33,7 @@ class Budget:
 
     @property
     def used_s(self) -> float:
-        """Seconds since it began."""
+        """Seconds used since the start."""
         now = seconds_on(self.device)
         if self._begun is None:
             self._begun = now
@@ -41,5 +41,5 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Share that is left, from 1 to 0."""
+        """Remaining share, from 1 to 0."""
         return max(0.0, 1 - self.used_s / (60 * self.minutes))

@@ -25,30 +25,30 @@ from benchmarks.peers.methods import METHODS, PROFILE, chosen_methods
 from benchmarks.peers.table import Line, lines_of, summary, table
 
 _SHARED = ("data.", "machine.", "scoring.patients")
-"""Settings of all methods, a profile's own training included."""
+"""Settings that apply to all methods, including the training of a profile."""
 
 
 @takes_settings(method=False)
 def peers(
     chosen: Callable[[], Chosen],
-    federation: Annotated[Path, typer.Option(help="Federation file: whose patients.")],
-    out: Annotated[Path, typer.Option(help="Folder for rows, table and logs; rows that stand there are kept.")],
+    federation: Annotated[Path, typer.Option(help="Federation file with the patients' hospitals.")],
+    out: Annotated[Path, typer.Option(help="Folder for rows, table and logs; existing rows are kept.")],
     minutes: Annotated[
-        float, typer.Option(help="Minutes of training for each: of CPU time, or on a GPU.", min=0.01)
+        float, typer.Option(help="Minutes of training for each method: CPU time, or wall time on a GPU.", min=0.01)
     ] = 30.0,
-    methods: Annotated[str, typer.Option(help=f"Of {','.join(METHODS)}, with commas between.")] = ",".join(METHODS),
-    folds: Annotated[int, typer.Option(help="Into how many folds each hospital's patients are split.", min=2)] = 3,
-    fold: Annotated[str, typer.Option(help="Which folds to train, from 0; all where none is named.")] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds of weights and draws; patients stay who they are.")] = "0",
-    site: Annotated[str, typer.Option(help="The one hospital to take; else all together.")] = "",
+    methods: Annotated[str, typer.Option(help=f"Methods, of {','.join(METHODS)}.")] = ",".join(METHODS),
+    folds: Annotated[int, typer.Option(help="Number of folds of each hospital's patients.", min=2)] = 3,
+    fold: Annotated[str, typer.Option(help="Folds to train, from 0, separated by commas; by default all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds of weights and draws; folds do not change.")] = "0",
+    site: Annotated[str, typer.Option(help="Use only this hospital; by default all together.")] = "",
 ) -> None:
-    """Train what people run on the same patients and voxels, for the same minutes on the same device.
+    """Train established methods on the same patients and voxels, for the same minutes on the same device.
 
-    On a CPU minutes are those that the process computes, so that a shared machine is fair to all. `--set` is of our own
-    training, and where it says something of data, machine or scoring, of all. No method sees a test patient.
+    On a CPU, minutes are CPU time, so that a shared machine is fair to all. `--set` changes our own training; its
+    settings of data, machine and scoring apply to all methods. No method sees a test patient.
     """
     console = open_console()
-    with clear_errors(f"finished rows stand in {out}: the same command goes on"):
+    with clear_errors(f"finished rows are in {out}: the same command continues"):
         names, numbers, given = chosen_methods(listed(methods, "--methods")), seeds_of(seeds), chosen()
         config = given.layers(federation).without_method().settings(method=PLAIN_METHOD)
         opened = open_named(console, config, federation, None, Cache())
@@ -83,7 +83,7 @@ def peers(
         _write_text(_csv(lines), out / "peers.csv")
     print_table(console, table(records, about))
     console.print(
-        "Differences are of the first line less the others, paired by patient, with 95 % intervals over patients and "
+        "Differences are the first line minus the others, paired by patient, with 95 % intervals over patients and "
         f"seeds. Scores of each patient: {out / 'peers.csv'}.",
         highlight=False,
         soft_wrap=True,
@@ -91,16 +91,16 @@ def peers(
 
 
 def _of_site(hospitals: Sequence[Hospital], site: str) -> list[Hospital]:
-    """Return the hospital of a name, or all where none is named."""
+    """Return the hospital with a name, or all if the name is empty."""
     found = [hospital for hospital in hospitals if site in ("", hospital.site.name)]
     if not found:
         there = ", ".join(hospital.site.name for hospital in hospitals)
-        raise ConfigError(f"--site: there is no site {site}: choose from {there}")
+        raise ConfigError(f"--site: unknown site {site}: choose from {there}")
     return found
 
 
 def _of_profile(given: Chosen, config: Settings) -> Settings:
-    """Return the settings of a profile alone, on the config's data, sites and machine."""
+    """Return a profile's settings with the data, sites and machine of `config`."""
     shared = {name: value for name, value in config.by_name.items() if name.startswith(_SHARED)}
     layers = layers_of(given.profile or DEFAULT_PROFILE).without_method().on_top(COMMAND_LINE, shared)
     return layers.settings(method=PLAIN_METHOD, sites=config.sites)
@@ -117,19 +117,19 @@ def _folds(fold: str, folds: int) -> list[int]:
 
 
 def _stands(file: Path, task: Task) -> bool:
-    """Say whether a task's row is there.
+    """Return whether a task's row exists.
 
     Raises
     ------
     ConfigError
-        Where it is one of other patients, minutes or settings.
+        If the row is for other patients, minutes or settings.
     """
     if not file.exists():
         return False
     asked = json.loads(file.read_text())["asked"]
     wanted = json.loads(json.dumps(task.asked))
     if different := [name for name, value in wanted.items() if asked.get(name) != value]:
-        raise ConfigError(f"{file}: is of another {', '.join(different)}: name another folder by --out")
+        raise ConfigError(f"{file}: has other values of {', '.join(different)}: choose another folder with --out")
     return True
 
 
@@ -146,7 +146,7 @@ def _about(lines: list[Line], data: str, minutes: float) -> str:
 
 
 def _csv(lines: list[Line]) -> str:
-    """Return the scores of every patient: a row a method, mask, seed, fold, case and region."""
+    """Return the scores of every patient as CSV: one row per method, mask, seed, fold, case and region."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "mask", "seed", "fold", "case", "patient", "region", *METRICS])

@@ -1,4 +1,4 @@
-"""Folds of patients: who trains, who is held out, the same for every method."""
+"""Folds of patients, the same for every method."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from sites.hospital import Hospital, hospital_of
 
 
 def fold_of(hospitals: Sequence[Hospital], config: Settings, fold: int, folds: int) -> Hospital:
-    """Return the cases of all hospitals as one hospital's, split for a fold.
+    """Return the cases of all hospitals as one hospital, split for a fold.
 
-    Each hospital's patients come in the order of a hash of their identity, as `split_patients` has them; of every
-    `folds` in a row the one in place `fold` is tested on. Of the others `data.validation_share` are for validation.
+    Each hospital's patients are ordered by a hash of their identity, as in `split_patients`. In every group of `folds`
+    patients, the one at position `fold` is a test patient. A share `data.validation_share` of the others is held out
+    for validation.
 
     Raises
     ------
     ConfigError
-        Where a hospital has fewer patients than there are folds, or two have cases of one name.
+        If a hospital has fewer patients than folds, or two hospitals have a case with the same name.
     """
     split = [_split(hospital, config, fold, folds) for hospital in hospitals]
     together = Hospital(
@@ -31,7 +32,7 @@ def fold_of(hospitals: Sequence[Hospital], config: Settings, fold: int, folds: i
     )
     twice = [name for name, times in Counter(c.case.name for c in together.cases).items() if times > 1]
     if twice:
-        raise ConfigError(f"{', '.join(twice)}: a case of two hospitals has this name: name one hospital by --site")
+        raise ConfigError(f"{', '.join(twice)}: two hospitals have a case with this name: choose one with --site")
     return together
 
 

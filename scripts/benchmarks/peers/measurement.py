@@ -1,4 +1,4 @@
-"""One method trained on one fold: done in a process of its own, kept as a row."""
+"""The training of one method on one fold, in a separate process, recorded as a row."""
 
 import os
 import platform
@@ -30,9 +30,9 @@ _TIMEOUT_S = 48 * 3600.0
 
 @dataclass(frozen=True)
 class Task:
-    """A method to train on a fold of the config's sites, with the config's seed.
+    """A method to train on a fold of the settings' sites, with the settings' seed.
 
-    `log` is the file that takes what is printed meanwhile.
+    `log` is the file for everything that is printed meanwhile.
     """
 
     method: str
@@ -44,14 +44,14 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What its row is called."""
+        """Name of its row."""
         return f"{self.method}-fold{self.fold}-seed{self.config.seed}"
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What decides its row, JSON-ready: a row that stands there is kept if this is the same.
+        """Everything that determines its row, ready for JSON; an existing row is kept if this is the same.
 
-        Of settings those count that the method goes by: a peer's row outlives a change of our training.
+        It includes only settings that the method uses: a change of our training does not invalidate a peer's row.
         """
         goes_by = "" if METHODS[self.method].is_ours else _OF_ALL
         return {
@@ -66,12 +66,12 @@ class Task:
 
 
 def measured(task: Task) -> dict[str, Any]:
-    """Train and score in a process of its own; return the row.
+    """Train and score in a separate process; return the row.
 
     Raises
     ------
     FedSerDiffError
-        As `run_apart`.
+        As for `run_apart`.
     """
     found, peak = run_apart(_measure, task, f"{task.name} (see {task.log})", _TIMEOUT_S)
     return {"asked": task.asked, **found, "peak_mib": peak}
@@ -105,7 +105,7 @@ def _measure(task: Task) -> dict[str, Any]:
 
 
 def _sides(hospital: Hospital) -> dict[str, list[dict[str, str]]]:
-    """Return who is on which side, by name of case and patient."""
+    """Return the cases of each split, with case name and patient."""
 
     def named(cases: tuple[CachedCase, ...]) -> list[dict[str, str]]:
         return [{"case": cached.case.name, "patient": cached.case.patient} for cached in cases]
@@ -118,13 +118,13 @@ def _sides(hospital: Hospital) -> dict[str, list[dict[str, str]]]:
 
 
 def _of_mask(scores: dict[str, float], mask: str) -> dict[str, float]:
-    """Return a mask's scores of a case, ``METRIC.REGION``."""
+    """Return a mask's scores for a case, by ``METRIC.REGION``."""
     split = {name: name.split(".", 1) for name in scores}
     return {rest: scores[name] for name, (of, rest) in split.items() if of == mask and rest.split(".")[0] in METRICS}
 
 
 def _print_to(log: Path) -> None:
-    """Have this process, and those that it starts, print to a file."""
+    """Redirect the output of this process and its children to a file."""
     with log.open("a") as opened:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -1,4 +1,4 @@
-"""The methods that are compared, by name."""
+"""The compared methods, by name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Train = Callable[[Hospital, Settings, Budget], Trained]
 
 @dataclass(frozen=True)
 class Method:
-    """A method: what tables call it, how it trains, and what has to be installed for it."""
+    """A method: its title in tables, its training, and a check that its packages are installed."""
 
     title: str
     train: Train
@@ -28,7 +28,7 @@ class Method:
 
 
 PROFILE = "profile"
-"""Our training as a profile has it, whatever `--set` says of it."""
+"""Our training with a profile's settings, without the changes of `--set`."""
 
 METHODS: Mapping[str, Method] = {
     "ours": Method("ours, as set", train_ours, is_ours=True),
@@ -40,12 +40,12 @@ METHODS: Mapping[str, Method] = {
 
 
 def chosen_methods(names: list[str]) -> list[str]:
-    """Return names of methods, checked.
+    """Check the names of methods and return them.
 
     Raises
     ------
     ConfigError
-        Where one is unknown, or needs what is not installed.
+        If a name is unknown, or a required package is not installed.
     """
     unknown = [name for name in names if name not in METHODS]
     if unknown:

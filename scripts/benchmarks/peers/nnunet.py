@@ -1,4 +1,4 @@
-"""nnU-Net: its planner, preprocessing, trainer and predictor on our cases, for our minutes."""
+"""nnU-Net's planner, preprocessing, trainer and predictor, on our cases and for our training time."""
 
 import importlib
 import json
@@ -39,7 +39,7 @@ def require_nnunet() -> None:
     Raises
     ------
     ConfigError
-        Where it is not.
+        If it is not installed.
     """
     if find_spec("nnunetv2") is None:
         raise ConfigError("nnU-Net is not installed: pip install 'fedserdiff[peers]', or leave it out of --methods")
@@ -48,9 +48,8 @@ def require_nnunet() -> None:
 def train_nnunet(configuration: str, hospital: Hospital, config: Settings, budget: Budget) -> Trained:
     """Plan, preprocess and train nnU-Net's `configuration`, ``2d`` or ``3d_fullres``, on a hospital's training cases.
 
-    Neither planning nor preprocessing counts, as our own preparation does not. On a CPU augmentation is computed in
-    this process, so that its time counts, and nothing is compiled. Files are written to a folder that is deleted at
-    the end.
+    Planning and preprocessing do not count, like our own preparation. On a CPU, augmentation runs in this process, so
+    that its time counts. Nothing is compiled. Files are written to a folder that is deleted at the end.
     """
     random.seed(config.seed)
     np.random.seed(config.seed)  # noqa: NPY002 - nnU-Net draws from the global generators
@@ -65,7 +64,7 @@ def train_nnunet(configuration: str, hospital: Hospital, config: Settings, budge
         plans = json.loads((prepared / f"{_PLANS}.json").read_text()) | {"continue_training": False}
         about = json.loads((prepared / "dataset.json").read_text())
         if budget.device.type == "cpu":
-            os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name; its planner wants another number
+            os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - nnU-Net's name; its planner needs another number
         own = importlib.import_module("benchmarks.peers.nnunet_trainer")
         trainer = own.TimedTrainer(plans, configuration, 0, about, budget.device)
         trainer.train_within(budget)
@@ -77,7 +76,7 @@ def train_nnunet(configuration: str, hospital: Hospital, config: Settings, budge
 
 
 def _preprocess(configuration: str, folder: Path) -> Path:
-    """Have nnU-Net look at its dataset, plan, and preprocess for a configuration; return `folder`, where that is."""
+    """Let nnU-Net extract fingerprints, plan, and preprocess for a configuration; return `folder` with the results."""
     api = importlib.import_module("nnunetv2.experiment_planning.plan_and_preprocess_api")
     own = importlib.import_module("benchmarks.peers.nnunet_trainer")
     with _in_this_process():
@@ -89,9 +88,9 @@ def _preprocess(configuration: str, folder: Path) -> Path:
 
 @contextmanager
 def _in_this_process() -> Iterator[None]:
-    """Have nnU-Net's pools be threads, or forks where it asks for no kind: else each of a dozen imports torch anew."""
+    """Make nnU-Net's pools use threads or forks; otherwise each of a dozen processes would import torch again."""
     spawning, method = multiprocessing.get_context, multiprocessing.get_start_method()
-    pools = SimpleNamespace(Pool=ThreadPool)  # all that nnU-Net takes of a context
+    pools = SimpleNamespace(Pool=ThreadPool)  # the only attribute that nnU-Net uses of a context
     multiprocessing.get_context = lambda method=None: pools  # type: ignore[assignment]  # no context but its pools
     multiprocessing.set_start_method("fork", force=True)
     try:
@@ -102,7 +101,7 @@ def _in_this_process() -> Iterator[None]:
 
 
 def _predictor(trainer: Any, budget: Budget) -> Any:
-    """Return nnU-Net's predictor of a trained network: windows that overlap by half, all mirrored, as it has them."""
+    """Return nnU-Net's predictor for a trained network, with its default half-overlapping, mirrored windows."""
     predicting = importlib.import_module("nnunetv2.inference.predict_from_raw_data")
     trainer.set_deep_supervision_enabled(False)
     predictor = predicting.nnUNetPredictor(device=budget.device, allow_tqdm=False)
@@ -119,10 +118,10 @@ def _predictor(trainer: Any, budget: Budget) -> Any:
 
 
 def _predict(predictor: Any, places: list[int], cached: CachedCase) -> Prediction:
-    """Segment a case; `places` are those of our regions among the predictor's."""
+    """Segment a case; `places` are the positions of our regions among the predictor's."""
     image = np.asarray(cached.prepared.image, np.float32).transpose(0, 3, 2, 1)  # (Z, Y, X), as SimpleITK reads it
     spacing = {"spacing": list(cached.prepared.geometry.grid_spacing_mm[::-1])}
     _, found = predictor.predict_single_npy_array(image, spacing, None, None, True)
-    regions = found if predictor.label_manager.has_regions else found[1:]  # of labels the first is the background
+    regions = found if predictor.label_manager.has_regions else found[1:]  # the first label is background
     ordered = np.ascontiguousarray(regions[places].transpose(0, 3, 2, 1), np.float32)
     return as_prediction(torch.from_numpy(ordered))

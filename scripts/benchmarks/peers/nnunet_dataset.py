@@ -1,4 +1,4 @@
-"""Prepared cases in nnU-Net's raw format: images and label maps as NIfTI, ``dataset.json``, and a split of ours."""
+"""Prepared cases in nnU-Net's raw format: images and label maps as NIfTI, ``dataset.json``, and our split."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ _END = ".nii.gz"
 
 
 def write_dataset(hospital: Hospital, folder: Path) -> None:
-    """Write a hospital's training and validation cases as a raw dataset of nnU-Net; test cases are no part of it.
+    """Write a hospital's training and validation cases, without test cases, as a raw dataset for nnU-Net.
 
-    Images are as prepared, on the working grid at its voxel size, 0 outside the brain, where nnU-Net looks for it.
+    Images are as prepared: on the working grid with its voxel size, and 0 outside the brain, as nnU-Net expects.
 
     Raises
     ------
     ConfigError
-        As `region_labels`.
+        As for `region_labels`.
     """
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
@@ -53,22 +53,22 @@ def write_dataset(hospital: Hospital, folder: Path) -> None:
 def write_split(hospital: Hospital, file: Path) -> None:
     """Write ``splits_final.json`` with one fold: our training and validation cases.
 
-    Where nobody is held out for validation its side has the training cases, as nnU-Net wants some to be there.
+    Without validation patients, it lists the training cases for validation, because nnU-Net requires some.
     """
     training = _names(hospital.training)
     _write_json([{"train": training, "val": _names(hospital.validation) or training}], file)
 
 
 def region_labels(convention: Convention) -> dict[str, list[int]]:
-    """Return nnU-Net's labels of each region, the region of most labels first.
+    """Return nnU-Net's labels of each region; the region with the most labels comes first.
 
-    A voxel's label is the place of the last region in that order that has it: from the second on, regions lie within
-    earlier ones or apart from them.
+    A voxel's label is the position of the last region in that order that contains it. From the second on, each region
+    lies within an earlier one or is disjoint from it.
 
     Raises
     ------
     ConfigError
-        Where two regions overlap and neither lies in the other: such a label map cannot hold both.
+        If two regions overlap and neither contains the other, because such a label map cannot express both.
     """
     names = list(convention.regions)
     order = [names[number] for number in convention.painting_order]
@@ -76,7 +76,7 @@ def region_labels(convention: Convention) -> dict[str, list[int]]:
     for place, inner in enumerate(order):
         for outer in order[:place]:
             if own[inner] & own[outer] and not own[inner] <= own[outer]:
-                raise ConfigError(f"regions {outer} and {inner} overlap in part: nnU-Net's label maps cannot say so")
+                raise ConfigError(f"regions {outer} and {inner} overlap partly: nnU-Net cannot express that")
     return {outer: [place for place, inner in enumerate(order, 1) if own[inner] <= own[outer]] for outer in order}
 
 

@@ -1,4 +1,4 @@
-"""What is changed of nnU-Net's classes: its trainer stops when its minutes are over, its fingerprint is quick."""
+"""Changes to nnU-Net's classes: its trainer stops after the given minutes, and its fingerprint is faster."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from benchmarks.peers.budget import Budget
 
-_EXPONENT = 0.9  # of nnU-Net's polynomial
-_INTENSITIES = 10**6  # of all cases together; nnU-Net has 10⁸
+_EXPONENT = 0.9  # of nnU-Net's polynomial schedule
+_INTENSITIES = 10**6  # voxels over all cases; nnU-Net uses 10⁸
 
 
 class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annotated
-    """The recipe of `nnUNetTrainer`: network, loss, SGD, augmentation and oversampling are all its own.
+    """The recipe of `nnUNetTrainer` with a time limit: network, loss, SGD, augmentation and oversampling are unchanged.
 
-    Its rate falls to 0 as it does there, (1 − t)^0.9, where t is the share of the minutes that is over, and not of
-    1,000 epochs. It validates nothing on the way: nnU-Net predicts with its last weights, too.
+    The learning rate falls to 0 as in nnU-Net, (1 − t)^0.9, but t is the elapsed share of the minutes instead of 1,000
+    epochs. There is no validation during training, because nnU-Net also predicts with its last weights.
 
     Attributes
     ----------
     iterations : int
-        Batches that it learnt from.
+        Number of training batches.
     used_s : float
         Seconds of the budget that they took.
     """
@@ -29,7 +29,7 @@ class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annot
     used_s = 0.0
 
     def train_within(self, budget: Budget) -> None:
-        """Train until the minutes are over; what comes before the first batch does not count. No weights are saved."""
+        """Train until the minutes are over, which start with the first batch. No weights are saved."""
         self.disable_checkpointing = True
         self.on_train_start()
         self.network.train()
@@ -46,7 +46,7 @@ class TimedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not annot
 
 
 class QuickFingerprint(DatasetFingerprintExtractor):  # type: ignore[misc]  # nnU-Net is not annotated
-    """nnU-Net's fingerprint, with intensities of fewer voxels: they normalise CT alone, and take gigabytes."""
+    """nnU-Net's fingerprint with intensities of fewer voxels, which only CT normalisation uses and take gigabytes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""This project's own training, by plain calls, for as many steps as fit the minutes."""
+"""This project's training by direct calls, for as many steps as fit the minutes."""
 
 import statistics
 
@@ -14,13 +14,13 @@ from benchmarks.direct_training import train_stage
 from benchmarks.peers.budget import Budget, seconds_on
 from benchmarks.peers.trained import Trained
 
-_WARM_UP, _TIMED = 5, 20  # steps of a pilot, which the minutes do not count
+_WARM_UP, _TIMED = 5, 20  # steps of a pilot run, which does not count
 
 
 def train_ours(hospital: Hospital, config: Settings, budget: Budget) -> Trained:
-    """Train a student for one stage, its steps set so that they take the minutes by the median step of a pilot.
+    """Train a student for one stage, with as many steps as fit the minutes by the median step of a pilot run.
 
-    The stage's schedule, a cosine to 0 of the config's rate, needs to know how many steps there will be.
+    The schedule of a stage, a cosine to 0 from the settings' rate, needs the number of steps in advance.
     """
     steps = max(config.rounds, round(60 * budget.minutes / _step_s(hospital, config, budget)))
     config = _of_steps(config, steps)

@@ -1,8 +1,8 @@
-"""MONAI's SegResNet with the recipe of its BraTS tutorial, written anew.
+"""A reimplementation of the recipe of MONAI's BraTS tutorial for SegResNet.
 
-The tutorial is brats_segmentation_3d of Project-MONAI/tutorials. Its crop is 224 × 224 × 144 voxels of
-240 × 240 × 155; here it is the same share of the working grid. Its 300 epochs are the minutes here, over which its
-cosine falls to 0.
+The tutorial is brats_segmentation_3d of Project-MONAI/tutorials. Its crop is 224 × 224 × 144 voxels of 240 × 240 × 155;
+here it is the same share of the working grid. The given minutes replace its 300 epochs, and its cosine falls to 0 over
+them.
 """
 
 import math
@@ -24,15 +24,15 @@ from benchmarks.peers.budget import Budget
 from benchmarks.peers.trained import Trained, as_prediction
 
 _CROP, _OF = (224, 224, 144), (240, 240, 155)
-_DIVISIBLE = 8  # three times halved
+_DIVISIBLE = 8  # halved three times
 _RATE, _DECAY = 1e-4, 1e-5
 _FLIPPED = 0.5  # probability along each axis
-_INTENSITY = 0.1  # the most that scale and shift change a channel by
+_INTENSITY = 0.1  # largest change by scale and by shift
 _OVERLAP = 0.5
 
 
 def train_segresnet(hospital: Hospital, config: Settings, budget: Budget) -> Trained:
-    """Train on whole volumes, a crop of one patient a step, in mixed precision on a GPU."""
+    """Train on 3D crops, one patient per step, in mixed precision on a GPU."""
     draws = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
     network = SegResNet(
@@ -83,9 +83,9 @@ def train_segresnet(hospital: Hospital, config: Settings, budget: Budget) -> Tra
 def changed(
     cached: CachedCase, draws: np.random.Generator, grid: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return image and region masks of a case, cropped, flipped, scaled and shifted at random.
+    """Return the image and region masks of a case, randomly cropped, flipped, scaled and shifted.
 
-    One factor and one shift are drawn for all channels, which are z-scored, as the tutorial draws them.
+    As in the tutorial, one factor and one shift are drawn for all (z-scored) channels.
     """
     sides = crop_of(grid)
     starts = [int(draws.integers(0, n - side + 1)) for n, side in zip(grid, sides, strict=True)]
@@ -98,6 +98,6 @@ def changed(
 
 
 def crop_of(grid: Sequence[int]) -> tuple[int, ...]:
-    """Return the tutorial's crop of a grid: the same share of each side, down to a multiple of 8 and at least 8."""
+    """Return the tutorial's crop: the same share of each side, rounded down to a multiple of 8, at least 8."""
     shares = zip(grid, _CROP, _OF, strict=True)
     return tuple(max(1, n * crop // of // _DIVISIBLE) * _DIVISIBLE for n, crop, of in shares)

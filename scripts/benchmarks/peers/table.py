@@ -1,4 +1,4 @@
-"""The rows of a comparison side by side: means, and paired differences with intervals."""
+"""The table of a comparison: means, and paired differences with intervals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from benchmarks.peers.methods import METHODS
 
 Row = Mapping[str, Any]
 
-_ALL = "all"  # the folds' patients, as those of one hospital
+_ALL = "all"  # the patients of all folds, as one hospital
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Line:
     ----------
     method, mask : str
     rows : sequence of mapping
-        Of folds and seeds.
+        Rows of folds and seeds.
     """
 
     method: str
@@ -35,7 +35,7 @@ class Line:
 
     @property
     def title(self) -> str:
-        """What the table calls it."""
+        """Title in the table."""
         several = len(self.rows[0]["scores"]) > 1
         return METHODS[self.method].title + (f", {self.mask}" if several else "")
 
@@ -46,14 +46,14 @@ class Line:
         return [name.partition(".")[2] for name in first if name.startswith("dice.")]
 
     def mean(self, metric: str, region: str | None = None) -> float:
-        """Return the mean over patients, of one region or of all."""
+        """Return the mean over patients, for one region or all."""
         regions = [region] if region else self.regions
         return fmean(
             case[f"{metric}.{one}"] for row in self.rows for case in row["scores"][self.mask] for one in regions
         )
 
     def by_case(self, metric: str) -> dict[tuple[int, str], tuple[str, float]]:
-        """Return, by seed and case, the patient and the mean over regions."""
+        """Return the patient and the mean over regions, by seed and case."""
         return {
             (row["asked"]["seed"], named["case"]): (
                 named["patient"],
@@ -64,7 +64,7 @@ class Line:
         }
 
     def figure(self, name: str) -> float:
-        """Return the mean of a figure of each row."""
+        """Return the mean of a figure over rows."""
         return fmean(row[name] for row in self.rows)
 
 
@@ -77,9 +77,9 @@ def lines_of(rows: Iterable[Row]) -> list[Line]:
 
 
 def difference(one: Line, other: Line, metric: str) -> Interval | None:
-    """Return a line's mean less another's, paired by case and seed, with a 95 % interval over seeds and patients.
+    """Return one line's mean minus another's, paired by case and seed, with a 95 % interval over seeds and patients.
 
-    Cases count that both lines have of every seed that they share; None where there is none.
+    Only cases count that both lines have for every shared seed; the result is None if there are none.
     """
     left, right = one.by_case(metric), other.by_case(metric)
     both = left.keys() & right.keys()
@@ -101,7 +101,7 @@ def difference(one: Line, other: Line, metric: str) -> Interval | None:
 
 
 def summary(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Return a record a line, JSON-ready and flat but for differences: those of the first line less it."""
+    """Return one record per line, ready for JSON, with the differences of the first line minus this one."""
     return [
         {
             "method": line.method,

@@ -1,4 +1,4 @@
-"""What a method returns when its minutes are over."""
+"""The result of training a method."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Trained:
     Attributes
     ----------
     iterations : int
-        Batches that it learnt from.
+        Number of training batches.
     used_s : float
         Seconds of the budget that they took.
     masks : tuple of str
-        Which of a `Prediction`'s masks count, ``refined`` and ``coarse``, the method's own first.
+        The masks of a `Prediction` that count, ``refined`` and ``coarse``, the main one first.
     predict : callable
         Segments a case on the working grid.
     """
@@ -32,5 +32,5 @@ class Trained:
 
 
 def as_prediction(probabilities: torch.Tensor) -> Prediction:
-    """Return region probabilities on the working grid, (regions, X, Y, Z), as a prediction with nothing to refine."""
+    """Return region probabilities on the working grid, (regions, X, Y, Z), as a prediction without refinement."""
     return Prediction(probabilities, torch.zeros_like(probabilities))
