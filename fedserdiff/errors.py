@@ -95,6 +95,10 @@ class ReplyError(FederationError):
     """A hospital's reply breaks the agreed rules: the hospital does not send it, or the coordinator drops it."""
 
 
+class WithheldError(FederationError):
+    """A hospital does not answer such a message, by its own settings."""
+
+
 class DivergedError(ReplyError):
     """A weight or a loss is not finite."""
 

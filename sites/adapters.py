@@ -9,7 +9,9 @@ from sites.kept_rounds import KeptRounds, When
 
 def learns_adapter(config: Settings, site: str) -> bool:
     """Return whether a site learns an adapter: if the method has adapters, all sites except those of stage 1 do."""
-    return getattr(config.method, "inversion_steps", 0) > 0 and site not in config.timetable.training[0]
+    return getattr(config.method, "inversion_steps", 0) > 0 and not any(
+        site in first for first in config.timetable.training[:1]
+    )
 
 
 def save_adapter(folder: Path, config: Settings, site: str, adapter: SiteAdapter, when: When) -> None:

@@ -16,7 +16,7 @@ from fedserdiff import wire
 from fedserdiff.device import use_device, why_no_gpu
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
-from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError, ReplyError
+from fedserdiff.errors import ConfigError, DataError, ExperimentError, FederationError, RecordsError, WithheldError
 from fedserdiff.files import write_whole
 from fedserdiff.methods import get_method, half_of
 from fedserdiff.model_file import load_student
@@ -237,7 +237,7 @@ def _tell_statistics(message: Message, desk: _Desk) -> RecordDict:
     """Return histograms of all training patients, including those an earlier hospital brought: no order varies them."""
     _of_this_experiment(message, desk)
     if not desk.config.privacy.statistics:
-        raise ReplyError("privacy.statistics is false: this hospital tells no statistics")
+        raise WithheldError("privacy.statistics is false: this hospital reports no statistics")
     told = statistics_of(desk.hospital.training, desk.config)
     return RecordDict({wire.HISTOGRAMS: ArrayRecord({name: Array(values) for name, values in told.items()})})
 

@@ -22,6 +22,7 @@ from fedserdiff.errors import (
     FederationError,
     RecordsError,
     ReplyError,
+    WithheldError,
 )
 from fedserdiff.gpu_memory import share_of_need, what_to_lower
 from fedserdiff.lesions.retention import watched_places
@@ -203,7 +204,7 @@ def _error(message: Message, fault: Fault) -> Message:
 
 
 def _fault_of(error: Exception) -> Fault:
-    if isinstance(error, ReplyError):
+    if isinstance(error, WithheldError):
         return Fault.BLOCKED
     if isinstance(error, DataError):
         return Fault.DATA

@@ -86,7 +86,9 @@ def test_a_setting_that_decides_a_result_is_told_where_it_differs_and_no_other(m
 
 def one_machines(name: str) -> bool:
     """As `test_experiment_settings` has them."""
-    return name.startswith("machine.") or name in ("privacy.max_update_rms", "privacy.egress_quota_mb")
+    return name.startswith("machine.") or name in (
+        "privacy.max_update_rms", "privacy.egress_quota_mb", "privacy.statistics",
+    )  # fmt: skip
 
 
 def test_other_software_is_told_but_not_another_python() -> None:

@@ -241,7 +241,7 @@ def test_a_mistake_in_the_federation_file_is_named_with_its_field(
 
 def test_brackets_in_a_message_are_printed_as_they_are(hospital: Path, command: Callable[..., str]) -> None:
     Path("federation.toml").write_text("")
-    assert "no [[site]]" in command("federation.toml")
+    assert "is empty: expected a [[site]] or a setting" in command("federation.toml")
     folder = Path("scans[/old]")
     folder.mkdir(parents=True)
     Path("federation.toml").write_text(f'[[site]]\nname = "a"\nrelease = "brats2021"\npath = "{folder}"\n')
@@ -292,7 +292,7 @@ def test_one_patient_cannot_be_split(hospital: Path, command: Callable[..., str]
         (["--seed", "-1"], "seed: -1"),
         (["--lambda", "-0.5"], "method.lambda_kd: -0.5 is not a number of at least 0"),
         (["--steps", "0"], "scoring.sampling_steps: 0 is not a whole number of at least 1"),
-        (["--sites", "2", "federation.toml"], "--sites: federation.toml names the hospitals"),
+        (["--sites", "2", "federation.toml"], "--sites: federation.toml already names the hospitals"),
         (["nowhere.toml"], "nowhere.toml"),
         (["--cpus-per-site", "4096"], "--cpus-per-site"),
         (["--out", "data"], "not empty"),

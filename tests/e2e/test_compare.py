@@ -277,7 +277,7 @@ def test_a_page_shows_no_result_of_other_scans_beside_one_of_these(rolled: Path)
     ("arguments", "said"),
     [
         (("--methods", "ser-diff,nope"), "unknown method 'nope'"),
-        (("--methods", ","), "--methods: name at least one"),
+        (("--methods", ","), "--methods: is empty; name at least one"),
         (("--seeds", "0,one"), "--seeds: 'one' is not a whole number"),
         (("--study", "nope"), "unknown study 'nope'"),
         (("--parallel", "0"), "--parallel: 0 is less than 1"),

@@ -54,7 +54,7 @@ def test_a_finished_run_is_attacked_and_its_page_says_how_well(fine_tune: dict[s
         assert len(list(csv.reader(file))) == 1 + len(found["rows"])
     page = (workplace / "fine-tune" / "privacy.html").read_text()
     counts = "2 : 9"  # trained on : one test patient and 8 strangers
-    for text in ("not privacy", "phantom data", "seed 0", counts, "AUC"):
+    for text in ("not a proof of privacy", "phantom data", "seed 0", counts, "AUC"):
         assert text.lower() in page.lower()
     assert "http" not in page.replace("http://www.w3.org", "")
 
@@ -128,7 +128,7 @@ def test_a_frontier_needs_runs_that_were_audited_and_differ(
     assert "run python scripts/audit.py privacy unaudited first" in refused.output
     twice = frontier("fine-tune", "unaudited")
     assert twice.exit_code == 1
-    assert "both are fine-tune" in twice.output
+    assert "both are runs of fine-tune" in twice.output
 
 
 def test_a_run_without_its_stages_students_is_refused(fine_tune: dict[str, Any], workplace: Path) -> None:

@@ -243,5 +243,5 @@ def test_what_is_written_already_is_not_written_over(
     (tmp_path / f"{cases[0]}.nii.gz").write_text("kept")
     done = segment("ser-diff", folder / cases[0], "--out", tmp_path)
     assert done.exit_code == 1
-    assert f"a segmentation of {cases[0]} already" in done.stderr
+    assert f"already has a segmentation of {cases[0]}" in done.stderr
     assert (tmp_path / f"{cases[0]}.nii.gz").read_text() == "kept"

@@ -68,7 +68,7 @@ def test_a_hospital_keeps_a_key_that_it_alone_can_read_and_uses_no_half_of_one(t
     assert secret_key(file) == key != secret_key(tmp_path / "east.key")
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_bytes(key[:7])
-    with pytest.raises(DataError, match=r"noise\.key: damaged: not 32 bytes"):
+    with pytest.raises(DataError, match=r"noise\.key: damaged: it does not have 32 bytes"):
         secret_key(file)
 
 

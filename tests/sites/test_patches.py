@@ -269,7 +269,7 @@ def test_the_memory_of_a_step_is_that_of_its_patches() -> None:
         ({"training.patch": (8, 8, 8)}, r"training\.patch: \(8, 8, 8\) has 3 axes, and data\.spatial_dims = 2 needs 2"),
         ({"training.patch": (8, 28)}, r"training\.patch: \(8, 28\) does not fit into data\.grid, \(16, 24, 16\)"),
         ({"training.patch": (8, 10)}, r"training\.patch: \(8, 10\) is not a multiple of 4, .*network\.coarse_channels"),
-        ({"training.patch": (8, 0)}, r"training\.patch: holds 0"),
+        ({"training.patch": (8, 0)}, r"training\.patch: contains 0"),
         ({"training.tumour_share": 1.0}, r"training\.tumour_share: 1\.0 is not"),
         ({"scoring.overlap": 1.0}, r"scoring\.overlap: 1\.0 is not"),
     ],

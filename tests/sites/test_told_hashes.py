@@ -145,7 +145,7 @@ def test_a_damaged_key_is_said_in_the_hospitals_log_and_nothing_is_told(scene: S
     key = scene.records("north") / "decoys.key"
     key.write_bytes(key.read_bytes()[:31])
     assert_fault(scene.query("north"), Fault.DATA)
-    assert f"{key}: damaged: not 32 bytes" in scene.log("north")
+    assert f"{key}: damaged: it does not have 32 bytes" in scene.log("north")
 
 
 def test_a_hospital_that_cannot_keep_its_key_tells_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ def test_a_checkpoint_of_other_software_is_refused_with_the_versions_that_differ
     of_two_stages(smoke(), link).save(run)
     then = origin.installed_versions()
     monkeypatch.setattr(origin, "installed_versions", lambda: then | {"torch": "9.9", "python": "9.9"})
-    with pytest.raises(ConfigError, match=rf"torch {re.escape(then['torch'])} then, 9\.9 now: install those") as caught:
+    with pytest.raises(ConfigError, match=rf"torch {re.escape(then['torch'])} then, 9\.9 now; install those") as caught:
         Checkpoint.load(run, smoke())
     assert "python" not in str(caught.value)
 
@@ -350,7 +350,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(link: SuperLi
     lived = of_two_stages(smoke(), link)
     lived.save(run, Position(2))
     lived.results.losses.append({"segmentation": 0.5})
-    with disk_of(1000), pytest.raises(StorageError, match=r"checkpoint: cannot be written \(File too large\): the run"):
+    with (
+        disk_of(1000),
+        pytest.raises(StorageError, match=r"checkpoint: cannot be written \(File too large\)\. The run"),
+    ):
         lived.save(run)
     checkpoint, fresh = restored(smoke(), link, run)
     assert checkpoint.position == Position(2)

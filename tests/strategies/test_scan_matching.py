@@ -78,7 +78,7 @@ def test_a_site_is_settled_when_it_and_all_before_it_have_told() -> None:
     assert scans.settled("south")
     assert not scans.settled("east")
     assert scans.counts() == {"south": 0}
-    with pytest.raises(ValueError, match=r"^what east leaves out is not known before north came$"):
+    with pytest.raises(ValueError, match=r"^what east leaves out is not known before north sent hashes$"):
         scans.record_for("east")
     scans.add("north", rows([3]))
     assert scans.settled("east")
