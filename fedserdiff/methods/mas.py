@@ -9,7 +9,7 @@ class MasSettings(EwcSettings):
     """Settings of MAS."""
 
     weight: float = setting(
-        100.0, "Weight of the penalty on moving weights that earlier hospitals need.", ge=0, after_first_stage=True
+        1000.0, "Weight of the penalty on moving weights that earlier hospitals need.", ge=0, after_first_stage=True
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import Simulate
 
 from fedserdiff.comparison.records import load_run
+from fedserdiff.experiments.loopback import _largest_difference
 from sites.ledger import read_ledger
 
 MOVES = """
@@ -62,3 +63,11 @@ def test_a_comparison_reads_a_run_with_holes_in_r(run: Path) -> None:
     assert np.isnan(values["site-1"][2]).all()
     assert np.isfinite(values["site-1"][[0, 1, 3]]).all()
     assert np.isfinite(record.final("dice")).all()
+
+
+def test_a_rehearsal_sees_a_score_that_one_side_alone_has(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    other = json.loads((run / "results.json").read_text())
+    assert _largest_difference(results, other) == 0
+    other["R"]["dice"]["wt"][2][0] = 0.0  # where site-1 is away
+    assert _largest_difference(results, other) >= 1
