@@ -52,6 +52,16 @@ def test_a_step_holds_weights_gradients_and_moments_at_least_and_grows_with_its_
     assert three - two == pytest.approx(two - one, rel=0.35)
 
 
+@pytest.mark.parametrize(("arrival", "stage"), [("method", 1), ("in-turn", 2)])
+def test_control_variates_are_counted_beside_the_weights(arrival: str, stage: int) -> None:
+    """Per weight at least two more numbers: the sum of the round's gradients, and cᵢ as the round begins."""
+    use_cpus(1)
+    changes = {"training.arrival": arrival, "training.batch_size": 1}
+    weights = sum(4 * weight.numel() for weight in new_student(settings("smoke", "fedavg")).parameters())
+    plain, controlled = (step_memory(settings("smoke", method, **changes), stage) for method in ("fedavg", "scaffold"))
+    assert controlled - plain > 1.9 * weights
+
+
 @pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus"])  # others hold less
 def test_profile_paper_fits_a_gpu_of_24_gib_by_every_kind_of_method(method: str) -> None:
     use_cpus(2)
