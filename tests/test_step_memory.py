@@ -62,6 +62,13 @@ def test_control_variates_are_counted_beside_the_weights(arrival: str, stage: in
     assert controlled - plain > 1.9 * weights
 
 
+@pytest.mark.parametrize("method", ["lesion-replay", "mas", "der"])
+def test_a_past_adds_a_teacher_or_an_anchor_at_least(method: str) -> None:
+    use_cpus(1)
+    config = settings("smoke", method, **{"training.batch_size": 1})
+    assert step_memory(config, 2) > step_memory(config, 1)
+
+
 @pytest.mark.parametrize("method", ["ser-diff", "ser-diff-plus"])  # others hold less
 def test_profile_paper_fits_a_gpu_of_24_gib_by_every_kind_of_method(method: str) -> None:
     use_cpus(2)

@@ -1,6 +1,7 @@
 """Memory of a training step, counted on tensors with shapes but no values, so that no GPU is needed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_m
 from fedserdiff.methods import get_method
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import one_a_cpu
-from fedserdiff.wire import Memory
+from fedserdiff.wire import LESION_MOMENTS, Memory
 from sites.adapters import learns_adapter
 from sites.step import Learners
 from sites.training import make_objective
@@ -56,7 +57,10 @@ def _most_alive(config: Settings, memory: Memory, stage: int) -> int:
         if stage > 1:
             teachers = [Student(config).eval().requires_grad_(False)] * len(parts)
             adapter = SiteAdapter(len(config.data.modalities)) if learns_adapter(config, site) else None
-        objective = make_objective(config, teachers, memory if stage > 1 else {}, adapter)
+        known = {name: values for name, values in memory.items() if name != LESION_MOMENTS and stage > 1}
+        # How lesions are painted depends on values. Painted samples take the place of others, and a teacher sees them.
+        teacher = teachers[0] if LESION_MOMENTS in memory else None
+        objective = make_objective(config, teachers, known, adapter)
         blank = _Blank(config)
         objective.received(student)
         objective.begin(blank, site, stage, 1)
@@ -64,7 +68,10 @@ def _most_alive(config: Settings, memory: Memory, stage: int) -> int:
         noise = torch.Generator()
         for step in range(2):  # Adam's moments exist from the second step on
             batch = blank.batch(torch.zeros(config.training.batch_size, dtype=torch.long))
-            learners.take(objective.lessons(batch, noise), step, 1.0)()
+            lessons = objective.lessons(batch, noise)
+            if teacher is not None:
+                lessons = {name: replace(lesson, teacher=teacher) for name, lesson in lessons.items()}
+            learners.take(lessons, step, 1.0)()
     return int(alive.most)
 
 
