@@ -59,7 +59,7 @@ def heat_maps(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Fig
 
 
 def _heat_map(axis: Axes, method: Mapping[str, Any], sites: Sequence[str], stages: int, size: float) -> None:
-    percent = _in_percent(method)
+    percent = [_in_percent(row) for row in method["R"]["dice"]]
     colours = matplotlib.colormaps["Blues"]
     axis.pcolormesh(percent, cmap=colours, vmin=0, vmax=100, edgecolors="white", linewidth=1)
     for row, values in enumerate(percent):
@@ -104,7 +104,7 @@ def dice_across_stages(methods: Sequence[Mapping[str, Any]], sites: Sequence[str
     for axis, (place, site) in zip(panels, enumerate(sites), strict=False):
         for method in methods:
             colour, marker = look(method["name"])
-            percent = [row[place] for row in _in_percent(method)]
+            percent = _column(method, place)
             if _is_reference(method, stages):
                 axis.axhline(percent[-1], color=colour, linestyle="--", linewidth=1.3)
             else:
@@ -181,14 +181,19 @@ def validation_curves(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]
     return figure
 
 
-def _in_percent(method: Mapping[str, Any]) -> list[list[float]]:
-    """Return R of mean Dice in %; NaN where a site had left."""
-    return [[math.nan if value is None else 100 * value for value in row] for row in method["R"]["dice"]]
+def _in_percent(dice: Sequence[float | None]) -> list[float]:
+    """Return Dice in %; NaN where a site had left."""
+    return [math.nan if value is None else 100 * value for value in dice]
+
+
+def _column(method: Mapping[str, Any], place: int) -> list[float]:
+    """Return a site's column of R, Dice in % after each stage."""
+    return _in_percent([row[place] for row in method["R"]["dice"]])
 
 
 def _last_known(method: Mapping[str, Any], place: int) -> float:
     """Return the Dice in % at which a site's line ends."""
-    return next(row[place] for row in reversed(_in_percent(method)) if not math.isnan(row[place]))
+    return next(value for value in reversed(_column(method, place)) if not math.isnan(value))
 
 
 def _stages_of_stream(methods: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Sequence[str]:

@@ -68,7 +68,7 @@ class Timetable:
 
     def arrival(self, site: str) -> int:
         """Return the first stage, from 1, in which a hospital trains."""
-        return next(stage for stage, sites in enumerate(self.training, 1) if site in sites)
+        return self.stages_of(site)[0]
 
     def stages_of(self, site: str) -> tuple[int, ...]:
         """Return the stages, from 1, in which a hospital trains."""
@@ -102,8 +102,7 @@ def make_timetable(
     there: list[str] = []
     gone: list[str] = []
     for stage in stages:
-        there = [site for site in (*there, *stage.arrive, *stage.back) if site not in stage.leave]
-        gone = [site for site in (*gone, *stage.leave) if site not in stage.back]
+        there, gone = _moved(there, gone, stage)
         at_work = there if participation == "cumulative" else [*stage.arrive, *stage.back]
         training.append(tuple(site for site in sites if site in at_work))
         away.append(tuple(site for site in sites if site in gone))
@@ -175,8 +174,7 @@ def check_moves(sites: Sequence[str], moves: Sequence[StageMoves], participation
                 if site not in possible or named.count(site) > 1:
                     raise ValueError(f"{where}: {field}: {site!r} {'is named twice' if site in possible else why}")
         came += stage.arrive
-        there = [site for site in (*there, *stage.arrive, *stage.back) if site not in stage.leave]
-        gone = [site for site in (*gone, *stage.leave) if site not in stage.back]
+        there, gone = _moved(there, gone, stage)
         if not (there if participation == "cumulative" else (*stage.arrive, *stage.back)):
             raise ValueError(f"{where}: no hospital trains in it; name one that arrives or returns")
         if stage.name in [earlier.name for earlier in moves[: number - 1]]:
@@ -187,6 +185,14 @@ def check_moves(sites: Sequence[str], moves: Sequence[StageMoves], participation
     for one, other in itertools.pairwise(sites):
         if ranks[one] > ranks[other]:
             raise ValueError(f"stages: {other!r} arrives before {one!r}; list the hospitals in order of arrival")
+
+
+def _moved(there: Sequence[str], gone: Sequence[str], stage: StageMoves) -> tuple[list[str], list[str]]:
+    """Return the hospitals that are there, and those that have left, once a stage has begun."""
+    return (
+        [site for site in (*there, *stage.arrive, *stage.back) if site not in stage.leave],
+        [site for site in (*gone, *stage.leave) if site not in stage.back],
+    )
 
 
 def _called(arriving: Sequence[str], returning: Sequence[str]) -> str:
