@@ -356,5 +356,5 @@ def test_browser_without_webgl_is_told_so(source: str, tmp_path: Path) -> None:
         browser.open(tmp_path / "volumes.html")
         assert browser.value("document.documentElement.dataset.state") == "failed"
         shown = browser.value("document.body.innerText")
-    assert "This browser has no WebGL 2, or it is switched off" in shown
+    assert "this browser has no WebGL 2, or it is switched off" in shown
     assert "Opacity" not in shown
