@@ -42,6 +42,7 @@ from strategies.pooled import Pooled
 
 from benchmarks.direct_training import in_rounds
 
+_STREAM = {"machine.cpus_per_site": 1, "data.phantom_stream": "contrast"}  # where adapters have contrasts to translate
 _ADAPTERS_RATE = 0.5  # relative to the networks' learning rate, as in SER-Diff+
 
 Rows = list[list[list[float]]]
@@ -122,9 +123,7 @@ def main(
         runs: dict[str, dict[int, Rows]] = {baseline.title: {} for baseline in BASELINES}
         patients: dict[int, dict[str, list[str]]] = {}
         for seed in seeds_of(seeds):
-            federation = open_named(
-                console, make_settings(profile, {"machine.cpus_per_site": 1}, seed=seed), None, sites, Cache()
-            )
+            federation = open_named(console, make_settings(profile, _STREAM, seed=seed), None, sites, Cache())
             hospitals = federation.hospitals
             patients[seed] = {h.site.name: [c.case.patient for c in h.scored(federation.config)] for h in hospitals}
             with console.status(f"seed {seed}: stage 1"):

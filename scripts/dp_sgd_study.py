@@ -63,7 +63,7 @@ def main(
             multipliers = [float(text) for text in noises.split(",")]
         except ValueError:
             raise ConfigError(f"--noises: {noises!r} is not a list of numbers separated by commas") from None
-        config = make_settings(profile, {"network.precision": "fp32"})
+        config = make_settings(profile, {"network.precision": "fp32", "data.phantom_stream": "contrast"})
         use_cpus(1)
         site = phantom_federation(1, config, Cache().phantoms)[0]
         training_set = TrainingSet(open_hospital(site, config, Cache().prepared).training, config, torch.device("cpu"))

@@ -10,7 +10,7 @@ from fedserdiff.settings.experiment import Settings, settings_of
 _OTHERS: dict[str, Any] = {
     "data.modalities": ("T2", "ADC"),
     "data.regions": ("PZ", "TZ"),
-    "data.phantom_stream": "patients",
+    "data.phantom_stream": "contrast",
     "data.spatial_dims": 3,
     "data.grid": (32, 48, 32),
     "network.coarse_channels": (16, 24),

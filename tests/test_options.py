@@ -18,7 +18,7 @@ from fedserdiff.settings.experiment import Settings
 )
 def test_a_setting_that_changes_nothing_is_told(settings: Sequence[str], told: bool, tmp_path: Path) -> None:
     arguments = ["--coordinator", "host:1", "--sites", "1", "--profile", "smoke", "--out", str(tmp_path / "kits")]
-    done = CliRunner().invoke(provision.app, [*arguments, *settings])
+    done = CliRunner().invoke(provision.app, [*arguments, "--method", "fine-tune", *settings])
     assert done.exit_code == 0, done.output
     assert ("privacy.dp_clip: has no effect" in done.output) == told
 

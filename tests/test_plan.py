@@ -121,13 +121,13 @@ def test_nothing_is_prepared_or_written(quick: None, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     code, said = told(simulate.app, "--sites", "2", "--plan")
     assert code == 0
-    assert "ser-diff-plus │ 2 │ 8 │ 6 │ 2, 3 │ 5 │" in said
+    assert "lesion-replay │ 2 │ 8 │ 6 │ 2, 3 │ 5 │" in said
     assert "Nothing was prepared or written." in said
     assert "validation" not in said
     assert list(tmp_path.iterdir()) == []
     _, said = told(simulate.app, "--sites", "1", "--set", "data.validation_share=0.3", "--plan")
     assert "training cases ┃ validation cases ┃ test cases" in said
-    assert "site-1 │ 3 │ 1 │ 1 │ 1 │ 0 │" in said
+    assert "site-1 │ 4 │ 2 │ 1 │ 1 │ 0 │" in said
     code, said = told(simulate.app, "--resume", "run", "--plan")
     assert (code, "--plan: cannot plan a run that has begun; leave --resume out" in said) == (1, True)
 
@@ -137,7 +137,7 @@ def test_a_step_that_does_not_fit_the_memory_is_not_tried(monkeypatch: pytest.Mo
     monkeypatch.setattr(plan, "room_on", lambda device: 10**5)
     code, said = told(simulate.app, "--sites", "2", "--plan")
     assert code == 0
-    assert "ser-diff-plus │ 2 │ 8 │ 6 │ not timed │ not timed │ not timed │" in said
+    assert "lesion-replay │ 2 │ 8 │ 6 │ not timed │ not timed │ not timed │" in said
     assert (
         "1 run, 1 at a time: not timed, because a training step needs more memory than this machine has free." in said
     )

@@ -149,8 +149,8 @@ def test_a_federation_is_deployed_by_the_method_that_is_simulated() -> None:
         (method,) = (one for one in load(name).params if one.name == "method")
         assert isinstance(method, TyperOption)
         shown[name] = method.default or method.show_default
-    assert shown == dict.fromkeys(shown, "ser-diff-plus")
-    assert Settings().method.name == "ser-diff-plus"
+    assert shown == dict.fromkeys(shown, "lesion-replay")
+    assert Settings().method.name == "lesion-replay"
 
 
 def test_other_profiles_settings_are_told() -> None:

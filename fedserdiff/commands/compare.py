@@ -13,10 +13,9 @@ from fedserdiff.commands.common import clear_errors, listed, seeds_of
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.studies import STUDIES, check_study, get_study
-from fedserdiff.methods import METHODS, get_method, listed_methods
+from fedserdiff.methods import COMPARED, METHODS, get_method, listed_methods
 from fedserdiff.report.console import open_console
 
-_METHODS = "ser-diff-plus,ser-diff,fine-tune,rehearsal,pooled"
 _MOST_PARALLEL = 8  # each run starts its own Ray, with about 1.5 GB of memory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -30,7 +29,7 @@ def main(
         str | None,
         typer.Option(
             help=f"Methods to compare, separated by commas: {listed_methods()}.",
-            show_default=_METHODS,
+            show_default=",".join(COMPARED),
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,
@@ -82,7 +81,7 @@ def main(
                 f"{'--show-cases' if methods is None else '--methods'}: --study varies one setting instead of the "
                 "method and shows no cases; leave one of the two options out"
             )
-        names = listed(methods or _METHODS, "--methods")
+        names = [*COMPARED] if methods is None else listed(methods, "--methods")
         for name in names:
             get_method(name)
         studies = [] if study is None else _studies(study)

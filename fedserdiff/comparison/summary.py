@@ -220,6 +220,10 @@ def _curves(seed: int, record: RunRecord) -> list[dict[str, Any]]:
 
 
 _ASKED = (
+    ("lesion-replay", "fine-tune"),
+    ("lesion-replay", "ser-diff"),
+    ("lesion-replay", "ser-diff-plus"),
+    ("lesion-replay", "rehearsal"),
     ("ser-diff-plus", "fine-tune"),
     ("ser-diff-plus", "ser-diff"),
     ("ser-diff-plus", "rehearsal"),

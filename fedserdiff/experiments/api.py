@@ -21,7 +21,7 @@ from fedserdiff.experiments.opened_federation import PHANTOM_SITES, RUNS, Cache,
 from fedserdiff.experiments.opened_model import open_model
 from fedserdiff.experiments.run_pool import RunPool
 from fedserdiff.experiments.simulated_run import carry_out, new_folder, on_what_there_is
-from fedserdiff.methods import get_method
+from fedserdiff.methods import COMPARED, get_method
 from fedserdiff.model_file import load_student
 from fedserdiff.report.console import open_console
 from fedserdiff.segmenter import Segmenter
@@ -201,7 +201,7 @@ def simulate(
 
 def compare(
     hospitals: Named = PHANTOM_SITES,
-    methods: Sequence[str] = ("ser-diff-plus", "ser-diff", "fine-tune", "rehearsal", "pooled"),
+    methods: Sequence[str] = COMPARED,
     settings: Choice = None,
     *,
     seeds: Sequence[int] = (0, 1, 2),

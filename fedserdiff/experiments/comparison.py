@@ -64,8 +64,7 @@ class Setting:
     @property
     def folder(self) -> str:
         """Name of the data in a folder name."""
-        stream = self.config.data.phantom_stream
-        phantoms = f"{PHANTOM}{self.sites}" if stream == "contrast" else f"{PHANTOM}-{stream}{self.sites}"
+        phantoms = f"{PHANTOM}-{self.config.data.phantom_stream}{self.sites}"
         name = phantoms if self.federation is None else Path(self.data).stem
         return f"{name}-allow-overlap" if self.config.data.allow_overlap else name
 

@@ -41,6 +41,9 @@ class _Methods(Mapping[str, Method]):
 METHODS: Mapping[str, Method] = _Methods()
 """The methods of this package and of installed packages, by name."""
 
+COMPARED = ("lesion-replay", "ser-diff", "fine-tune", "rehearsal", "pooled")
+"""Names of the methods that a comparison runs by default."""
+
 
 @cache
 def _packaged() -> dict[str, Method]:

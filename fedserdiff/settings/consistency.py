@@ -119,7 +119,8 @@ def check_noise(privacy: Privacy, method: MethodSettings) -> None:
     foreign = any(part.hands_over and is_foreign(part.name) for part in about.parts)
     if about.breaks_privacy or foreign or not _COVERED.issuperset(about.hands_over_all):
         raise ValueError(
-            f"privacy.dp_noise: {method.name} shares more about its patients than the noise on weights covers"
+            f"privacy.dp_noise: {method.name} shares more about its patients than the noise on weights covers; "
+            "choose a method that shares only weights, such as fine-tune or ser-diff-plus"
         )
     if getattr(method, "shared_error_maps", "none") == "mri":
         raise ValueError(

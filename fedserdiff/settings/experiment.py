@@ -47,8 +47,8 @@ GROUPS: Mapping[str, type[Group]] = {
 }
 """The groups of every experiment, by name. The group ``method`` is declared by the experiment's method."""
 
-DEFAULT_METHOD = "ser-diff-plus"
-"""The method that retains most without raw scans: docs/explanation/retention.md."""
+DEFAULT_METHOD = "lesion-replay"
+"""The method that retains most of real patients without raw scans: docs/explanation/real-hospitals.md."""
 
 CASE_FIELDS = ("cases", "test_cases", "validation_cases")
 """Fields of a `Site` that list cases."""

@@ -87,9 +87,9 @@ class Data(Group):
         lt=1,
     )
     phantom_stream: PhantomStream = setting(
-        "contrast",
-        "Which phantom hospitals arrive: in `contrast` their scanners differ more than real ones, in `patients` "
-        "their patients differ as those of the BraTS hospitals do.",
+        "patients",
+        "Which phantom hospitals arrive: in `patients` their patients differ as those of the BraTS hospitals do, in "
+        "`contrast` their scanners differ more than real ones.",
     )
     phantom_patients: int = setting(
         20,

@@ -16,7 +16,15 @@ from fedserdiff.settings.experiment import Settings
 from fedserdiff.settings.sources import make_settings
 from sites.hospital import open_hospital
 
-CONFIG = make_settings("smoke", {"data.phantom_patients": 8, "data.grid": (16, 16, 16), "data.spacing_mm": 12.0})
+CONFIG = make_settings(
+    "smoke",
+    {
+        "data.phantom_stream": "contrast",  # hospitals of equal size
+        "data.phantom_patients": 8,
+        "data.grid": (16, 16, 16),
+        "data.spacing_mm": 12.0,
+    },
+)
 
 
 @pytest.fixture(scope="module")

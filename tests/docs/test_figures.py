@@ -74,3 +74,13 @@ def test_the_figure_of_the_wire_has_every_record_that_may_leave() -> None:
     student = weights_to_record(Student(settings))
     kinds = (MessageType.TRAIN, CONSOLIDATE, MessageType.EVALUATE)
     assert listed("wire-records") == {kind: set(reply_rules(kind, settings, 0, student)) for kind in kinds}, REDRAW
+
+
+def test_the_figure_of_real_hospitals_has_the_figures_of_their_page() -> None:
+    page = (ROOT / "docs" / "explanation" / "real-hospitals.md").read_text()
+    table = page.partition("## Three seeds on test patients")[2].partition("\n- ")[0]
+    rows = re.findall(r"^\| `([a-z-]+)`.*?\| [* ]*([\d.]+)[* ]+\[(\d+), (\d+)\]", table, re.MULTILINE)
+    assert len(rows) == table.count("\n| `") > 3
+    assert listed("stream") == {name: {f"{float(number):g}" for number in numbers} for name, *numbers in rows}, REDRAW
+    means = {name: float(mean) for name, mean, *_ in rows}
+    assert [*listed("stream")] == sorted(means, key=lambda name: -means[name]), "best first"

@@ -165,7 +165,7 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text: str, says: str, tmp_pa
         ("data.grid=16,24", "data.grid: (16, 24) is not a list of 3 whole numbers, each at least 1"),
         ("data.test_share=1", "data.test_share: 1 is not a number of more than 0 and less than 1"),
         ("network.precision=fp8", "network.precision: 'fp8' is not one of auto, bf16, fp16, fp32"),
-        ("method.weight=1", "method.weight: ser-diff-plus has no such setting; its settings are: lambda_kd"),
+        ("method.weight=1", "method.weight: lesion-replay has no such setting; its settings are: lambda_kd"),
         ("data.allow_overlap=1", "data.allow_overlap: 1 is not true or false"),
         ("profile=paper", "--set: profile: choose it with --profile"),
     ],

@@ -170,12 +170,12 @@ def test_copy_is_checked_like_a_new_one() -> None:
         config.replace({"training.rounds": 0})
 
 
-@pytest.mark.parametrize("method", ["rehearsal", "pooled", "ewc", "image-replay"])
+@pytest.mark.parametrize("method", ["rehearsal", "pooled", "ewc", "image-replay", "lesion-replay"])
 def test_noise_on_weights_is_refused_where_more_than_weights_tells_of_patients(method: str) -> None:
     with pytest.raises(ConfigError, match=f"dp_noise: {method} shares more"):
         make_settings("smoke", {"privacy.dp_noise": 1.0}, method=method)
     with pytest.raises(ConfigError, match=r"dp_noise: the noise on weights does not cover error maps made from scans"):
-        make_settings("smoke", {"method.shared_error_maps": "mri", "privacy.dp_noise": 1.0})
+        make_settings("smoke", {"method.shared_error_maps": "mri", "privacy.dp_noise": 1.0}, method="ser-diff")
     assert make_settings("smoke", {"privacy.dp_noise": 1.0}, method="ser-diff").shared_error_maps == "null"
 
 

@@ -147,8 +147,8 @@ def test_a_first_stage_is_shared_wherever_it_ran_and_wherever_scans_lie(first: P
 
 def test_a_run_that_did_more_than_a_first_stage_is_none(first: Path) -> None:
     about = json.loads((first / "config.json").read_text())
-    (first / "config.json").write_text(json.dumps({**about, "method": {"name": "ser-diff-plus"}}))
-    with pytest.raises(ConfigError, match="its stage 1 is not that of this ser-diff-plus run"):
+    (first / "config.json").write_text(json.dumps({**about, "method": {"name": "ser-diff"}}))
+    with pytest.raises(ConfigError, match="its stage 1 is not that of this lesion-replay run"):
         FirstStage.load(first, smoke(), SCANS)
 
 
