@@ -173,7 +173,7 @@ def scored_cases(workplace: Path, run: str) -> dict[str, set[str]]:
 
 def test_a_study_scores_validation_patients_and_joins_the_page(studied: str, workplace: Path) -> None:
     assert "ser-diff-seed0-2: done" in studied, "the comparison's run was scored on test patients"
-    assert "site-1: brats2020, 1 training, 1 validation and 1 test cases" in studied
+    assert "site-1: brats2020, 2 training, 1 validation and 1 test cases" in studied
     tested, validated = (scored_cases(workplace, f"ser-diff-seed0{number}") for number in ("", "-2"))
     assert set(tested) == set(validated) == {"site-1", "site-2"}
     assert all(validated[site] and not validated[site] & tested[site] for site in tested)
@@ -206,7 +206,7 @@ def test_what_hospitals_validated_as_they_trained_is_in_a_simulations_results(wo
 @pytest.mark.usefixtures("finished", "ser_diff")
 def test_a_folder_of_another_stream_is_refused(compare: Compare) -> None:
     for arguments, said in (
-        (("--sites", "3", "--out", "compared"), "contains a comparison on phantom2, smoke"),
+        (("--sites", "3", "--out", "compared"), "contains a comparison on phantom-patients2, smoke"),
         (("--sites", "2", "--out", "ser-diff"), "contains something other than a comparison"),
     ):
         done = compare("--seeds", "0", "--methods", "ser-diff", *arguments)
@@ -220,7 +220,7 @@ def rolled(studied: str, compare: Compare, workplace: Path, tmp_path_factory: py
     """A copy of the comparison, and of its scans, all of whose segmentations are moved by 3 voxels."""
     place = tmp_path_factory.mktemp("rolled")
     shutil.copytree(workplace / "compared", place / "compared")
-    for hospital in (workplace / "cache" / "phantom").glob("*-site[12]-*-3p-8mm-seed0"):
+    for hospital in (workplace / "cache" / "phantom").glob("*-patients-site[12]-*-[34]p-8mm-seed0"):
         shutil.copytree(hospital, place / "cache" / "phantom" / hospital.name)
     for file in (place / "cache").rglob("*seg.nii.gz"):
         image = nib.load(file)
