@@ -18,6 +18,7 @@ from fedserdiff.settings.experiment import CASE_FIELDS, GROUPS, PROVENANCE, Sett
 
 _FIELDS = {"name": str, "release": str, "path": str, **dict.fromkeys(CASE_FIELDS, list)}
 _OF_ALL_SITES = {"name_mapping": str, "modalities": list, "regions": list}
+# `fedserdiff.experiment_file` reads them
 _OF_SETTINGS = (
     "profile",
     "seed",
@@ -26,7 +27,7 @@ _OF_SETTINGS = (
     "stages",
     PROVENANCE,
     *GROUPS,
-)  # `fedserdiff.experiment_file` reads them
+)
 _CHANNEL_EXAMPLES = {"modalities": 'modalities = ["T2", "ADC"]', "regions": 'regions = ["PZ", "TZ"]'}
 _REQUIRED_ANYWHERE = ("name", "release")
 _REQUIRED = (*_REQUIRED_ANYWHERE, "path")

@@ -92,9 +92,8 @@ def one_a_cpu(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
 
 
 def _spread(pool: ThreadPoolExecutor, most: int, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    inference = (
-        torch.is_inference_mode_enabled()
-    )  # of this thread; inference tensors can only be modified in inference mode
+    # of this thread; inference tensors can only be modified in inference mode
+    inference = torch.is_inference_mode_enabled()
 
     def in_mode(item: T) -> R:
         with torch.inference_mode(inference):

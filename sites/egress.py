@@ -39,11 +39,12 @@ RELEASED_FOLDER = "released"
 
 _MEGABYTE = 1_000_000
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")  # CUDA's, torch's, the system's
+# torch's, CUDA's, cuBLAS'
 _OUT_OF_GPU_MEMORY = (
     "cuda out of memory",
     "cuda error: out of memory",
     "status_alloc_failed",
-)  # torch's, CUDA's, cuBLAS'
+)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,8 @@ class RetryingGrid(Grid):
                 if reply.has_error() and reply.error.code in _ABOUT_NODES:
                     errand.copies.discard(reply.metadata.reply_to_message_id)
                     about = errand.message.metadata
-                    errand.lost |= (
-                        time.time() < about.created_at + about.ttl
-                    )  # an expired message does not count as lost
+                    # an expired message does not count as lost
+                    errand.lost |= time.time() < about.created_at + about.ttl
                 elif reply.has_error() and may_pass(reply.error) and errand.faults < self._retries:
                     errand.copies.discard(reply.metadata.reply_to_message_id)
                     errand.faults += 1

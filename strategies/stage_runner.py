@@ -115,9 +115,8 @@ class StageRunner:
             not. The stage has then failed.
         """
         order = {node: place for place, node in enumerate(self._asked)}
-        answers = sorted(
-            replies, key=lambda m: order[m.metadata.src_node_id]
-        )  # so that sums do not depend on the order of arrival
+        # so that sums do not depend on the order of arrival
+        answers = sorted(replies, key=lambda m: order[m.metadata.src_node_id])
         watched = self.stream.watched(self.server_round)
         accepted, failed = self.inbox.accept(answers, MessageType.TRAIN, sent, self._asked, watched=watched)
         for site, content in accepted.items():

@@ -61,9 +61,8 @@ def test_raw_dataset_is_what_the_scans_say(
         painted = np.asarray(written.dataobj)
         assert painted.shape == (16, 16, 16)
         own = {region: np.isin(painted, values) for region, values in labels.items()}
-        inner = tuple(
-            slice((16 - n) // 2, (16 - n) // 2 + n) for n in seg.shape
-        )  # the brain's box in the grid's middle
+        # the brain's box in the grid's middle
+        inner = tuple(slice((16 - n) // 2, (16 - n) // 2 + n) for n in seg.shape)
         for region, values in {"wt": (1, 2, 4), "tc": (1, 4), "et": (4,)}.items():
             assert np.array_equal(own[region][inner], np.isin(seg, values))
             assert own[region].sum() == np.isin(seg, values).sum() > 0

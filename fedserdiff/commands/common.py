@@ -20,9 +20,8 @@ def clear_errors(kept: str, go_on: Callable[[], str] = lambda: "") -> Iterator[N
 
     `kept` is the message after Ctrl-C: what is not lost. `go_on` returns how to continue from there, or an empty text.
     """
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a scheduler's SIGTERM counts as Ctrl-C, so nothing keeps running
+    # a scheduler's SIGTERM counts as Ctrl-C, so nothing keeps running
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except ConfigError as error:  # the request itself is wrong, so continuing would not help

@@ -97,9 +97,8 @@ def main(
         config = layers.for_methods(METHODS if studies else names)
         config = on_what_there_is(console, config, layers)
         if not layers.sets("machine.cpus_per_site", by_profile=False):
-            config = config.replace(
-                {"machine.cpus_per_site": 1}
-            )  # a small model fills one core and gains little from two
+            # a small model fills one core and gains little from two
+            config = config.replace({"machine.cpus_per_site": 1})
         if plan:
             if studies:
                 raise ConfigError("--plan: only plans a comparison of methods; leave --study out")

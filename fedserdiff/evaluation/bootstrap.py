@@ -150,9 +150,8 @@ class Resampling:
         of_seeds = [sum(len(set(of_case)) for of_case in sites.values()) for sites in self._patients.values()]
         self._sample = Sample(len(of_seeds), of_seeds[0] if shared_patients else sum(of_seeds))
         rng = np.random.default_rng(rng_seed)
-        self._seeds = rng.choice(
-            list(self._patients), (replicates, len(self._patients))
-        )  # drawn seeds of each replicate
+        # drawn seeds of each replicate
+        self._seeds = rng.choice(list(self._patients), (replicates, len(self._patients)))
         # By seed and site: how often each draw contains each case, after a first row of ones for the original cases.
         self._weights: dict[int, dict[str, NDArray[np.float64]]] = {}
         shared: dict[str, NDArray[np.float64]] = {}

@@ -263,9 +263,8 @@ def _timed(config: Settings, device: torch.device) -> tuple[float, float, float]
     )
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
-        score_case(
-            student.eval(), hospital.test[0], config
-        )  # scoring is on the host, so no work is pending on the device
+        # scoring is on the host, so no work is pending on the device
+        score_case(student.eval(), hospital.test[0], config)
         score_s = time.perf_counter() - started
     return first_s, step_s, score_s
 

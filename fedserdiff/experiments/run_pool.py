@@ -214,9 +214,8 @@ class RunPool:
 
     def _start(self, job: _Job) -> ForkServerProcess:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            [__name__]
-        )  # runs are forked from one process that has already imported torch and Flower
+        # runs are forked from one process that has already imported torch and Flower
+        context.set_forkserver_preload([__name__])
         process = context.Process(target=_run, args=(job, self._data, self._cache))
         with _alone_in_main():  # the user's script must not run again in the job's process
             process.start()

@@ -49,9 +49,8 @@ def step_seconds(
         Seconds after which no further block begins; at least one is timed.
     """
     device = student.device
-    steps = (
-        warm_up + blocks * size + 1
-    )  # a step overlaps with the start of the next one, so the last would be too short
+    # a step overlaps with the start of the next one, so the last would be too short
+    steps = warm_up + blocks * size + 1
     length = {"training.steps_per_stage": steps, "training.epochs_per_stage": 0}
     only = {**length, **one_round(config.training, config.method), **UNVALIDATED}
     ends: list[float] = []

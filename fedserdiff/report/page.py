@@ -63,6 +63,7 @@ def render_page(
         kind = f"{_capital(comparison['scored'])} cases" if comparison else "Cases"
         caption = f"{kind} as examples: the scan, the truth and the predicted masks. {about}"
         picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
+    # a page must begin with its doctype
     return (
         template("comparison.html")
         .render(
@@ -72,7 +73,7 @@ def render_page(
             volumes=volumes,
         )
         .lstrip()
-    )  # a page must begin with its doctype
+    )
 
 
 def template(name: str) -> Template:
@@ -197,9 +198,8 @@ def _figures(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]
         "with nearly the same number of bytes are drawn side by side. Hollow marks: methods that move raw scans, "
         f"which breaks privacy. {facts}",
     )
-    staged = [
-        method for method in methods if len(method["stages"]) > 2
-    ]  # more than the untrained student and one stage
+    # more than the untrained student and one stage
+    staged = [method for method in methods if len(method["stages"]) > 2]
     return {
         "heat": _heat_maps(data["sites"], staged, facts),
         "stages": [_across_stages(data["sites"], methods, facts)] if staged else [],

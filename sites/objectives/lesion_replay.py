@@ -63,10 +63,8 @@ class LesionReplayObjective(Objective):
         if self._painter is None or count == 0:
             return super().lessons(batch, noise)
         order = to_device(torch.randperm(len(batch.image), generator=self._draws), batch.image.device)
-        image, truth = (
-            batch.image[order],
-            batch.truth[order],
-        )  # shuffled, because samples with tumour come first in a batch
+        # shuffled, because samples with tumour come first in a batch
+        image, truth = batch.image[order], batch.truth[order]
         brush = self._painter.draw(image[:count].shape, self._draws, self._noise)
         painted, mask = paint(image[:count], truth[:count], brush, self._whitening)
         image, truth = torch.cat([painted, image[count:]]), torch.cat([mask, truth[count:]])

@@ -43,7 +43,7 @@ def test_r_is_drawn_and_backward_transfer_by_hand_is_the_runs(outputs: Mapping[s
 
 def test_the_comparison_says_that_one_seed_decides_nothing(outputs: Mapping[str, str]) -> None:
     table = of(outputs, "METHODS")
-    assert all(f"<td>{method}</td>" in table for method in ("fine-tune", "ser-diff-plus", "pooled"))
+    assert all(f"<td>{method}</td>" in table for method in ("fine-tune", "lesion-replay", "pooled"))
     assert "undecided" in of(outputs, "print(*comparison.verdicts")
 
 

@@ -16,9 +16,8 @@ from sites.hospital import Hospital, leave_out, open_hospital
 from sites.training_set import TrainingSet
 
 Volumes = dict[str, NDArray[Any]]
-CONFIG = make_settings(
-    "smoke", {"data.grid": (16, 16, 16), "data.spacing_mm": 1.0}
-)  # holds the tiny volumes at their own size
+# holds the tiny volumes at their own size
+CONFIG = make_settings("smoke", {"data.grid": (16, 16, 16), "data.spacing_mm": 1.0})
 CONFIG_3D = CONFIG.replace({"data.spatial_dims": 3})
 
 

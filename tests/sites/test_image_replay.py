@@ -56,6 +56,7 @@ def plain(config: Settings, hospital: Hospital) -> dict[str, float]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_leaves_is_half_precision_images_with_masks_inside_their_brain(hospital: Hospital, dims: int) -> None:
+    # two chunks
     config = smoke(
         dims,
         **{
@@ -64,7 +65,7 @@ def test_what_leaves_is_half_precision_images_with_masks_inside_their_brain(hosp
             "replay.shared_maps": 5,
             "training.batch_size": 2,
         },
-    )  # two chunks
+    )
     found = shared(hospital, config)
     images, masks = found["images"], found["masks"]
     assert set(found) == {"images", "masks"}

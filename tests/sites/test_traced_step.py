@@ -62,9 +62,10 @@ def in_stage_2(method: str, hospital: Hospital, dims: int = 2) -> tuple[Settings
     return config, objective, training_set
 
 
+# between them they have every term of every method's step
 @pytest.mark.parametrize(
     ("method", "dims"), [("distill", 2), ("image-replay", 2), ("ser-diff+ewc", 2), ("ser-diff-plus", 3)]
-)  # between them they have every term of every method's step
+)
 def test_a_step_is_traced_whole_and_learns_the_same(hospital: Hospital, method: str, dims: int) -> None:
     config, objective, training_set = in_stage_2(method, hospital, dims)
     batch = training_set.batch(torch.arange(3) if dims == 2 else torch.arange(2))

@@ -85,9 +85,8 @@ def random_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], spacin
     angles = np.deg2rad(rng.uniform(-6, 6, 3))
     scale = _SIZE_RELATIVE_TO_MNI * rng.uniform(0.95, 1.04, 3)
     matrix = _rotation(angles) / scale
-    displacement = np.stack(
-        [3.0 * smooth_noise(rng, shape, 18.0 / spacing_mm) for _ in range(3)]
-    )  # mm, correlated over about 2 cm
+    # mm, correlated over about 2 cm
+    displacement = np.stack([3.0 * smooth_noise(rng, shape, 18.0 / spacing_mm) for _ in range(3)])
     brain_centre = np.array([0.0, -18.0, 8.0])  # of MNI152's brain mask, in MNI mm
     mni_mm = np.einsum("ij,j...->i...", matrix, position) + displacement + brain_centre[:, None, None, None]
     inverse = np.linalg.inv(mni_affine)
