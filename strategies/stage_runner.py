@@ -161,6 +161,8 @@ class StageRunner:
         for site in self._nodes.values():
             if site in answers:
                 stream.keep(site, answers[site])
+                if note := stream.note_on(site, answers[site]):
+                    self.events.noted(note)
         return absences
 
     def _drawn(self) -> dict[int, str]:

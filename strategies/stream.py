@@ -119,6 +119,10 @@ class ArrivalStream:
     def keep(self, site: str, content: RecordDict) -> None:
         """Keep the records that a participant handed over after the stage; does nothing by default."""
 
+    def note_on(self, site: str, content: RecordDict) -> str:
+        """Return what the user should know about the records that a participant handed over; empty by default."""
+        return ""
+
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Process the stage's final student; does nothing by default."""
 
@@ -203,6 +207,11 @@ class CombinedStream(ArrivalStream):
         for part, stream in self._parts:
             if part.hands_over in content.array_records:
                 stream.keep(site, content)
+
+    def note_on(self, site: str, content: RecordDict) -> str:
+        """Return the notes of the parts to which a record belongs."""
+        parts = [stream for part, stream in self._parts if part.hands_over in content.array_records]
+        return "; ".join(filter(None, (stream.note_on(site, content) for stream in parts)))
 
     def end_stage(self, arrays: ArrayRecord) -> None:
         """Let every part process the student."""

@@ -124,6 +124,14 @@ def moments_of(cases: Sequence[CachedCase], spacing_mm: float, least: int) -> Le
     return _moments(lesions, len({case.case.patient for case in chosen}), inside, modalities, least)
 
 
+def nothing_to_share(least: int) -> str:
+    """Return why a hospital's moments are all 0, to follow its name."""
+    return (
+        "shares no moments of its lesions, so later hospitals cannot paint them: fewer than "
+        f"method.least_patients = {least} of its training patients have a lesion"
+    )
+
+
 class _Same:
     """Cases compared and hashed by identity, because the arrays of cases in memory cannot be hashed."""
 

@@ -51,6 +51,9 @@ class RunEvents:
     def consolidation_started(self, stage: int, sites: Sequence[str]) -> None:
         """Called when `sites` are asked for what the method keeps from a finished stage."""
 
+    def noted(self, text: str) -> None:
+        """Called when the user should know something about what a site handed over."""
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         """Called before row `stage` of R is measured; row 0 is the untrained student."""
 

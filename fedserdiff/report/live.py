@@ -116,6 +116,9 @@ class LiveView(RunEvents):
         self._watched = ()
         self._show(f"stage {stage}: {', '.join(sites)} hand over what the method keeps")
 
+    def noted(self, text: str) -> None:
+        self._console.print(f"  [yellow]note:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         what = "the untrained student" if stage == 0 else f"after stage {stage}"
         self._watched = ()

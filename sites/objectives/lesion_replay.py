@@ -9,7 +9,7 @@ from fedserdiff.device import to_device
 from fedserdiff.diffusion.lesson import Lesson
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.lesions.brush import Painter, whitening
-from fedserdiff.lesions.moments import moments_of
+from fedserdiff.lesions.moments import moments_of, nothing_to_share
 from fedserdiff.lesions.painting import paint
 from fedserdiff.lesions.retention import after, before, watched_places
 from fedserdiff.methods.lesion_replay import LesionReplaySettings
@@ -121,8 +121,5 @@ class LesionReplayObjective(Objective):
         least = self._own.least_patients
         moments = moments_of(training_set.cases, self.config.data.spacing_mm, least)
         if not moments.patients.any():
-            self.remarks.append(
-                "shares no moments of its lesions, so later hospitals cannot paint them: fewer than "
-                f"method.least_patients = {least} of its training patients have a lesion"
-            )
+            self.remarks.append(nothing_to_share(least))
         return {LESION_MOMENTS: {name: torch.from_numpy(getattr(moments, name))[None] for name in moments.names()}}

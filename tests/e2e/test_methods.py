@@ -65,14 +65,24 @@ def go(workplace: Path) -> Go:
     """Run a config in this process, as a comparison does; return its ``results.json``, in the directory ``NAME``."""
     cache = workplace / "cache" / "cases"
 
-    def call(name: str, config: Settings, **how: Any) -> Results:
+    def call(name: str, config: Settings, events: RunEvents | None = None, **how: Any) -> Results:
         hospitals = tuple(open_hospital(site, config, cache) for site in config.sites)
         run, federation = RunDirectory.new(workplace / name), simulation.Federation(config, hospitals, ())
-        results: Results = simulation.run_simulation(federation, run, cache, RunEvents(), ray_cpus=1, **how)
+        results: Results = simulation.run_simulation(federation, run, cache, events or RunEvents(), ray_cpus=1, **how)
         assert results == json.loads((run.path / "results.json").read_text())
         return results
 
     return call
+
+
+class Notes(RunEvents):
+    """What the coordinator notes of what hospitals hand over."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def config_of(run: Path) -> Settings:
@@ -178,7 +188,9 @@ def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_t
     go: Go, fine_tune: Results, workplace: Path
 ) -> None:
     config = config_of(workplace / "fine-tune").replace({"aggregation.inertia": 0.0}, method="lesion-replay")
-    results = go("lesions-of-few", config)
+    heard = Notes()
+    results = go("lesions-of-few", config, heard)
+    assert [note.partition(" moments")[0] for note in heard.notes] == ["site-1 shares no"]
     assert row(results, 2) == row(fine_tune, 2)
     ours, plain = weights(workplace / "lesions-of-few"), weights(workplace / "fine-tune")
     assert all(torch.equal(ours[name], plain[name]) for name in plain)

@@ -143,3 +143,15 @@ def test_results_hold_the_table() -> None:
     row = {"stage": 2, "at": "east", "site": "north", "region": "et", "before": 0.8, "after": 0.5, "alarm": True}
     results.retention.append(row)
     assert results.to_dict()["retention"] == [row]
+
+
+@pytest.mark.parametrize("method", ["lesion-replay", "lesion-replay+ewc"])
+def test_moments_of_no_patient_are_told(method: str) -> None:
+    stream = in_stage_3(method).stream
+    told = (
+        "south shares no moments of its lesions, so later hospitals cannot paint them: fewer than "
+        "method.least_patients = 5 of its training patients have a lesion"
+    )
+    for patients, said in ((0, told), (10, "")):
+        record = ArrayRecord({name: Array(values.numpy()) for name, values in moments(patients).items()})
+        assert stream.note_on("south", RecordDict({wire.LESION_MOMENTS: record})) == said
