@@ -21,6 +21,7 @@ def make_comparison(
         "data": {
             "name": "phantom" if phantom else "BraTS",
             "phantom": phantom,
+            "stream": "patients" if phantom else None,
             "profile": "laptop",
             "sites": list(sites),
             "releases": ["brats2020", "brats2021", "brats2023-gli"],

@@ -75,6 +75,7 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
     about = {
         "name": data.name,
         "phantom": data.phantom,
+        "stream": one.config.data.phantom_stream if data.phantom else None,
         "profile": one.config.profile,
         "sites": one.results["sites"],
         "releases": [site.release for site in one.config.sites],

@@ -179,7 +179,8 @@ def _facts(comparison: Mapping[str, Any]) -> str:
     word = "seed" if len(data["seeds"]) == 1 else "seeds"
     seeds = ", ".join(map(str, data["seeds"]))
     places = f"{len(cases)} site{'s' if len(cases) > 1 else ''}"
-    facts = f"{data['name']} data, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
+    stream = f" of the stream {data['stream']}" if data.get("stream") else ""
+    facts = f"{data['name']} data{stream}, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
     return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
 
 

@@ -14,6 +14,11 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_alarm(*of, list(regions)) for of, regions in found]
 
 
+def alarm_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return a comparison's notes on the alarms of its runs, whose ``retention`` is given by the run's name."""
+    return [f"{name}: {text}." for name, rows in runs.items() for text in alarms(rows)]
+
+
 def _alarm(stage: int, at: str, site: str, regions: Sequence[Mapping[str, Any]]) -> str:
     dice = ", ".join(f"{in_capitals(r['region'])} {100 * r['before']:.0f} → {100 * r['after']:.0f}" for r in regions)
     return (

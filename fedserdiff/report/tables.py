@@ -220,8 +220,9 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     _print_warning(console, data.get("leak"))
     scored = comparison["scored"]
     count = sum(cases[scored] for cases in data["cases"].values())
+    stream = f" of the stream {data['stream']}" if data.get("stream") else ""
     about = (
-        f"{escape(data['name'])} data, {len(data['sites'])} sites, {count} {scored} cases for each seed, seeds "
+        f"{escape(data['name'])} data{stream}, {len(data['sites'])} sites, {count} {scored} cases for each seed, seeds "
         f"{', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]

@@ -213,6 +213,7 @@ def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
     assert comparison["data"] == {
         "name": "ours.toml",
         "phantom": False,
+        "stream": None,
         "profile": "smoke",
         "sites": ["north", "west"],
         "releases": ["brats2021", "brats2023-gli"],
@@ -223,6 +224,8 @@ def test_data_and_versions_stand_in_the_comparison(write_run: WriteRun) -> None:
         "leak": None,
     }
     assert {"torch", "flwr", "python"} <= set(comparison["versions"])
+    drawn = compare_runs(runs(write_run, {"ser-diff": KEEPS}), PHANTOM)["data"]
+    assert (drawn["phantom"], drawn["stream"]) == (True, "patients")
 
 
 def test_a_comparison_says_whose_scores_it_is_of(write_run: WriteRun) -> None:

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from fedserdiff.report.curves import Point
 from fedserdiff.report.live import LiveView
+from fedserdiff.report.retention import alarm_notes
 
 
 def test_a_stages_validations_are_a_line_a_site_with_the_last_and_the_first_best(tmp_path: Path) -> None:
@@ -21,18 +22,32 @@ def test_a_stages_validations_are_a_line_a_site_with_the_last_and_the_first_best
     ]
 
 
+OF_STAGE = {"stage": 3, "at": "west"}
+RETENTION = [
+    {**OF_STAGE, "site": "north", "region": "tc", "before": 0.81, "after": 0.29, "alarm": True},
+    {**OF_STAGE, "site": "north", "region": "wt", "before": 0.9, "after": 0.9, "alarm": False},
+    {**OF_STAGE, "site": "north", "region": "et", "before": 0.7, "after": 0.0, "alarm": True},
+    {**OF_STAGE, "site": "east", "region": "tc", "before": 0.5, "after": 0.5, "alarm": False},
+]
+ALARM = (
+    "stage 3 at west may have made the student forget north's patients: Dice % on their painted lesions "
+    "TC 81 → 29, ET 70 → 0. Deploy student-of-stage-2.pt, or train again with more method.painted_share or "
+    "aggregation.inertia"
+)
+
+
 def test_what_a_student_forgot_is_one_sentence_a_site_with_figures_and_what_to_do(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=(tmp_path / "said.txt").open("w"))
-    of_stage = {"stage": 3, "at": "west"}
-    rows = [
-        {**of_stage, "site": "north", "region": "tc", "before": 0.81, "after": 0.29, "alarm": True},
-        {**of_stage, "site": "north", "region": "wt", "before": 0.9, "after": 0.9, "alarm": False},
-        {**of_stage, "site": "north", "region": "et", "before": 0.7, "after": 0.0, "alarm": True},
-        {**of_stage, "site": "east", "region": "tc", "before": 0.5, "after": 0.5, "alarm": False},
-    ]
-    LiveView(console, tmp_path).lesions_forgotten(rows)
-    assert [line.strip() for line in console.export_text().splitlines()] == [
-        "alarm: stage 3 at west may have made the student forget north's patients: Dice % on their painted lesions "
-        "TC 81 → 29, ET 70 → 0. Deploy student-of-stage-2.pt, or train again with more method.painted_share or "
-        "aggregation.inertia"
-    ]
+    LiveView(console, tmp_path).lesions_forgotten(RETENTION)
+    assert [line.strip() for line in console.export_text().splitlines()] == [f"alarm: {ALARM}"]
+
+
+def test_a_comparison_names_the_runs_whose_students_forgot() -> None:
+    calm = [row | {"alarm": False} for row in RETENTION]
+    assert alarm_notes({"seed 0": RETENTION, "seed 1": calm, "seed 2": []}) == [f"seed 0: {ALARM}."]
+
+
+def test_a_note_is_a_line_of_its_own_and_not_markup(tmp_path: Path) -> None:
+    console = Console(record=True, width=120, file=(tmp_path / "said.txt").open("w"))
+    LiveView(console, tmp_path).noted("[north] shares nothing")
+    assert console.export_text().strip() == "note: [north] shares nothing"

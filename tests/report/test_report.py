@@ -260,7 +260,7 @@ def test_methods_stand_side_by_side_with_intervals_costs_and_the_answer() -> Non
         assert f"{method['bytes_out'].get('arrays', 0) / 1e6:.2f}" in text or "arrays" not in method["bytes_out"]
     assert text.count("(breaks privacy)") == 3 * len(BREAKING)
     assert max(map(len, text.splitlines())) <= 80
-    assert "phantom data, 3 sites, 15 test cases for each seed" in " ".join(text.split())
+    assert "phantom data of the stream patients, 3 sites, 15 test cases for each seed" in " ".join(text.split())
     assert comparison["answer"][0] in " ".join(text.split())
     assert "nan" not in text.lower()
 
@@ -296,7 +296,7 @@ def test_methods_that_were_compared_on_validation_patients_are_said_to_be() -> N
     console = Console(width=80, record=True, file=io.StringIO())
     print_comparison(console, {**comparison, "scored": "validation"})
     text = " ".join(console.export_text().split())
-    assert "phantom data, 3 sites, 24 validation cases for each seed" in text
+    assert "patients, 3 sites, 24 validation cases for each seed" in text
     assert "test cases" not in text
 
 
