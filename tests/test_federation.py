@@ -197,7 +197,7 @@ def test_phantom_federation_writes_its_sites_in_order_of_arrival(tmp_path: Path)
         ("site-3", "brats2023-gli"),
     ]
     assert all(Path(site.path).is_absolute() and Path(site.path).parent == tmp_path for site in sites)
-    assert seen == [(f"site-{n}", done, 2) for n in (1, 2, 3) for done in (0, 1, 2)]
+    assert seen == [(f"site-{n}", done, of) for n, of in ((1, 3), (2, 2), (3, 2)) for done in range(of + 1)]
 
 
 def test_seed_spacing_and_size_of_phantoms_are_the_configurations(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_seed_spacing_and_size_of_phantoms_are_the_configurations(tmp_path: Path
         config,
         config.replace(seed=1),
         config.replace({"data.spacing_mm": 9.0}),
-        config.replace({"data.phantom_patients": 3}),
-        config.replace({"data.phantom_stream": "patients"}),
+        config.replace({"data.phantom_patients": 4}),
+        config.replace({"data.phantom_stream": "contrast"}),
     ]
     paths = {phantom_federation(1, c, tmp_path)[0].path for c in [*changed, *changed]}
     assert len(paths) == 5

@@ -174,7 +174,7 @@ def test_accuracy_of_the_same_training_budget(script: Scripts, monkeypatch: pyte
     )
     assert answer.exit_code == 0, answer.output
     report = json.loads(Path("a.json").read_text())
-    assert report["cases a seed"] == {"test": [1], "others": [2]}
+    assert report["cases a seed"] == {"test": [1], "others": [3]}
     refined, coarse, alone, enlarged, shorter = report["rows"]
 
     config = make_settings("smoke", method="fine-tune", seed=5)

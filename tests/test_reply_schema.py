@@ -75,13 +75,12 @@ def test_no_reply_to_another_kind_of_message_is_agreed(message_type: str) -> Non
 
 
 def test_where_no_maps_are_shared_none_is_handed_over() -> None:
-    config = smoke(**{"method.shared_error_maps": "none"})
+    config = smoke(method="ser-diff", **{"method.shared_error_maps": "none"})
     with pytest.raises(ReplyError, match="was agreed"):
         reply_rules(wire.CONSOLIDATE, config, 0, SENT)
     for kept in ("null", "mri"):
-        assert set(reply_rules(wire.CONSOLIDATE, smoke(**{"method.shared_error_maps": kept}), 0, SENT)) == {
-            wire.ERROR_MAPS
-        }
+        sharing = smoke(method="ser-diff", **{"method.shared_error_maps": kept})
+        assert set(reply_rules(wire.CONSOLIDATE, sharing, 0, SENT)) == {wire.ERROR_MAPS}
     assert set(reply_rules(wire.CONSOLIDATE, config.replace(method="ewc"), 0, SENT)) == {wire.FISHER}, "nothing to do"
 
 
@@ -330,10 +329,11 @@ def test_an_update_too_great_to_be_squared_in_half_precision_is_refused_not_lost
 def test_noise_that_was_agreed_on_is_no_change_too_great() -> None:
     draws = np.random.default_rng(4).normal(size=50_000)
     content = RecordDict({wire.ARRAYS: arrays(weights=(0.6 * draws).astype(np.float16))})  # 2 · 3 · 0.1
-    check_update(content, smoke(**{"privacy.max_update_rms": 0.1, "privacy.dp_clip": 3.0, "privacy.dp_noise": 0.1}))
+    noise = {"privacy.dp_clip": 3.0, "privacy.dp_noise": 0.1}
+    check_update(content, smoke(method="fine-tune", **{"privacy.max_update_rms": 0.1, **noise}))
     for changes in ({"privacy.dp_noise": 0.08}, {"privacy.dp_noise": 0.0}):
         with pytest.raises(ReplyError, match="max_update_rms"):
-            check_update(content, smoke(**changes, **{"privacy.max_update_rms": 0.1, "privacy.dp_clip": 3.0}))
+            check_update(content, smoke(method="fine-tune", **{"privacy.max_update_rms": 0.1, **noise, **changes}))
 
 
 def test_what_holds_no_student_is_no_update() -> None:

@@ -29,7 +29,7 @@ from fedserdiff.settings.sources import make_settings
 from sites.hospital import Hospital, open_hospital
 
 Scripts = Callable[[str], ModuleType]
-CONFIG = make_settings("smoke", {"data.phantom_patients": 7}, method="fine-tune")
+CONFIG = make_settings("smoke", {"data.phantom_stream": "contrast", "data.phantom_patients": 7}, method="fine-tune")
 
 
 @pytest.fixture

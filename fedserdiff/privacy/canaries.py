@@ -51,7 +51,8 @@ def plant(cached: CachedCase, rng: np.random.Generator) -> tuple[CachedCase, NDA
     slices = slice(max(first, 0), max(first, 0) + _SLICES)
     middle = brain[..., slices].all(2)
     places = np.argwhere(middle if middle.any() else brain.any(2))
-    inner = places[np.abs(places - places.mean(0)).max(1) <= 0.7 * np.abs(places - places.mean(0)).max()]
+    away = np.abs(places - places.mean(0)).max(1)
+    inner = places[away <= max(0.7 * away.max(), away.min())]
     centre = inner[rng.integers(len(inner))]
     planted = star(brain.shape[:2], (float(centre[0]), float(centre[1])), rng)[..., None] & brain
     planted[..., : slices.start] = False

@@ -218,7 +218,9 @@ def test_no_two_phantom_patients_are_one_at_any_hospital_or_seed(tmp_path: Path)
     for seed in (0, 1):
         assert find_overlap({name: cases for (of, name), cases in prepared.items() if of == seed}) == []
     hashes = {cached.prepared.voxel_hash for cases in prepared.values() for cached in cases}
-    assert len(hashes) == 2 * 6 * 3, "other seeds have other patients, who share their names"
+    assert len(hashes) == sum(map(len, prepared.values())) > 2 * 6 * 2, (
+        "other seeds have other patients, who share their names"
+    )
 
 
 def test_record_of_overlap_counts_by_site_and_says_whether_it_leaks() -> None:

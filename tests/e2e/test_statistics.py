@@ -25,8 +25,8 @@ def out(workplace: Path) -> Path:
         patch.chdir(workplace)
         for name, value in ONE_CPU.items():
             patch.setenv(name, value)
-        asked = ["--profile", "smoke", "--sites", "2", "--set", "data.phantom_patients=10", "--out", str(out)]
-        done = CliRunner().invoke(app, asked)
+        hospitals = ["--sites", "2", "--stream", "contrast", "--set", "data.phantom_patients=10"]
+        done = CliRunner().invoke(app, ["--profile", "smoke", *hospitals, "--out", str(out)])
         assert done.exit_code == 0, done.output
     return out
 

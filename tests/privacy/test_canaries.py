@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedserdiff.data.cache import CachedCase
+from fedserdiff.data.preprocess import CaseArrays
 from fedserdiff.privacy.canaries import plant, star
 from sites.hospital import Hospital
 
@@ -44,3 +47,14 @@ def test_the_same_seed_plants_the_same_star(hospital: Hospital) -> None:
 def test_all_regions_hold_the_star(hospital: Hospital, region: int) -> None:
     _, alone = plant(first_case(hospital), np.random.default_rng(0))
     assert torch.equal(torch.from_numpy(alone[region]), torch.from_numpy(alone[0]))
+
+
+def test_a_brain_of_two_voxels_on_its_middle_slices_has_room_for_a_star(hospital: Hospital) -> None:
+    before = first_case(hospital)
+    image = np.zeros_like(before.prepared.image)
+    image[:, 12:14, 16, 8:16] = 1
+    small = replace(before, prepared=CaseArrays.showing(before.prepared, image, np.zeros_like(before.prepared.mask)))
+    after, alone = plant(small, np.random.default_rng(0))
+    assert alone.any()
+    assert np.array_equal(after.prepared.mask, alone)
+    assert not alone[:, ~(image != 0).any(0)].any()

@@ -37,7 +37,7 @@ def test_next_to_no_noise_has_an_epsilon_that_is_as_large_as_that(noise: float) 
 
 def test_a_run_spends_by_how_often_each_hospital_trains() -> None:
     sites = tuple(Site(name, "brats2021", "") for name in ("north", "east"))
-    config = make_settings("smoke", {"training.rounds": 3, "privacy.dp_noise": 4.0}, sites=sites)
+    config = make_settings("smoke", {"training.rounds": 3, "privacy.dp_noise": 4.0}, method="fine-tune", sites=sites)
     assert spent(config.replace({"privacy.dp_noise": 0.0})) is None
     arriving, cumulative = spent(config), spent(config.replace({"training.participation": "cumulative"}))
     assert arriving is not None

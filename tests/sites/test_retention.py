@@ -189,7 +189,7 @@ def test_the_student_that_is_scored_has_the_stages_inertia(hospital: Hospital) -
         assert torch.allclose(new, 0.75 * own + 0.25 * old, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), before.parameters(), strict=True))
     for inertia, retains in ((0.0, False), (0.999999, True)):
-        kept = told(hospital, blind_student(config), **{"aggregation.inertia": inertia}).retained
+        kept = told(hospital, blind_student(config), of_hospitals(1e6), **{"aggregation.inertia": inertia}).retained
         assert (kept["retained-1-wt-after"] == kept["retained-1-wt-before"]) == retains
 
 
