@@ -27,6 +27,8 @@ from fedserdiff.text import readable
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from strategies.run_directory import RunDirectory
 
+_MOST_TOLD = 5  # overlaps of a site in an error message
+
 CACHE = "FEDSERDIFF_CACHE"
 """Environment variable with the cache folder."""
 
@@ -155,8 +157,12 @@ def open_federation(
         try:
             hospitals.append(hospital_of(named, kept, config))
         except DataError as error:
-            gone = "; ".join(str(overlap) for overlap in overlaps if overlap.site == site.name)
-            raise DataError(f"{error} (left out: {gone})") from None
+            gone = [str(overlap) for overlap in overlaps if overlap.site == site.name]
+            more = f"; and {len(gone) - _MOST_TOLD} more" if len(gone) > _MOST_TOLD else ""
+            raise DataError(
+                f"{error}. Left out: {'; '.join(gone[:_MOST_TOLD])}{more}. Give {site.name} other patients, leave it "
+                "out, or keep them with --allow-overlap, which leaks into the test set"
+            ) from None
     config = config.replace(sites=tuple(h.site for h in hospitals))
     skipped = tuple(case for hospital in found.values() for case in hospital.skipped)
     return Federation(config, tuple(hospitals), tuple(overlaps), same_patient, skipped=skipped)

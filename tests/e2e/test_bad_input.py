@@ -272,6 +272,7 @@ def test_a_site_left_with_one_patient_by_overlap_tells_what_was_left_out(
     file.write_text(first + file.read_text().replace("west", "again"))
     output = command("federation.toml").replace("\n", "")
     assert "site again: 1 patient cannot be split" in output
+    assert "Give again other patients, leave it out, or keep them with --allow-overlap" in " ".join(output.split())
     assert all(f"again: {case} is {case}, which west brought first" in output for case in others)
     assert f"{kept} is" not in output
 
