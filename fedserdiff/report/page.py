@@ -20,7 +20,7 @@ from fedserdiff.report.charts import (
     utility_against_bytes,
     validation_curves,
 )
-from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.labels import data_in_words, in_capitals
 
 _NOTHING = "–"
 _SHEET = 9.5  # largest height of a picture in inches
@@ -179,8 +179,7 @@ def _facts(comparison: Mapping[str, Any]) -> str:
     word = "seed" if len(data["seeds"]) == 1 else "seeds"
     seeds = ", ".join(map(str, data["seeds"]))
     places = f"{len(cases)} site{'s' if len(cases) > 1 else ''}"
-    stream = f" of the stream {data['stream']}" if data.get("stream") else ""
-    facts = f"{data['name']} data{stream}, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
+    facts = f"{data_in_words(data)}, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
     return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
 
 

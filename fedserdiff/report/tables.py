@@ -11,7 +11,7 @@ from fedserdiff.comparison.verdicts import said
 from fedserdiff.evaluation.departures import departure_notes
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
-from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.labels import data_in_words, in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms
 
@@ -220,9 +220,8 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     _print_warning(console, data.get("leak"))
     scored = comparison["scored"]
     count = sum(cases[scored] for cases in data["cases"].values())
-    stream = f" of the stream {data['stream']}" if data.get("stream") else ""
     about = (
-        f"{escape(data['name'])} data{stream}, {len(data['sites'])} sites, {count} {scored} cases for each seed, seeds "
+        f"{escape(data_in_words(data))}, {len(data['sites'])} sites, {count} {scored} cases for each seed, seeds "
         f"{', '.join(map(str, data['seeds']))}"
     )
     methods = comparison["methods"]

@@ -205,13 +205,8 @@ def test_styles_fetch_nothing(source: str) -> None:
 
 def test_the_head_says_which_data_cases_seeds_and_versions(page: Page) -> None:
     head = page.text.split("Replay forgets less")[0]
-    for fact in (
-        "Phantom data of the stream patients",
-        "profile laptop",
-        "4 + 5 + 6 = 15 test cases",
-        "seeds 0, 1, 2",
-        "torch 2.13.0",
-    ):
+    data = "Phantom data of the stream patients"
+    for fact in (data, "profile laptop", "4 + 5 + 6 = 15 test cases", "seeds 0, 1, 2", "torch 2.13.0"):
         assert fact in head
     assert page.tables["cases"][1:] == [
         ["site-1", "brats2020", "16", "4"],
