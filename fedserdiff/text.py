@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,6 +88,12 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
         return [(rows.line_num, [cell.strip() for cell in row]) for row in rows]
     except csv.Error as error:
         raise ConfigError(f"{file}: line {rows.line_num}: not a CSV table: {error}") from None
+
+
+def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return at most `most` names in one sentence, and how many more there are: "a, b and 3 more"."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def readable(name: str) -> str:

@@ -21,6 +21,7 @@ from fedserdiff.report.trackers import check_tracker
 from fedserdiff.seeding import generator
 from fedserdiff.settings.experiment import Site
 from fedserdiff.settings.sources import make_settings
+from fedserdiff.text import first_few
 
 FEDERATION = '# Fédération\n[[site]]\nname = "north"\nrelease = "brats2021"\npath = "."\n'
 DATASET = {"modality": {"0": "T2"}, "labels": {"0": "background", "1": "PZ"}, "name": "Prostate d’été"}
@@ -120,3 +121,10 @@ def test_a_place_that_no_site_toml_can_name_is_refused_before_anything_is_writte
     with pytest.raises(ConfigError, match=r"site north: path: .*: not UTF-8, so site\.toml cannot hold it"):
         provision(tmp_path / "out", make_settings("smoke", method="ser-diff", sites=(site,)), "localhost:1", {})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, ""), (1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more"), (26, "a, b, c and 23 more")]
+)
+def test_a_sentence_names_the_first_few_and_counts_the_rest(count: int, told: str) -> None:
+    assert first_few("abcdefghijklmnopqrstuvwxyz"[:count], 3) == told

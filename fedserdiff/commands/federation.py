@@ -32,7 +32,7 @@ from fedserdiff.report.bad_cases import bad_cases_table
 from fedserdiff.report.console import open_console, print_table
 from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
-from fedserdiff.text import read_rows, readable
+from fedserdiff.text import first_few, read_rows, readable
 
 _MOST_NAMES = 5  # in one sentence
 
@@ -147,6 +147,5 @@ def _table(division: Division, found: FoundCases, splits: Sequence[Split]) -> Ta
 def _say(console: Console, what: str, names: Sequence[str]) -> None:
     """Print the number of names and the first few, if there are any."""
     if names:
-        shown = ", ".join(readable(name) for name in names[:_MOST_NAMES])
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        console.print(escape(f"{what}: {len(names)}: {shown}{more}"), highlight=False, soft_wrap=True)
+        shown = first_few([readable(name) for name in names], _MOST_NAMES)
+        console.print(escape(f"{what}: {len(names)}: {shown}"), highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from fedserdiff.data.releases import RELEASES, Convention, Release, release_or_f
 from fedserdiff.errors import ConfigError, DataError, Faults
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, print_table, progress_bars
-from fedserdiff.text import readable
+from fedserdiff.text import first_few, readable
 
 if TYPE_CHECKING:
     from fedserdiff.evaluation.label_maps import RegionScores
@@ -65,17 +65,19 @@ def main(
         missing = [name for name in expected if name not in given]
         surplus = [name for name in given if name not in expected]
         if surplus:
-            _say(console, f"Not scored because {truth} has no truth for them: {_named(surplus)}")
+            _say(console, f"Not scored because {truth} has no truth for them: {first_few(surplus, _MOST_NAMES)}")
         others = {} if release == MSD else _others(release_or_file(release), predictions, truth)
         for folder, names in others.items():
-            _say(console, f"Not scored because the names in {folder} are not case names of {release}: {_named(names)}")
+            listed = first_few(names, _MOST_NAMES)
+            _say(console, f"Not scored because the names in {folder} are not case names of {release}: {listed}")
         if not cases or (missing and not allow_missing):
             raise DataError(
                 f"{predictions}: no prediction for {len(missing)} of the {len(expected)} cases in {truth}: "
-                f"{_named(missing)}{': --allow-missing leaves them out' if cases else ''}"
+                f"{first_few(missing, _MOST_NAMES)}{': --allow-missing leaves them out' if cases else ''}"
             )
         if missing:
-            _say(console, f"Not scored because {predictions} has no prediction for them: {_named(missing)}")
+            listed = first_few(missing, _MOST_NAMES)
+            _say(console, f"Not scored because {predictions} has no prediction for them: {listed}")
         out.parent.mkdir(parents=True, exist_ok=True)  # report a wrong path before the work, not after it
 
         from fedserdiff.evaluation.label_maps import score_label_map  # imports torch, which help should not wait for
@@ -156,11 +158,6 @@ def _table(title: str, means: Mapping[str, Mapping[str, float]], cases: int) -> 
         shown = (f"{100 * v:.1f}" if measure.endswith("dice") else f"{v:.1f}" for measure, v in mean.items())
         table.add_row(region if region == "mean" else region.upper(), *shown, str(cases))
     return table
-
-
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _say(console: Console, sentence: str) -> None:

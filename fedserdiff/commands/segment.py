@@ -13,6 +13,7 @@ from fedserdiff.commands.common import clear_errors
 from fedserdiff.data.releases import RELEASES, Convention, release_or_file
 from fedserdiff.errors import ConfigError, DataError
 from fedserdiff.report.console import Bars, open_console, warn
+from fedserdiff.text import first_few
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +123,7 @@ def main(
             maps = "1 label map" if written == 1 else f"{written} label maps"
             _say(console, f"{maps} in {escape(str(out))}: labels of {convention.name}; {origin}: not a medical device")
         if left:
-            more = f" and {len(left) - _MOST_LEFT} more" if len(left) > _MOST_LEFT else ""
-            raise DataError(f"not segmented: {'; '.join(left[:_MOST_LEFT])}{more}")
+            raise DataError(f"not segmented: {first_few(left, _MOST_LEFT, '; ')}")
 
 
 def _device(console: Console, name: str | None) -> "torch.device":

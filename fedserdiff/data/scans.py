@@ -10,6 +10,7 @@ from pathlib import Path
 from fedserdiff.data.nifti import EXTENSIONS, SHADOWS, check_is_file, unreadable
 from fedserdiff.data.releases import BRATS_MODALITIES, RELEASES
 from fedserdiff.errors import DataError
+from fedserdiff.text import first_few
 
 _NO_IMAGES = (".csv", ".tsv", ".txt", ".md", ".json", ".xlsx", ".pdf", ".html", ".png")  # often lie beside scans
 _OTHER_IMAGES = (".dcm", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mnc", ".hdr", ".img", ".zip")
@@ -144,7 +145,7 @@ def _why_without_images(folder: Path) -> str | None:
     others = [entry.name for entry in entries if not entry.name.lower().endswith((*_NO_IMAGES, *_OTHER_IMAGES))]
     if not entries:
         return "is empty"
-    return f"holds no NIfTI file, but {_some(others)}" if others else None
+    return f"holds no NIfTI file, but {first_few(others, _MOST_NAMES)}" if others else None
 
 
 def _read_folder(
@@ -182,7 +183,8 @@ def _read_folder(
     beside = [o for o in others if any(n in ("", of_folder) or _stem(o).startswith((f"{n}-", f"{n}_")) for n in whole)]
     found.unread.extend(beside)
     if strays := [other.name for other in others if other not in beside]:
-        found.left.append(f"{folder}: {_some(strays)}: not named as a modality of the model: {_expected(modalities)}")
+        listed = first_few(strays, _MOST_NAMES)
+        found.left.append(f"{folder}: {listed}: not named as a modality of the model: {_expected(modalities)}")
 
 
 def _read_numbered(
@@ -262,11 +264,6 @@ def _is_nifti(path: Path) -> bool:
 def _stem(file: Path) -> str:
     ending = next(end for end in EXTENSIONS if file.name.lower().endswith(end))
     return file.name[: -len(ending)]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from fedserdiff.data.layout import look
 from fedserdiff.data.releases import Release, get_release
 from fedserdiff.errors import ConfigError
 from fedserdiff.settings.experiment import Settings, Site
+from fedserdiff.text import first_few
 
 _MOST_NAMES = 5  # ignored names in one note
 
@@ -56,8 +57,7 @@ def passed_over_note(site: Site) -> str | None:
         others, why = unlabelled_images(Path(site.path)), "without a label map"
     else:
         others, why = look(Path(site.path), release_of(site)).others, f"not named as a case of {site.release}"
-    more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
-    return f"site {site.name}: ignored, {why}: {', '.join(others[:_MOST_NAMES])}{more}" if others else None
+    return f"site {site.name}: ignored, {why}: {first_few(others, _MOST_NAMES)}" if others else None
 
 
 def release_of(site: Site) -> Release:

@@ -23,7 +23,7 @@ from fedserdiff.report.bad_cases import bad_cases_table, with_list
 from fedserdiff.report.console import print_table, progress_bars, warn
 from fedserdiff.report.overlap import skipped_note
 from fedserdiff.settings.experiment import Settings, Site
-from fedserdiff.text import readable
+from fedserdiff.text import first_few, readable
 from sites.hospital import Hospital, hospital_of, open_hospital, remaining
 from strategies.run_directory import RunDirectory
 
@@ -158,9 +158,8 @@ def open_federation(
             hospitals.append(hospital_of(named, kept, config))
         except DataError as error:
             gone = [str(overlap) for overlap in overlaps if overlap.site == site.name]
-            more = f"; and {len(gone) - _MOST_TOLD} more" if len(gone) > _MOST_TOLD else ""
             raise DataError(
-                f"{error}. Left out: {'; '.join(gone[:_MOST_TOLD])}{more}. Give {site.name} other patients, leave it "
+                f"{error}. Left out: {first_few(gone, _MOST_TOLD, '; ')}. Give {site.name} other patients, leave it "
                 "out, or keep them with --allow-overlap, which leaks into the test set"
             ) from None
     config = config.replace(sites=tuple(h.site for h in hospitals))
