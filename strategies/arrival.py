@@ -166,6 +166,7 @@ class _Run:
         if stage < len(plans) and not only_first:
             with _timed(results, f"consolidation {stage}"):
                 results.absences += runner.consolidate(self._grid, self._arrays)
+                results.notes += runner.notes
         self._stream.end_stage(self._arrays)
         _save_weights(self._directory, self._config, self._stream, self._arrays)
         self._save(Position(stage + 1))

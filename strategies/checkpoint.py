@@ -21,7 +21,7 @@ from strategies.stage_runner import StageRunner
 
 _MAGIC = b"fedserdiff checkpoint 2\n"
 _SEAL = len(_MAGIC) + 64 + 1  # magic, SHA-256 in hexadecimal, newline
-_OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences", "retention")
+_OF_RESULTS = ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences", "retention", "notes")
 
 
 @dataclass(frozen=True, order=True)

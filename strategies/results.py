@@ -57,6 +57,8 @@ class Results:
         Sites that leave: site, the stage before which it leaves, the stages it trained in, the stage of its return.
     absences : list
         Rounds that continued without a failed site: stage, round, site, and the known reason.
+    notes : list of str
+        What the user should know about what sites handed over after their stage.
     interruptions : list of str
         Positions at which the run was resumed in a new process, and whether it moved from CPUs to a GPU or back.
         Repeated work counts once in the bytes and twice in the hospitals' ledgers.
@@ -96,6 +98,7 @@ class Results:
         self.departures: list[dict[str, Any]] = []
         self.absences: list[dict[str, str | int]] = []
         self.retention: list[Retention] = []
+        self.notes: list[str] = []
         self.bytes_out: Mapping[str, Mapping[str, int]] = {}
         self.bytes_in: Mapping[str, Mapping[str, int]] = {}
 
@@ -152,6 +155,7 @@ class Results:
             "retention": self.retention,
             "departures": self.departures,
             "absences": self.absences,
+            "notes": self.notes,
             "interruptions": self.interruptions,
             "seconds": self.seconds,
         }

@@ -48,6 +48,8 @@ class StageRunner:
         The current round, from 1.
     retention : list of Retention
         What the last round's replies reported on earlier hospitals.
+    notes : list of str
+        What the user should know about what sites handed over in the last consolidation.
     """
 
     def __init__(self, config: Settings, events: RunEvents) -> None:
@@ -59,6 +61,7 @@ class StageRunner:
         self.aggregator = Aggregator(config)
         self.server_round = 0
         self.retention: list[Retention] = []
+        self.notes: list[str] = []
         self._nodes: dict[int, str] = {}
         self._asked: dict[int, str] = {}  # participants of a round
 
@@ -144,6 +147,7 @@ class StageRunner:
             If no participant, or not every required one, handed over what was agreed.
         """
         stream, asked = self.stream, self.stream.asks_for()
+        self.notes = []
         if not asked:
             return []
         self.events.consolidation_started(stream.stage, list(self._nodes.values()))
@@ -162,6 +166,7 @@ class StageRunner:
             if site in answers:
                 stream.keep(site, answers[site])
                 if note := stream.note_on(site, answers[site]):
+                    self.notes.append(note)
                     self.events.noted(note)
         return absences
 

@@ -27,7 +27,7 @@ from fedserdiff.origin import Scans, installed_versions, other_versions
 from fedserdiff.report.overlap import leak_warning, skipped_notes
 from fedserdiff.report.page import render_page
 from fedserdiff.report.plots import plot_methods
-from fedserdiff.report.retention import alarm_notes
+from fedserdiff.report.retention import run_notes
 from fedserdiff.report.volumes import VOLUMES, write_volumes
 from fedserdiff.settings.experiment import Settings
 from strategies.run_directory import RunDirectory
@@ -135,10 +135,8 @@ def compare_methods(
     left_out, kept = ((), overlaps) if setting.config.data.allow_overlap else (overlaps, ())
     comparison = compare_runs(runs, Data(setting.data, setting.phantom, left_out, kept, leak))
     comparison["notes"] += skipped_notes(first.skipped_of(first.config))
-    told = {
-        f"{label(m)}, seed {seed}": r.results["retention"] for m, by_seed in runs.items() for seed, r in by_seed.items()
-    }
-    comparison["notes"] += alarm_notes(told)
+    told = {f"{label(m)}, seed {seed}": r.results for m, by_seed in runs.items() for seed, r in by_seed.items()}
+    comparison["notes"] += run_notes(told)
     comparison = {**comparison, **_origin(opened)}
     for name in (_CASES, VOLUMES):
         (folder / name).unlink(missing_ok=True)

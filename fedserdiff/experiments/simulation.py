@@ -26,7 +26,7 @@ from fedserdiff.origin import Origin, installed_versions
 from fedserdiff.report.bad_cases import SKIPPED, bad_cases_csv
 from fedserdiff.report.events import RunEvents
 from fedserdiff.report.examples import Example
-from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.wording import in_capitals
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import use_cpus
 from sites.adapters import load_adapter

@@ -1,7 +1,6 @@
 """Placement of labels in charts so that they cover neither points nor each other."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -146,13 +145,3 @@ def _inside(box: _Box, frame: _Box) -> bool:
 
 def _meet(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def data_in_words(data: Mapping[str, Any]) -> str:
-    """Return a comparison's ``data`` in words, with the stream if they are phantoms."""
-    return f"{data['name']} data" + (f" of the stream {data['stream']}" if data.get("stream") else "")
-
-
-def in_capitals(name: str) -> str:
-    """Return a region's or modality's usual spelling: ``wt`` as WT, longer words unchanged."""
-    return name.upper() if len(name) <= 2 or name == "flair" else name

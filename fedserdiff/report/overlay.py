@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fedserdiff.files import write_whole
 from fedserdiff.report.colours import REGION_COLOURS
-from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.plots import draw_masks
+from fedserdiff.report.wording import in_capitals
 from fedserdiff.segmenter import Segmentation
 from fedserdiff.text import readable
 

@@ -20,7 +20,7 @@ from fedserdiff.report.charts import (
     utility_against_bytes,
     validation_curves,
 )
-from fedserdiff.report.labels import data_in_words, in_capitals
+from fedserdiff.report.wording import begin_sentence, data_in_words, in_capitals
 
 _NOTHING = "–"
 _SHEET = 9.5  # largest height of a picture in inches
@@ -60,7 +60,7 @@ def render_page(
     picture = None
     if cases is not None:
         about = f"{_facts(comparison)}." if comparison else "The picture's title names the data."
-        kind = f"{_capital(comparison['scored'])} cases" if comparison else "Cases"
+        kind = f"{begin_sentence(comparison['scored'])} cases" if comparison else "Cases"
         caption = f"{kind} as examples: the scan, the truth and the predicted masks. {about}"
         picture = _figure(png_uri(cases), "Example cases: scan, truth and predicted masks, side by side.", caption)
     # a page must begin with its doctype
@@ -119,7 +119,7 @@ def _comparison_view(comparison: Mapping[str, Any], mark: _Marker) -> dict[str, 
         "leak": data.get("leak"),
         "kept": data.get("kept", []),
         "facts": _facts(comparison),
-        "sides": list(map(_capital, sides)),
+        "sides": list(map(begin_sentence, sides)),
         "cases": [
             (site, release, [data["cases"][site].get(side, 0) for side in sides])
             for site, release in zip(data["sites"], releases or [None] * len(data["sites"]), strict=True)
@@ -180,7 +180,7 @@ def _facts(comparison: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, data["seeds"]))
     places = f"{len(cases)} site{'s' if len(cases) > 1 else ''}"
     facts = f"{data_in_words(data)}, profile {data['profile']}, {places}, {counts} {scored} cases, {word} {seeds}"
-    return _capital(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
+    return begin_sentence(facts if data.get("leak") is None else f"{facts}, leaking into the {scored} set")
 
 
 def _figures(comparison: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
@@ -232,7 +232,7 @@ def _curves(data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> li
         svg(validation_curves(methods, data["sites"])),
         f"Dice on validation cases by training step; the best: {best}.",
         "Refined Dice % on each hospital's own validation cases during training, mean over regions, one line for "
-        f"each seed; a marker shows the best value of each line. {_capital(data['name'])} data, profile "
+        f"each seed; a marker shows the best value of each line. {begin_sentence(data['name'])} data, profile "
         f"{data['profile']}, {counts} validation cases, seed{'' if len(data['seeds']) == 1 else 's'} "
         f"{', '.join(map(str, data['seeds']))}.",
     )
@@ -277,7 +277,7 @@ def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
         "title": study["title"],
         "question": study["question"],
         "leak": study.get("leak"),
-        "data": f"{_capital(study['data'])}.",
+        "data": f"{begin_sentence(study['data'])}.",
         "columns": [(mark(column), kind) for column, kind in zip(study["columns"], classes, strict=True)],
         "rows": [
             [
@@ -286,13 +286,9 @@ def _study_view(study: Mapping[str, Any], mark: _Marker) -> dict[str, Any]:
             ]
             for row in study["rows"]
         ],
-        "figure": _figure(svg(study_plot(plot)), alt, f"{study['title']}. {_capital(study['data'])}."),
+        "figure": _figure(svg(study_plot(plot)), alt, f"{study['title']}. {begin_sentence(study['data'])}."),
         "sentences": said(study["sentences"], study),
     }
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _figure(source: str, alt: str, caption: str) -> dict[str, str]:

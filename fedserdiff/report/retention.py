@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.wording import in_capitals
 
 
 def alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -14,9 +14,10 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_alarm(*of, list(regions)) for of, regions in found]
 
 
-def alarm_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return a comparison's notes on the alarms of its runs, whose ``retention`` is given by the run's name."""
-    return [f"{name}: {text}." for name, rows in runs.items() for text in alarms(rows)]
+def run_notes(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a comparison's notes on its runs' alarms and notes, from each run's ``results.json`` by its name."""
+    told = {name: [*alarms(results["retention"]), *results["notes"]] for name, results in runs.items()}
+    return [f"{name}: {text}." for name, texts in told.items() for text in texts]
 
 
 def _alarm(stage: int, at: str, site: str, regions: Sequence[Mapping[str, Any]]) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedserdiff.report.labels import in_capitals
 from fedserdiff.report.page import template
+from fedserdiff.report.wording import begin_sentence, in_capitals
 
 _HEIGHT = 36
 _WIDTH = 112  # size of a histogram in CSS pixels
@@ -69,10 +69,9 @@ def _section(
     whole = {row: _shares(summary["pooled"][name][row]) for row in rows}
     by_site = {site: {row: _shares(told[name][row]) for row in rows} for site, told in summary["sites"].items()}
     tops = {row: max([*whole[row], *(value for one in by_site.values() for value in one[row]), 1e-9]) for row in rows}
-    first = quantity["title"][:1].upper() + quantity["title"][1:]
     return {
         "name": name,
-        "title": first,
+        "title": begin_sentence(quantity["title"]),
         "counts": quantity["counts"],
         "columns": [in_capitals(row) for row in rows],
         "axis": _axis(quantity, labels),

@@ -11,9 +11,9 @@ from fedserdiff.comparison.verdicts import said
 from fedserdiff.evaluation.departures import departure_notes
 from fedserdiff.methods import label, origin_note
 from fedserdiff.report.console import print_table
-from fedserdiff.report.labels import data_in_words, in_capitals
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms
+from fedserdiff.report.wording import data_in_words, in_capitals
 
 _SMALL = ("metrics", "scan-hashes", "site")  # a few kB; only the page shows them
 _ALWAYS = ("dice", "hd95")
@@ -104,6 +104,8 @@ def _print_warnings(console: Console, results: Mapping[str, Any]) -> None:
     _print_warning(console, f"Continued without {'; '.join(without)}" if without else None)
     for text in alarms(results.get("retention", ())):
         _print_warning(console, f"Alarm: {text}")
+    for text in results.get("notes", ()):
+        _print_warning(console, f"Note: {text}")
 
 
 def _print_warning(console: Console, warning: str | None) -> None:

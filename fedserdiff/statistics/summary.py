@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedserdiff.origin import installed_versions
-from fedserdiff.report.labels import in_capitals
+from fedserdiff.report.wording import in_capitals
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.statistics.cells import PATIENTS, QUANTITIES, SHARES, Quantity
 from fedserdiff.statistics.disclosure import LEAST_PATIENTS

@@ -191,6 +191,7 @@ def test_lesions_of_fewer_than_five_patients_are_not_told_and_training_is_fine_t
     heard = Notes()
     results = go("lesions-of-few", config, heard)
     assert [note.partition(" moments")[0] for note in heard.notes] == ["site-1 shares no"]
+    assert results["notes"] == heard.notes
     assert row(results, 2) == row(fine_tune, 2)
     ours, plain = weights(workplace / "lesions-of-few"), weights(workplace / "fine-tune")
     assert all(torch.equal(ours[name], plain[name]) for name in plain)

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from fedserdiff.report.curves import Point
 from fedserdiff.report.live import LiveView
-from fedserdiff.report.retention import alarm_notes
+from fedserdiff.report.retention import run_notes
 
 
 def test_a_stages_validations_are_a_line_a_site_with_the_last_and_the_first_best(tmp_path: Path) -> None:
@@ -42,9 +42,14 @@ def test_what_a_student_forgot_is_one_sentence_a_site_with_figures_and_what_to_d
     assert [line.strip() for line in console.export_text().splitlines()] == [f"alarm: {ALARM}"]
 
 
-def test_a_comparison_names_the_runs_whose_students_forgot() -> None:
+def test_a_comparison_names_the_runs_whose_students_forgot_and_repeats_their_notes() -> None:
     calm = [row | {"alarm": False} for row in RETENTION]
-    assert alarm_notes({"seed 0": RETENTION, "seed 1": calm, "seed 2": []}) == [f"seed 0: {ALARM}."]
+    runs = {
+        "seed 0": {"retention": RETENTION, "notes": []},
+        "seed 1": {"retention": calm, "notes": ["north shares nothing"]},
+        "seed 2": {"retention": [], "notes": []},
+    }
+    assert run_notes(runs) == [f"seed 0: {ALARM}.", "seed 1: north shares nothing."]
 
 
 def test_a_note_is_a_line_of_its_own_and_not_markup(tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def test_what_a_student_forgot_is_said_again_at_the_end_of_a_run() -> None:
     assert "Alarm" not in printed(values)
 
 
+def test_what_sites_did_not_hand_over_is_said_again_at_the_end_of_a_run() -> None:
+    values = results(3)
+    assert "Note:" not in printed(values)
+    values.notes = ["[west] shares no moments of its lesions"]
+    assert "Note: [west] shares no moments of its lesions" in printed(values)
+
+
 def test_tables_of_a_run_that_was_scored_on_validation_patients_say_so_and_count_them() -> None:
     values = results(3)
     values.scored = "validation"

@@ -81,6 +81,7 @@ def of_two_stages(config: Settings, link: SuperLink) -> Lived:
     lived.results.absences = [{"stage": 2, "round": 1, "site": "east", "why": "did not answer in time"}]
     told = {"stage": 2, "at": "east", "site": "north", "region": "et", "before": 0.8, "after": 0.5, "alarm": True}
     lived.results.retention = [told]
+    lived.results.notes = ["north shares no moments of its lesions"]
     lived.scoring.students = {0: student(0), 2: student(2)}
     for site, size in (("north", 100), ("east", 200)):
         lived.runner.inbox.bytes_out[site][wire.ARRAYS] += size
@@ -192,7 +193,7 @@ def test_results_ledgers_and_students_that_a_late_site_has_to_score_come_back(
     lived = of_two_stages(smoke(), link)
     lived.save(run)
     _, fresh = restored(smoke(), link, run)
-    for name in ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences", "retention"):
+    for name in ("rows", "stages", "losses", "seconds", "cases", "interruptions", "absences", "retention", "notes"):
         assert getattr(fresh.results, name) == getattr(lived.results, name)
     assert fresh.scoring.students == {0: student(0), 2: student(2)}
     assert fresh.runner.inbox.bytes_out == {"north": {wire.ARRAYS: 100}, "east": {wire.ARRAYS: 200}}
