@@ -136,6 +136,7 @@ def test_what_is_set_of_a_method_holds_for_each_of_several_that_has_it() -> None
     ("text", "says"),
     [
         ("[trainig]\nrounds = 1", r"trainig: unknown group of settings: did you mean training\?"),
+        ("sites = 3", r"sites: unknown group of settings: did you mean \[\[site\]\]\?"),
         ("[training]\nround = 1", r"training.round: unknown setting: did you mean training.rounds"),
         ("[training]\nrounds = 0", r"training.rounds: 0 is not a whole number of at least 1"),
         ('[training]\nrounds = "two"', r"training.rounds: 'two' is not a whole number of at least 1"),
