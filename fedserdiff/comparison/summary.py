@@ -225,6 +225,7 @@ _ASKED = (
     ("lesion-replay", "ser-diff"),
     ("lesion-replay", "ser-diff-plus"),
     ("lesion-replay", "rehearsal"),
+    ("lesion-replay", "fedavg"),
     ("ser-diff-plus", "fine-tune"),
     ("ser-diff-plus", "ser-diff"),
     ("ser-diff-plus", "rehearsal"),
@@ -235,8 +236,15 @@ _ASKED = (
 
 
 def _verdicts(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare final mean Dice of the pairs in `_ASKED`, and of every other method with fine-tune."""
-    pairs = dict.fromkeys([*_ASKED, *((name, "fine-tune") for name in estimates if name != "fine-tune")])
+    """Compare final mean Dice of the pairs in `_ASKED`, and of every other method with the simplest one.
+
+    That is ``fedavg`` for other methods that train all hospitals together, if it is there, otherwise ``fine-tune``.
+    """
+    pairs = dict.fromkeys(_ASKED)
+    for name in estimates:
+        together = "fedavg" in estimates and get_method(name).group == "together" and name != "fedavg"
+        if name != "fine-tune":
+            pairs[name, "fedavg" if together else "fine-tune"] = None
     final = {name: by_metric["dice"]["final"] for name, by_metric in estimates.items()}
     return [
         compared(label(one), label(other), final[one] - final[other])

@@ -178,13 +178,33 @@ def test_ser_diff_plus_is_held_against_what_it_is_to_beat_and_what_it_has_to_kno
 
 def test_every_method_is_held_against_fine_tuning_once(write_run: WriteRun) -> None:
     given = {"ser-diff": KEEPS, "fine-tune": FORGETS, "rehearsal": KEEPS, "distill": KEEPS}
-    pairs = [(one["first"], one["second"]) for one in compare_runs(runs(write_run, given), PHANTOM)["verdicts"]]
-    assert pairs == [
+    assert pairs_of(write_run, given) == [
         ("ser-diff", "fine-tune"),
         ("ser-diff", "distill"),
         ("rehearsal (breaks privacy)", "fine-tune"),
         ("distill", "fine-tune"),
     ]
+
+
+def test_other_methods_of_training_together_are_held_against_fedavg_and_so_is_the_default(write_run: WriteRun) -> None:
+    given = dict.fromkeys(("lesion-replay", "fedprox", "fedavg", "fine-tune", "fedbn"), KEEPS)
+    assert pairs_of(write_run, given) == [
+        ("lesion-replay", "fine-tune"),
+        ("lesion-replay", "fedavg"),
+        ("fedprox", "fedavg"),
+        ("fedavg", "fine-tune"),
+        ("fedbn", "fedavg"),
+    ]
+
+
+def test_training_together_is_held_against_fine_tuning_if_there_is_no_fedavg(write_run: WriteRun) -> None:
+    given = dict.fromkeys(("fedprox", "fine-tune"), KEEPS)
+    assert pairs_of(write_run, given) == [("fedprox", "fine-tune")]
+
+
+def pairs_of(write_run: WriteRun, given: dict[str, list[list[float]]]) -> list[tuple[str, str]]:
+    verdicts_of = compare_runs(runs(write_run, given), PHANTOM)["verdicts"]
+    return [(one["first"], one["second"]) for one in verdicts_of]
 
 
 def test_a_page_of_runs_on_a_gpu_and_on_cpus_says_which_is_which(write_run: WriteRun) -> None:
