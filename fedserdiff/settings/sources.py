@@ -242,8 +242,7 @@ def source_of(tables: Mapping[str, Any], name: str) -> Source:
         elif key in _OWN:
             values[key] = value
         else:
-            names = [own for own in (*_OWN, *GROUPS) if own != "stages"]
-            keys = {"site": "[[site]]", "stage": "[[stage]]"} | dict(zip(names, names, strict=True))
+            keys = {key: key for key in (*_OWN, *GROUPS)} | {"site": "[[site]]", "stages": "[[stage]]"}
             close = difflib.get_close_matches(key, keys, 1)
             meant = f"did you mean {keys[close[0]]}?" if close else f"choose from {', '.join(keys.values())}"
             raise ConfigError(f"{name}: {key}: unknown group of settings: {meant}")
