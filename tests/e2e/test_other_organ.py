@@ -57,7 +57,7 @@ def test_every_method_trains_and_scores_the_declared_regions(compared: Path, met
 
 def test_the_page_says_that_these_are_no_brains_it_knows(compared: Path) -> None:
     text = re.sub(r"<[^>]+>", " ", (compared / "report.html").read_text())
-    assert "Phantom-prostates.toml data" in text
+    assert "phantom-prostates.toml data" in text
     assert "BraTS scores" not in text
 
 
