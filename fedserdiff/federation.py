@@ -4,12 +4,13 @@ import difflib
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedserdiff.data.decathlon import MSD
 from fedserdiff.data.phantom.generate import write_phantom_hospital
-from fedserdiff.data.phantom.hospitals import phantom_hospital
+from fedserdiff.data.phantom.site import phantom_site
 from fedserdiff.data.releases import FILE_END, RELEASES, Release, own_release, read_release_file
 from fedserdiff.data.site_cases import check_release
 from fedserdiff.errors import ConfigError, Faults
@@ -228,20 +229,27 @@ def phantom_federation(
     ------
     ConfigError
         If `count` is less than 1.
+    DataError
+        As in `phantom_site`.
     """
     if count < 1:
         raise ConfigError(f"sites: {count} is less than 1")
-    sites = []
-    for index in range(count):
-        name = f"site-{index + 1}"
+    return tuple(written_phantom(index, config, root, progress) for index in range(count))
 
-        def report(done: int, total: int, name: str = name) -> None:
-            progress(name, done, total)
 
-        hospital = phantom_hospital(config.data.phantom_stream, index)
-        patients = hospital.patients(config.data.phantom_patients)
-        folder = write_phantom_hospital(
-            root, config.data.phantom_stream, index, patients, config.data.spacing_mm, config.seed, report
-        )
-        sites.append(Site(name, hospital.release, str(folder.resolve())))
-    return tuple(sites)
+def written_phantom(
+    index: int,
+    config: Settings,
+    root: Path,
+    progress: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> Site:
+    """Write the phantom hospital at position `index` under `root`, if it does not exist yet; raise as `phantom_site`.
+
+    `progress` is called with the hospital's name, the number of cases written and their total.
+    """
+    site, patients = phantom_site(index, config)
+    data, count = config.data, len(set(patients.values()))
+    folder = write_phantom_hospital(
+        root, data.phantom_stream, index, count, data.spacing_mm, config.seed, partial(progress, site.name)
+    )
+    return replace(site, path=str(folder.resolve()))

@@ -14,7 +14,7 @@ from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, progress_bars
-from fedserdiff.settings.experiment import Settings
+from fedserdiff.settings.experiment import Settings, Site
 from fedserdiff.settings.sources import make_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -65,31 +65,30 @@ def main(
                 entries.append(f"{field} = {json.dumps(names)}\n")
         with progress_bars(console) as show:
             for index in range(first - 1, first - 1 + sites):
-                name = f"site-{index + 1}"
-                release, where = write(folder, index, config, partial(show, f"scanning phantoms of {name}"))
-                entries.append(f'[[site]]\nname = "{name}"\nrelease = "{release}"\npath = "{where}"\n')
+                site = write(folder, index, config, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
+                fields = {"name": site.name, "release": site.release, "path": Path(site.path).name}
+                held_out = {field: getattr(site, field) for field in ("test_cases", "validation_cases")}
+                fields |= {field: cases for field, cases in held_out.items() if cases}
+                # names and lists of names read the same in JSON and in TOML
+                entries.append("[[site]]\n" + "".join(f"{f} = {json.dumps(value)}\n" for f, value in fields.items()))
         file = folder / f"phantom-{organ}s.toml"
         write_whole(file, lambda opened: opened.write("\n".join(entries).encode()))
     console.print(f"{sites} phantom hospitals: {file}", soft_wrap=True)
 
 
-def _write_brains(folder: Path, index: int, config: Settings, told: Callable[[int, int], None]) -> tuple[str, str]:
-    from fedserdiff.data.phantom.generate import write_phantom_hospital
-    from fedserdiff.data.phantom.hospitals import phantom_hospital
+def _write_brains(folder: Path, index: int, config: Settings, told: Callable[[str, int, int], None]) -> Site:
+    from fedserdiff.federation import written_phantom
 
-    data = config.data
-    hospital = phantom_hospital(data.phantom_stream, index)
-    patients = hospital.patients(data.phantom_patients)
-    where = write_phantom_hospital(folder, data.phantom_stream, index, patients, data.spacing_mm, config.seed, told)
-    return hospital.release, where.name
+    return written_phantom(index, config, folder, told)
 
 
-def _write_prostates(folder: Path, index: int, config: Settings, told: Callable[[int, int], None]) -> tuple[str, str]:
+def _write_prostates(folder: Path, index: int, config: Settings, told: Callable[[str, int, int], None]) -> Site:
     from fedserdiff.data.decathlon import MSD
     from fedserdiff.data.phantom import prostate
 
-    where = f"prostates-{index + 1}-seed{config.seed}"
+    site = Site(f"site-{index + 1}", MSD, str(folder / f"prostates-{index + 1}-seed{config.seed}"))
+    patients, spacing_mm = config.data.phantom_patients, config.data.spacing_mm
     prostate.write_prostate_hospital(
-        folder / where, index, config.data.phantom_patients, config.data.spacing_mm, config.seed, told
+        Path(site.path), index, patients, spacing_mm, config.seed, partial(told, site.name)
     )
-    return MSD, where
+    return site

@@ -11,8 +11,7 @@ from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import hospitals_of
 from fedserdiff.report.console import open_console
-from fedserdiff.settings.experiment import Site
-from fedserdiff.settings.groups import PhantomStream
+from fedserdiff.settings.experiment import Settings, Site
 
 _A_WEEK = 7 * 24.0  # hours: people start hospitals by hand, and have week-ends
 
@@ -59,8 +58,7 @@ def main(
             hours = _A_WEEK if site_timeout is None else site_timeout
             layers = layers.on_top("--site-timeout", {"machine.site_timeout_s": 3600 * hours})
         options.tell_idle(console, layers)
-        stream = layers.settings().data.phantom_stream
-        config = layers.settings(sites=_sites(hospitals_of(experiment), sites, stream))
+        config = layers.settings(sites=_sites(hospitals_of(experiment), sites, layers.settings()))
         # with torch and cryptography, for which help and completion should not wait
         from fedserdiff.deployment.provisioning import COMMANDS_FILE, commands, provision
 
@@ -79,11 +77,11 @@ def main(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _sites(federation: Path | None, sites: int | None, stream: PhantomStream) -> tuple[Site, ...]:
+def _sites(federation: Path | None, sites: int | None, config: Settings) -> tuple[Site, ...]:
     """Return the hospitals of a federation file, or that many phantom hospitals; their data need not exist."""
     if (federation is None) == (sites is None):
         raise ConfigError("hospitals: give either a federation file or --sites for phantom hospitals")
-    from fedserdiff.data.phantom.hospitals import phantom_hospital
+    from fedserdiff.data.phantom.site import phantom_site
     from fedserdiff.federation import read_federation
 
     if federation is not None:
@@ -91,4 +89,4 @@ def _sites(federation: Path | None, sites: int | None, stream: PhantomStream) ->
     count = sites or 0
     if count < 1:
         raise ConfigError(f"--sites: {count} is less than 1")
-    return tuple(Site(f"site-{index + 1}", phantom_hospital(stream, index).release, "") for index in range(count))
+    return tuple(phantom_site(index, config)[0] for index in range(count))

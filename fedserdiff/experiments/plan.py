@@ -4,7 +4,8 @@ import math
 import os
 import resource
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedserdiff.data.cases import BadCases
-from fedserdiff.data.phantom.hospitals import phantom_hospital
+from fedserdiff.data.phantom.site import phantom_site
 from fedserdiff.data.site_cases import site_cases
-from fedserdiff.data.split import Side, split_patients
+from fedserdiff.data.split import Side, Split, split_patients
 from fedserdiff.data.store.stored_case import label_type
 from fedserdiff.device import room_on, use_device
 from fedserdiff.diffusion.precision import has_bf16
 from fedserdiff.diffusion.refiner import new_student
-from fedserdiff.experiment_file import PHANTOM, hospitals_of, phantoms_of
+from fedserdiff.experiment_file import hospitals_of, phantoms_of
 from fedserdiff.experiments.opened_federation import PHANTOM_SITES
 from fedserdiff.experiments.random_hospital import LITTLE_BEFORE_STEPS, random_hospital, random_orders
 from fedserdiff.experiments.simulated_run import on_what_there_is
@@ -139,25 +140,24 @@ def sites_of(named: Path | tuple[Site, ...] | None, phantoms: int, config: Setti
         As in `read_federation`, `site_cases` and `split_patients`.
     """
     if named is None:
-        arriving = [phantom_hospital(config.data.phantom_stream, index) for index in range(phantoms)]
-        counts = []
-        for phantom in arriving:
-            everyone = {name: name for name in map(str, range(phantom.patients(config.data.phantom_patients)))}
-            one = split_patients(Site(PHANTOM, "", ""), everyone, config)
-            counts.append(Cases(len(everyone), len(one.training), len(one.test), len(one.validation)))
-        return [Site(f"site-{i + 1}", phantom.release, "") for i, phantom in enumerate(arriving)], counts
+        arriving = [phantom_site(index, config) for index in range(phantoms)]
+        splits = [split_patients(site, patients, config) for site, patients in arriving]
+        counts = [_counts(patients, split) for (_, patients), split in zip(arriving, splits, strict=True)]
+        return [site for site, _ in arriving], counts
     sites = list(read_federation(named) if isinstance(named, Path) else named)
     counted = []
     for site in sites:
         bad: BadCases = {}
         found = site_cases(site, config, bad)
         split = split_cases(site, found, config)
-        patients = len({case.patient for case in found})
-        training, validation, test = (
-            sum(case.patient in side for case in found) for side in (split.training, split.validation, split.test)
-        )
-        counted.append(Cases(patients, training, test, validation, len(bad)))
+        counted.append(_counts({case.name: case.patient for case in found}, split, len(bad)))
     return sites, counted
+
+
+def _counts(patients: Mapping[str, str], split: Split, bad: int = 0) -> Cases:
+    """Count a site's cases, given the patient of each by case name."""
+    sides = Counter(map(split.side_of, patients.values()))
+    return Cases(len(set(patients.values())), sides["training"], sides["test"], sides["validation"], bad)
 
 
 def make_plan(config: Settings, sites: Sequence[Site], cases: Sequence[Cases]) -> Plan:

@@ -97,6 +97,12 @@ class Data(Group):
         "medium-sized hospital.",
         ge=2,
     )
+    phantom_test_patients: int = setting(
+        10,
+        "Least number of test patients of a phantom hospital. If `data.test_share` holds out fewer, further patients "
+        "join for testing alone.",
+        ge=1,
+    )
     allow_overlap: bool = setting(
         False,
         "Keep patients that an earlier site already brought. This leaks into the test set, and the results say so.",
