@@ -53,5 +53,5 @@ METHOD = Method(
     hands_over="lesion-moments",
     records="fedserdiff.reply_schema:lesion_moments",
     changes_batch=True,
-    inertia=0.5,
+    inertia=0.25,
 )

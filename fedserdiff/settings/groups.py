@@ -156,7 +156,7 @@ class Aggregation(Group):
     inertia: Annotated[float, Field(ge=0, lt=1)] | Literal["method"] = setting(
         "method",
         "Largest share that a stage, from the second on, keeps of the student it began with. Weights are "
-        "interpolated by the training cases of earlier hospitals and of its own. `method` is 0.5 for "
+        "interpolated by the training cases of earlier hospitals and of its own. `method` is 0.25 for "
         "`lesion-replay`, otherwise 0.",
         after_first_stage=True,
     )
