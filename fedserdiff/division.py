@@ -1,7 +1,6 @@
 """The division of a folder's cases among hospitals, according to a table, and the resulting federation file."""
 
 import datetime
-import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +22,9 @@ from fedserdiff.data.releases import (
     release_or_file,
 )
 from fedserdiff.errors import ConfigError, Faults
-from fedserdiff.settings.experiment import CASE_FIELDS
+from fedserdiff.experiment_file import site_lines
+from fedserdiff.settings.experiment import CASE_FIELDS, Site
+from fedserdiff.settings.sources import as_toml
 
 
 class ArrivalOrder(StrEnum):
@@ -236,15 +237,12 @@ def federation_text(
     agreed = (("modalities", found.convention.modalities, BRATS_MODALITIES),)
     for name, own, usual in (*agreed, ("regions", tuple(found.convention.regions), BRATS_REGIONS)):
         if own != usual:
-            lines.append(f"{name} = {_toml(own)}")
+            lines.append(f"{name} = {as_toml(own)}")
     if shares:
         lines += ["", "[data]", *(f"{name} = {share:g}" for name, share in shares.items())]
     for share in division.hospitals:
-        lines += ["", "[[site]]", f"name = {_toml(share.name)}", f"release = {_toml(stated)}"]
-        lines.append(f"path = {_toml(os.path.relpath(folder.resolve(), base))}")
-        for field in CASE_FIELDS:
-            if names := getattr(share, field):
-                lines.append(f"{field} = {_toml(names)}")
+        named = {field: getattr(share, field) for field in CASE_FIELDS}
+        lines += ["", *site_lines(Site(share.name, stated, os.path.relpath(folder.resolve(), base), **named))]
     return "\n".join(lines) + "\n"
 
 
@@ -260,7 +258,3 @@ def _check_names(shares: Sequence[Share]) -> None:
         other = by_name.setdefault(share.name, share.institution)
         if other != share.institution:
             raise ConfigError(f"{other!r} and {share.institution!r} would both be site {share.name}: rename one")
-
-
-def _toml(value: str | Sequence[str]) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedserdiff.errors import ConfigError
-from fedserdiff.settings.experiment import PROVENANCE
-from fedserdiff.settings.sources import DEFAULT_PROFILE, Layers, layers_of, read_toml, source_of
+from fedserdiff.settings.experiment import CASE_FIELDS, PROVENANCE, Site
+from fedserdiff.settings.sources import DEFAULT_PROFILE, Layers, as_toml, layers_of, read_toml, source_of
 from fedserdiff.text import read_json
 
 PHANTOM = "phantom"
@@ -109,3 +109,9 @@ def _beside(file: Path, profile: str) -> str:
     """Return a profile's name, or the path of the user's profile file, which is relative to the experiment file."""
     own = file.parent / profile
     return str(own) if profile.endswith(".toml") and own.is_file() else profile
+
+
+def site_lines(site: Site) -> list[str]:
+    """Return the lines of a site's ``[[site]]`` table, with its path as it is and without fields that are empty."""
+    fields = {field: getattr(site, field) for field in ("name", "release", "path", *CASE_FIELDS)}
+    return ["[[site]]", *(f"{field} = {as_toml(value)}" for field, value in fields.items() if value)]

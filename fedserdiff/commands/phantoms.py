@@ -1,7 +1,7 @@
 """Write a stream of phantom hospitals, with brains or prostates, and a federation file that lists them."""
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,11 @@ import typer
 from fedserdiff.commands import options
 from fedserdiff.commands.common import clear_errors
 from fedserdiff.errors import ConfigError
+from fedserdiff.experiment_file import site_lines
 from fedserdiff.files import write_whole
 from fedserdiff.report.console import open_console, progress_bars
 from fedserdiff.settings.experiment import Settings, Site
-from fedserdiff.settings.sources import make_settings
+from fedserdiff.settings.sources import as_toml, make_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -54,35 +55,27 @@ def main(
             raise ConfigError("--first, --sites: must be at least 1")
         # with torch, for which help and completion should not wait
         from fedserdiff.data.phantom import prostate
+        from fedserdiff.federation import written_phantom
 
         if stream is not None and organ is Organ.PROSTATE:
             raise ConfigError("--stream: only applies to brains; leave it out for prostates")
         config = make_settings(profile, {} if stream is None else {"data.phantom_stream": stream}, seed=seed)
-        write = _write_brains if organ is Organ.BRAIN else _write_prostates
+        write = written_phantom if organ is Organ.BRAIN else _write_prostates
         entries = []
         if organ is Organ.PROSTATE:
             for field, names in (("modalities", prostate.MODALITIES), ("regions", prostate.REGIONS)):
-                entries.append(f"{field} = {json.dumps(names)}\n")
+                entries.append(f"{field} = {as_toml(names)}\n")
         with progress_bars(console) as show:
             for index in range(first - 1, first - 1 + sites):
-                site = write(folder, index, config, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
-                fields = {"name": site.name, "release": site.release, "path": Path(site.path).name}
-                held_out = {field: getattr(site, field) for field in ("test_cases", "validation_cases")}
-                fields |= {field: cases for field, cases in held_out.items() if cases}
-                # names and lists of names read the same in JSON and in TOML
-                entries.append("[[site]]\n" + "".join(f"{f} = {json.dumps(value)}\n" for f, value in fields.items()))
+                site = write(index, config, folder, lambda s, d, t: show(f"scanning phantoms of {s}", d, t))
+                lines = site_lines(replace(site, path=Path(site.path).name))
+                entries.append("".join(f"{line}\n" for line in lines))
         file = folder / f"phantom-{organ}s.toml"
         write_whole(file, lambda opened: opened.write("\n".join(entries).encode()))
     console.print(f"{sites} phantom hospitals: {file}", soft_wrap=True)
 
 
-def _write_brains(folder: Path, index: int, config: Settings, told: Callable[[str, int, int], None]) -> Site:
-    from fedserdiff.federation import written_phantom
-
-    return written_phantom(index, config, folder, told)
-
-
-def _write_prostates(folder: Path, index: int, config: Settings, told: Callable[[str, int, int], None]) -> Site:
+def _write_prostates(index: int, config: Settings, folder: Path, told: Callable[[str, int, int], None]) -> Site:
     from fedserdiff.data.decathlon import MSD
     from fedserdiff.data.phantom import prostate
 

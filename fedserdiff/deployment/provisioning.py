@@ -24,6 +24,7 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.networks import UNET
 from fedserdiff.settings.experiment import CASE_FIELDS, Settings, Site
 from fedserdiff.settings.foreign import foreign
+from fedserdiff.settings.sources import as_toml
 from fedserdiff.text import readable
 
 COMMANDS_FILE = "COMMANDS.txt"
@@ -114,7 +115,7 @@ def commands(coordinator: Coordinator) -> str:
         "--disable-runtime-dependency-installation",
     ]
     names = [site.name for site in coordinator.config.sites]
-    run_config = shlex.quote(f"federation={_toml_string(str(folder))}")
+    run_config = shlex.quote(f"federation={as_toml(str(folder))}")
     lines = [
         "# At the coordinator, in the project's checkout. Run the exports in every shell:",
         *(f"export {name}={shlex.quote(value)}" for name, value in flower.items()),
@@ -173,10 +174,10 @@ def _write_all(out: Path, config: Settings, shared: Settings, address: str, host
 def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
     lines = [
         "# Only this hospital sets and knows these values. Keep node.key in this folder secret.",
-        f"name = {_toml_string(site.name)}",
-        f"release = {_toml_string(site.release)}",
-        f"coordinator = {_toml_string(address)}",
-        f"data = {_toml_string(data or _NO_DATA_YET)}  # folder of the scans, relative to this file or absolute",
+        f"name = {as_toml(site.name)}",
+        f"release = {as_toml(site.release)}",
+        f"coordinator = {as_toml(address)}",
+        f"data = {as_toml(data or _NO_DATA_YET)}  # folder of the scans, relative to this file or absolute",
         'cache = "cache"  # prepared cases; safe to delete',
         f"# cpus = {shared.machine.cpus_per_site:g}  # training threads; another number changes results slightly",
         f"# gpus = {shared.machine.gpus_per_site:g}  # 1 trains on this machine's GPU",
@@ -185,11 +186,11 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
         lines += [
             "# The experiment names code that does not come with fedserdiff. It would run here, with access to scans.",
             "# If you have read and trust it, remove the # from the next line:",
-            f"# allow = [{', '.join(map(_toml_string, others))}]",
+            f"# allow = {as_toml(others)}",
         ]
     for field in CASE_FIELDS:
         if names := getattr(site, field):
-            lines.append(f"{field} = [{', '.join(map(_toml_string, names))}]")
+            lines.append(f"{field} = {as_toml(names)}")
     lines += ["# statistics = false  # do not answer if the coordinator asks for statistics before training"]
     lines += ["", "# This hospital may set lower egress limits than the experiment's, which are:", "# [egress]"]
     lines += [f"# {name} = {getattr(shared.privacy, name):g}" for name in EGRESS_LIMITS]
@@ -198,15 +199,10 @@ def _site_toml(site: Site, shared: Settings, address: str, data: str) -> str:
 
 def _flower_config(address: str, ca: Path) -> str:
     return (
-        f"[superlink]\ndefault = {_toml_string(_CONNECTION)}\n\n"
+        f"[superlink]\ndefault = {as_toml(_CONNECTION)}\n\n"
         f"[superlink.{_CONNECTION}]\n"
-        f"address = {_toml_string(address)}\nroot-certificates = {_toml_string(str(ca))}\n"
+        f"address = {as_toml(address)}\nroot-certificates = {as_toml(str(ca))}\n"
     )
-
-
-def _toml_string(text: str) -> str:
-    """Return a TOML string: a JSON string with the one control character escaped that JSON does not escape."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _quoted(path: Path) -> str:

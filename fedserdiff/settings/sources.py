@@ -279,12 +279,12 @@ def parsed_value(text: str) -> Any:
 
 
 def as_toml(value: Any) -> str:
-    """Return a setting's value as TOML text."""
+    """Return a value as TOML text: strings as JSON, with the one control character escaped that JSON leaves."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(name)} = {as_toml(own)}' for name, own in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(file: Path) -> dict[str, Any]:
