@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedserdiff.commands.common import clear_errors, seeds_of
-from fedserdiff.comparison.summary import interval_text, scaled
+from fedserdiff.comparison.sentences import interval_text, scaled
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.lesson import Lesson

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedserdiff.data.cache import CachedCase
@@ -157,22 +159,43 @@ def of_each_case(
     adapter: SiteAdapter | None,
     judged: Callable[[Prediction, CachedCase], T],
 ) -> list[T]:
-    """Apply `judged` to each case's prediction, in order, on all CPUs, with as many cases at a time as memory allows.
+    """Apply `judged` to the student's prediction of each case, as in `judge_each`.
 
     The student is in evaluation mode afterwards.
     """
+    student.eval()  # set once here, so that parallel threads need not switch its mode
+    work = [(cached, partial(predict_case, student, cached, config, adapter)) for cached in cases]
+    return judge_each(work, config, student.device, judged)
 
-    def predicted(cached: CachedCase) -> tuple[Prediction, CachedCase]:
-        return predict_case(student, cached, config, adapter), cached
+
+def judge_each(
+    work: Sequence[tuple[CachedCase, Callable[[], Prediction]]],
+    config: Settings,
+    device: torch.device,
+    judged: Callable[[Prediction, CachedCase], T],
+) -> list[T]:
+    """Apply `judged` to each case's prediction, in order, on all CPUs, with as many cases at a time as memory allows.
+
+    Parameters
+    ----------
+    work : sequence of (CachedCase, function)
+        Cases, each with a function that predicts it on `device`.
+    config : Settings
+    device : torch.device
+    judged : function
+    """
+
+    def predicted(one: tuple[CachedCase, Callable[[], Prediction]]) -> tuple[Prediction, CachedCase]:
+        return one[1](), one[0]
 
     def both(predicted: tuple[Prediction, CachedCase]) -> T:
         return judged(*predicted)
 
-    student.eval()  # set once here, so that parallel threads need not switch its mode
-    voxels = max(math.prod(config.data.grid), *(math.prod(c.prepared.geometry.scored_shape) for c in cases))
+    largest = max(math.prod(cached.prepared.geometry.scored_shape) for cached, _ in work)
+    voxels = max(math.prod(config.data.grid), largest)
     each = _BYTES_A_VOXEL + (_MORE_BY_AREA if config.scoring.hd95 == "area" else 0)
     most = max(1, _MEMORY // (each * voxels))
-    if student.device.type == "cpu":
-        return one_a_cpu(lambda cached: both(predicted(cached)), cases, most)
+    if device.type == "cpu":
+        return one_a_cpu(lambda one: both(predicted(one)), work, most)
     # this thread issues the GPU's work as fast as memory for the results allows
-    return one_a_cpu(both, map(predicted, cases), most)
+    return one_a_cpu(both, map(predicted, work), most)

@@ -26,8 +26,12 @@ def write_run(
     levels: list[list[float]],
     deployed: list[int] | None = None,
     name: str | None = None,
+    unknown: list[float | None] | None = None,
 ) -> RunRecord:
-    """Write and load a run whose Dice of a case is drawn around `levels[row][column]`, HD95 100 mm × (1 − Dice)."""
+    """Write and load a run whose Dice of a case is drawn around `levels[row][column]`, HD95 100 mm × (1 − Dice).
+
+    On scans of unknown origin, if the run has scored them, it is drawn around `unknown[column]`, by the same cases.
+    """
     rng = np.random.default_rng([seed, 7])  # the same patients are hard for every method
     hardness = {site: rng.uniform(-0.1, 0.1, len(cases)) for site, cases in CASES.items()}
     run = RunDirectory.new(folder / (name or f"{method}-{seed}"))
@@ -66,4 +70,17 @@ def write_run(
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
+    if unknown is not None:
+        rows = [
+            {"site": site, "case": case, "region": region, "dice": (dice := level + hard + 0.01 * place)}
+            | {"hd95": 100 * (1 - dice)}
+            for level, (site, names) in zip(unknown, CASES.items(), strict=True)
+            if level is not None
+            for case, hard in zip(names, hardness[site], strict=True)
+            for place, region in enumerate(BRATS_REGIONS)
+        ]
+        with (run.path / "unknown-origin.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     return load_run(run.path)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from fedserdiff.comparison.records import RunRecord
+from fedserdiff.comparison.sentences import interval_text, scaled
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, mean_of, outcomes, series
-from fedserdiff.comparison.summary import interval_text, scaled
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate

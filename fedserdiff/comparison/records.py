@@ -15,6 +15,9 @@ from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import StreamScores
 from fedserdiff.settings.experiment import PROVENANCE, Settings
 
+UNKNOWN_ORIGIN = "unknown-origin.csv"
+"""File with a run's scores on scans of unknown origin, if its method depends on the origin."""
+
 _METRICS = ("dice", "hd95")
 
 
@@ -35,8 +38,11 @@ class RunRecord:
     scores : mapping
         Scores of the refined masks by metric (``dice`` as a fraction, ``hd95`` in mm): means over regions for every
         case, stage and site.
-    dice_by_region : mapping
-        Dice by region, only of the student that each site uses at the end: arrays with one row.
+    at_end, dice_by_region : mapping
+        Such scores, and Dice by region, only of the student that each site uses at the end: arrays with one row. They
+        are of scans of unknown origin if the run has scored those.
+    unknown_origin : bool
+        Whether `at_end` and `dice_by_region` are of scans of unknown origin.
     """
 
     path: Path
@@ -44,7 +50,9 @@ class RunRecord:
     versions: Mapping[str, str]
     results: Mapping[str, Any]
     scores: Mapping[str, StreamScores]
+    at_end: Mapping[str, StreamScores]
     dice_by_region: Mapping[str, StreamScores]
+    unknown_origin: bool
 
     @property
     def patients(self) -> dict[str, Sequence[str]]:
@@ -53,8 +61,7 @@ class RunRecord:
 
     def final(self, metric: str) -> list[float]:
         """Return each site's mean score at the end of the stream, with the student that the site then uses."""
-        matrix = self.results["R"][metric]["mean"]
-        return [matrix[row][column] for column, row in enumerate(self.results["deployed"])]
+        return [float(values.mean()) for values in self.at_end[metric].values.values()]
 
     @property
     def seconds(self) -> float:
@@ -86,35 +93,37 @@ def load_run(path: Path) -> RunRecord:
             site: [row[column] is not None for row in results["R"]["dice"]["mean"]]
             for column, site in enumerate(results["sites"])
         }
-        tables = {
-            site.name: _by_case(path, site.name, scored[site.name], deployed[site.name], regions)
-            for site in config.sites
-        }
+        tables = {site.name: _by_case(path, site.name, scored[site.name], regions) for site in config.sites}
+        ends = _deployed(tables, deployed)
+        if unknown_origin := (path / UNKNOWN_ORIGIN).is_file():
+            ends = _of_unknown_origin(path, ends, regions)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the directory of a finished run ({error!r})") from None
     patients = {site.name: [patient_of(site, case) for case in tables[site.name]] for site in config.sites}
-    by_metric, by_region = (
-        {site: np.stack([scores[part] for scores in cases.values()], 2) for site, cases in tables.items()}
-        for part in (0, 1)
-    )
-    scores = {
-        metric: StreamScores(
-            {s: v[place] for s, v in by_metric.items()}, patients, deployed, metric == "dice", arrivals
-        )
-        for place, metric in enumerate(_METRICS)
-    }
+    streams, lasts = ({site: np.stack([*cases.values()], 3) for site, cases in of.items()} for of in (tables, ends))
+    scores, at_end = {}, {}
     last = dict.fromkeys(patients, 0)
+    for place, metric in enumerate(_METRICS):
+        higher = metric == "dice"
+        means = {site: values[place].mean(1) for site, values in streams.items()}
+        scores[metric] = StreamScores(means, patients, deployed, higher, arrivals)
+        final = {site: values[place].mean(1) for site, values in lasts.items()}
+        at_end[metric] = StreamScores(final, patients, last, higher)
     dice_by_region = {
-        region: StreamScores({s: v[place] for s, v in by_region.items()}, patients, last, higher_is_better=True)
+        region: StreamScores({s: v[0, :, place] for s, v in lasts.items()}, patients, last, higher_is_better=True)
         for place, region in enumerate(regions)
     }
-    return RunRecord(path, config, about[PROVENANCE]["versions"], results, scores, dice_by_region)
+    return RunRecord(
+        path, config, about[PROVENANCE]["versions"], results, scores, at_end, dice_by_region, unknown_origin
+    )
 
 
-def _by_case(
-    path: Path, site: str, scored: Sequence[bool], deployed: int, regions: Sequence[str]
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Read a hospital's scores by case: means over regions (metrics, rows), and Dice of the deployed row (regions, 1).
+_Tables = dict[str, dict[str, NDArray[np.float64]]]
+"""By site and case: scores of the refined mask (metrics, rows, regions)."""
+
+
+def _by_case(path: Path, site: str, scored: Sequence[bool], regions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read a hospital's scores by case: (metrics, rows, regions).
 
     Rows that the hospital has not `scored` because it had left are NaN.
     """
@@ -130,5 +139,28 @@ def _by_case(
             raise ValueError(f"scores.csv of {site} does not cover every stage")
         measured = np.full((len(_METRICS), len(scored), len(regions)), np.nan)
         measured[:, rows] = [[[float(lines[row, r][metric]) for r in regions] for row in rows] for metric in _METRICS]
-        cases[case] = (measured.mean(2), measured[0, deployed, :, None])
+        cases[case] = measured
     return cases
+
+
+def _deployed(tables: _Tables, deployed: Mapping[str, int]) -> _Tables:
+    """Return the scores of the student that each site uses at the end."""
+    return {site: {case: of[:, [deployed[site]]] for case, of in cases.items()} for site, cases in tables.items()}
+
+
+def _of_unknown_origin(path: Path, ends: _Tables, regions: Sequence[str]) -> _Tables:
+    """Return the scores at the end, `ends`, with those that a run has of scans of unknown origin.
+
+    A site that has left keeps its own student, so it has none.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    with (path / UNKNOWN_ORIGIN).open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            scores = [float(line[metric]) for metric in _METRICS]
+            found.setdefault(line["site"], {}).setdefault(line["case"], {})[line["region"]] = scores
+    replaced = dict(ends)
+    for site, cases in found.items():
+        if cases.keys() != ends[site].keys():
+            raise ValueError(f"{UNKNOWN_ORIGIN} has other cases of {site} than scores.csv")
+        replaced[site] = {case: np.array([cases[case][region] for region in regions]).T[:, None] for case in ends[site]}
+    return replaced

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedserdiff.comparison.sentences import interval_text, scaled
 from fedserdiff.comparison.studies import (
     COLUMNS,
     FirstHospital,
@@ -18,7 +19,7 @@ from fedserdiff.comparison.studies import (
     required,
     series,
 )
-from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.summary import paired_estimates
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import StreamScores

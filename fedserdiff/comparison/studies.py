@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.comparison.summary import estimates_by_metric, interval_text, scaled
+from fedserdiff.comparison.sentences import interval_text, scaled
+from fedserdiff.comparison.summary import estimates_by_metric
 from fedserdiff.data.cache import CachedCase
 from fedserdiff.evaluation.bootstrap import Estimate
 from fedserdiff.settings.experiment import Settings

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedserdiff.comparison.records import RunRecord, load_run
+from fedserdiff.comparison.sentences import one_seed
 from fedserdiff.comparison.studies import FirstHospital, Study, scored_on_validation
-from fedserdiff.comparison.summary import Data, compare_runs, one_seed
+from fedserdiff.comparison.summary import Data, compare_runs
 from fedserdiff.comparison.verdicts import judge
 from fedserdiff.errors import ConfigError
 from fedserdiff.experiment_file import PHANTOM
@@ -317,7 +318,7 @@ def _rows(comparison: Mapping[str, Any]) -> list[list[Any]]:
             "breaks privacy": method["breaks_privacy"],
             "needs": "; ".join(method["needs"]),
             "leaks": comparison["data"]["leak"] is not None,
-            **_ends(method["scores"]),
+            **_ends({name.replace("_", " "): score for name, score in method["scores"].items()}),
             "worst hospital": method["fairness"]["worst_site"],
             **_ends({"worst hospital dice": method["fairness"]["worst"], "spread": method["fairness"]["spread"]}),
             **_ends({f"dice {region}": interval for region, interval in method["dice_by_region"].items()}),

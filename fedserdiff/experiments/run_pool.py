@@ -305,6 +305,9 @@ class _StatusFile(RunEvents):
     def evaluation_started(self, stage: int, sites: Sequence[str]) -> None:
         self._say("", f"scoring after stage {stage}" if stage else "scoring the untrained student")
 
+    def unknown_origin_started(self) -> None:
+        self._say("", "scoring scans of unknown origin")
+
 
 def _end_with_parent() -> None:
     """Wait until the parent process has ended for any reason; then kill this process group, including Ray."""

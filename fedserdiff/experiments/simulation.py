@@ -18,7 +18,9 @@ from fedserdiff.diffusion.adapter import SiteAdapter
 from fedserdiff.diffusion.refiner import Student
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.summary import mean_over_regions
+from fedserdiff.experiments.final_student import final_student
 from fedserdiff.experiments.opened_federation import Federation, scans_of
+from fedserdiff.experiments.unknown_origin import depends_on_origin, score_unknown_origin
 from fedserdiff.launch import Resources, simulate
 from fedserdiff.methods import get_method
 from fedserdiff.model_file import load_student
@@ -29,12 +31,10 @@ from fedserdiff.report.examples import Example
 from fedserdiff.report.wording import in_capitals
 from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import use_cpus
-from sites.adapters import load_adapter
 from sites.client_app import Premises, make_client_app
 from sites.evaluation import predict_case, score_prediction
 from sites.hospital import Hospital
 from sites.ledger import LEDGER_FILE
-from sites.personal import load_personal
 from sites.training import make_objective
 from strategies.evaluation_plan import evaluated_sites
 from strategies.first_stage import FirstStage
@@ -44,6 +44,7 @@ from strategies.stream import make_stream
 
 _SHOWN = "flair"  # it shows the whole glioma; other datasets show their first modality
 _AROUND = "start and stop of Flower and Ray"
+_RECOGNISING = "scans of unknown origin"
 
 
 def run_simulation(
@@ -63,6 +64,8 @@ def run_simulation(
     config = federation.config
     started = time.time()
     before = run.read_seconds()
+    around = before.pop(_AROUND, 0.0)
+    before.pop(_RECOGNISING, None)  # done again
     overlap, skipped = federation.overlap_of(config), federation.skipped_of(config)
     scans = scans_of(federation.hospitals)
     shared = None if first_stage is None else FirstStage.load(first_stage, config, scans)
@@ -92,13 +95,19 @@ def run_simulation(
             shutil.rmtree(run.path)
         raise
     results: dict[str, Any] = json.loads((run.path / "results.json").read_text())
-    already = sum(before.values()) - before.get(_AROUND, 0) + (0 if shared is None else sum(shared.seconds.values()))
+    already = sum(before.values()) + (0 if shared is None else sum(shared.seconds.values()))
     in_stream = sum(results["seconds"].values()) - already
-    results["seconds"][_AROUND] = before.get(_AROUND, 0) + max(0.0, time.time() - started - in_stream)
+    results["seconds"][_AROUND] = around + max(0.0, time.time() - started - in_stream)
     for site, size in _raw_bytes(federation).items():
         results["bytes_out"][site][RAW_SCANS] = size
     results["raw_nifti_bytes"] = {hospital.site.name: _on_disk(hospital.cases) for hospital in federation.hospitals}
     results |= {"overlap": overlap, "skipped": skipped}
+    departed = [one["site"] for one in results["departures"] if one["returns"] is None]
+    if not only_first and depends_on_origin(federation, departed):
+        begun = time.time()
+        events.unknown_origin_started()
+        results["unknown_origin"] = score_unknown_origin(federation, run, departed)
+        results["seconds"][_RECOGNISING] = time.time() - begun
     run.write_json("results.json", results)
     return results
 
@@ -148,13 +157,8 @@ def examples(federation: Federation, run: RunDirectory) -> list[Example]:
     teacher = load_student(config, taught).to(device) if taught.exists() else None
     shown = []
     for hospital in [h for h in federation.hospitals if h.site.name in evaluated_sites(config)]:
-        own = run.path / f"student-{hospital.site.name}.pt"
-        student = load_student(config, own if own.exists() else run.path / "student.pt").to(device)
-        name = hospital.site.name
-        ended = (config.most_stages + 1, 0)
-        load_personal(student, run.hospitals / name, config, name, ended)
-        adapter = load_adapter(run.hospitals / name, config, name, ended)
-        shown.append(_example(hospital, student, teacher, config, None if adapter is None else adapter.to(device)))
+        student, adapter = final_student(run, config, hospital.site.name, device)
+        shown.append(_example(hospital, student, teacher, config, adapter))
     return shown
 
 

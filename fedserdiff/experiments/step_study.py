@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedserdiff.comparison.records import RunRecord
+from fedserdiff.comparison.sentences import interval_text, scaled
 from fedserdiff.comparison.studies import FirstHospital, Study, StudyRuns, plain_series, required
-from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.summary import paired_estimates
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.device import use_device
 from fedserdiff.evaluation.bootstrap import StreamScores

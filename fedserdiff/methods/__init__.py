@@ -118,11 +118,20 @@ def listed_methods() -> str:
 
 
 def origin_note(names: Iterable[str]) -> str | None:
-    """Return a note for scores of these methods; None if none of them needs the origin of a scan."""
+    """Return a note for scores of these methods with the origin of scans known; None if none of them needs it."""
     knowing = [name for name in names if get_method(name).knows_origin]
     if not knowing:
         return None
     return (
         f"{', '.join(knowing)}: a hospital is scored with the adapter or weights that it keeps for itself, so scores "
         "assume that the hospital of each scan is known."
+    )
+
+
+def recognition_note(names: Iterable[str]) -> str:
+    """Return a note on how scans of unknown origin are segmented with these methods."""
+    return (
+        f"{', '.join(names)}: a hospital keeps an adapter or weights for itself. Scans of unknown origin are segmented "
+        "with what the hospital keeps whose training scans they resemble most, or with the mean of the two nearest if "
+        "the nearest is not clear."
     )

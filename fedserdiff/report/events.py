@@ -60,6 +60,9 @@ class RunEvents:
     def stage_evaluated(self, stage: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Called when row `stage` of R is known; `scores` are by site."""
 
+    def unknown_origin_started(self) -> None:
+        """Called in a simulation before the final students are scored on scans whose hospital nobody names."""
+
 
 class AllOf(RunEvents):
     """A listener that passes every event on to several listeners, in order."""

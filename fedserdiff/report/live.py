@@ -132,6 +132,10 @@ class LiveView(RunEvents):
         ]
         self._console.print(f"  R[{stage}] Dice % (HD95): " + " · ".join(cells))
 
+    def unknown_origin_started(self) -> None:
+        self._watched = ()
+        self._show("scoring scans of unknown origin")
+
     def _show(self, description: str) -> None:
         self._since = time.time()
         self._progress.remove_task(self._task)

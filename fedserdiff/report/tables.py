@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fedserdiff.comparison.verdicts import said
 from fedserdiff.evaluation.departures import departure_notes
-from fedserdiff.methods import label, origin_note
+from fedserdiff.methods import label, origin_note, recognition_note
 from fedserdiff.report.console import print_table
 from fedserdiff.report.overlap import leak_warning, left_out_note, skipped_notes
 from fedserdiff.report.retention import alarms
@@ -60,7 +60,7 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
     if note := _partial_note(results):
         console.print(escape(note), highlight=False)
     print_table(console, _stream_table(results, "Continual learning over the stream"))
-    if note := origin_note([results["method"]]):
+    if note := _origin_note(results):
         console.print(note, highlight=False)
     print_table(console, _bytes_table(results, "Bytes that left each hospital, by kind of record"))
     console.print(f"Seconds: {_seconds(results)}")
@@ -70,6 +70,18 @@ def print_results(console: Console, results: Mapping[str, Any], data: str) -> No
         if note:
             console.print(escape(note), highlight=False)
     _print_warnings(console, results)
+
+
+def _origin_note(results: Mapping[str, Any]) -> str | None:
+    """Return a sentence on the origin of scans if the method's scores depend on it."""
+    if (note := origin_note([results["method"]])) is None or (unknown := results.get("unknown_origin")) is None:
+        return note
+    dice, cases = unknown["dice"], sum(results["cases"][site][results["scored"]] for site in unknown["dice"])
+    return (
+        f"{recognition_note([results['method']])} Their mean Dice is {100 * sum(dice.values()) / len(dice):.1f} %; "
+        f"{sum(unknown['recognised'].values())} of {cases} resemble their own hospital's most, and for "
+        f"{sum(unknown['averaged'].values())} two are averaged. The tables assume that the hospital is known."
+    )
 
 
 def _worst_note(results: Mapping[str, Any]) -> str | None:
@@ -235,6 +247,8 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for method in methods:
         keys = ("dice", "hd95", "bwt", "fwt", "forgetting")
         shown = [_interval(method["scores"][key], 1 if key == "hd95" else 100) for key in keys]
+        if known := method["scores"].get("known_origin"):
+            shown[0] += f"\norigin known: {100 * known['value']:.1f}"
         scores.add_row(named[method["name"]], *shown)
     print_table(console, scores)
     print_table(console, _hospital_table(methods, named))

@@ -53,8 +53,36 @@ def test_the_final_score_of_a_site_is_that_of_the_student_it_uses(write_run: Wri
     last = write_run("fine-tune", 0, LEVELS)
     own = write_run("local", 0, LEVELS, deployed=[1, 2])
     matrix = last.results["R"]["dice"]["mean"]
-    assert last.final("dice") == matrix[2]
-    assert own.final("dice") == [matrix[1][0], matrix[2][1]]
+    assert last.final("dice") == pytest.approx(matrix[2])
+    assert own.final("dice") == pytest.approx([matrix[1][0], matrix[2][1]])
+
+
+def test_scores_at_the_end_are_of_scans_of_unknown_origin_where_a_run_has_them(write_run: WriteRun) -> None:
+    record = write_run("fedbn", 0, LEVELS, unknown=[0.3, 0.6])
+    assert record.unknown_origin
+    known = record.results["R"]["dice"]["mean"][2]  # of levels 0.5 and 0.7, for the same cases
+    assert record.final("dice") == pytest.approx([known[0] - 0.2, known[1] - 0.1])
+    assert record.final("hd95") == pytest.approx([100 * (1 - dice) for dice in record.final("dice")])
+    for region, scores in record.dice_by_region.items():
+        of_known = record.results["R"]["dice"][region][2]
+        means = [values.mean() for values in scores.values.values()]
+        assert means == pytest.approx([of_known[0] - 0.2, of_known[1] - 0.1])
+    stream = record.scores["dice"].values["north"]
+    assert stream[2].mean() == pytest.approx(known[0]), "R itself is of known origin"
+
+
+def test_a_hospital_that_has_left_has_the_scores_of_its_own_student(write_run: WriteRun) -> None:
+    record = write_run("fedbn", 0, LEVELS, unknown=[0.3, None])
+    known = record.results["R"]["dice"]["mean"][2]
+    assert record.final("dice") == pytest.approx([known[0] - 0.2, known[1]])
+
+
+def test_scores_of_unknown_origin_of_other_cases_are_refused(write_run: WriteRun) -> None:
+    path = write_run("fedbn", 0, LEVELS, unknown=[0.3, 0.6]).path
+    table = path / "unknown-origin.csv"
+    table.write_text(table.read_text().replace("BraTS2021_00002", "BraTS2021_00009"))
+    with pytest.raises(ConfigError, match=r"unknown-origin\.csv has other cases of north than scores\.csv"):
+        load_run(path)
 
 
 @pytest.mark.parametrize("file", ["config.json", "results.json", "hospitals/west/scores.csv"])

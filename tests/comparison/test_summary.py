@@ -176,6 +176,30 @@ def test_ser_diff_plus_is_held_against_what_it_is_to_beat_and_what_it_has_to_kno
     )
 
 
+def test_scans_of_unknown_origin_are_the_headline_and_known_ones_stand_beside_it(write_run: WriteRun) -> None:
+    seeds = (0, 1, 2)
+    given = {
+        "fedbn": {seed: write_run("fedbn", seed, KEEPS, unknown=[0.3, 0.6]) for seed in seeds},
+        "fine-tune": {seed: write_run("fine-tune", seed, FORGETS) for seed in seeds},
+    }
+    comparison = compare_runs(given, PHANTOM)
+    fedbn, other = comparison["methods"]
+    known = np.mean([run.results["R"]["dice"]["mean"][-1] for run in given["fedbn"].values()], axis=0)
+    unknown = known - [0.3, 0.1]  # of levels 0.6 and 0.7, for the same cases
+    assert fedbn["scores"]["dice"]["value"] == pytest.approx(unknown.mean())
+    assert fedbn["scores"]["known_origin"]["value"] == pytest.approx(known.mean())
+    assert list(fedbn["per_site"]["dice"].values()) == pytest.approx(unknown)
+    assert fedbn["fairness"]["worst_site"] == "north"
+    assert fedbn["fairness"]["worst"]["value"] == pytest.approx(unknown[0])
+    assert other["scores"]["known_origin"] is None
+    (verdict,) = judge([comparison])[0]["verdicts"]
+    assert verdict["value"] == pytest.approx(100 * (0.45 - 0.55), abs=1e-6), "unknown against fine-tuning's 0.4 and 0.7"
+    told = next(sentence for sentence in comparison["answer"] if sentence.startswith("fedbn: a hospital keeps"))
+    assert f"With the hospital known, mean Dice is: fedbn {100 * known.mean():.1f} %" in told
+    forgetting = [run.results["forgetting"]["dice"]["mean"] for run in given["fedbn"].values()]
+    assert fedbn["scores"]["forgetting"]["value"] == pytest.approx(np.mean(forgetting)), "of the stream"
+
+
 def test_every_method_is_held_against_fine_tuning_once(write_run: WriteRun) -> None:
     given = {"ser-diff": KEEPS, "fine-tune": FORGETS, "rehearsal": KEEPS, "distill": KEEPS}
     assert pairs_of(write_run, given) == [
@@ -292,7 +316,10 @@ def test_a_single_test_patient_gives_no_interval_and_no_verdict(write_run: Write
         }
 
     alone = {
-        name: {s: replace(r, scores=cut(r.scores), dice_by_region=cut(r.dice_by_region)) for s, r in by_seed.items()}
+        name: {
+            s: replace(r, scores=cut(r.scores), at_end=cut(r.at_end), dice_by_region=cut(r.dice_by_region))
+            for s, r in by_seed.items()
+        }
         for name, by_seed in given.items()
     }
     comparison = compare_runs(alone, Data("ours.toml", phantom=False))

@@ -3,20 +3,19 @@
 import csv
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import preloaded
 import pytest
 import torch
-from scipy.stats import entropy
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from fedserdiff import wire
-from fedserdiff.diffusion.refiner import Student, new_student
+from fedserdiff.diffusion.refiner import Prediction, Student, new_student
 from fedserdiff.errors import ConfigError
+from fedserdiff.evaluation.recognition import appearance
 from fedserdiff.experiments import simulation
 from fedserdiff.experiments.opened_model import open_model
 from fedserdiff.report.events import RunEvents
@@ -317,38 +316,52 @@ def test_rehearsal_counts_the_cases_that_stay_in_the_buffer_as_raw_scans(
     assert len(set(cases.values())) == 3, "so that another case would have been noticed"
 
 
-def test_scans_of_unknown_origin_go_through_the_adapter_that_leaves_least_doubt(
+def test_scans_of_unknown_origin_get_the_adapters_of_the_hospitals_that_they_resemble(
     others: Callable[[str], Results], workplace: Path
 ) -> None:
-    """What the script writes, against every adapter tried here by hand, and the entropy that scipy gives."""
-    others("ser-diff-plus")
-    command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "ser-diff-plus"]
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    written = json.loads((workplace / "ser-diff-plus" / "unknown-origin.json").read_text())["sites"]
-    config = config_of(workplace / "ser-diff-plus")
+    """What a run writes, against discriminant analysis and masks by hand."""
+    told = others("ser-diff-plus")["unknown_origin"]
+    run = workplace / "ser-diff-plus"
+    config = config_of(run)
+    names = [site.name for site in config.sites]
     student = Student(config)
-    student.load_state_dict(weights(workplace / "ser-diff-plus"))
-    kept = workplace / "ser-diff-plus" / "hospitals"
-    adapters = [load_adapter(kept / site.name, config, site.name, (4, 0)) for site in config.sites]
+    student.load_state_dict(weights(run))
+    adapters = [load_adapter(run / "hospitals" / name, config, name, (4, 0)) for name in names]
     assert [adapter is None for adapter in adapters] == [True, False], "the first hospital needs none"
-    for number, site in enumerate(config.sites):
-        (cached,) = open_hospital(site, config, workplace / "cache" / "cases").test
-        found = [predict_case(student, cached, config, adapter) for adapter in adapters]
-        brain = (cached.prepared.image != 0).any(0)
-        doubts = [entropy(np.stack([p := f.coarse.numpy()[:, brain].astype(float), 1 - p])).mean() for f in found]
-        chosen = int(np.argmin(doubts))
-        scores = score_prediction(found[chosen], cached)
-        told = written[number]
-        assert (told["cases"], told["through its own adapter"]) == (1, int(chosen == number))
-        assert told["dice"] == pytest.approx(
-            np.mean([scores[f"refined.dice.{region}"] for region in ("tc", "wt", "et")])
-        )
+    hospitals = [open_hospital(site, config, workplace / "cache" / "cases") for site in config.sites]
+    seen = np.stack([appearance(cached.prepared.image) for hospital in hospitals for cached in hospital.training])
+    whose = np.repeat([0, 1], [len(hospital.training) for hospital in hospitals])
+    centre, scale = seen.mean(0), seen.std(0)
+    scale[scale == 0] = 1
+    analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
+    analysis.fit((seen - centre) / scale, whose)
+    with (run / "unknown-origin.csv").open(newline="") as file:
+        rows = {(row["case"], row["region"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 2 * 3, "a test case a hospital"
+    for number, hospital in enumerate(hospitals):
+        (cached,) = hospital.test
+        own = (appearance(cached.prepared.image) - centre) / scale
+        likely = analysis.predict_proba(own[None])[0]
+        nearest = int(likely.argmax())
+        found = [predict_case(student, cached, config, adapters[place]) for place in (nearest, 1 - nearest)]
+        clear = likely.max() >= 0.9
+        masks = found[:1] if clear else found
+        refined = torch.stack([one.refined for one in masks]).mean(0)
+        coarse = torch.stack([one.coarse for one in masks]).mean(0)
+        scores = score_prediction(Prediction(coarse, refined - coarse), cached)
+        for region in ("tc", "wt", "et"):
+            row = rows[cached.case.name, region]
+            assert (row["site"], row["nearest"], row["averaged"]) == (names[number], names[nearest], str(not clear))
+            assert float(row["probability"]) == pytest.approx(likely.max())
+            assert float(row["dice"]) == pytest.approx(scores[f"refined.dice.{region}"])
+            assert float(row["hd95"]) == pytest.approx(scores[f"refined.hd95.{region}"])
+        name = names[number]
+        assert told["dice"][name] == pytest.approx(np.mean([scores[f"refined.dice.{r}"] for r in ("tc", "wt", "et")]))
+        assert (told["recognised"][name], told["averaged"][name]) == (int(nearest == number), int(not clear))
 
 
-def test_a_run_without_adapters_has_no_scans_of_unknown_origin(fine_tune: Results, workplace: Path) -> None:
-    command = [preloaded.python(), str(ROOT / "scripts" / "unknown_origin.py"), "fine-tune"]
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 1
-    assert "no hospital of this run has an adapter" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_run_whose_hospitals_keep_nothing_scores_no_scans_of_unknown_origin(
+    fine_tune: Results, workplace: Path
+) -> None:
+    assert "unknown_origin" not in fine_tune
+    assert not (workplace / "fine-tune" / "unknown-origin.csv").exists()

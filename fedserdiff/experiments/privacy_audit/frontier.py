@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from fedserdiff.comparison.records import RunRecord, load_run
-from fedserdiff.comparison.summary import interval_text, paired_estimates, scaled
+from fedserdiff.comparison.sentences import interval_text, scaled
+from fedserdiff.comparison.summary import paired_estimates
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Interval
 from fedserdiff.experiments.privacy_audit.attacks import CALIBRATED, CANARIES, IMAGES, LAST
