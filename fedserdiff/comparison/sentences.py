@@ -57,7 +57,7 @@ def answer(
     if recognising:
         known = "; ".join(f"{name} {_percent(estimates[name]['dice']['known'])}" for name in recognising)
         sentences.append(
-            f"{recognition_note(recognising)} Their scores at the end are of such scans. With the hospital known, mean "
+            f"{recognition_note(recognising)} Their final scores are of such scans. With the hospital known, mean "
             f"Dice is: {known}. BWT, FWT, forgetting and R assume that it is known."
         )
     return sentences if len(about["seeds"]) > 1 else [*sentences, one_seed(scored)]
