@@ -26,6 +26,7 @@ from fedserdiff.evaluation.summary import mean_over_regions
 from fedserdiff.experiments.final_student import final_student
 from fedserdiff.experiments.opened_federation import Federation
 from fedserdiff.methods import get_method
+from fedserdiff.settings.experiment import Settings
 from fedserdiff.threads import one_a_cpu, use_cpus
 from sites.evaluation import judge_each, predict_case, score_prediction
 from sites.hospital import Hospital
@@ -92,7 +93,7 @@ def score_unknown_origin(federation: Federation, run: RunDirectory, departed: Se
     def judged(prediction: Prediction, cached: CachedCase) -> dict[str, float]:
         return score_prediction(prediction, cached, config.scoring)
 
-    scans = _recognised(_there(federation, departed), evaluated_sites(config), federation)
+    scans = _recognised(_there(federation, departed), config)
     work = [(scan.cached, partial(predict, scan)) for scan in scans]
     scored = list(zip(scans, judge_each(work, config, device, judged), strict=True))
     names = [site.name for site in config.sites]
@@ -111,12 +112,11 @@ def _there(federation: Federation, departed: Sequence[str]) -> list[Hospital]:
     return [hospital for hospital in federation.hospitals if hospital.site.name not in departed]
 
 
-def _recognised(hospitals: Sequence[Hospital], sample: Sequence[str], federation: Federation) -> list[_Scan]:
-    """Return the scored cases of the hospitals of the `sample`, in an order that needs few students at a time."""
+def _recognised(hospitals: Sequence[Hospital], config: Settings) -> list[_Scan]:
+    """Return the hospitals' scored cases, in an order that needs few students at a time."""
     recogniser = Recogniser({h.site.name: _appearances(h.training[:_MOST_SCANS]) for h in hospitals})
-    scored = [
-        (h.site.name, cached) for h in hospitals if h.site.name in sample for cached in h.scored(federation.config)
-    ]
+    sample = evaluated_sites(config)
+    scored = [(h.site.name, cached) for h in hospitals if h.site.name in sample for cached in h.scored(config)]
     scans = [
         _Scan(site, cached, recogniser.recognise(seen))
         for (site, cached), seen in zip(scored, _appearances([cached for _, cached in scored]), strict=True)
@@ -129,7 +129,9 @@ def _appearances(cases: Sequence[CachedCase]) -> list[Floats]:
 
 
 def _mean(predictions: Sequence[Prediction]) -> Prediction:
-    """Return the mean of predictions' coarse and refined masks."""
+    """Return the mean of predictions' coarse and refined masks; a single prediction as it is."""
+    if len(predictions) == 1:
+        return predictions[0]
     coarse, refined = (
         torch.stack([getattr(one, mask) for one in predictions]).mean(0) for mask in ("coarse", "refined")
     )
