@@ -139,6 +139,11 @@ class RunDirectory:
         """In a simulation, the parent folder of the hospitals' own folders."""
         return self.path / "hospitals"
 
+    def student_of(self, site: str) -> Path:
+        """Return the file of the student that a site uses at the end: its own, if the method leaves it one."""
+        own = self.path / f"student-{site}.pt"
+        return own if own.exists() else self.path / "student.pt"
+
     @property
     def can_go_on(self) -> bool:
         """Whether there is a state to resume from: after at least one round, or after scoring the untrained student."""

@@ -5,12 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.evaluation.bootstrap import Estimate
+from fedserdiff.evaluation.bootstrap import REPLICATES, Estimate
 from fedserdiff.evaluation.departures import departure_notes
 from fedserdiff.methods import get_method, label, origin_note, recognition_note
-
-REPLICATES = 2000
-"""Number of bootstrap replicates behind every interval."""
 
 _NAMED = 3
 """Largest number of methods that a sentence lists one by one."""
@@ -136,18 +133,15 @@ def notes(about: Mapping[str, Any], scored: str, runs: Sequence[RunRecord]) -> l
         + (f" There are none if a site has a single {scored} patient, as {', '.join(few)} here." if few else ""),
         f"Dice and HD95 are those of the refined masks on whole {scored} volumes, means over regions, cases and "
         "sites. A tumour region that is missed or false positive scores Dice 0 and the volume's diagonal as HD95.",
+        "The worst hospital is the one with the lowest mean Dice at the end, over regions, patients and seeds; it "
+        "may differ between replicates. The spread is the standard deviation of that mean over hospitals (population "
+        "formula). Chance lowers a minimum and widens a spread, so both intervals are slightly pessimistic.",
         f"Minutes are computation on {' or '.join(f'{count:g}' for count in cpus)} CPU{'' if cpus == [1] else 's'} "
         "for each run. A stage 1 that several methods share was computed once and counts for each of them.",
         "Bytes are those that left all hospitals in a run, by kind of record. raw-scans are files that a method "
         "which breaks privacy takes from other hospitals; a simulation reads them from disk. For methods without a "
         "federation (local, pooled) nothing else is counted: their students travel only to be scored.",
     ]
-    told.insert(
-        2,
-        "The worst hospital is the one with the lowest mean Dice at the end, over regions, patients and seeds; it "
-        "may differ between replicates. The spread is the standard deviation of that mean over hospitals (population "
-        "formula). Chance lowers a minimum and widens a spread, so both intervals are slightly pessimistic.",
-    )
     told += departure_notes(next((d for run in runs if (d := run.results["departures"])), ()))
     if len(seeds) > 1:
         told.append(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedserdiff.comparison.records import RunRecord
-from fedserdiff.comparison.sentences import REPLICATES, answer, notes
+from fedserdiff.comparison.sentences import answer, notes
 from fedserdiff.comparison.verdicts import compared
 from fedserdiff.errors import ConfigError
 from fedserdiff.evaluation.bootstrap import Estimate, Resampling, StreamScores
@@ -80,14 +80,14 @@ def compare_runs(runs: Runs, data: Data) -> dict[str, Any]:
         for name in runs
     ]
     worst = {method["name"]: method["fairness"]["worst_site"] for method in methods}
-    unknown = [name for name, of in runs.items() if all(run.unknown_origin for run in of.values())]
+    recognising = [method["name"] for method in methods if method["scores"]["known_origin"]]
     return {
         "data": about,
         "scored": scored,
         "versions": dict(one.versions),
         "methods": methods,
         "verdicts": _verdicts(estimates),
-        "answer": answer(estimates, unknown, worst, about, scored),
+        "answer": answer(estimates, recognising, worst, about, scored),
         "notes": notes(about, scored, [run for by_seed in runs.values() for run in by_seed.values()]),
     }
 
@@ -134,7 +134,7 @@ def paired_estimates(
 def _draws(runs: Mapping[str, Mapping[int, StreamScores]], phantom: bool) -> Resampling:
     """Return draws of the seeds and patients of the first of `runs`; the others must have the same."""
     patients = {seed: one.patients for seed, one in next(iter(runs.values())).items()}
-    return Resampling(patients, shared_patients=not phantom, replicates=REPLICATES)
+    return Resampling(patients, shared_patients=not phantom)
 
 
 def _paired(runs: Mapping[str, Mapping[int, StreamScores]], draws: Resampling) -> dict[str, dict[str, Estimate | None]]:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from fedserdiff.evaluation.continual import stacked_scores
 
+REPLICATES = 2000
+"""Number of bootstrap replicates behind an interval, unless another is asked for."""
+
 STATISTICS = ("final", "worst", "spread", "bwt", "fwt", "forgetting")
 _OF_STREAM = STATISTICS[3:]
 
@@ -138,7 +141,7 @@ class Resampling:
         patients: Mapping[int, Mapping[str, Sequence[str]]],
         *,
         shared_patients: bool,
-        replicates: int = 2000,
+        replicates: int = REPLICATES,
         rng_seed: int = 0,
     ) -> None:
         if not patients:

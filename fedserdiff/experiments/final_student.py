@@ -21,8 +21,7 @@ def final_student(
     ConfigError, RecordsError, DataError
         As in `load_student`, `load_personal` and `load_adapter`.
     """
-    own = run.path / f"student-{site}.pt"
-    student = load_student(config, own if own.exists() else run.path / "student.pt")
+    student = load_student(config, run.student_of(site))
     ended = (config.most_stages + 1, 0)
     load_personal(student, run.hospitals / site, config, site, ended)
     adapter = load_adapter(run.hospitals / site, config, site, ended)

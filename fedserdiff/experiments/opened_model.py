@@ -15,6 +15,7 @@ from fedserdiff.segmenter import Segmenter
 from fedserdiff.settings.experiment import PROVENANCE, Settings, Site
 from sites.adapters import learns_adapter, load_adapter
 from sites.personal import load_personal, personal_names
+from strategies.run_directory import RunDirectory
 
 _STAYS, _INCLUDED = "stays at the hospital", "included"
 _LAST = (1 << 31, 0)  # after any stage
@@ -86,8 +87,7 @@ def open_run(run: Path, site: str | None) -> Segmenter:
                 f"{names}"
             )
         named = config.sites[-1]
-    own = run / f"student-{named.name}.pt"
-    file = own if own.exists() else run / "student.pt"
+    file = RunDirectory(run).student_of(named.name)
     if not file.is_file():
         raise ConfigError(f"{run}: has no student.pt; is the run finished?")
     of_hospitals = run / "hospitals"  # only in a simulation's directory

@@ -152,7 +152,7 @@ def _method_view(
         "name": mark(method["name"]),
         "summary": method["summary"],
         "dice": _interval(scores["dice"], 100),
-        "known_origin": _interval(known, 100) if (known := scores.get("known_origin")) else None,
+        "known_origin": _interval(known, 100) if (known := scores["known_origin"]) else None,
         "hd95": _interval(scores["hd95"], 1),
         "stream": [_interval(scores[key], 100, signed=True) for key, _ in _STREAM_SCORES],
         "worst_site": fairness["worst_site"],

@@ -247,7 +247,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for method in methods:
         keys = ("dice", "hd95", "bwt", "fwt", "forgetting")
         shown = [_interval(method["scores"][key], 1 if key == "hd95" else 100) for key in keys]
-        if known := method["scores"].get("known_origin"):
+        if known := method["scores"]["known_origin"]:
             shown[0] += f"\norigin known: {100 * known['value']:.1f}"
         scores.add_row(named[method["name"]], *shown)
     print_table(console, scores)
